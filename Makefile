@@ -1,0 +1,55 @@
+# Set-up and daily work. Everything that is installed goes into .venv, everything that is made into runs/.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# PyTorch's CPU wheels, for example: make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) --constraint requirements/constraints.txt
+MINUTES ?=
+.DEFAULT_GOAL := help
+
+.PHONY: help quickstart test test-slow lint types format golden clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/installed: pyproject.toml requirements/constraints.txt
+	@test -x $(BIN)/python || (echo "making $(VENV)"; $(PYTHON) -m venv $(VENV))
+	@echo "installing fast-electra and what it needs into $(VENV) (a minute or two)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@echo "installing what the tests need"
+	@$(PIP) --editable '.[test,tensorboard]'
+	@touch $@
+
+$(VENV)/installed-lint: $(VENV)/installed
+	@$(PIP) --editable '.[lint]'
+	@touch $@
+
+quickstart: $(VENV)/installed  ## pre-train, evaluate and report on this machine's Python code (MINUTES=n to rescale)
+	@$(BIN)/fast-electra quickstart $(if $(MINUTES),--minutes $(MINUTES),)
+
+test: $(VENV)/installed-test  ## the tests, without those marked slow
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-test  ## the tests marked slow
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-lint  ## ruff: rules and formatting
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/installed-lint  ## pyright
+	@$(BIN)/pyright
+
+format: $(VENV)/installed-lint  ## mend what ruff can mend
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+golden: $(VENV)/installed-test  ## regenerate the golden loss curves; say in the commit why they moved
+	@$(BIN)/python -m tests.golden
+
+clean:  ## remove the environment and caches, not the runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache

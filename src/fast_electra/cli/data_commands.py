@@ -1,0 +1,109 @@
+"""`fast-electra data build`: text → tokenizer and token shards."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fast_electra.data.shards import BuildReport
+
+
+def build(
+    config: str,
+    /,
+    *overrides: str,
+    out: Path,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Turn text into a tokenizer and token shards, and say what was kept, what was left out and why.
+
+    Reads data.sources: folders, text files, code, JSON lines (also gzipped). A folder that holds the same shards
+    already is left as it is.
+
+    Parameters
+    ----------
+    config
+        A preset's name or a YAML file.
+    overrides
+        Settings as section.key=value, for example data.sources=[corpus/].
+    out
+        The folder to write, new or empty; `pretrain` reads it as data.shards.
+    json
+        Print the report as one JSON object on standard output.
+    """
+    import json as json_module
+    import logging
+
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fast_electra.config.loading import load_config
+
+    settings = load_config(config, overrides)
+    console = Console(stderr=True)
+    from fast_electra.data.shards import build_shards
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    descriptions = {"tokenizer": "reading for the tokenizer", "tokens": "tokenising"}
+    with Progress(*columns, console=console, transient=True) as display:
+        tasks = {}
+
+        def progress(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = display.add_task(descriptions[stage], total=total)
+            display.update(tasks[stage], completed=done)
+
+        report = build_shards(None, None, out, settings.data, progress=progress)
+    if json:
+        print(json_module.dumps(report.to_json()))
+        return 0
+    if report.existed:
+        console.print(f"{out} holds these shards already; nothing to do.", highlight=False)
+    Console().print(report_table(report))
+    if report.replaced_files:
+        console.print(
+            f"{report.replaced_files:,} files held bytes that are not UTF-8; they became U+FFFD "
+            "(data.invalid_utf8=refuse stops at the first).",
+            highlight=False,
+        )
+    return 0
+
+
+def report_table(report: "BuildReport") -> "Table":
+    """What was read, kept and left out, for a terminal."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    rows = [
+        ("read", f"{report.documents:,} documents, {report.text_bytes / 1e6:,.1f} MB, from {report.files:,} files"),
+        ("files left out", f"{report.left_out_files:,} of no kind that is read") if report.left_out_files else None,
+        *(
+            (f"dropped, {reason}", f"{count['documents']:,} documents, {count['bytes'] / 1e6:,.1f} MB")
+            for reason, count in report.dropped.items()
+        ),
+        ("cut", f"{report.cut_documents:,} times in documents of over 16 MB") if report.cut_documents else None,
+        ("vocabulary", f"{report.vocabulary_size:,} tokens, {report.bytes_per_token:.2f} bytes of text a token"),
+        *(
+            (
+                name,
+                f"{split.tokens:,} tokens of {split.documents:,} documents in {split.rows:,} rows, "
+                f"{split.packing_efficiency:.3%} full",
+            )
+            for name, split in report.splits.items()
+        ),
+        ("tokens dropped", "0 of the documents kept"),
+        (
+            "speed",
+            f"{report.megabytes_per_second:.1f} MB/s with {report.workers} processes "
+            f"({report.tokenizer_seconds:.0f} s tokenizer, {report.seconds:.0f} s tokens)",
+        ),
+        ("peak memory", f"{report.peak_memory_bytes / 1e6:,.0f} MB, all processes"),
+    ]
+    for row in rows:
+        if row:
+            table.add_row(*row)
+    return table

@@ -1,0 +1,173 @@
+"""The command line: names, help and exit statuses; every command lives in a module of its own.
+
+Notable:
+- commands are import strings, imported when they run or when their own help is asked for: `--help` stays fast, and
+  torch is loaded by the commands that compute;
+- exit status 0: done; 1: failed, with a traceback; 2: wrong use or wrong input, with one sentence; 130: interrupted;
+- `pretrain --help` lists every setting; the list is made only when it is asked for.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import sys
+
+from cyclopts import App, Parameter
+from cyclopts.exceptions import CycloptsError, UnknownCommandError
+
+from fast_electra import __version__
+from fast_electra.errors import UserError
+
+app = App(
+    name="fast-electra",
+    version=f"fast-electra {__version__}",
+    help="Pre-train text encoders with Fast-ELECTRA: replaced token detection against a frozen auxiliary model.",
+    help_format="plaintext",
+    help_epilogue="""Examples:
+  fast-electra quickstart
+  fast-electra data build modern-small data.sources=[texts] --out shards
+  fast-electra pretrain quickstart-auxiliary data.shards=shards --run runs/a
+  fast-electra pretrain quickstart data.shards=shards auxiliary.model=runs/a \\
+      --run runs/b
+  fast-electra export runs/b model
+
+COMMAND --help explains a command; pretrain --help lists every setting.""",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+    # `app --help` and errors go through `main`, which decides on the exit status.
+    exit_on_error=False,
+    print_error=False,
+    result_action="return_value",
+)
+
+data = App(name="data", help="Text to tokenizer and token shards.", help_epilogue="")
+data.command(
+    "fast_electra.cli.data_commands:build",
+    name="build",
+    help="Read text, train or load the tokenizer, and write token shards.",
+    help_epilogue="""Examples:
+  fast-electra data build modern-small data.sources=[texts] --out shards
+  fast-electra data build my.yaml --out shards --json""",
+)
+
+config = App(name="config", help="Show and describe configurations.", help_epilogue="")
+config.command(
+    "fast_electra.cli.config_commands:show",
+    name="show",
+    help="Print a resolved configuration: every key, its value and what it means.",
+    help_epilogue="""Examples:
+  fast-electra config show quickstart
+  fast-electra config show modern-small training.hours=8 > my.yaml
+  fast-electra config show my.yaml --json""",
+)
+config.command(
+    "fast_electra.cli.config_commands:schema",
+    name="schema",
+    help="Print the JSON Schema of a configuration file, for completion in editors.",
+    help_epilogue="""Example:
+  fast-electra config schema > schema.json
+  and as a YAML file's first line: # yaml-language-server: $schema=schema.json""",
+)
+
+app.command(
+    "fast_electra.cli.quickstart_command:quickstart",
+    name="quickstart",
+    help="The whole pipeline, small, on this machine, in minutes: corpus, tokenizer, two models, a report.",
+    help_epilogue="""Examples:
+  fast-electra quickstart
+  fast-electra quickstart --minutes 20
+  fast-electra quickstart --text notes/ --run runs/notes""",
+)
+app.command(data)
+app.command(
+    "fast_electra.cli.pretrain_command:pretrain",
+    name="pretrain",
+    help="Train an auxiliary (objective.kind=mlm) or a main model, or go on with a run that was stopped.",
+)
+app.command(
+    "fast_electra.cli.inspect_command:inspect",
+    name="inspect",
+    help="Shade a file's tokens by how suspicious the main model finds them.",
+    help_epilogue="""Examples:
+  fast-electra inspect runs/quickstart/model FILE
+  fast-electra inspect runs/quickstart/model FILE --json""",
+)
+app.command(
+    "fast_electra.cli.report_command:report",
+    name="report",
+    help="Write a page with the curves and results of a run.",
+    help_epilogue="""Example:
+  fast-electra report runs/quickstart""",
+)
+app.command(
+    "fast_electra.cli.export_command:export",
+    name="export",
+    help="Write a run's model as a Transformers folder with a model card.",
+    help_epilogue="""Example:
+  fast-electra export runs/main model""",
+)
+app.command(config)
+
+
+PRETRAIN_EXAMPLES = """Examples:
+  fast-electra pretrain quickstart-auxiliary data.shards=shards --run runs/a
+  fast-electra pretrain quickstart data.shards=shards auxiliary.model=runs/a \\
+      --run runs/b
+  fast-electra pretrain my.yaml training.hours=8 --run runs/c
+
+CONFIG is a preset (PRESETS) or a YAML file, which may name a preset to start from (preset: NAME). \
+Every setting, with its default:
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's) and return its exit status.
+
+    A command returns None or its exit status. Unexpected exceptions pass through: Python prints the traceback and
+    exits with status 1.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if arguments[:1] == ["pretrain"] and {"--help", "-h"} & set(arguments):
+            app["pretrain"].help_epilogue = _pretrain_help()
+        result = app(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        return _failed(str(error))
+    except CycloptsError as error:
+        return _failed(_sentence(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `fast-electra config show quickstart | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _pretrain_help() -> str:
+    from fast_electra.config import help_for_keys, preset_names
+
+    examples = PRETRAIN_EXAMPLES.replace("PRESETS", ", ".join(preset_names()))
+    return examples + "\n" + help_for_keys(shutil.get_terminal_size().columns)
+
+
+def _failed(message: str) -> int:
+    print("error:", message.replace("\n", " "), file=sys.stderr)
+    return 2
+
+
+def _sentence(error: CycloptsError) -> str:
+    """What cyclopts found, as one sentence with a way out."""
+    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app:
+        # Its own message would import every command.
+        given, known = error.unused_tokens[0], [name for name in error.app if not name.startswith("-")]
+        close = difflib.get_close_matches(given, known, n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(sorted(known))}."
+        return f"unknown command {given}; {remedy}"
+    error.verbose = False
+    message = " ".join(str(error).split())
+    if setting := re.search(r"--([\w-]+(?:\.[\w-]+)+)", message):
+        return f"{message.rstrip('.')}; write settings without dashes: {setting[1]}=value."
+    return message

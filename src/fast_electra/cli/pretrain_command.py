@@ -1,0 +1,77 @@
+"""`fast-electra pretrain`: train a configuration in a run folder, or go on with it."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def pretrain(
+    config: str,
+    /,
+    *overrides: str,
+    run: Path,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Pre-train a model: `fast_electra` against a frozen auxiliary, or `mlm` to make an auxiliary.
+
+    The same command goes on where a stopped run left off; a finished run says so.
+
+    Parameters
+    ----------
+    config
+        A preset's name or a YAML file.
+    overrides
+        Settings as section.key=value.
+    run
+        The run's folder, new or the same run's.
+    json
+        Print the result as one JSON object on standard output.
+    """
+    import json as json_module
+    import logging
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from fast_electra.config.loading import load_config
+
+    settings = load_config(config, overrides)
+    from fast_electra.training.loop import Interrupted
+    from fast_electra.training.pretrain import pretrain as run_pretraining
+    from fast_electra.training.pretrain import stop_on_signals
+    from fast_electra.training.telemetry import ProgressDisplay
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    console = Console(stderr=True)
+    with stop_on_signals() as stop:
+        try:
+            result = run_pretraining(
+                settings,
+                run,
+                observers=[ProgressDisplay(console, run.name)],
+                say=lambda text: console.print(text, highlight=False),
+                stop=stop,
+            )
+        except Interrupted as reason:
+            again = " ".join(["fast-electra pretrain", config, "--run", str(run), *overrides])
+            console.print(f"{reason}; the checkpoint is written. Go on with: {again}", highlight=False)
+            return 130
+    facts = {
+        "run": str(result.folder),
+        "updates": result.updates,
+        "tokens": result.tokens,
+        "flops": result.flops,
+        **result.validation,
+        "timing": {"seconds": result.seconds},
+    }
+    if json:
+        print(json_module.dumps(facts))
+        return 0
+    table = Table(box=None, show_header=False)
+    for name, value in facts.items():
+        if name != "timing":
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value)
+    console.print(table)
+    console.print(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False)
+    return 0

@@ -1,0 +1,237 @@
+"""The configuration tree: every key, its type, its default and what it means, in one file.
+
+Notable:
+- the descriptions here are the comments of `config show`, the help of `pretrain --help` and the JSON Schema;
+- a model never holds a default that belongs to another model's size: shapes and rates come from presets;
+- a choice with its own settings is a union told apart by `kind`, so a schedule's settings can't be given to another.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class TokenizerConfig(Section):
+    """The tokenizer: an existing one by `path`, or one trained on the corpus."""
+
+    path: str | None = None
+    """folder or hub name of an existing tokenizer; empty: train one on the corpus"""
+    kind: Literal["text", "code"] = "text"
+    """pre-tokenisation of a trained one: text, or code (indentation and runs of punctuation are tokens)"""
+    vocabulary_size: int = Field(default=30522, ge=64)
+    """number of tokens of a trained one, special tokens included"""
+
+
+class DataConfig(Section):
+    """Text, tokens and rows."""
+
+    sources: list[Path] = []
+    """files and folders of text, read by `data build`"""
+    format: Literal["auto", "text", "code", "jsonl"] = "auto"
+    """auto: by file name; text: a blank line or a file ends a document; code: a file is one; jsonl: a line is one"""
+    text_field: str = "text"
+    """the key of the text in JSON lines"""
+    invalid_utf8: Literal["replace", "refuse"] = "replace"
+    """what to do with bytes that are not UTF-8"""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    validation_fraction: float = Field(default=0.01, gt=0, lt=0.5)
+    """share of the documents kept for validation, chosen by a digest of each document's text"""
+    shards: Path | None = None
+    """folder of token shards, written by `data build` and read by `pretrain`"""
+    length: int = Field(default=128, ge=8)
+    """tokens of a row, special tokens included"""
+    attention: Literal["packed", "document"] = "packed"
+    """packed: tokens see the whole row; document: only their own document"""
+    workers: int | None = Field(default=None, ge=1)
+    """processes that tokenise; empty: one a core"""
+
+
+class ModelConfig(Section):
+    """The model that is trained: any Transformers encoder, by its `model_type` and shape."""
+
+    architecture: str = "modernbert"
+    """`model_type` of a Transformers configuration: modernbert, electra, bert, roberta, ..."""
+    layers: int = Field(ge=1)
+    """encoder layers"""
+    hidden_size: int = Field(ge=1)
+    """width of the hidden states and of the embeddings"""
+    heads: int = Field(ge=1)
+    """attention heads"""
+    intermediate_size: int = Field(ge=1)
+    """width inside the feed-forward layers"""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """dropout on hidden states and attention"""
+    options: dict[str, Any] = {}
+    """further keys of the Transformers configuration, passed as they are"""
+    embeddings: Literal["fresh", "copied"] = "fresh"
+    """copied: start the token embeddings from the auxiliary's (same width)"""
+    start: Literal["fresh", "auxiliary"] = "fresh"
+    """auxiliary: start every weight that the auxiliary has under the same name and shape from it"""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be divisible by heads ({self.heads})")
+        return self
+
+
+class AuxiliaryConfig(Section):
+    """The frozen auxiliary model of `fast_electra`."""
+
+    model: str | None = None
+    """a run, a folder with a Transformers masked language model, or a hub name"""
+
+
+class MLMObjective(Section):
+    """Masked language modelling: trains auxiliaries."""
+
+    kind: Literal["mlm"] = "mlm"
+
+
+class FastElectraObjective(Section):
+    """Replaced token detection against a frozen auxiliary (Dong et al., 2024)."""
+
+    kind: Literal["fast_electra"] = "fast_electra"
+    include_special: bool = False
+    """score special tokens too, as ELECTRA's own code does"""
+
+
+Objective = Annotated[MLMObjective | FastElectraObjective, Field(discriminator="kind")]
+
+
+class ConstantTemperature(Section):
+    """T(u) = initial."""
+
+    kind: Literal["constant"] = "constant"
+    initial: float = Field(default=1.0, gt=0)
+    """T0, the temperature throughout"""
+
+
+class ExponentialTemperature(Section):
+    """T(u) = 1 + (initial - 1) * exp(-u / tau), the paper's schedule."""
+
+    kind: Literal["exponential"] = "exponential"
+    initial: float = Field(default=2.0, gt=0)
+    """T0, the temperature at the start"""
+    tau: float = Field(default=0.1, gt=0)
+    """decay constant, as a share of the run"""
+
+
+Schedule = Annotated[ExponentialTemperature | ConstantTemperature, Field(discriminator="kind")]
+
+
+class MaskingConfig(Section):
+    """Which positions are masked."""
+
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    """share of a row's non-special tokens that are masked"""
+
+
+class CorruptionConfig(Section):
+    """How sequences are corrupted."""
+
+    masking: MaskingConfig = MaskingConfig()
+    schedule: Schedule = ExponentialTemperature()
+
+
+class OptimizerConfig(Section):
+    """AdamW and its learning rate over the run."""
+
+    learning_rate: float = Field(gt=0)
+    """peak learning rate"""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """decay of the gradient's moving average"""
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    """decay of the squared gradient's moving average"""
+    epsilon: float = Field(default=1e-6, gt=0)
+    """added to the root of the squared gradient's average"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """on matrices only: biases, norms and embeddings are not decayed"""
+    clip: float | None = Field(default=1.0, gt=0)
+    """largest gradient norm; empty: no clipping"""
+    schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
+    """learning rate after the warm-up"""
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """share of the run in which the learning rate rises to its peak"""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """share of the run in which warmup_stable_decay falls to zero"""
+
+
+class TrainingConfig(Section):
+    """The loop: budget, batch, precision, and how often it reports."""
+
+    updates: int | None = Field(default=None, ge=1)
+    """budget in updates (optimizer steps)"""
+    tokens: int | None = Field(default=None, ge=1)
+    """budget in tokens, turned into updates at the start"""
+    flops: float | None = Field(default=None, gt=0)
+    """budget in floating-point operations of the whole step, turned into updates at the start"""
+    hours: float | None = Field(default=None, gt=0)
+    """budget in hours, turned into updates once, by the speed of a few updates at the start"""
+    batch_size: int = Field(ge=1)
+    """sequences of an update"""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """sequences that go through the model at a time; empty: the whole batch"""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """of weights, data order, masks and noise"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA where there is one, else the CPU; mps (Apple) is allowed but untested"""
+    precision: Literal["auto", "float32", "bfloat16", "bfloat16_autocast"] = "auto"
+    """bfloat16: weights in bfloat16 with float32 masters; auto: by device and instruction set"""
+    compile: bool = False
+    """torch.compile the models: pays in runs of many minutes"""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; empty: one a core. Part of the run: another number gives another rounding"""
+    log_every: int = Field(default=10, ge=1)
+    """updates between two lines of metrics"""
+    validate_every: int | None = Field(default=None, ge=1)
+    """updates between two validations; empty: at the end only"""
+    validation_sequences: int = Field(default=256, ge=1)
+    """rows of a validation, the same each time"""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """updates between two checkpoints"""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """newest checkpoints kept"""
+    tensorboard: bool = False
+    """also write TensorBoard events (extra `tensorboard`)"""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [name for name in ("updates", "tokens", "flops", "hours") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give the budget as exactly one of updates, tokens, flops, hours"
+                + (f" (given: {', '.join(given)})" if given else "")
+            )
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
+            )
+        return self
+
+
+class Config(Section):
+    """One run."""
+
+    data: DataConfig = DataConfig()
+    main: ModelConfig
+    """the model that is trained"""
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
+    objective: Objective = FastElectraObjective()
+    corruption: CorruptionConfig = CorruptionConfig()
+    optimizer: OptimizerConfig
+    training: TrainingConfig

@@ -1,0 +1,96 @@
+"""Where corrupted sequences come from: one interface, and the auxiliary run on the fly behind it.
+
+The method in one place (Fast-ELECTRA, section 3):
+  1. positions M are replaced by [MASK]                        masking.py
+  2. the frozen auxiliary gives logits l_t at each t in M      Auxiliary
+  3. x'_t ~ softmax(l_t / T)                                   sampling.py
+  4. label of a token: 1 if x'_t differs from x_t, else 0      `corrupt`
+
+Notable:
+- only masked positions pass through the auxiliary's output layer;
+- a sample that equals the original is an original;
+- a cache computed ahead of time is another `CorruptionSource`: it gives the same `Corrupted`.
+
+Shapes: B sequences, S positions, M masked positions (padded), N = B · M.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.sampling import sample
+from fast_electra.corruption.schedules import Difficulty
+from fast_electra.data.batches import Batch
+from fast_electra.data.random import Stream, uniforms
+from fast_electra.models.masked_lm import MaskedLM
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A corrupted batch, its labels, and sums over masked positions for the metrics."""
+
+    ids_BS: Tensor
+    """int64: what the main model sees"""
+    replaced_BS: Tensor
+    """bool: the labels"""
+    masked: Masked
+    expected_replaced: Tensor
+    """scalar: sum of 1 - p_T(original), the expectation of the number of replaced tokens"""
+    entropy: Tensor
+    """scalar, nats: sum of the entropies of softmax(l_t / T)"""
+
+
+class CorruptionSource(Protocol):
+    """Gives corrupted sequences: on the fly, or from what was computed ahead of time."""
+
+    def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
+        """Corrupt a batch at its masked positions; the same arguments give the same replacements."""
+        ...
+
+
+def replace(batch: Batch, masked: Masked, tokens_BM: Tensor) -> tuple[Tensor, Tensor]:
+    """Write sampled tokens at the masked positions.
+
+    Returns:
+        corrupted ids (B, S) and labels (B, S): True where a token differs from the original.
+    """
+    originals_BM = batch.ids.gather(1, masked.positions_BM)
+    written_BM = torch.where(masked.valid_BM, tokens_BM, originals_BM)
+    ids_BS = batch.ids.scatter(1, masked.positions_BM, written_BM)
+    return ids_BS, ids_BS != batch.ids
+
+
+@dataclass(frozen=True)
+class OnTheFly:
+    """Runs the frozen auxiliary on every batch."""
+
+    auxiliary: MaskedLM
+    mask_id: int
+
+    @torch.no_grad()
+    def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
+        """Corrupt a batch by samples of `softmax(l / T)`; no gradient reaches the auxiliary."""
+        logits_NV = self.auxiliary.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
+        uniforms_BM = uniforms(
+            seed, Stream.SAMPLING, batch.epochs[:, None], batch.indices[:, None], masked.positions_BM
+        )
+        originals_BM = batch.ids.gather(1, masked.positions_BM)
+        samples = sample(logits_NV, difficulty.temperature, uniforms_BM.flatten(), originals_BM.flatten())
+        ids_BS, replaced_BS = replace(batch, masked, samples.tokens_N.view_as(masked.positions_BM))
+        valid_N = masked.valid_BM.flatten()
+        return Corrupted(
+            ids_BS=ids_BS,
+            replaced_BS=replaced_BS,
+            masked=masked,
+            expected_replaced=((1.0 - samples.original_probability_N) * valid_N).sum(),
+            entropy=(samples.entropy_N * valid_N).sum(),
+        )
+
+
+def masked_ids(batch: Batch, masked: Masked, mask_id: int) -> Tensor:
+    """The batch's ids (B, S) with `[MASK]` at the masked positions."""
+    originals_BM = batch.ids.gather(1, masked.positions_BM)
+    return batch.ids.scatter(1, masked.positions_BM, torch.where(masked.valid_BM, mask_id, originals_BM))

@@ -1,0 +1,266 @@
+"""Rows out of a token stream, and the batch of an update as a pure function of (seed, update).
+
+Notable:
+- row i holds the i-th stretch of the stream, so nothing is lost, and nothing is remembered of how rows were made;
+- each epoch visits every row once, in an order that a keyed permutation gives entry by entry: the order of a billion
+  rows takes no memory, and any update can be asked for first;
+- a row carries its epoch and index, from which masks and noise are drawn.
+
+Shapes: B sequences, S positions.
+"""
+
+import contextlib
+import hashlib
+import queue
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fast_electra.data.shards import TokenStream, row_count
+from fast_electra.errors import DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens and what is known of them."""
+
+    ids: Tensor
+    """(B, S) int64: [CLS] documents joined by [SEP] … [SEP] [PAD] …"""
+    documents: Tensor
+    """(B, S) int64: document of the row, from 0; a separator belongs to the one it ends; padding is -1"""
+    positions: Tensor
+    """(B, S) int64: position ids, from 0 in each document with `attention: document`, else in each row"""
+    eligible: Tensor
+    """(B, S) bool: neither special nor padding, so it may be masked"""
+    padding: Tensor
+    """(B, S) bool"""
+    epochs: Tensor
+    """(B,) int64"""
+    indices: Tensor
+    """(B,) int64: number of the row in its split"""
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any row has padding."""
+        return bool(self.padding.any())
+
+    def split(self, size: int) -> list["Batch"]:
+        """Micro-batches of `size` rows; the last may be smaller."""
+        parts = zip(*(getattr(self, field.name).split(size) for field in fields(self)), strict=True)
+        return [Batch(*part) for part in parts]
+
+    def to(self, device: Any) -> "Batch":
+        """A copy on a device."""
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+class Rows:
+    """The rows of a stream: row i is [CLS], tokens i·(S-2) to (i+1)·(S-2) of the stream, [SEP], and padding.
+
+    A separator at either end of that stretch is left out, for the row's own [CLS] and [SEP] stand there.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        length: int,
+        special: Mapping[str, int],
+        attention: Literal["packed", "document"] = "packed",
+    ) -> None:
+        """See the class.
+
+        Args:
+            stream: of a split.
+            length: S, tokens of a row.
+            special: ids by name; `pad`, `cls` and `sep` are needed, and none of the ids is ever eligible.
+            attention: where positions start again.
+        """
+        self.stream = stream
+        self.length = length
+        self.attention = attention
+        self.count = row_count(stream.tokens, length)
+        self._pad, self._cls, self._sep = (special[name] for name in ("pad", "cls", "sep"))
+        self._special = torch.tensor(sorted(set(special.values())))
+
+    def rows(self, indices: Tensor, epochs: Tensor | None = None, epoch: int = 0) -> Batch:
+        """Build rows.
+
+        Args:
+            indices: (B,) int64, each in [0, count).
+            epochs: (B,) int64, carried along; or `epoch` for all of them.
+            epoch: see `epochs`.
+        """
+        numbers = indices.tolist()
+        ids_BS = torch.full((len(numbers), self.length), self._pad)
+        used_B = torch.empty(len(numbers), dtype=torch.int64)
+        for row, number in enumerate(numbers):
+            content = torch.from_numpy(self.content(number))
+            used = len(content) + 2
+            ids_BS[row, 0] = self._cls
+            ids_BS[row, 1 : used - 1] = content
+            ids_BS[row, used - 1] = self._sep
+            used_B[row] = used
+        positions_S = torch.arange(self.length)
+        padding_BS = positions_S >= used_B[:, None]
+        ended_BS = ((ids_BS == self._sep) & ~padding_BS).long()
+        documents_BS = (ended_BS.cumsum(1) - ended_BS).masked_fill(padding_BS, -1)
+        positions_BS = positions_S.expand_as(ids_BS).contiguous()
+        if self.attention == "document":
+            positions_BS = _positions_in_documents(ended_BS).masked_fill(padding_BS, 0)
+        eligible_BS = ~padding_BS & ~torch.isin(ids_BS, self._special)
+        if epochs is None:
+            epochs = torch.full((len(numbers),), epoch)
+        return Batch(ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone())
+
+    def content(self, index: int) -> np.ndarray:
+        """A row's tokens as int64, without its first [CLS] and last [SEP] and without padding."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"row {index} of {self.count}")
+        start = index * (self.length - 2)
+        tokens = self.stream.read(start, min(start + self.length - 2, self.stream.tokens))
+        first = 1 if tokens[0] == self._sep else 0
+        last = len(tokens) - (1 if len(tokens) > first and tokens[-1] == self._sep else 0)
+        return tokens[first:last]
+
+
+class BatchSchedule:
+    """Which rows an update sees: a function of (seed, update), whatever ran before and wherever it runs."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+        """Updates count from 0; a batch may hold the end of one epoch and the beginning of the next.
+
+        Raises:
+            DataError: there are fewer rows than a batch holds.
+        """
+        if rows.count < batch_size:
+            raise DataError(
+                f"the corpus gives {rows.count} rows of {rows.length} tokens, fewer than a batch of {batch_size}: "
+                "give more text, or set a smaller training.batch_size or data.length."
+            )
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def at(self, update: int) -> Batch:
+        """The batch of an update, the first being 0."""
+        indices_B, epochs_B = self.order(update)
+        return self.rows.rows(torch.from_numpy(indices_B), torch.from_numpy(epochs_B))
+
+    def order(self, update: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and epochs (B,) of an update, int64."""
+        numbers_B = update * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        epochs_B, places_B = np.divmod(numbers_B, self.rows.count)
+        indices_B = np.empty_like(places_B)
+        for epoch in np.unique(epochs_B):
+            chosen = epochs_B == epoch
+            indices_B[chosen] = permute(places_B[chosen], self.rows.count, (self.seed, int(epoch)))
+        return indices_B, epochs_B
+
+
+def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
+    """A permutation of [0, count) that depends on `key`, at some of its places.
+
+    A Feistel network permutes the smallest range of 2^k numbers that holds `count`; a result outside [0, count) is
+    permuted again until it lies inside ("cycle walking"), which keeps it a permutation (Black and Rogaway, 2002).
+
+    Args:
+        places: int64, any shape, each in [0, count).
+        count: 1 to 2^62.
+        key: (seed, epoch), each 0 to 2^64 - 1.
+
+    Returns:
+        int64, the shape of `places`.
+    """
+    bits = max(2, (count - 1).bit_length())
+    round_keys = _round_keys(key)
+    found = _feistel(places.astype(np.uint64), bits, round_keys)
+    while (outside := found >= count).any():
+        found[outside] = _feistel(found[outside], bits, round_keys)
+    return found.astype(np.int64)
+
+
+class Prefetcher(Generic[T]):
+    """Computes `function(update)` for start ≤ update < stop in a background thread, a little ahead of its reader.
+
+    Iterating gives (result, seconds that the reader waited for it); what the function raises is raised there.
+    """
+
+    def __init__(self, function: Callable[[int], T], start: int, stop: int, ahead: int = 4) -> None:
+        self._results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        self._count = max(0, stop - start)
+        self._thread = threading.Thread(
+            target=self._run, args=(function, start, stop), name="fast-electra-prefetch", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[tuple[T, float]]:
+        while self._count and not self._closed.is_set():
+            began = time.perf_counter()
+            result, error = self._results.get()
+            waited = time.perf_counter() - began
+            if error is not None:
+                self.close()
+                raise error
+            self._count -= 1
+            yield result, waited  # type: ignore[misc]  # None only beside an error
+
+    def close(self) -> None:
+        """Stop the thread; results not yet read are dropped."""
+        self._closed.set()
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._results.get(timeout=0.01)
+        self._thread.join()
+
+    def _run(self, function: Callable[[int], T], start: int, stop: int) -> None:
+        for update in range(start, stop):
+            if self._closed.is_set():
+                return
+            try:
+                self._results.put((function(update), None))
+            except BaseException as error:
+                self._results.put((None, error))
+                return
+
+
+def _positions_in_documents(ended_BS: Tensor) -> Tensor:
+    """Positions (B, S) that start again behind every separator."""
+    positions_S = torch.arange(ended_BS.shape[1])
+    starts_BS = torch.zeros_like(ended_BS)
+    starts_BS[:, 1:] = torch.where(ended_BS[:, :-1].bool(), positions_S[1:], 0)
+    return positions_S - starts_BS.cummax(1).values
+
+
+@lru_cache(maxsize=64)
+def _round_keys(key: tuple[int, int]) -> tuple[np.uint64, ...]:
+    digest = hashlib.blake2b(struct.pack("<2Q", *key), person=b"row order", digest_size=64).digest()
+    return tuple(np.uint64(number) for number in struct.unpack("<8Q", digest))
+
+
+def _feistel(numbers: np.ndarray, bits: int, round_keys: tuple[np.uint64, ...]) -> np.ndarray:
+    """Permute [0, 2^bits): in each round one part is changed by a hash of the other, and the parts change places."""
+    right_bits = bits // 2
+    left_bits = bits - right_bits
+    left, right = numbers >> np.uint64(right_bits), numbers & np.uint64((1 << right_bits) - 1)
+    for round_key in round_keys:
+        left, right = right, left ^ (_hash(right ^ round_key) & np.uint64((1 << left_bits) - 1))
+        left_bits, right_bits = right_bits, left_bits
+    return (left << np.uint64(right_bits)) | right
+
+
+def _hash(numbers: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al., 2014): every input bit flips every output bit half of the time."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

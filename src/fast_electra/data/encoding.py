@@ -1,0 +1,126 @@
+"""Text into ids in several processes: chunk by chunk, in order, with a fixed number of chunks under way.
+
+Notable:
+- results come in the order of the chunks, so the number of processes changes nothing but the time;
+- processes are spawned, not forked: a fork would copy the locks of running threads (PyTorch's, Tokenizers');
+  they import neither PyTorch nor Transformers, so each starts in a fraction of a second;
+- a special token's name in the text is text.
+"""
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import get_context
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from fast_electra.errors import DataError
+
+CHUNK = 1_000_000
+"""characters that go to a process at a time"""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pieces of documents of one split, each with whether a document ends behind it."""
+
+    split: str
+    pieces: list[tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A chunk's ids (uint32), where in them documents end behind their separator (uint64), and who did it."""
+
+    ids: np.ndarray
+    ends: np.ndarray
+    process: int
+    peak_bytes: int
+
+
+class Encoder:
+    """Turns chunks into ids."""
+
+    def __init__(self, content: str, separator: int) -> None:
+        self.arguments = (content, separator)
+        self._separator = separator
+        self._tokenizer: Tokenizer = Tokenizer.from_str(content)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a corpus is text
+
+    def __call__(self, chunk: Chunk) -> Encoded:
+        """Encode a chunk; a separator follows each document."""
+        encodings = self._tokenizer.encode_batch_fast([text for text, _ in chunk.pieces], add_special_tokens=False)
+        ids: list[int] = []
+        ends: list[int] = []
+        for encoding, (_, last) in zip(encodings, chunk.pieces, strict=True):
+            ids += encoding.ids
+            if last:
+                ids.append(self._separator)
+                ends.append(len(ids))
+        return Encoded(np.array(ids, dtype=np.uint32), np.array(ends, dtype=np.uint64), os.getpid(), peak_memory())
+
+
+_worker: Encoder | None = None
+
+
+def _start_worker(content: str, separator: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core is enough
+    _worker = Encoder(content, separator)
+
+
+def _work(chunk: Chunk) -> Encoded:
+    assert _worker is not None
+    return _worker(chunk)
+
+
+def encode_in_order(
+    encoder: Encoder, chunks: Iterator[Chunk], workers: int
+) -> Generator[tuple[Chunk, Encoded], None, None]:
+    """Encode chunks in several processes; results come in order, and no more than a few chunks are under way."""
+    first = list(islice(chunks, 2))
+    chunks = chain(first, chunks)
+    if workers == 1 or len(first) < 2:  # starting processes would take longer
+        for chunk in chunks:
+            yield chunk, encoder(chunk)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, encoder.arguments)
+    waiting: deque[tuple[Chunk, Future[Encoded]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(_work, chunk)))
+            if len(waiting) > 2 * workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that tokenises ended unexpectedly, perhaps for lack of memory; "
+            "use fewer of them, or none with data.workers=1."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def peak_memory() -> int:
+    """Bytes: this process's largest resident size so far."""
+    try:
+        # Unlike ru_maxrss, this doesn't count what the parent had when the process was forked.
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource  # not on every system
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,252 @@
+"""Files that are there whole or not at all, and manifests that say what each file must hold.
+
+Notable:
+- a file is written under a temporary name beside it and renamed; a folder is staged as NAME.partial and renamed;
+- a manifest lists bytes and SHA-256 of every file and carries a digest of itself, so that one flipped bit anywhere is
+  found; it is written last;
+- names in a manifest are checked before they are used: none leaves the folder, and none is a symbolic link.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fast_electra.errors import DataError
+
+MANIFEST = "manifest.json"
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL_BY_RUST = re.compile(rf"os error ({'|'.join(str(number) for number in sorted(_FULL))})\b")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text so that `path` holds either the old text or the new, whatever happens."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(staged, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json_atomically(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON; NaN and infinity are refused with ValueError."""
+    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def canonical_digest(content: Any) -> str:
+    """SHA-256 (hex) of the one JSON text that equal contents share."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # A vocabulary may hold lone surrogates, which plain UTF-8 refuses.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Give NAME.partial to write in; when the block ends it becomes `folder`, when it fails it is removed.
+
+    What a killed process left under NAME.partial is removed first.
+
+    Raises:
+        DataError: the disk is full or can't be written, or another process is writing the same folder.
+    """
+    staged = folder.with_name(folder.name + ".partial")
+    with _disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged.mkdir(exist_ok=True)
+        lock = _lock(staged)
+        try:
+            _empty(staged)
+            yield staged
+            for path in sorted(staged.rglob("*")):
+                if path.is_file():
+                    _sync(path)
+            _sync_folder(staged)
+            staged.rename(folder)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        finally:
+            os.close(lock)
+        _sync_folder(folder.parent)
+
+
+def write_manifest(
+    folder: Path, content: Mapping[str, Any] | None = None, digests: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Write `manifest.json` over all files under `folder`.
+
+    Args:
+        folder: holds the files.
+        content: further keys, JSON.
+        digests: SHA-256 by name of files that need not be read again.
+
+    Returns:
+        what was written: `content`, `files` ({name: {bytes, sha256}}) and `digest`.
+    """
+    digests = digests or {}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {
+        name: {
+            "bytes": (folder / name).stat().st_size,
+            "sha256": digests.get(name) or sha256_of_file(folder / name),
+        }
+        for name in names
+        if name != MANIFEST
+    }
+    manifest = {**(content or {}), "files": files}
+    manifest["digest"] = canonical_digest(manifest)
+    write_json_atomically(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path, remedy: str = "write the folder again") -> dict[str, Any]:
+    """The manifest of `folder`, once its own digest agrees and every name in it stays inside the folder.
+
+    Args:
+        folder: holds `manifest.json`.
+        remedy: how the error's sentence ends.
+
+    Raises:
+        DataError: it is missing, damaged or names a file elsewhere.
+    """
+    path = folder / MANIFEST
+    manifest: dict[str, Any] = {}
+    try:
+        manifest = json.loads(path.read_bytes())
+        digest = manifest.pop("digest")
+        sound = digest == canonical_digest(manifest)
+        files: dict[str, dict[str, Any]] = manifest["files"]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: {remedy}.") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}): {remedy}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound, files = False, {}
+    if not sound:
+        raise DataError(f"{path} is damaged: {remedy}.")
+    for name in files:
+        _refuse_outside(folder, name)
+    return manifest
+
+
+def verify_manifest(folder: Path, digests: bool = True, remedy: str = "write the folder again") -> dict[str, Any]:
+    """Check every file that the manifest of `folder` names, and return the manifest.
+
+    Args:
+        folder: holds `manifest.json`.
+        digests: also read every byte and compare SHA-256; otherwise sizes alone.
+        remedy: how the error's sentence ends.
+
+    Raises:
+        DataError: names the first file that is missing, cut short or changed.
+    """
+    manifest = read_manifest(folder, remedy)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise DataError(f"{path} has {size:,} bytes instead of {expected['bytes']:,}: {remedy}.")
+            if digests and sha256_of_file(path) != expected["sha256"]:
+                raise DataError(f"{path} is damaged (its digest differs from the manifest's): {remedy}.")
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing: {remedy}.") from None
+        except OSError as error:
+            raise DataError(f"{path} can't be read ({error.strerror}): {remedy}.") from error
+    return manifest
+
+
+def _refuse_outside(folder: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    inside = bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and ":" not in name
+    if inside:
+        inside = not any((folder / PurePosixPath(*parts[:depth])).is_symlink() for depth in range(1, len(parts) + 1))
+    if not inside:
+        raise DataError(
+            f"{folder / MANIFEST} names {name!r}, which is not a file inside {folder}: don't use this folder."
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(folder) from error
+        name = str(error.filename or "")
+        if name and (name.startswith(str(folder)) or folder.is_relative_to(name)):
+            raise DataError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
+        raise
+    except DataError:
+        raise
+    except Exception as error:
+        # Tokenizers' Rust code raises a plain Exception that carries the number in its text.
+        if _FULL_BY_RUST.search(str(error)):
+            raise _full(folder) from error
+        raise
+
+
+def _full(folder: Path) -> DataError:
+    return DataError(
+        f"the disk is full or a file-size limit was reached while {folder} was written, and nothing of it was kept: "
+        "free space or choose another folder."
+    )
+
+
+def _lock(folder: Path) -> int:
+    """Hold `folder` against other processes until the returned descriptor is closed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # no such lock on this system: two writers would be found by the digests
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise DataError(f"{folder} is being written by another process; wait for it to end.") from error
+        raise
+    return descriptor
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    # Not every system lets a folder be opened or synced; the rename itself is atomic without it.
+    with contextlib.suppress(OSError):
+        _sync(path)

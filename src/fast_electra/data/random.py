@@ -1,0 +1,71 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3").
+
+Notable:
+- a number is a pure function of (key, counter), so order, masks and noise depend on nothing that ran before;
+- plain integer arithmetic in PyTorch, so every device gives the same bits;
+- uniforms carry 53 bits: float32's 24 would distort the sampling of rare tokens.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK32 = 0xFFFFFFFF
+
+
+class Stream(IntEnum):
+    """What a random number is for: one stream each, so that no two uses share numbers."""
+
+    ORDER = 0
+    MASKING = 1
+    SAMPLING = 2
+    REPLACEMENT_RULE = 3
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 × 32-bit product. The int64 product wraps, but its bits are right."""
+    product = a * b
+    return (product >> 32) & _MASK32, product & _MASK32
+
+
+def philox(key: tuple[int, int], counters: Tensor) -> Tensor:
+    """Encrypt 128-bit counters to 128 random bits each.
+
+    Args:
+        key: two 32-bit integers.
+        counters: (..., 4) int64, each a 32-bit value.
+
+    Returns:
+        (..., 4) int64, each a 32-bit value.
+    """
+    c0, c1, c2, c3 = counters.unbind(-1)
+    k0, k1 = key[0] & _MASK32, key[1] & _MASK32
+    for _ in range(10):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK32, (k1 + _WEYL[1]) & _MASK32
+    return torch.stack((c0, c1, c2, c3), dim=-1)
+
+
+def uniforms(seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positions: Tensor) -> Tensor:
+    """Uniform numbers in (0, 1), keyed by seed, stream, epoch, sample index and position.
+
+    Args:
+        seed: the run's seed.
+        stream: what the numbers are for.
+        epochs, indices, positions: int64 tensors that broadcast to one shape; indices below 2^48, epochs below 2^16.
+
+    Returns:
+        float64 tensor of the broadcast shape; never 0 nor 1.
+    """
+    epochs, indices, positions = torch.broadcast_tensors(epochs, indices, positions)
+    counters = torch.stack(
+        (indices & _MASK32, (indices >> 32) | (epochs << 16), positions, torch.full_like(positions, int(stream))), dim=-1
+    )
+    words = philox((seed & _MASK32, (seed >> 32) & _MASK32), counters)
+    bits = ((words[..., 0] << 21) ^ (words[..., 1] >> 11)) & ((1 << 53) - 1)
+    return (bits.to(torch.float64) + 0.5) * 2.0**-53

@@ -1,0 +1,255 @@
+"""Documents out of folders, text files, code and JSON lines, as a stream.
+
+Notable:
+- nothing is held but the document at hand, and one of over 16 million bytes is cut at a line break;
+- folders are read in the order of their names, links in them are not followed, hidden files are left out;
+- nothing is lost silently: `Reading` counts files left out, files with broken UTF-8 and documents that were cut;
+- line ends become a line feed, and a byte-order mark is dropped.
+"""
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from fast_electra.errors import DataError
+
+Format = Literal["auto", "text", "code", "jsonl"]
+
+_NAMES = {
+    "text": ".txt .text .md .markdown .rst .tex .org .adoc",
+    "jsonl": ".jsonl .ndjson",
+    "code": ".py .pyi .pyx .c .h .cc .cpp .cxx .hpp .cu .cuh .java .kt .scala .js .jsx .ts .tsx .go .rs .rb .php .pl "
+    ".sh .lua .r .jl .swift .cs .hs .ml .sql .f90",
+}
+ENDINGS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
+"""which names are read from folders"""
+LARGEST_DOCUMENT = 16_000_000
+"""bytes of a text or code document; a longer one is cut at a line break"""
+_EXPANSION = 4  # bytes of text in a byte of gzip, roughly
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and a name for where it is from."""
+
+    text: str
+    source: str
+
+
+@dataclass
+class Reading:
+    """What was met while reading; filled in as the stream goes on."""
+
+    files: int = 0
+    """files read to their end"""
+    left_out_files: int = 0
+    """files of folders whose names are of no kind that was asked for, and links"""
+    replaced_files: int = 0
+    """files with bytes that are not UTF-8, which became U+FFFD"""
+    cut_documents: int = 0
+    """cuts made in documents of more than `LARGEST_DOCUMENT` bytes"""
+    _bytes_done: int = 0
+    _open: BinaryIO | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes on disk read so far, for a progress display."""
+        return self._bytes_done + (self._open.tell() if self._open else 0)
+
+
+class Sources:
+    """Documents of files and folders, as often as one iterates; `reading` tells of the latest time."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        format: Format = "auto",
+        text_field: str = "text",
+        invalid_utf8: Literal["replace", "refuse"] = "replace",
+    ) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.format: Format = format
+        self.text_field = text_field
+        self.invalid_utf8 = invalid_utf8
+        self.reading = Reading()
+        if not self.paths:
+            raise DataError("data.sources is empty: name files or folders of text.")
+        for path in self.paths:
+            if not path.exists():
+                raise DataError(f"{path} (data.sources) does not exist; name files or folders of text.")
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes on disk of all files that would be read, and of their text, a guess where they are compressed."""
+        on_disk = text = 0
+        for path, _ in self._files(Reading()):
+            size = path.stat().st_size
+            on_disk += size
+            text += size * _EXPANSION if path.suffix == ".gz" else size
+        return on_disk, text
+
+    def __iter__(self) -> Iterator[Document]:
+        reading = self.reading = Reading()
+        for path, kind in self._files(reading):
+            yield from self._documents(path, kind, reading)
+            reading.files += 1
+        if reading.files == 0:
+            kinds = ENDINGS if self.format == "auto" else {self.format: ENDINGS[self.format]}
+            names = " ".join(sorted(ending for endings in kinds.values() for ending in endings))
+            raise DataError(
+                f"{', '.join(map(str, self.paths))} (data.sources): no file with a name to read "
+                f"({names}, each also with .gz); name the files themselves, or set data.format."
+            )
+
+    def _files(self, reading: Reading) -> Iterator[tuple[Path, str]]:
+        """Files and their kinds (text, code, jsonl) in the order in which they are read."""
+        for path in self.paths:
+            if not path.is_dir():
+                yield path, (_kind_of(path) or "text") if self.format == "auto" else self.format
+                continue
+            for folder, folders, names in os.walk(path, onerror=_refuse):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for name in sorted(name for name in names if not name.startswith(".")):
+                    file = Path(folder, name)
+                    kind = _kind_of(file)
+                    if kind and self.format in ("auto", kind) and file.is_file() and not file.is_symlink():
+                        yield file, kind
+                    else:
+                        reading.left_out_files += 1
+
+    def _documents(self, path: Path, kind: str, reading: Reading) -> Iterator[Document]:
+        source = str(path)
+        try:
+            with open(path, "rb") as raw:
+                reading._open = raw
+                unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
+                lines = self._lines(unpacked, path, reading, whole=kind == "jsonl")
+                if kind == "jsonl":
+                    yield from self._from_json(lines, path, reading)
+                else:
+                    for text in _join(lines, kind == "text", reading):
+                        yield Document(text, source)
+                reading._bytes_done += raw.tell()
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"{path} can't be read ({reason}); mend it or leave it out of data.sources.") from error
+        finally:
+            reading._open = None
+
+    def _lines(self, file: BinaryIO, path: Path, reading: Reading, whole: bool) -> Iterator[str]:
+        """Decoded lines, their ends a line feed; pieces of a line longer than a document, unless `whole`."""
+        rest = b""
+        replaced = False
+        limit = -1 if whole else LARGEST_DOCUMENT
+        number = 0
+        while line := rest + file.readline(limit):
+            if number == 0:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            number += 1
+            rest = b""
+            if not line.endswith(b"\n") and len(line) >= LARGEST_DOCUMENT and not whole:
+                line, rest = _whole_characters(line)
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                if self.invalid_utf8 == "refuse":
+                    raise DataError(
+                        f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file, or set "
+                        "data.invalid_utf8=replace."
+                    ) from error
+                text = line.decode(errors="replace")
+                replaced = True
+            yield text[:-2] + "\n" if text.endswith("\r\n") else text
+        reading.replaced_files += replaced
+
+    def _from_json(self, lines: Iterator[str], path: Path, reading: Reading) -> Iterator[Document]:
+        replaced = False
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: not JSON ({error}); mend or remove the line.") from error
+            text = content.get(self.text_field) if isinstance(content, dict) else None
+            if not isinstance(text, str):
+                raise DataError(
+                    f"{where}: no string under {self.text_field!r}; mend the line, or set data.text_field to the "
+                    "key of the text."
+                )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # half of a surrogate pair, "\ud800"
+                if self.invalid_utf8 == "refuse":
+                    raise DataError(
+                        f"{where}: half of a surrogate pair; mend the line, or set data.invalid_utf8=replace."
+                    ) from error
+                text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                replaced = True
+            yield Document(text.replace("\r\n", "\n"), where)
+        reading.replaced_files += replaced
+
+
+def read_documents(
+    paths: Sequence[Path],
+    format: Format = "auto",
+    text_field: str = "text",
+    invalid_utf8: Literal["replace", "refuse"] = "replace",
+) -> Iterator[Document]:
+    """Stream the documents of files and folders.
+
+    Args:
+        paths: files, whatever their names, and folders, searched for the names in `ENDINGS` (each also with `.gz`).
+        format: text (a blank line or the file's end ends a document), code (a file is a document), jsonl (a line is
+            one), or auto: by the file's name, text for other names.
+        text_field: the key of the text in JSON lines.
+        invalid_utf8: bytes that are not UTF-8 become U+FFFD, or are refused.
+
+    Raises:
+        DataError: a path doesn't exist or can't be read, no file was found, or a line is no JSON with a text.
+    """
+    return iter(Sources(paths, format, text_field, invalid_utf8))
+
+
+def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[str]:
+    """Documents of lines; with `blank_ends` a blank line ends one, and its last line end isn't part of it."""
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        if blank_ends and not line.strip():
+            if held:
+                yield "".join(held).removesuffix("\n")
+            held, size = [], 0
+            continue
+        if held and size + len(line) > LARGEST_DOCUMENT:
+            reading.cut_documents += 1
+            yield "".join(held)
+            held, size = [], 0
+        held.append(line)
+        size += len(line)
+    if held or not blank_ends:
+        text = "".join(held)
+        yield text.removesuffix("\n") if blank_ends else text
+
+
+def _kind_of(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    ending = os.path.splitext(name)[1]
+    return next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
+
+
+def _whole_characters(line: bytes) -> tuple[bytes, bytes]:
+    """Cut a UTF-8 character that isn't complete off the end."""
+    for back in range(1, min(4, len(line))):
+        if line[-back] & 0xC0 != 0x80:  # the first byte of a character
+            return (line[:-back], line[-back:]) if line[-back] >= 0xC0 else (line, b"")
+    return line, b""
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} can't be read ({error.strerror}); leave it out of data.sources.") from error

@@ -1,0 +1,103 @@
+"""An exported main model put to use: how suspicious is each token of a text?
+
+Notable:
+- loads the folder as anybody would, with the Auto classes, and works for any length of text: overlapping windows, each
+  token judged where it stands nearest to the middle;
+- bfloat16 where the processor multiplies it.
+
+Shapes: B sequences, S positions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.errors import ModelError
+from fast_electra.models.build import load_model, resolve_model
+from fast_electra.models.rtd import replaced_logits
+from fast_electra.training.precision import cpu_has_bfloat16
+
+Suspicion = Callable[[Tensor, Tensor], Tensor]
+"""ids (B, S) int64 and padding (B, S) bool → log-odds of "replaced" (B, S) float32"""
+
+
+@dataclass(frozen=True)
+class SuspectToken:
+    """A token of a text and the probability that it was replaced."""
+
+    start: int
+    end: int
+    probability: float
+
+
+def detector_of(model: PreTrainedModel) -> Suspicion:
+    """A scorer from a main model, with one logit or two."""
+    dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    model = model.to(dtype).eval()
+
+    @torch.inference_mode()
+    def suspicion(ids_BS: Tensor, padding_BS: Tensor) -> Tensor:
+        mask = (~padding_BS).long() if padding_BS.any() else None
+        return replaced_logits(model(input_ids=ids_BS, attention_mask=mask).logits).float()
+
+    return suspicion
+
+
+class Detector:
+    """A main model and its tokenizer, from a run or an exported folder."""
+
+    def __init__(self, source: str | Path):
+        """Load a run, a folder or a hub name.
+
+        Raises:
+            ModelError: it has no RTD head.
+        """
+        folder = resolve_model(source)
+        model = load_model(folder, "rtd")
+        labels = getattr(model.config, "id2label", {})
+        if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
+            raise ModelError(f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced.")
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
+        self.suspicion = detector_of(model)
+        positions = getattr(model.config, "max_position_embeddings", None) or 512
+        self.length = min(positions, self.tokenizer.model_max_length)
+
+    def inspect(self, text: str, batch_size: int = 32) -> list[SuspectToken]:
+        """Every token of a text with its probability of having been replaced, in order.
+
+        Args:
+            text: of any length.
+            batch_size: windows that go through the model together.
+        """
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        if not ids:
+            return []
+        window = self.length - 2
+        stride = max(1, window // 2)
+        starts = list(range(0, max(1, len(ids) - window + stride), stride))
+        probabilities = torch.zeros(len(ids))
+        centred = torch.full((len(ids),), float("inf"))
+        cls, sep, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad"))
+        for first in range(0, len(starts), batch_size):
+            chosen = starts[first : first + batch_size]
+            rows = [[cls, *ids[start : start + window], sep] for start in chosen]
+            width = max(map(len, rows))
+            batch = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+            padding = torch.arange(width)[None, :] >= torch.tensor([[len(row)] for row in rows])
+            scores = self.suspicion(batch, padding).sigmoid()
+            for start, row, score in zip(chosen, rows, scores, strict=True):
+                count = len(row) - 2
+                place = torch.arange(start, start + count)
+                distance = (torch.arange(count) - (count - 1) / 2).abs()
+                nearer = distance < centred[place]
+                probabilities[place[nearer]] = score[1 : 1 + count][nearer]
+                centred[place[nearer]] = distance[nearer]
+        return [
+            SuspectToken(start, end, float(p)) for (start, end), p in zip(offsets, probabilities, strict=True)
+        ]

@@ -1,0 +1,75 @@
+"""Intervals and ranking measures on plain arrays.
+
+Notable: bootstrap intervals resample whole rows, so several measures of the same functions can share the resamples,
+and a difference of two scorers on the same functions is just another column (the paired bootstrap).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+# Resampled values held at once; bounds the memory to some tens of MB.
+CHUNK = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap interval of the mean of `values` (n,); NaN for no values."""
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.size == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    random = np.random.Generator(np.random.Philox(key=seed))
+    means = np.empty(resamples)
+    rows = max(1, CHUNK // values_N.size)
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        chosen = random.integers(values_N.size, size=(count, values_N.size), dtype=np.int32)
+        means[start : start + count] = values_N[chosen].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(values_N.mean()), float(low), float(high))
+
+
+def paired_bootstrap(
+    first: ArrayLike, second: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Bootstrap interval of mean(first - second), both (n,) over the same items; ValueError for unequal lengths."""
+    first_N, second_N = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first_N.shape != second_N.shape:
+        raise ValueError(f"paired values differ in number: {first_N.shape} and {second_N.shape}")
+    return bootstrap_interval(first_N - second_N, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Interval of the mean of few values (n,) by Student's t; ends are NaN for fewer than two."""
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.size < 2:
+        return Interval(float(values_N.mean()) if values_N.size else float("nan"), float("nan"), float("nan"))
+    half = float(stats.t.ppf((1 + confidence) / 2, values_N.size - 1) * values_N.std(ddof=1) / np.sqrt(values_N.size))
+    mean = float(values_N.mean())
+    return Interval(mean, mean - half, mean + half)
+
+
+def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """ROC-AUC of `scores` (n,) for boolean `labels` (n,), ties counted half; NaN where one class is absent."""
+    labels_N = np.asarray(labels, dtype=bool)
+    if labels_N.all() or not labels_N.any():
+        return float("nan")
+    return float(roc_auc_score(labels_N, np.asarray(scores)))
+
+
+def wins(higher: ArrayLike, lower: ArrayLike) -> NDArray[np.float64]:
+    """1 where `higher` is above `lower`, 0.5 where they are equal, else 0."""
+    first, second = np.asarray(higher), np.asarray(lower)
+    return (first > second) + 0.5 * (first == second)

@@ -1,0 +1,35 @@
+"""The main model: an encoder with one logit a token, "this token was replaced".
+
+Notable:
+- ELECTRA is `ElectraForPreTraining`; any other class is its token-classification head with one label;
+- labels are never passed: the classes' built-in losses are not ours (a one-label head's is constant 0).
+
+Shapes: B sequences, S positions.
+"""
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fast_electra.data.batches import Batch
+from fast_electra.models.inputs import model_inputs
+
+
+class ReplacedTokenDetector(nn.Module):
+    """Logits of replaced token detection from a Transformers model."""
+
+    def __init__(self, model: PreTrainedModel, by_document: bool = False):
+        """Wrap `model`; `by_document`: tokens attend to their own document alone."""
+        super().__init__()
+        self.model = model
+        self.by_document = by_document
+
+    def logits(self, batch: Batch, ids_BS: Tensor) -> Tensor:
+        """Logits (B, S) of "replaced" for the sequences `ids_BS`."""
+        return replaced_logits(self.model(**model_inputs(self.model.config, ids_BS, batch, self.by_document)).logits)
+
+
+def replaced_logits(logits: Tensor) -> Tensor:
+    """The log-odds of "replaced" (B, S) from a head's output: (B, S), (B, S, 1), or exported (B, S, 2)."""
+    if logits.ndim == 2:
+        return logits
+    return logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]

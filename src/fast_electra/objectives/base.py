@@ -1,0 +1,104 @@
+"""What the training loop knows of an objective: parameter groups, terms as sums and counts, and a state.
+
+Notable:
+- an objective returns sums; the loop divides by the count of the whole update, so micro-batches (and later, ranks) of
+  uneven size equal one batch;
+- what doesn't depend on the update's difficulty (masks) is prepared in the loader's thread;
+- parameter groups are named, each with its own optimizer settings and clipping: one for Fast-ELECTRA, two for joint
+  ELECTRA with decoupled optimisation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from fast_electra.config.tree import OptimizerConfig
+from fast_electra.corruption.masking import Masked
+from fast_electra.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch and its masked positions."""
+
+    batch: Batch
+    masked: Masked
+
+    def split(self, size: int) -> list["Prepared"]:
+        """Micro-batches of `size` sequences."""
+        return [
+            Prepared(batch, masked)
+            for batch, masked in zip(self.batch.split(size), self.masked.split(size), strict=True)
+        ]
+
+    def to(self, device: Any) -> "Prepared":
+        """A copy on a device."""
+        return Prepared(
+            self.batch.to(device), Masked(self.masked.positions_BM.to(device), self.masked.valid_BM.to(device))
+        )
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share an optimizer: `name` keys its learning rate and gradient norm in the metrics."""
+
+    name: str
+    parameters: Mapping[str, nn.Parameter]
+    settings: OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Terms:
+    """An objective's value on a micro-batch, as sums with their counts; the sums in `losses` carry gradients."""
+
+    losses: dict[str, tuple[Tensor, Tensor]]
+    metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A function of a batch that can be trained."""
+
+    weights: Mapping[str, float]
+    """weight of each term of `Terms.losses` in the total"""
+
+    def models(self) -> dict[str, nn.Module]:
+        """The trained Transformers models by name; `main` is the one that a run exports as `model/`."""
+        ...
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every trained parameter, each in exactly one group."""
+        ...
+
+    def prepare(self, batch: Batch, seed: int) -> Prepared:
+        """Masks: a pure function of batch and seed."""
+        ...
+
+    def counts(self, prepared: Prepared) -> dict[str, Tensor]:
+        """The count of each loss term on a whole batch, known before any forward pass."""
+        ...
+
+    def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
+        """Losses and metrics of a micro-batch at a progress in [0, 1]."""
+        ...
+
+    def settings(self, progress: float) -> dict[str, float]:
+        """What the curriculum decides at a progress, for the log: the temperature, where there is one."""
+        ...
+
+    def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
+        """Measures on validation batches, with fixed masks and noise."""
+        ...
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Take note of an update's metrics (adaptive curricula)."""
+        ...
+
+    def state_dict(self) -> dict[str, float]:
+        """State besides the parameters."""
+        ...
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from a `state_dict`."""
+        ...

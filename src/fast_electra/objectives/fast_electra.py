@@ -1,0 +1,130 @@
+"""Fast-ELECTRA: replaced token detection against a frozen auxiliary, easy to hard by a falling temperature.
+
+The algorithm (Dong et al., 2024, section 3), for each update at progress u:
+    M      ← 15 % of the non-special tokens                    prepare
+    T      ← 1 + (T0 - 1) exp(-u / tau)                        curriculum
+    x'_t   ~ softmax(l_t / T), t in M, l from the auxiliary    source
+    y_t    ← [x'_t ≠ x_t]
+    loss   ← mean over scored tokens of BCE(main(x')_t, y_t)   terms
+
+Notable: the source of corrupted sequences is given (on the fly, or from a cache), and so is the curriculum.
+
+Shapes: B sequences, S positions, M masked positions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from fast_electra.config.tree import OptimizerConfig
+from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.corruption.schedules import Curriculum, Difficulty
+from fast_electra.corruption.sources import Corrupted, CorruptionSource
+from fast_electra.data.batches import Batch
+from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
+
+
+@dataclass
+class FastElectra:
+    """Mean binary cross-entropy of the main model over all scored tokens."""
+
+    main: ReplacedTokenDetector
+    source: CorruptionSource
+    curriculum: Curriculum
+    rate: float
+    optimizer: OptimizerConfig
+    include_special: bool = False
+    weights: Mapping[str, float] = field(default_factory=lambda: {"rtd": 1.0})
+
+    def models(self) -> dict[str, nn.Module]:
+        """The main model; the auxiliary is frozen and not among them."""
+        return {"main": self.main.model}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All the main model's parameters, in one group."""
+        return [ParameterGroup("main", dict(self.main.model.named_parameters()), self.optimizer)]
+
+    def prepare(self, batch: Batch, seed: int) -> Prepared:
+        """Mask random tokens."""
+        return Prepared(batch, mask_random_tokens(batch, self.rate, seed))
+
+    def counts(self, prepared: Prepared) -> dict[str, Tensor]:
+        """Scored tokens."""
+        return {"rtd": self._scored(prepared.batch).sum()}
+
+    def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
+        """Binary cross-entropy (sum, nats) over scored tokens, and what was replaced."""
+        corrupted = self.source.corrupt(prepared.batch, prepared.masked, self.curriculum.difficulty(progress), seed)
+        scored_BS = self._scored(prepared.batch)
+        logits_BS = self.main.logits(prepared.batch, corrupted.ids_BS)
+        losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
+        masked_count = prepared.masked.valid_BM.sum()
+        return Terms(
+            losses={"rtd": ((losses_BS * scored_BS).sum(), scored_BS.sum())},
+            metrics={
+                "replaced_fraction": (corrupted.replaced_BS.sum(), masked_count),
+                "replaced_fraction_expected": (corrupted.expected_replaced, masked_count),
+                "auxiliary_entropy": (corrupted.entropy, masked_count),
+            },
+        )
+
+    def settings(self, progress: float) -> dict[str, float]:
+        """The temperature."""
+        return {"temperature": self.curriculum.difficulty(progress).temperature}
+
+    @torch.no_grad()
+    def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
+        """Loss, `rtd_auc`, `rtd_auc_masked` and `replaced_fraction` at T = 1."""
+        logits, replaced, masked, loss, expected, masked_count = [], [], [], 0.0, 0.0, 0
+        for prepared in batches:
+            corrupted, logits_BS = self.detect(prepared, Difficulty(1.0), seed)
+            scored_BS = self._scored(prepared.batch)
+            loss += float((rtd_losses(logits_BS, corrupted.replaced_BS) * scored_BS).sum())
+            expected += float(corrupted.expected_replaced)
+            masked_count += int(prepared.masked.valid_BM.sum())
+            was_masked_BS = torch.zeros_like(scored_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
+            logits.append(logits_BS[scored_BS].float().cpu().numpy())
+            replaced.append(corrupted.replaced_BS[scored_BS].cpu().numpy())
+            masked.append(was_masked_BS[scored_BS].cpu().numpy())
+        logits_all, replaced_all, masked_all = map(np.concatenate, (logits, replaced, masked))
+        found = {
+            "loss": loss / len(logits_all),
+            "replaced_fraction": float(replaced_all.sum() / masked_count),
+            "replaced_fraction_expected": expected / masked_count,
+        }
+        for name, chosen in (("rtd_auc", slice(None)), ("rtd_auc_masked", masked_all)):
+            labels = replaced_all[chosen]
+            if labels.any() and not labels.all():  # undefined where all tokens are of one class
+                found[name] = float(roc_auc_score(labels, logits_all[chosen]))
+        return found
+
+    @torch.no_grad()
+    def detect(self, prepared: Prepared, difficulty: Difficulty, seed: int) -> tuple[Corrupted, Tensor]:
+        """A corrupted batch and the main model's logits (B, S) on it."""
+        corrupted = self.source.corrupt(prepared.batch, prepared.masked, difficulty, seed)
+        return corrupted, self.main.logits(prepared.batch, corrupted.ids_BS)
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Let the curriculum follow."""
+        self.curriculum.observe(metrics)
+
+    def state_dict(self) -> dict[str, float]:
+        """The curriculum's state."""
+        return self.curriculum.state_dict()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue the curriculum."""
+        self.curriculum.load_state_dict(state)
+
+    def _scored(self, batch: Batch) -> Tensor:
+        return ~batch.padding if self.include_special else batch.eligible
+
+
+def rtd_losses(logits_BS: Tensor, replaced_BS: Tensor) -> Tensor:
+    """Binary cross-entropy (B, S) of each token, in float32 nats."""
+    return nn.functional.binary_cross_entropy_with_logits(logits_BS.float(), replaced_BS.float(), reduction="none")

@@ -1,0 +1,231 @@
+"""The Python source on this machine as a corpus: the standard library and the packages that the project depends on.
+
+Notable:
+- it is always there, and nothing is redistributed;
+- whole packages (`HELD_OUT`) are kept for validation and for the bug-finding benchmark, and no training file equals
+  one of theirs;
+- files are taken in the order of a digest of their name, so a cap takes of every package in proportion, and the same
+  installation gives the same corpus;
+- only what the project requires is read, not what else happens to be installed: the distributions come from
+  `importlib.metadata`, starting at "fast-electra" and following the requirements (extras left out).
+"""
+
+import hashlib
+import os
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from fast_electra.errors import DataError
+
+HELD_OUT = ("sympy", "networkx")
+STANDARD_LIBRARY = "python"
+# Taken when "fast-electra" itself isn't installed as a distribution (a source tree on the path).
+FALLBACK = (
+    *("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "sympy", "networkx", "mpmath", "numpy"),
+    *("scipy", "scikit-learn", "pydantic", "ruamel.yaml", "cyclopts", "rich", "jinja2", "vl-convert-python"),
+)
+# Tests repeat one statement with other constants; most of the standard library's bytes are of that sort.
+LEFT_OUT_FOLDERS = frozenset({"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__"})
+LARGEST_FILE = 300_000
+LONGEST_LINE = 2_000
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file; its text is read when asked for."""
+
+    path: Path
+    package: str
+    source: str
+    """top folder of the package and path inside it, the same on every machine"""
+
+    @property
+    def text(self) -> str:
+        """The whole file, any line end as a line feed; UnicodeDecodeError where it isn't UTF-8."""
+        return self.path.read_text(encoding="utf-8-sig")
+
+
+@dataclass(frozen=True)
+class PackageCount:
+    """What was taken of one package."""
+
+    split: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files for training and for validation, in the order of their digest."""
+
+    train: list[SourceFile]
+    validation: list[SourceFile]
+    held_out: list[SourceFile]
+    """every usable file of the held-out packages; `validation` is its beginning"""
+    report: dict[str, PackageCount]
+    """by package, largest first"""
+    left_out: dict[str, int]
+    """files that were not usable, by reason"""
+
+
+def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) -> Corpus:
+    """The corpus of this machine, at most `cap_bytes` for training and `validation_cap_bytes` for validation.
+
+    The standard library is taken first, up to half of the cap; the packages fill the rest, in proportion. Test
+    folders, files that are not UTF-8, over 300 kB or with a line over 2,000 characters (generated), and files equal to
+    one already taken are left out. DataError when a held-out package isn't installed.
+    """
+    packages = {name: _distribution_files(name) for name in required_distributions()}
+    missing = [name for name in HELD_OUT if not packages.get(name)]
+    if missing:
+        raise DataError(
+            f"the packages held out for validation are not installed with their source: {', '.join(missing)};"
+            f" install them with: pip install {' '.join(missing)}"
+        )
+    kept = _Kept()
+    # Only what lies in the package's own folder, so that the first part of `source` tells the split.
+    inside = (file for name in HELD_OUT for file in packages[name] if file.source.startswith(f"{name}/"))
+    held_out = kept.take(inside, None)
+    validation = _capped(held_out, validation_cap_bytes)
+    library = kept.take(_standard_library_files(), cap_bytes // 2)
+    others = (file for name, files in packages.items() if name not in HELD_OUT for file in files)
+    rest = kept.take(others, cap_bytes - sum(size for _, size in library))
+    train = sorted(library + rest, key=lambda pair: _order(pair[0]))
+    return Corpus(
+        train=[file for file, _ in train],
+        validation=[file for file, _ in validation],
+        held_out=[file for file, _ in held_out],
+        report=_report(("train", train), ("validation", validation)),
+        left_out=dict(kept.left_out),
+    )
+
+
+def required_distributions(root: str = "fast-electra") -> list[str]:
+    """Installed distributions that `root` requires, directly or not, extras left out; sorted, without `root`."""
+    try:
+        waiting = _requirements(root)
+    except metadata.PackageNotFoundError:
+        waiting = [_canonical(name) for name in FALLBACK]
+    found: set[str] = set()
+    seen = {root}
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            waiting.extend(_requirements(name))
+        except metadata.PackageNotFoundError:
+            continue  # meant for another system or Python version
+        found.add(name)
+    return sorted(found)
+
+
+class _Kept:
+    """Takes usable files one by one and remembers what it has seen, so that no text comes twice."""
+
+    def __init__(self) -> None:
+        self.left_out: Counter[str] = Counter()
+        self._seen: set[bytes] = set()
+
+    def take(self, files: Iterable[SourceFile], cap_bytes: int | None) -> list[tuple[SourceFile, int]]:
+        """Usable files in the order of their digest with their sizes in bytes, until the next would pass the cap."""
+        taken: list[tuple[SourceFile, int]] = []
+        total = 0
+        for file in sorted(files, key=_order):
+            size, reason = self._look(file)
+            if reason:
+                self.left_out[reason] += 1
+                continue
+            if cap_bytes is not None and total + size > cap_bytes:
+                break
+            total += size
+            taken.append((file, size))
+        return taken
+
+    def _look(self, file: SourceFile) -> tuple[int, str]:
+        """Size in bytes, and why the file can't be used ("" when it can)."""
+        try:
+            content = file.path.read_bytes() if file.path.stat().st_size <= LARGEST_FILE else None
+        except OSError:
+            return 0, "unreadable"
+        if content is None:
+            return 0, "larger than 300 kB"
+        if not content.strip():
+            return 0, "empty"
+        digest = hashlib.sha256(content).digest()
+        if digest in self._seen:
+            return 0, "duplicate"
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            return 0, "not UTF-8"
+        if max(map(len, text.splitlines())) > LONGEST_LINE:
+            return 0, "a line over 2,000 characters"
+        self._seen.add(digest)
+        return len(content), ""
+
+
+def _capped(files: list[tuple[SourceFile, int]], cap_bytes: int) -> list[tuple[SourceFile, int]]:
+    total = 0
+    for index, (_, size) in enumerate(files):
+        total += size
+        if total > cap_bytes:
+            return files[:index]
+    return files
+
+
+def _report(*splits: tuple[str, list[tuple[SourceFile, int]]]) -> dict[str, PackageCount]:
+    counts: dict[str, PackageCount] = {}
+    for split, files in splits:
+        number: Counter[str] = Counter()
+        size: Counter[str] = Counter()
+        for file, bytes_of_file in files:
+            number[file.package] += 1
+            size[file.package] += bytes_of_file
+        counts |= {name: PackageCount(split, number[name], total) for name, total in size.most_common()}
+    return counts
+
+
+def _order(file: SourceFile) -> bytes:
+    return hashlib.sha256(file.source.encode()).digest()
+
+
+def _standard_library_files() -> Iterator[SourceFile]:
+    root = Path(sysconfig.get_path("stdlib"))
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT_FOLDERS)
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                yield SourceFile(path, STANDARD_LIBRARY, f"{STANDARD_LIBRARY}/{path.relative_to(root).as_posix()}")
+
+
+def _distribution_files(name: str) -> list[SourceFile]:
+    """Python files of an installed distribution; none where its installer kept no record."""
+    files = []
+    for entry in metadata.distribution(name).files or ():
+        inside = PurePosixPath(entry)
+        if inside.suffix == ".py" and LEFT_OUT_FOLDERS.isdisjoint(inside.parts) and ".." not in inside.parts:
+            files.append(SourceFile(Path(str(entry.locate())), name, inside.as_posix()))
+    return files
+
+
+def _requirements(name: str) -> list[str]:
+    """Names that a distribution requires, those of extras left out; PackageNotFoundError where it isn't installed."""
+    names = []
+    for requirement in metadata.distribution(name).requires or ():
+        specifier, _, marker = requirement.partition(";")
+        match = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", specifier)
+        if match and not re.search(r"\bextra\b", marker):
+            names.append(_canonical(match[1]))
+    return names
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

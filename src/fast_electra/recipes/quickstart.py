@@ -1,0 +1,532 @@
+"""`fast-electra quickstart`: the whole pipeline, small, on this machine's Python code or on the user's own text.
+
+The parts in a row:
+  corpus → tokenizer → token shards → auxiliary (MLM) → main model (Fast-ELECTRA) → downstream → report
+
+Notable:
+- every stage leaves its result in the folder, so the same command goes on where it was stopped;
+- the numbers of updates stand in the presets: the same seed gives the same figures on the same machine;
+- what the training of the auxiliary costs is counted and shown.
+"""
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+
+import fast_electra
+from fast_electra.config.loading import load_config
+from fast_electra.config.tree import Config
+from fast_electra.corruption.schedules import Difficulty, temperature
+from fast_electra.data.batches import Batch
+from fast_electra.data.files import write_json_atomically, write_text_atomically
+from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.data.sources import Document, read_documents
+from fast_electra.data.tokenizer import train_tokenizer
+from fast_electra.errors import DataError
+from fast_electra.evaluation import bugs
+from fast_electra.evaluation.detector import Suspicion, detector_of
+from fast_electra.models.build import build_model, load_model, transformers_config
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.objectives.base import Prepared
+from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
+from fast_electra.report import duration, percent
+from fast_electra.report.inspect import print_summary_table
+from fast_electra.report.page import render_quickstart_page
+from fast_electra.report.tokens import decode_pieces
+from fast_electra.training.flops import count_flops
+from fast_electra.training.precision import choose_execution
+from fast_electra.training.pretrain import Assembled, RunResult, assemble, pretrain, special_ids
+from fast_electra.training.telemetry import ProgressDisplay, QuietObserver, Record, read_metrics
+
+# What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
+_OTHER_SECONDS = 75.0
+_AUXILIARY_SHARE = 0.4
+_ESTIMATE_AFTER = 20
+_UNTRAINED = 10
+_UNTRAINED_PAIRS = 400
+
+USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+folder = "{folder}"
+model = AutoModelForTokenClassification.from_pretrained(folder)   # or AutoModel, for the bare encoder
+find = pipeline("token-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+for token in find({example!r}):
+    print(token["word"], token["entity"], round(float(token["score"]), 2))
+"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the text comes from, and what is held out."""
+
+    documents: Callable[[], Iterator[Document]]
+    is_validation: Callable[[Document], bool] | None
+    found: str
+    """one sentence on the corpus"""
+    corpus: Corpus | None
+    """the Python corpus; None for the user's own text"""
+    example: str
+
+
+def quickstart(
+    folder: Path,
+    console: Console,
+    text: Sequence[Path] = (),
+    minutes: float | None = None,
+    overrides: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Run every stage that is not done yet; the report is `folder/report.html`.
+
+    Args:
+        folder: of the quickstart; new, or of the same one.
+        console: is told of every stage.
+        text: files and folders of the user's own text; empty: the machine's Python source.
+        minutes: rescale the updates to about this time in all.
+        overrides: `section.key=value` for both models.
+        stop: asked between updates.
+
+    Returns:
+        the content of `folder/summary.json`.
+
+    Raises:
+        UserError: whatever a stage refuses.
+        Interrupted: stopped on request; the same command goes on.
+    """
+    stages = _Stages(folder, console, own_text=bool(text))
+    auxiliary_config, main_config = _configs(folder, text, minutes, overrides)
+    with stages.stage("corpus") as found:
+        sources = _own_text(text) if text else _python_source()
+        found(sources.found)
+    shards_folder = folder / "shards"
+    with stages.stage("tokens") as found:
+        found(_tokens(sources, auxiliary_config, shards_folder))
+    with stages.stage("auxiliary") as found:
+        outlook = _Outlook(console, stages, main_config)
+        auxiliary = pretrain(
+            auxiliary_config, folder / "auxiliary", [ProgressDisplay(console, "auxiliary"), outlook], stages.note, stop
+        )
+        accuracy, unigram = auxiliary.validation["masked_accuracy"], auxiliary.validation["unigram_accuracy"]
+        found(f"predicts {percent(accuracy)} of masked tokens; the most frequent token alone: {percent(unigram)}")
+    with stages.stage("main") as found:
+        main = pretrain(main_config, folder / "main", [ProgressDisplay(console, "main model")], stages.note, stop)
+        found(f"tells replaced tokens from original ones with a ROC-AUC of {main.validation['rtd_auc']:.3f}")
+    _publish(folder / "main" / "model", folder / "model")
+    execution = choose_execution(main_config.training)
+    parts = assemble(load_config(folder / "main" / "config.yaml"), execution)
+    model = load_model(folder / "model", "rtd")
+    with stages.stage("downstream") as found:
+        downstream, shown = _downstream(sources, parts, model, folder, main_config)
+        found(_verdict(downstream))
+    with stages.stage("report"):
+        records = {name: read_metrics(folder / name / "metrics.jsonl") for name in ("auxiliary", "main")}
+        summary = _summary(auxiliary, main, downstream, main_config, records, stages.seconds)
+        write_json_atomically(folder / "summary.json", summary)
+        page = render_quickstart_page(
+            {
+                "title": "fast-electra quickstart",
+                "subtitle": sources.found,
+                "summary": summary,
+                "auxiliary_metrics": records["auxiliary"],
+                "main_metrics": records["main"],
+                "stages": stages.found(),
+                "cost": _cost(auxiliary, main, parts, stages.seconds, main_config),
+                "snippets": _snippets(parts, model),
+                "usage_code": USAGE.format(folder=folder / "model", example=sources.example),
+                "environment": _environment(main_config, execution.precision, execution.threads),
+                **shown,
+            }
+        )
+        write_text_atomically(folder / "report.html", page)
+    console.print()
+    print_summary_table(summary, console)
+    console.print()
+    console.print(f"report   {folder / 'report.html'}", highlight=False)
+    console.print(f"model    {folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False)
+    console.print(f"try      fast-electra inspect {folder / 'model'} FILE", highlight=False)
+    return summary
+
+
+class _Stages:
+    """Says what is being done, and keeps the seconds of each stage over several sessions."""
+
+    TITLES: Mapping[str, tuple[str, str]] = {
+        "corpus": ("Corpus", "collect the text; seconds"),
+        "tokens": ("Tokens", "train a tokenizer and write token shards; about half a minute"),
+        "auxiliary": ("Auxiliary", "train a small masked language model, which will propose replacements; minutes"),
+        "main": ("Main model", "learn to detect replaced tokens, easy ones first; minutes"),
+        "downstream": ("Downstream", "is it of use as it is, without fine-tuning? about a minute"),
+        "report": ("Report", "write the page; seconds"),
+    }
+
+    def __init__(self, folder: Path, console: Console, own_text: bool):
+        self._console = console
+        self._file = folder / "stages.json"
+        self._stages: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._began = time.perf_counter()
+        source = "your text" if own_text else "this machine's Python code"
+        console.print(f"[bold]fast-electra quickstart[/] on {source}, into {folder}", highlight=False)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage so far."""
+        return {name: stage["seconds"] for name, stage in self._stages.items()}
+
+    def elapsed(self) -> float:
+        """Seconds of this session."""
+        return time.perf_counter() - self._began
+
+    def found(self) -> list[dict[str, Any]]:
+        """Name, seconds and finding of each stage."""
+        return [{"name": self.TITLES[name][0], **stage} for name, stage in self._stages.items()]
+
+    def note(self, text: str) -> None:
+        """A sentence below the stage's title."""
+        self._console.print(f"      {text}", highlight=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Announce a stage, time it, and say what it found."""
+        title, does = self.TITLES[name]
+        number = list(self.TITLES).index(name) + 1
+        self._console.print(f"\n[bold]{number}/{len(self.TITLES)} {title}[/]: {does}", highlight=False)
+        began = time.perf_counter()
+        findings: list[str] = []
+        try:
+            yield findings.append
+        finally:
+            seconds = time.perf_counter() - began
+            before = self._stages.get(name, {"seconds": 0.0, "found": ""})
+            self._stages[name] = {
+                "seconds": before["seconds"] + seconds,
+                "found": findings[0] if findings else before["found"],
+            }
+            if self._file.parent.is_dir():
+                write_json_atomically(self._file, self._stages)
+        self._console.print(f"      [green]{duration(seconds)}[/]  {' '.join(findings)}", highlight=False)
+
+
+class _Outlook(QuietObserver):
+    """After some updates of the auxiliary, says how long the whole will take."""
+
+    def __init__(self, console: Console, stages: _Stages, main: Config):
+        self._console, self._stages, self._main = console, stages, main
+        self._first = self._updates = 0
+        self._began = 0.0
+
+    def started(self, update: int, updates: int) -> None:
+        """Note where the run begins."""
+        self._first, self._updates, self._began = update, updates, time.perf_counter()
+
+    def updated(self, update: int) -> None:
+        """Speak once."""
+        if update - self._first != _ESTIMATE_AFTER or self._main.training.updates is None:
+            return
+        each = (time.perf_counter() - self._began) / _ESTIMATE_AFTER
+        # An update of the main model costs about 1.3 of the auxiliary's: the same layers, and the auxiliary's forward.
+        seconds = each * (self._updates - update + 1.3 * self._main.training.updates) + _OTHER_SECONDS
+        self._console.print(
+            f"      the whole will take about {duration(self._stages.elapsed() + seconds)} on this machine; "
+            "--minutes N rescales it",
+            highlight=False,
+        )
+
+
+def _configs(
+    folder: Path, text: Sequence[Path], minutes: float | None, overrides: Sequence[str]
+) -> tuple[Config, Config]:
+    """The configurations of the auxiliary and of the main model."""
+    common = [f"data.shards={json.dumps(str(folder / 'shards'))}"]
+    if text:
+        size = sum(_bytes(path) for path in text)
+        vocabulary = 8192 if size > 2_000_000 else 4096 if size > 400_000 else 1024
+        common += ["data.format=auto", "data.tokenizer.kind=text", f"data.tokenizer.vocabulary_size={vocabulary}"]
+        common += [f"data.sources={json.dumps([str(path) for path in text])}"]
+    auxiliary, main = [*common], [*common, f"auxiliary.model={json.dumps(str(folder / 'auxiliary'))}"]
+    if minutes is not None:
+        # Never less than a third of the time for training.
+        seconds = max(60 * minutes - _OTHER_SECONDS, 20 * minutes)
+        for settings, share in ((auxiliary, _AUXILIARY_SHARE), (main, 1 - _AUXILIARY_SHARE)):
+            settings += ["training.updates=null", f"training.hours={seconds * share / 3600}"]
+    return (
+        load_config("quickstart-auxiliary", [*auxiliary, *overrides]),
+        load_config("quickstart", [*main, *overrides]),
+    )
+
+
+def _bytes(path: Path) -> int:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give files or folders of text.")
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _python_source() -> Sources:
+    corpus = collect()
+    held_out = frozenset(HELD_OUT)
+
+    def documents() -> Iterator[Document]:
+        for file in (*corpus.train, *corpus.validation):
+            yield Document(file.text, file.source)
+
+    packages = {file.package for file in corpus.train}
+    size = sum(count.bytes for count in corpus.report.values() if count.split == "train")
+    return Sources(
+        documents=documents,
+        is_validation=lambda document: document.source.split("/")[0] in held_out,
+        found=f"{size / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} packages; "
+        f"{' and '.join(HELD_OUT)} held out",
+        corpus=corpus,
+        example="def middle(low, high):\n    return (low - high) // 2\n",
+    )
+
+
+def _own_text(paths: Sequence[Path]) -> Sources:
+    size = sum(_bytes(path) for path in paths)
+    return Sources(
+        documents=lambda: read_documents(paths, "auto"),
+        is_validation=None,
+        found=f"{size / 1e6:.1f} MB of your text",
+        corpus=None,
+        example="The cat sat on the moon.",
+    )
+
+
+def _tokens(sources: Sources, config: Config, folder: Path) -> str:
+    """Tokenizer and shards, unless they are there; returns what was found."""
+    if not (folder / "manifest.json").exists():
+        held_out = sources.is_validation or (lambda _: False)
+        tokenizer = train_tokenizer(
+            (document.text for document in sources.documents() if not held_out(document)),
+            config.data.tokenizer,
+            config.data.length,
+        )
+        build_shards(sources.documents(), tokenizer, folder, config.data, validation=sources.is_validation)
+    shards = open_shards(folder, verify=False)
+    return (
+        f"{shards.vocabulary_size:,} tokens in the vocabulary; "
+        f"{shards.split('train').tokens / 1e6:.1f} million tokens to train on, "
+        f"{shards.split('validation').tokens / 1e6:.1f} million held out"
+    )
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Copy the main run's exported model to the front of the folder, by rename."""
+    if target.exists():
+        return
+    staged = target.with_name(target.name + ".partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(source, staged)
+    staged.rename(target)
+
+
+def _downstream(
+    sources: Sources, parts: Assembled, model: Any, folder: Path, config: Config
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures for the summary, and examples for the page."""
+    suspicion = detector_of(model)
+    if sources.corpus is None:
+        validation = _validation_texts(sources, config)
+        most, least = bugs.most_suspicious_sentences(validation, parts.tokenizer, suspicion, config.data.length)
+        return {}, {"sentences": {"most": [vars(s) for s in most], "least": [vars(s) for s in least]}}
+    frequencies = bugs.count_frequencies(sources.corpus.train)
+    found = bugs.find_bugs(sources.corpus.held_out, frequencies, seed=0)
+    auxiliary = _masked_prediction(MaskedLM(load_model(folder / "auxiliary", "mlm")))
+    untrained = _untrained(parts, config)
+    special = special_ids(parts.tokenizer)
+    scores: dict[str, Any] = {}
+    examples: list[dict[str, Any]] = []
+    for kind in bugs.KINDS:
+        pairs = bugs.encode_bugs([bug for bug in found if bug.kind == kind], parts.tokenizer, config.data.length)
+        trained = bugs.evaluate_bugs(pairs, suspicion, pad_id=special["pad"])
+        scores[kind] = bugs.summarise(
+            trained,
+            bugs.frequency_table(pairs, frequencies),
+            [bugs.evaluate_bugs(pairs[:_UNTRAINED_PAIRS], each, pad_id=special["pad"]) for each in untrained],
+            bugs.evaluate_masked(pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=40),
+        )
+        examples += _bug_examples(pairs, trained)
+    return scores, {"bugs": examples}
+
+
+def _untrained(parts: Assembled, config: Config) -> list[Suspicion]:
+    """Main models with fresh weights, each from its own seed."""
+    special = special_ids(parts.tokenizer)
+    shape = transformers_config(config.main, parts.shards.vocabulary_size, special, config.data.length)
+    return [detector_of(build_model(shape, "rtd", seed=10_000 + number)) for number in range(_UNTRAINED)]
+
+
+def _masked_prediction(auxiliary: MaskedLM) -> bugs.MaskedPrediction:
+    """The auxiliary's log-probabilities at one masked position a row."""
+
+    @torch.inference_mode()
+    def predict(ids_BS: torch.Tensor, padding_BS: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
+        logits_BV = auxiliary.masked_logits(Batch.of(ids_BS, padding_BS), ids_BS, positions_B[:, None])
+        return logits_BV.float().log_softmax(-1)
+
+    return predict
+
+
+def _bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int = 3) -> list[dict[str, Any]]:
+    """Short functions at fixed quantiles of the score, found and not found alike, with every token's suspicion."""
+    short = [index for index, pair in enumerate(pairs) if len(pair.changed) <= 90 and pair.bug.changed.count("\n") <= 14]
+    ranked = sorted(short, key=lambda index: float(scores.first_changed[index] - scores.first_clean[index]))
+    examples = []
+    for quantile in (0.95, 0.75, 0.25)[:each]:
+        if not ranked:
+            break
+        index = ranked[min(len(ranked) - 1, int(quantile * len(ranked)))]
+        pair = pairs[index]
+        probabilities = torch.from_numpy(scores.changed_logits[index]).float().sigmoid().tolist()
+        tokens = [
+            {
+                "text": pair.bug.changed[start:end],
+                "suspicion": probability,
+                "changed": pair.first <= place < pair.changed_end,
+            }
+            for place, ((start, end), probability) in enumerate(zip(pair.offsets, probabilities, strict=True))
+            if end > start
+        ]
+        bug = pair.bug
+        examples.append(
+            {
+                "kind": bug.kind,
+                "source": bug.source,
+                "original": bug.original,
+                "replacement": bug.replacement,
+                "tokens": tokens,
+            }
+        )
+    return examples
+
+
+def _validation_texts(sources: Sources, config: Config) -> list[Document]:
+    """The user's documents that were held out, as the shards chose them."""
+    from fast_electra.data.shards import is_validation_text
+
+    fraction = config.data.validation_fraction
+    return [document for document in sources.documents() if is_validation_text(document.text, fraction)]
+
+
+def _verdict(downstream: Mapping[str, Any]) -> str:
+    if not downstream:
+        return "the most and least suspicious held-out sentences are in the report"
+    operator = downstream["operator"]
+    return (
+        f"the changed operator is the more suspicious one in {percent(operator['model']['pair'])} of pairs "
+        f"(frequency table {percent(operator['frequency_table']['pair'])}, "
+        f"untrained {percent(operator['untrained']['pair'])})"
+    )
+
+
+def _summary(
+    auxiliary: RunResult,
+    main: RunResult,
+    downstream: Mapping[str, Any],
+    config: Config,
+    records: Mapping[str, list[Record]],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    schedule = config.corruption.schedule
+    return {
+        "auxiliary": auxiliary.validation | {"updates": auxiliary.updates, "tokens": auxiliary.tokens},
+        "main": main.validation | {"updates": main.updates, "tokens": main.tokens},
+        "downstream": downstream,
+        "temperature": {
+            "first": temperature(schedule, 0.0),
+            "last": temperature(schedule, (main.updates - 1) / main.updates),
+        },
+        "timing": {
+            "seconds": dict(seconds),
+            "tokens_per_second": {name: _tokens_per_second(records[name]) for name in ("auxiliary", "main")},
+        },
+    }
+
+
+def _tokens_per_second(records: Sequence[Record]) -> float:
+    """Tokens of the run over the seconds of its updates, validation and checkpoints left out."""
+    seconds = sum(record["timing"]["seconds"] for record in records)
+    return records[-1]["tokens"] / seconds if records else 0.0
+
+
+def _cost(
+    auxiliary: RunResult, main: RunResult, parts: Assembled, seconds: Mapping[str, float], config: Config
+) -> list[dict[str, Any]]:
+    """FLOPs of each part: the auxiliary's own training is counted, always."""
+    objective = parts.objective
+    assert isinstance(objective, FastElectra)
+    batch = parts.schedule.at(0).split(2)[0]
+    prepared = objective.prepare(batch, seed=0)
+    forward = count_flops(lambda: objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0))
+    corruption = forward * config.training.batch_size // batch.ids.shape[0] * main.updates
+    return [
+        {"part": "auxiliary: training", "flops": auxiliary.flops, "seconds": seconds.get("auxiliary")},
+        {"part": "auxiliary: corruption, on the fly", "flops": corruption, "seconds": None},
+        {"part": "main model: training", "flops": main.flops - corruption, "seconds": seconds.get("main")},
+    ]
+
+
+def _snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> list[dict[str, Any]]:
+    """Corrupted validation rows at T = 1, with what the main model believes of each token."""
+    objective = parts.objective
+    assert isinstance(objective, FastElectra)
+    prepared = parts.validation[len(parts.validation) // 2]
+    prepared = prepared.split(count)[0]
+    corrupted = objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0)
+    probabilities = detector_of(model)(corrupted.ids_BS, prepared.batch.padding).sigmoid()
+    masked = torch.zeros_like(corrupted.replaced_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
+    decode = parts.tokenizer.decode
+    snippets = []
+    for row in range(min(count, len(corrupted.ids_BS))):
+        shown = slice(1, 1 + tokens)
+        pieces = decode_pieces(corrupted.ids_BS[row, shown].tolist(), decode)
+        originals = prepared.batch.ids[row, shown].tolist()
+        entries = zip(
+            pieces,
+            originals,
+            masked[row, shown].tolist(),
+            corrupted.replaced_BS[row, shown].tolist(),
+            probabilities[row, shown].tolist(),
+            prepared.batch.eligible[row, shown].tolist(),
+            strict=True,
+        )
+        snippets.append(
+            {
+                "tokens": [
+                    {
+                        "text": piece,
+                        "masked": was_masked,
+                        "replaced": replaced,
+                        "original": decode([original]) if replaced else None,
+                        "probability": probability if eligible else None,
+                    }
+                    for piece, original, was_masked, replaced, probability, eligible in entries
+                ]
+            }
+        )
+    return snippets
+
+
+def _environment(config: Config, precision: str, threads: int) -> dict[str, Any]:
+    return {
+        "fast-electra": fast_electra.__version__,
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "Transformers": transformers.__version__,
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "precision": precision,
+        "threads": threads,
+        "seed": config.training.seed,
+        "main model": f"{config.main.architecture}, {config.main.layers} layers × {config.main.hidden_size}",
+        "updates": config.training.updates,
+    }

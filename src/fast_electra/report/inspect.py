@@ -1,0 +1,161 @@
+"""What a run has to say in a terminal: text shaded by suspicion, and the table of results.
+
+Notable:
+- colour is never the only cue: tokens that the model holds for replaced are underlined, and wrapped in ⟦ ⟧ where the
+  output is no terminal and has no underline;
+- suspicion is the probability that a token was replaced, and half is where the model would say so.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from fast_electra.report import (
+    THRESHOLD,
+    contestants,
+    decimal,
+    duration,
+    finite,
+    interval,
+    look_up,
+    percent,
+    tokens_per_second,
+    total_seconds,
+)
+
+# Black on these is readable (contrast over 7) on light and dark terminals alike; below the first nothing is shaded.
+SHADES = ((0.1, "#fff3c4"), (0.25, "#ffd98a"), (0.5, "#ffb14e"), (0.75, "#ff8f5a"), (0.9, "#ff7a6b"))
+
+
+def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Console, most: int = 5) -> None:
+    """Print the text with every token shaded by suspicion, a legend, and where the `most` suspicious tokens stand.
+
+    `tokens` are (text, probability that it was replaced, or None for text that is no token), in order, covering the
+    text exactly, as `report.tokens.display_tokens` gives them.
+    """
+    brackets = not console.is_terminal
+    shaded = Text(no_wrap=False)
+    for text, suspicion in tokens:
+        text = _visible(text)
+        suspicious = suspicion is not None and suspicion >= THRESHOLD
+        shaded.append(f"⟦{text}⟧" if suspicious and brackets else text, _style(suspicion))
+    console.print(shaded, soft_wrap=True)
+
+    legend = Text("\nsuspicion  ")
+    for bound, _ in SHADES:
+        legend.append(f" from {percent(bound)[:-4]} % ", _style(bound))
+    legend.append("  ⟦ ⟧: replaced, says the model" if brackets else "  underlined: replaced, says the model")
+    console.print(legend)
+
+    places = [place for place in _places(tokens) if place["suspicion"] is not None]
+    for place in sorted(places, key=lambda place: -place["suspicion"])[:most]:
+        where = f"line {place['line']}, column {place['column']}"
+        console.print(Text.assemble(f"{percent(place['suspicion']):>8}  {where:<24}", repr(place["text"])))
+
+
+def to_json(tokens: Sequence[tuple[str, float | None]]) -> str:
+    """The tokens as one JSON object for tools: `{"tokens": [{text, suspicion, offset, line, column}], "threshold"}`.
+
+    `offset` counts characters from 0, `line` and `column` from 1. Text that is no token has `suspicion: null`; the
+    texts concatenate to the whole. No key holds a number that JSON does not know (NaN becomes null).
+    """
+    return json.dumps({"threshold": THRESHOLD, "tokens": _places(tokens)}, ensure_ascii=False, allow_nan=False)
+
+
+def print_summary_table(summary: Mapping[str, Any], console: Console) -> None:
+    """Print a quickstart's results (`summary.json`) as tables; a figure that the summary lacks reads –."""
+    table = Table(title="Pre-training", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("measure, on held-out text")
+    table.add_column("result", justify="right")
+    table.add_column("beside it", overflow="fold")
+    ratio = _ratio(look_up(summary, "auxiliary.masked_accuracy"), look_up(summary, "auxiliary.unigram_accuracy"))
+    unigram = percent(look_up(summary, "auxiliary.unigram_accuracy"))
+    table.add_row(
+        "auxiliary: masked tokens guessed right",
+        percent(look_up(summary, "auxiliary.masked_accuracy")),
+        f"most frequent token: {unigram}" + (f" ({ratio})" if ratio else ""),
+    )
+    table.add_row(
+        "main model: replaced tokens told apart (ROC-AUC)",
+        decimal(look_up(summary, "main.rtd_auc")),
+        f"chance: 0.500; masked positions alone: {decimal(look_up(summary, 'main.rtd_auc_masked'))}",
+    )
+    table.add_row(
+        "masked positions really replaced",
+        percent(look_up(summary, "main.replaced_fraction")),
+        f"temperature {decimal(look_up(summary, 'temperature.first'))} to "
+        f"{decimal(look_up(summary, 'temperature.last'))}",
+    )
+    table.add_row(
+        "time, all stages",
+        duration(total_seconds(summary)),
+        f"main model: {decimal(tokens_per_second(summary), 0)} tokens/s",
+    )
+    console.print(table)
+
+    for kind in ("operator", "variable"):
+        rows = contestants(summary, kind)
+        if not rows:
+            continue
+        counts = [row.pairs for row in rows if row.name == "main model"]
+        title = (
+            f"Finding one wrong {kind} in a function, without fine-tuning ({decimal((counts or [None])[0], 0)} pairs)"
+        )
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for column in ("pair", "95 % interval", "whole function", "AUC", "top 1", "passes"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(
+                row.name,
+                percent(row.pair),
+                interval(row.low, row.high),
+                percent(row.whole_function),
+                decimal(row.auc),
+                percent(row.top1),
+                decimal(row.passes, 0),
+                style="bold" if row.name == "main model" else "",
+            )
+        console.print()
+        console.print(table)
+        for key, name in (("model_minus_table", "frequency table"), ("model_minus_untrained", "untrained")):
+            difference = look_up(summary, f"downstream.{kind}.{key}")
+            if isinstance(difference, Mapping):
+                ends = interval(difference.get("low"), difference.get("high"))
+                console.print(f"main model minus {name}: {ends} points", highlight=False)
+
+
+def _ratio(value: Any, baseline: Any) -> str:
+    value, baseline = finite(value), finite(baseline)
+    return f"{value / baseline:.1f} times that" if value is not None and baseline else ""
+
+
+def _style(suspicion: float | None) -> Style:
+    if suspicion is None:
+        return Style()
+    colour = next((colour for bound, colour in reversed(SHADES) if suspicion >= bound), None)
+    if colour is None:
+        return Style()
+    return Style(color="#000000", bgcolor=colour, underline=suspicion >= THRESHOLD, bold=suspicion >= THRESHOLD)
+
+
+def _visible(text: str) -> str:
+    """Control characters as their pictures (␛), so that a file cannot send commands to the terminal."""
+    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else "␡" if c == "\x7f" else c for c in text)
+
+
+def _places(tokens: Sequence[tuple[str, float | None]]) -> list[dict[str, Any]]:
+    places: list[dict[str, Any]] = []
+    offset, line, column = 0, 1, 1
+    for text, suspicion in tokens:
+        score = finite(suspicion)
+        places.append({"text": text, "suspicion": score, "offset": offset, "line": line, "column": column})
+        offset += len(text)
+        line += text.count("\n")
+        column = len(text) - text.rfind("\n") if "\n" in text else column + len(text)
+    return places

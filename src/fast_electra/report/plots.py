@@ -1,0 +1,376 @@
+"""Charts as Vega-Lite specifications: plain dicts from pure functions, one for the page, for SVG and for PNG.
+
+Notable:
+- a specification holds data and structure, never a colour: colours are in `theme`, which has CSS variables for a page
+  (so dark mode and print need no redraw) and plain values for files (where a variable would mean black);
+- series differ by dash as well as by colour;
+- data are wide (one row an x, one field a series) and thinned to what a screen can show, spikes kept;
+- Vega-Lite 6.1 is pinned: 6.4 writes "undefined" into tooltips.
+
+Hovering and zooming are the page's business (`templates/page.js`): the specification tells it the fields and names of
+its series under `usermeta`. Vega's own nearest-point selection would put two invisible shapes a point into every SVG.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from fast_electra.data.files import write_text_atomically
+from fast_electra.report import finite, look_up
+from fast_electra.report import percent as written_percent
+
+VEGA_LITE = "6.1"
+NUMBER = ",.10~g"  # 0.5, 500, 12,000: d3's bare "," would write 5e+2
+Specification = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: `y` (None where not measured) over ascending `x`."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to draw."""
+        return any(value is not None for value in self.y)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row of an interval chart: a value and its interval's ends, in the same unit; `highlight` sets it apart."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    highlight: bool = False
+
+
+def series_of(records: Sequence[Mapping[str, Any]], field: str, name: str, x: str = "update") -> Series:
+    """The series of a field (a dotted path: `validation.rtd_auc`) of metric records; those without it are left out."""
+    points = [(finite(record.get(x)), finite(look_up(record, field))) for record in records]
+    points = [(position, value) for position, value in points if position is not None and value is not None]
+    return Series(name, [position for position, _ in points if position is not None], [value for _, value in points])
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    y_title: str,
+    x_title: str = "update",
+    y_format: str = NUMBER,
+    percent: bool = False,
+    logarithmic: bool = False,
+    smoothing: float = 0.0,
+    reference: Mapping[str, float] | None = None,
+    width: int = 460,
+    height: int = 200,
+    maximum_points: int = 500,
+) -> Specification:
+    """Lines over a common x.
+
+    Args:
+        series: the lines; an empty one is left out.
+        y_title: what y is, with its unit.
+        x_title: what x is.
+        y_format: d3's format of the numbers at the y axis.
+        percent: y is a share in 0 to 1, shown in percent.
+        logarithmic: y on a logarithmic axis; values of zero or less are left out.
+        smoothing: half-life of an exponential mean, as a share of a series' points; the raw line stays behind it, pale.
+            A series of under 40 points is not smoothed.
+        reference: names and values of horizontal lines (chance, a baseline).
+        width: of the plotting area, in pixels.
+        height: of the plotting area, in pixels.
+        maximum_points: points of a series that are drawn.
+
+    Returns:
+        A Vega-Lite specification without colours; give it `theme()` as its config.
+    """
+    series = [line for line in series if line]
+    names = [line.name for line in series]
+    rows: dict[float, dict[str, float]] = {}
+    layers: list[Specification] = []
+    axis: dict[str, Any] = {"format": "~%" if percent else y_format, "tickCount": 5}
+    if logarithmic:
+        axis["values"] = _decades([value for line in series for value in line.y if value is not None and value > 0])
+    scale: dict[str, Any] = {"type": "log"} if logarithmic else {"zero": False}
+    for number, line in enumerate(series):
+        y = [None if value is None or (logarithmic and value <= 0) else value for value in line.y]
+        smoothed = smooth(y, smoothing * len(y)) if smoothing and len(y) >= 40 else None
+        for field, values in ((f"y{number}", smoothed or y), (f"raw{number}", y if smoothed else None)):
+            if values is None:
+                continue
+            x, values = thin(line.x, values, maximum_points)
+            for position, value in zip(x, values, strict=True):
+                rows.setdefault(position, {"x": position})[field] = float(f"{value:.5g}")
+            mark: dict[str, Any] = {"type": "line", "style": "raw" if field.startswith("raw") else "series"}
+            if field.startswith("y") and len(x) <= 30:
+                mark["point"] = True
+            encoding: dict[str, Any] = {
+                "x": {
+                    "field": "x",
+                    "type": "quantitative",
+                    "title": x_title,
+                    "axis": {"format": NUMBER, "tickCount": 5},
+                },
+                "y": {"field": field, "type": "quantitative", "title": y_title, "scale": scale, "axis": axis},
+                "color": {"datum": line.name, "type": "nominal", "scale": {"domain": names}},
+            }
+            if field.startswith("y"):
+                encoding["strokeDash"] = {"datum": line.name, "type": "nominal", "scale": {"domain": names}}
+            for channel in ("color", "strokeDash"):
+                if channel in encoding:
+                    encoding[channel]["legend"] = {"title": None} if len(series) > 1 else None
+            # A row has only some of the series: without the filter a line would break at every gap.
+            layers.append({"transform": [{"filter": f"isValid(datum.{field})"}], "mark": mark, "encoding": encoding})
+    for name, value in (reference or {}).items():
+        one = {"values": [{}]}  # with the rows of the chart the line would be drawn once a row
+        y = {"datum": value, "type": "quantitative", "scale": scale}
+        layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"y": y}})
+        label = {"type": "text", "style": "reference-label", "text": name}
+        layers.append({"data": one, "mark": label, "encoding": {"y": y, "x": {"value": "width"}}})
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": width,
+        "height": height,
+        "data": {"values": [rows[position] for position in sorted(rows)]},
+        "layer": layers,
+        "usermeta": {
+            "x": x_title,
+            "percent": percent,
+            "series": [{"field": f"y{number}", "name": name} for number, name in enumerate(names)],
+        },
+    }
+
+
+def interval_chart(
+    estimates: Sequence[Estimate],
+    *,
+    x_title: str,
+    percent: bool = True,
+    bars: bool = False,
+    reference: Mapping[str, float] | None = None,
+    domain: tuple[float, float] | None = None,
+    width: int = 420,
+) -> Specification:
+    """One row an estimate, from top to bottom in the order given: a point (or a bar from zero) and its interval.
+
+    Args:
+        estimates: the rows; names must differ.
+        x_title: what is measured, with its unit.
+        percent: values are shares in 0 to 1, shown in percent.
+        bars: draw bars from zero instead of points, for amounts.
+        reference: names and values of vertical lines (chance).
+        domain: ends of the x axis, for charts that stand side by side; empty: what the data need.
+        width: of the plotting area, in pixels.
+
+    Returns:
+        A Vega-Lite specification without colours; give it `theme()` as its config.
+    """
+    names = [estimate.name for estimate in estimates]
+    form = ".1%" if percent else NUMBER
+    values = [
+        {
+            "name": estimate.name,
+            "value": estimate.value,
+            "written": written_percent(estimate.value) if percent else f"{estimate.value:,.4g}",
+            "low": estimate.low,
+            "high": estimate.high,
+            "kind": "result" if estimate.highlight else "beside it",
+        }
+        for estimate in estimates
+    ]
+    # Explicit order and domain, or Vega-Lite sorts the rows by name.
+    y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
+    scale: dict[str, Any] = {"zero": bars, "nice": domain is None} | ({"domain": list(domain)} if domain else {})
+    x = {"field": "value", "type": "quantitative", "title": x_title, "scale": scale}
+    x["axis"] = {"format": ".0%" if percent else NUMBER, "tickCount": 5}
+    color = {"field": "kind", "type": "nominal", "legend": None, "scale": {"domain": ["result", "beside it"]}}
+    tooltip = [
+        {"field": "name", "title": " "},
+        {"field": "value", "type": "quantitative", "format": form},
+        {"field": "low", "type": "quantitative", "format": form},
+        {"field": "high", "type": "quantitative", "format": form},
+    ]
+    layers: list[Specification] = []
+    for name, value in (reference or {}).items():
+        one = {"values": [{}]}
+        place = {"datum": value, "type": "quantitative"}
+        layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"x": place}})
+        label = {"type": "text", "style": "reference-label-top", "text": name}
+        layers.append({"data": one, "mark": label, "encoding": {"x": place, "y": {"value": 0}}})
+    have_both = {"filter": "isValid(datum.low) && isValid(datum.high)"}
+    span = {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": color, "tooltip": tooltip}
+    mark = {"type": "bar", "style": "amount"} if bars else {"type": "point", "style": "estimate"}
+    point = {"mark": mark, "encoding": {"y": y, "x": x, "color": color, "tooltip": tooltip}}
+    whisker = {"transform": [have_both], "mark": {"type": "rule", "style": "interval"}, "encoding": span}
+    ends = [
+        {
+            "transform": [have_both],
+            "mark": {"type": "tick", "style": "interval-end"},
+            "encoding": {"y": y, "x": x | {"field": field}, "color": color, "tooltip": tooltip},
+        }
+        for field in ("low", "high")
+    ]
+    written = {
+        "transform": [{"calculate": "max(datum.value, datum.high)", "as": "edge"}] if bars else [],
+        "mark": {"type": "text", "style": "written-right" if bars else "written-above"},
+        "encoding": {"y": y, "x": x | {"field": "edge" if bars else "value"}, "text": {"field": "written"}},
+    }
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": width,
+        "height": {"step": 42},
+        "data": {"values": values},
+        "layer": [*layers, point, whisker, *ends, written] if bars else [*layers, whisker, *ends, point, written],
+    }
+
+
+def smooth(values: Sequence[float | None], half_life: float) -> list[float | None]:
+    """Exponential mean over both sides, so that it does not lag behind; None stays None and weighs nothing.
+
+    `half_life` is in points. The mean of a forward and a backward exponential mean, each without a start's bias.
+    """
+    keep = 0.5 ** (1 / max(half_life, 1e-9))
+
+    def one_way(ordered: Sequence[float | None]) -> list[float | None]:
+        total, weight = 0.0, 0.0
+        means: list[float | None] = []
+        for value in ordered:
+            if value is not None:
+                total, weight = keep * total + value, keep * weight + 1
+            means.append(total / weight if value is not None else None)
+        return means
+
+    both = zip(one_way(values), reversed(one_way(values[::-1])), strict=True)
+    return [None if before is None or after is None else (before + after) / 2 for before, after in both]
+
+
+def thin(x: Sequence[float], y: Sequence[float | None], maximum: int) -> tuple[list[float], list[float]]:
+    """At most `maximum` points: the first, the last, and the lowest and highest of equal stretches, so spikes stay."""
+    points = [(position, value) for position, value in zip(x, y, strict=True) if value is not None]
+    if len(points) > maximum:
+        stretches = max(1, (maximum - 2) // 2)
+        kept = {0, len(points) - 1}
+        for stretch in range(stretches):
+            inside = range(stretch * len(points) // stretches, (stretch + 1) * len(points) // stretches)
+            kept.add(min(inside, key=lambda index: points[index][1]))
+            kept.add(max(inside, key=lambda index: points[index][1]))
+        points = [points[index] for index in sorted(kept)]
+    return [position for position, _ in points], [value for _, value in points]
+
+
+def theme(*, page: bool = False) -> Specification:
+    """A Vega-Lite config: sizes, and colours as CSS variables for a page or as values for a file.
+
+    The variables (`--ink`, `--muted`, `--line`, `--series-1` to `--series-4`) are set in `templates/page.css`. The
+    four series colours are told apart with any common colour blindness (after Okabe and Ito, 2008).
+    """
+    plain = {
+        "ink": "#1f2328",
+        "muted": "#59636e",
+        "line": "#d7dce1",
+        "series-1": "#0b62a8",
+        "series-2": "#c2500a",
+        "series-3": "#05795a",
+        "series-4": "#8a3f76",
+    }
+    colour = {name: f"var(--{name})" if page else value for name, value in plain.items()}
+    muted, ink = colour["muted"], colour["ink"]
+    label = {"fontSize": 11.5, "color": muted}
+    return {
+        "background": "transparent" if page else "#ffffff",
+        "font": "system-ui, sans-serif" if page else "sans-serif",
+        "padding": {"left": 2, "right": 10, "top": 6, "bottom": 2} if page else 10,
+        "aria": False,  # the figure has one label; a label a point is noise to a screen reader
+        "view": {"stroke": None},
+        "axis": {
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "labelColor": muted,
+            "titleColor": muted,
+            "gridColor": colour["line"],
+            "domainColor": colour["line"],
+            "tickColor": colour["line"],
+            "labelLimit": 220,
+            "titleLimit": 400,
+        },
+        "axisX": {"grid": False},
+        "axisY": {
+            "titleAnchor": "end",
+            "titleAngle": 0,
+            "titleAlign": "left",
+            "titleX": 0,
+            "titleY": -14,
+            "domain": False,
+        },
+        "legend": {
+            "orient": "bottom",
+            "labelFontSize": 12,
+            "labelColor": ink,
+            "labelLimit": 240,
+            "symbolStrokeWidth": 2.5,
+            "symbolSize": 260,
+            "symbolType": "stroke",
+            "columnPadding": 18,
+            "offset": 6,
+        },
+        "range": {"category": [colour[f"series-{number}"] for number in (1, 2, 3, 4)]},
+        "point": {"size": 34, "filled": True},
+        "style": {
+            "series": {"strokeWidth": 2},
+            "raw": {"strokeWidth": 1, "opacity": 0.3},
+            "reference": {"color": muted, "strokeDash": [3, 3], "strokeWidth": 1},
+            "reference-label": label | {"align": "right", "baseline": "bottom", "dx": -2, "dy": -3},
+            "reference-label-top": label | {"align": "center", "baseline": "bottom", "dy": -3},
+            "estimate": {"size": 90, "filled": True, "opacity": 1},
+            "amount": {"size": 18},
+            "interval": {"strokeWidth": 2.5},
+            "interval-end": {"thickness": 2.5, "size": 12, "opacity": 1},
+            "written-above": {"fontSize": 12, "color": ink, "align": "center", "baseline": "bottom", "dy": -8},
+            "written-right": {"fontSize": 12, "color": ink, "align": "left", "baseline": "middle", "dx": 6},
+        },
+    }
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten around the values: Vega-Lite would draw a line at every tick between."""
+    if not values:
+        return []
+    exponents = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    steps = (1, 2, 5) if len(exponents) <= 4 else (1,)
+    return [step * 10.0**exponent for exponent in exponents for step in steps]
+
+
+def to_svg(specification: Specification, *, page: bool = False) -> str:
+    """The chart as SVG text, drawn without a browser and without the network; `page` for text that goes into a page."""
+    return vl_convert.vegalite_to_svg(
+        specification, vl_version=VEGA_LITE, config=theme(page=page), allowed_base_urls=[]
+    )
+
+
+def save_svg(specification: Specification, path: str | Path) -> None:
+    """Write the chart as an SVG file with plain colours on white."""
+    write_text_atomically(Path(path), to_svg(specification))
+
+
+def save_png(specification: Specification, path: str | Path, scale: float = 2.0) -> None:
+    """Write the chart as a PNG file of `scale` pixels a unit, on white."""
+    png = vl_convert.vegalite_to_png(
+        specification, vl_version=VEGA_LITE, config=theme(), scale=scale, allowed_base_urls=[]
+    )
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        staged.write_bytes(png)
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)

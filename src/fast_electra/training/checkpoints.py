@@ -1,0 +1,114 @@
+"""Checkpoints: PyTorch's distributed checkpoint in safetensors, scalars in JSON, and a manifest with digests.
+
+Notable:
+- a checkpoint is staged, its digests are written last, and it appears by rename: it is there whole or not at all;
+- digests are checked before a byte is used (no format tells a flipped byte by itself), and the newest sound one is taken;
+- nothing is ever unpickled: tensors go through `HuggingFaceStorageWriter`, one process included.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from fast_electra.data.files import verify_manifest, write_json_atomically, write_manifest
+from fast_electra.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sound checkpoint on disk."""
+
+    folder: Path
+    update: int
+    scalars: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, update: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int
+) -> Path:
+    """Write `folder/<update>` and drop all but the newest `keep` checkpoints.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        update: updates done.
+        tensors: saved as they are.
+        scalars: JSON.
+        keep: how many to keep, this one included.
+
+    Raises:
+        CheckpointError: the disk is full or can't be written; earlier checkpoints are untouched.
+    """
+    target = folder / f"{update:08d}"
+    staged = folder / f"{update:08d}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        staged.mkdir(parents=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.save(
+                dict(tensors),
+                storage_writer=HuggingFaceStorageWriter(str(staged), save_distributed=True),
+                no_dist=True,
+            )
+        write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
+        write_manifest(staged)
+        shutil.rmtree(target, ignore_errors=True)
+        staged.rename(target)
+    except (OSError, dcp.CheckpointException, DataError) as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise CheckpointError(f"the checkpoint {target} could not be written ({_reason(error)}): free space and resume.") from error
+    for old in sorted(folder.glob("[0-9]*[0-9]"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | None:
+    """The newest checkpoint whose digests agree; None when there is none at all.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        say: is told of every damaged one that is passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    found = sorted(folder.glob("[0-9]*[0-9]"), reverse=True)
+    for candidate in found:
+        try:
+            verify_manifest(candidate)
+        except DataError as error:
+            say(f"{candidate} is damaged and passed over: {error}")
+            continue
+        scalars = json.loads((candidate / "scalars.json").read_text())
+        return Checkpoint(candidate, int(scalars["update"]), scalars)
+    if found:
+        raise CheckpointError(f"every checkpoint under {folder} is damaged: restore one, or start in another folder.")
+    return None
+
+
+def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
+    """Read a checkpoint's tensors into `tensors`, in place.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            state = dict(tensors)
+            dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=True)
+    except (dcp.CheckpointException, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.folder} doesn't fit this model: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,216 @@
+"""The training loop: one for all objectives.
+
+Notable:
+- a batch is a pure function of (seed, update), so a resumed run sees what an unbroken one would have seen;
+- losses come as sums; they are divided by the whole update's count, whatever the micro-batches are;
+- metrics stay on the device as sums until they are logged, and those sums are part of a checkpoint;
+- logging, checkpoints and progress hang on it as observers.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fast_electra.data.batches import Prefetcher
+from fast_electra.errors import TrainingError
+from fast_electra.objectives.base import Objective, Prepared
+from fast_electra.training.optimizer import GroupOptimizer, learning_rate
+from fast_electra.training.precision import Execution
+from fast_electra.training.telemetry import Observer, Record
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written. The message says how to go on."""
+
+
+@dataclass
+class State:
+    """Everything that changes during training; what a checkpoint holds."""
+
+    objective: Objective
+    optimizers: list[GroupOptimizer]
+    update: int = 0
+    """updates done"""
+    tokens: int = 0
+    """non-padding tokens seen"""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """metrics since the last record: (sum, count) as float64 (2,)"""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and optimizer states."""
+        return {name: tensor for optimizer in self.optimizers for name, tensor in optimizer.tensors().items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """JSON: counters, metric sums (exact: a float's repr round-trips) and the objective's own state."""
+        return {
+            "tokens": self.tokens,
+            "sums": {name: value.tolist() for name, value in self.sums.items()},
+            "objective": self.objective.state_dict(),
+        }
+
+    def restore(self, update: int, scalars: dict[str, Any], device: torch.device) -> None:
+        """Continue from a checkpoint whose tensors were already read in place."""
+        self.update = update
+        self.tokens = scalars["tokens"]
+        self.sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in scalars["sums"].items()
+        }
+        self.objective.load_state_dict(scalars["objective"])
+        for optimizer in self.optimizers:
+            optimizer.write_back()
+
+    def add(self, name: str, total: Tensor, count: Tensor | float) -> None:
+        """Add to a metric's sums."""
+        pair = torch.stack((total.detach().double(), torch.as_tensor(count, device=total.device).double()))
+        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop does when."""
+
+    updates: int
+    seed: int
+    micro_batch_size: int
+    log_every: int
+    validate_every: int
+    checkpoint_every: int
+
+
+def train(
+    state: State,
+    plan: Plan,
+    batches: Callable[[int], Prepared],
+    validate: Callable[[], dict[str, float]],
+    save: Callable[[State], None],
+    execution: Execution,
+    observers: Sequence[Observer],
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train from `state.update` to `plan.updates`, in place.
+
+    Args:
+        state: objective, optimizers and counters.
+        plan: numbers of updates between the things that happen now and then.
+        batches: update → prepared batch, a pure function, called in a background thread.
+        validate: measures for the record of a validation.
+        save: writes a checkpoint.
+        execution: device and precision.
+        observers: told of updates and records.
+        stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite; the update is not made.
+        Interrupted: after a stop.
+    """
+    for observer in observers:
+        observer.started(state.update, plan.updates)
+    clock = _Clock()
+    loader = Prefetcher(batches, state.update, plan.updates)
+    try:
+        for prepared, waited in loader:
+            tokens = make_update(state, plan, prepared, execution)
+            clock.add(tokens, waited)
+            done = state.update
+            last = done == plan.updates
+            validating = last or done % plan.validate_every == 0
+            if validating or done % plan.log_every == 0:
+                record = _record(state, plan, clock)
+                if validating:
+                    record["validation"] = validate()
+                for observer in observers:
+                    observer.logged(record)
+                clock = _Clock()
+            for observer in observers:
+                observer.updated(done)
+            stopping = stop() and not last
+            if last or stopping or done % plan.checkpoint_every == 0:
+                save(state)
+            if stopping:
+                raise Interrupted(f"stopped after update {done} of {plan.updates}")
+    finally:
+        loader.close()
+        for observer in observers:
+            observer.finished()
+
+
+def make_update(state: State, plan: Plan, prepared: Prepared, execution: Execution) -> int:
+    """One optimizer step on one global batch.
+
+    Returns:
+        non-padding tokens of the batch.
+    """
+    objective = state.objective
+    progress = state.update / plan.updates
+    tokens = int((~prepared.batch.padding).sum())
+    # Dropout, where there is any, draws from (seed, update) alone.
+    torch.manual_seed(plan.seed * 1_000_003 + state.update)
+    totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}
+    for micro in prepared.split(plan.micro_batch_size):
+        with execution.autocast():
+            terms = objective.terms(micro.to(execution.device), progress, plan.seed)
+        loss = torch.stack(
+            [objective.weights[name] * total / totals[name] for name, (total, _) in terms.losses.items()]
+        ).sum()
+        if not loss.isfinite():
+            raise TrainingError(
+                f"the loss of update {state.update + 1} is {loss.item()}: lower optimizer.learning_rate, and resume."
+            )
+        loss.backward()
+        state.add("loss", loss, 0.0)
+        for name, (total, count) in (terms.losses | terms.metrics).items():
+            state.add(name, total, count)
+    state.sums["loss"][1] += 1
+    for optimizer in state.optimizers:
+        norm, clipped = optimizer.step(learning_rate(optimizer.settings, state.update, plan.updates))
+        state.add(_of(optimizer, state, "gradient_norm"), norm, 1.0)
+        state.add(_of(optimizer, state, "clipped"), clipped, 1.0)
+    state.update += 1
+    state.tokens += tokens
+    return tokens
+
+
+def _of(optimizer: GroupOptimizer, state: State, metric: str) -> str:
+    """A metric's name, with the group's where there are several."""
+    return metric if len(state.optimizers) == 1 else f"{metric}.{optimizer.name}"
+
+
+class _Clock:
+    """Seconds since the last record, and how many of them the loop waited for data."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.tokens = 0
+        self.waited = 0.0
+
+    def add(self, tokens: int, waited: float) -> None:
+        self.tokens += tokens
+        self.waited += waited
+
+
+def _record(state: State, plan: Plan, clock: _Clock) -> Record:
+    """The metrics since the last record; clears their sums."""
+    means = {}
+    for name, pair in state.sums.items():
+        total, count = pair.tolist()
+        means[name] = total / count if count else 0.0
+    state.sums = {}
+    state.objective.observe(means)
+    before = state.update - 1
+    rates = {
+        _of(optimizer, state, "learning_rate"): learning_rate(optimizer.settings, before, plan.updates)
+        for optimizer in state.optimizers
+    }
+    seconds = time.perf_counter() - clock.began
+    record: Record = {"update": state.update, "tokens": state.tokens, "loss": means.pop("loss"), **means}
+    record |= state.objective.settings(before / plan.updates) | rates
+    record["timing"] = {
+        "seconds": seconds,
+        "tokens_per_second": clock.tokens / seconds,
+        "data_wait_share": clock.waited / seconds,
+    }
+    return record

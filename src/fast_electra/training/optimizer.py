@@ -1,0 +1,116 @@
+"""AdamW for one parameter group: float32 masters, clipping, and the learning rate as a function of progress.
+
+Notable:
+- where the model's weights are bfloat16, the optimizer steps on float32 masters and writes them back: a bfloat16 weight
+  would swallow updates smaller than 1/256 of itself;
+- biases, norms and embeddings are not decayed (they are no matrices of a linear map);
+- a non-finite gradient stops the run before any weight is touched.
+"""
+
+from math import cos, pi
+
+import torch
+from torch import Tensor, nn
+
+from fast_electra.config.tree import OptimizerConfig
+from fast_electra.errors import TrainingError
+from fast_electra.objectives.base import ParameterGroup
+
+
+def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float:
+    """Learning rate of update `update` (0-based) of `updates`: linear warm-up, then the schedule's fall to 0.
+
+    The first update already moves: warm-up gives (update + 1) / warm-up updates.
+    """
+    warmup = round(settings.warmup * updates)
+    if update < warmup:
+        return settings.learning_rate * (update + 1) / warmup
+    rest = (update - warmup) / max(1, updates - warmup)
+    match settings.schedule:
+        case "linear":
+            factor = 1.0 - rest
+        case "cosine":
+            factor = 0.5 * (1.0 + cos(pi * rest))
+        case "constant":
+            factor = 1.0
+        case "warmup_stable_decay":
+            factor = min(1.0, (updates - update) / max(1, round(settings.decay * updates)))
+    return settings.learning_rate * factor
+
+
+class GroupOptimizer:
+    """Steps one parameter group: clip, AdamW on the masters, write back."""
+
+    def __init__(self, group: ParameterGroup):
+        """Masters are made from the parameters as they are now, in float32, before any is cast."""
+        self.name = group.name
+        self.settings = group.settings
+        self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
+        self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
+        self._masters = list(self.masters.values())
+        decayed = [self.masters[name] for name, p in self._parameters.items() if _is_decayed(name, p)]
+        others = [self.masters[name] for name, p in self._parameters.items() if not _is_decayed(name, p)]
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": group.settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=group.settings.learning_rate,
+            betas=(group.settings.beta1, group.settings.beta2),
+            eps=group.settings.epsilon,
+            fused=self._masters[0].device.type in ("cpu", "cuda"),
+        )
+
+    @torch.no_grad()
+    def step(self, rate: float) -> tuple[Tensor, Tensor]:
+        """One update from the parameters' gradients, which are cleared.
+
+        Returns:
+            the gradient's norm before clipping, and 1.0 if it was clipped, else 0.0 (scalars).
+
+        Raises:
+            TrainingError: a gradient that is NaN or infinite; nothing has been changed.
+        """
+        for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
+            gradient = parameter.grad
+            master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
+            parameter.grad = None
+        norm = nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
+        if not norm.isfinite():
+            raise TrainingError(
+                f"the gradient of {self.name} is not finite: lower optimizer.learning_rate "
+                f"({self.settings.learning_rate:g}) or raise optimizer.warmup, and resume."
+            )
+        clipped = torch.zeros(())
+        if self.settings.clip is not None:
+            clipped = (norm > self.settings.clip).float()
+            nn.utils.clip_grads_with_norm_(self._masters, self.settings.clip, norm)
+        for settings in self.adamw.param_groups:
+            settings["lr"] = rate
+        self.adamw.step()
+        self.adamw.zero_grad()
+        self.write_back()
+        return norm, clipped
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copy the masters into the parameters, rounding to their type."""
+        torch._foreach_copy_(list(self._parameters.values()), self._masters)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and AdamW's state by name, the tensors themselves; fit for saving and for loading in place."""
+        found: dict[str, Tensor] = {}
+        for name, master in self.masters.items():
+            state = self.adamw.state[master]
+            if not state:  # before the first step: what AdamW itself would start with
+                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+                state["exp_avg"] = torch.zeros_like(master)
+                state["exp_avg_sq"] = torch.zeros_like(master)
+            found[f"{self.name}.master.{name}"] = master
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                found[f"{self.name}.{key}.{name}"] = state[key]
+        return found
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and "embedding" not in name

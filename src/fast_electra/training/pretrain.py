@@ -1,0 +1,484 @@
+"""A pre-training run: one configuration, one folder, from a fresh start or from its newest checkpoint.
+
+Notable:
+- everything that can be refused is refused before the first update: data, tokenizer, auxiliary, a foreign run folder;
+- a budget in tokens, FLOPs or hours becomes a number of updates once, at the start, and is written down;
+- the resolved configuration, with everything that was chosen automatically, is `config.yaml`; running it again repeats
+  the run.
+
+A run folder: config.yaml, run.json, metrics.jsonl, checkpoints/, model/.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import fast_electra
+from fast_electra.config.loading import dump_config
+from fast_electra.config.tree import Config, FastElectraObjective, MLMObjective
+from fast_electra.corruption.schedules import TemperatureCurriculum
+from fast_electra.corruption.sources import OnTheFly
+from fast_electra.data.batches import Batch, BatchSchedule, Rows
+from fast_electra.data.files import write_json_atomically, write_text_atomically
+from fast_electra.data.shards import TokenShards, open_shards
+from fast_electra.data.tokenizer import fingerprint, load_tokenizer
+from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError
+from fast_electra.models.build import build_model, load_model, resolve_model, start_from, transformers_config, weights_digest
+from fast_electra.models.export import export_model
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.objectives.base import Objective, Prepared
+from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.objectives.mlm import MLM
+from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.training.flops import count_flops
+from fast_electra.training.loop import Interrupted, Plan, State, make_update, train
+from fast_electra.training.optimizer import GroupOptimizer
+from fast_electra.training.precision import Execution, apply_threads, choose_execution
+from fast_electra.training.telemetry import MetricsFile, Observer, QuietObserver, TensorBoard, read_metrics
+
+Say = Callable[[str], None]
+
+# Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
+_VALIDATION_EPOCH = 2**16 - 1
+_SPEED_UPDATES = 5
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run found."""
+
+    folder: Path
+    updates: int
+    tokens: int
+    validation: dict[str, float]
+    flops: int
+    """of the whole run: matrix products of every part of the step"""
+    seconds: float
+    """of this session's training, set-up included"""
+    fresh: bool
+    """False when the run had been finished before, and nothing was done"""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The parts of a run, built from its configuration."""
+
+    objective: Objective
+    schedule: BatchSchedule
+    validation: list[Prepared]
+    tokenizer: PreTrainedTokenizerBase
+    shards: TokenShards
+    auxiliary_digest: str | None
+    notes: list[str]
+
+
+def pretrain(
+    config: Config,
+    folder: Path,
+    observers: Sequence[Observer] = (),
+    say: Say = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Run a configuration in a folder, or go on with it there.
+
+    Args:
+        config: as the user gave it; `auto` values are filled in.
+        folder: the run's; new, or of the same run.
+        observers: told of updates and records.
+        say: is told one sentence at a time.
+        stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
+
+    Raises:
+        ConfigError, DataError, ModelError: something doesn't fit; nothing was written.
+        CheckpointError: the folder holds another run, or no sound checkpoint.
+        Interrupted: stopped on request; the same command goes on.
+    """
+    began = time.perf_counter()
+    record = _read_run(folder)
+    if record:
+        _refuse_another(config, record, folder)
+    execution = choose_execution(config.training)
+    apply_threads(execution)
+    resolved = _resolve(config, record, execution)
+    parts = assemble(resolved, execution)
+    if record:
+        _refuse_other_inputs(record, parts, folder)
+    if record and record["status"] == "finished":
+        say(f"{folder} is finished: {record['result']['updates']} updates; nothing to do.")
+        return _result(folder, record, seconds=0.0, fresh=False)
+    for note in parts.notes:
+        say(note)
+    if resolved.training.updates is None:
+        resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution))
+        say(f"the budget is {resolved.training.updates} updates.")
+        parts = assemble(resolved, execution)  # the speed was measured on these weights: start afresh
+    state, plan = start(resolved, parts, execution)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not record:
+        write_text_atomically(folder / "config.yaml", dump_config(resolved))
+        record = _new_record(config, resolved, parts, execution)
+        write_json_atomically(folder / "run.json", record)
+    checkpoint = newest_checkpoint(folder / "checkpoints", say)
+    if checkpoint:
+        load_tensors(checkpoint, state.tensors())
+        state.restore(checkpoint.update, checkpoint.scalars, execution.device)
+        say(f"going on from update {checkpoint.update} of {plan.updates}.")
+        if record["environment"]["threads"] != execution.threads:
+            say("the thread count differs from the first session's: rounding differs, so no longer bit-identical.")
+    flops = plan.updates * flops_per_update(resolved, parts, execution)
+    own: list[Observer] = [MetricsFile(folder / "metrics.jsonl", keep_through=state.update)]
+    if resolved.training.tensorboard:
+        own.append(TensorBoard(folder / "tensorboard"))
+    train(
+        state,
+        plan,
+        batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
+        validate=lambda: validate(parts, execution),
+        save=lambda state: _save(state, folder, resolved.training.keep_checkpoints),
+        execution=execution,
+        observers=[*own, *observers],
+        stop=stop,
+    )
+    records = read_metrics(folder / "metrics.jsonl")
+    result = {"updates": plan.updates, "tokens": state.tokens, "validation": records[-1]["validation"], "flops": flops}
+    model = parts.objective.models()["main"]
+    assert isinstance(model, PreTrainedModel)
+    export_model(model, parts.tokenizer, folder / "model", _model_card(resolved, result))
+    record |= {"status": "finished", "result": result}
+    write_json_atomically(folder / "run.json", record)
+    return _result(folder, record, seconds=time.perf_counter() - began, fresh=True)
+
+
+def assemble(config: Config, execution: Execution) -> Assembled:
+    """Data, models and objective of a configuration; models in float32 on the device.
+
+    Raises:
+        ConfigError, DataError, ModelError: something is missing or doesn't fit.
+    """
+    if config.data.shards is None:
+        raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
+    shards = open_shards(config.data.shards, verify=True)
+    tokenizer = load_tokenizer(shards.folder / "tokenizer")
+    special = special_ids(tokenizer)
+    train_rows = _rows(config, shards, "train", special)
+    schedule = BatchSchedule(train_rows, config.training.batch_size, config.training.seed)
+    validation_rows = _rows(config, shards, "validation", special)
+    shape = transformers_config(config.main, shards.vocabulary_size, special, config.data.length)
+    if config.data.attention == "document":
+        _refuse_eager_only(config.main.architecture)
+    by_document = config.data.attention == "document"
+    rate = config.corruption.masking.rate
+    notes: list[str] = []
+    digest = None
+    if isinstance(config.objective, MLMObjective):
+        model = build_model(shape, "mlm", config.training.seed).to(execution.device)
+        objective: Objective = MLM(
+            MaskedLM(model, by_document), special["mask"], rate, config.optimizer, shards.most_frequent_token()
+        )
+    else:
+        auxiliary, digest = load_auxiliary(config, shards)
+        model = build_model(shape, "rtd", config.training.seed)
+        if config.main.start == "auxiliary":
+            copied = start_from(model, auxiliary, embeddings_only=False)
+            total = sum(1 for _ in model.base_model.named_parameters())  # type: ignore[union-attr]
+            notes.append(f"{len(copied)} of the encoder's {total} weights start from the auxiliary's.")
+        elif config.main.embeddings == "copied":
+            start_from(model, auxiliary, embeddings_only=True)
+            notes.append("the token embeddings start from the auxiliary's.")
+        frozen = MaskedLM(auxiliary.to(execution.device), by_document).freeze(execution.auxiliary_dtype)
+        objective = FastElectra(
+            main=ReplacedTokenDetector(model.to(execution.device), by_document),
+            source=OnTheFly(frozen, special["mask"]),
+            curriculum=TemperatureCurriculum(config.corruption.schedule),
+            rate=rate,
+            optimizer=config.optimizer,
+            include_special=config.objective.include_special,
+        )
+    if config.training.compile:
+        model.compile(dynamic=False)
+    batches = validation_batches(validation_rows, config, objective)
+    return Assembled(objective, schedule, batches, tokenizer, shards, digest, notes)
+
+
+def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
+    """Optimizers with float32 masters; after that the models take the precision's type."""
+    updates = config.training.updates
+    assert updates is not None
+    optimizers = [GroupOptimizer(group) for group in parts.objective.parameter_groups()]
+    for model in parts.objective.models().values():
+        model.to(execution.weights_dtype)
+    plan = Plan(
+        updates=updates,
+        seed=config.training.seed,
+        micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
+        log_every=config.training.log_every,
+        validate_every=config.training.validate_every or updates,
+        checkpoint_every=config.training.checkpoint_every,
+    )
+    return State(parts.objective, optimizers), plan
+
+
+def validate(parts: Assembled, execution: Execution) -> dict[str, float]:
+    """The objective's measures on the run's validation rows, in evaluation mode."""
+    models = parts.objective.models().values()
+    for model in models:
+        model.eval()
+    try:
+        with execution.autocast():
+            return parts.objective.validate([b.to(execution.device) for b in parts.validation], seed=0)
+    finally:
+        for model in models:
+            model.train()
+
+
+def flops_per_update(config: Config, parts: Assembled, execution: Execution) -> int:
+    """Matrix-product FLOPs of one update, forward and backward, every part of the step; counted on two rows."""
+    batch = parts.schedule.at(0).split(min(2, config.training.batch_size))[0]
+    prepared = parts.objective.prepare(batch, seed=0).to(execution.device)
+
+    def step() -> None:
+        with execution.autocast():
+            terms = parts.objective.terms(prepared, 0.0, seed=0)
+        torch.stack([total for total, _ in terms.losses.values()]).sum().backward()
+
+    flops = count_flops(step)
+    for model in parts.objective.models().values():
+        model.zero_grad(set_to_none=True)
+    return flops * config.training.batch_size // batch.ids.shape[0]
+
+
+def load_auxiliary(config: Config, shards: TokenShards) -> tuple[PreTrainedModel, str | None]:
+    """The auxiliary in float32, and the digest of its weights.
+
+    Raises:
+        ConfigError: none is named.
+        ModelError: it is no masked language model, or its tokens are not the shards'.
+    """
+    name = config.auxiliary.model
+    if name is None:
+        raise ConfigError(
+            "auxiliary.model is not given: name a run, a folder or a hub name of a masked language model, "
+            "or train one with objective.kind=mlm."
+        )
+    model = load_model(name, "mlm")
+    source = resolve_model(name)
+    tokenizer = load_tokenizer(source)
+    if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
+        raise ModelError(
+            f"the auxiliary {name} has another tokenizer than the shards {shards.folder} "
+            f"({len(tokenizer)} and {shards.vocabulary_size} tokens"
+            + (", in another order" if len(tokenizer) == shards.vocabulary_size else "")
+            + "): build the shards with data.tokenizer.path set to the auxiliary."
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and config.data.length > positions:
+        raise ModelError(
+            f"the auxiliary {name} takes {positions} tokens, fewer than data.length={config.data.length}: shorten the rows."
+        )
+    return model, weights_digest(Path(source)) if Path(source).is_dir() else None
+
+
+def validation_batches(rows: Rows, config: Config, objective: Objective) -> list[Prepared]:
+    """Rows spread evenly over the validation split, with masks of their own, the same each time."""
+    count = min(config.training.validation_sequences, rows.count)
+    indices = torch.arange(count) * rows.count // count
+    batches = []
+    for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
+        batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
+        batches.append(objective.prepare(batch, seed=0))
+    return batches
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Ids of the special tokens that rows and masks need.
+
+    Raises:
+        DataError: the tokenizer lacks one.
+    """
+    found = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+    for name, value in found.items():
+        if value is None:
+            raise DataError(f"the tokenizer {tokenizer.name_or_path} has no {name} token: take one that has.")
+    return found
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a yes from the yielded function; a second one acts as usual."""
+    asked = False
+    previous: dict[signal.Signals, Any] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        previous[name] = signal.signal(name, ask)
+    try:
+        yield lambda: asked
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+def _rows(config: Config, shards: TokenShards, split: str, special: dict[str, int]) -> Rows:
+    return Rows(shards.split(split), config.data.length, special, config.data.attention)
+
+
+def _refuse_eager_only(architecture: str) -> None:
+    if architecture in ("mpnet", "deberta", "deberta-v2"):
+        raise ConfigError(
+            f"data.attention=document is not possible with {architecture}, whose attention ignores it; use packed."
+        )
+
+
+def _resolve(config: Config, record: dict[str, Any] | None, execution: Execution) -> Config:
+    """Fill in what was left to the program; the number of updates only where it is known."""
+    training = config.training.model_dump() | {
+        "device": execution.device.type,
+        "precision": execution.precision,
+        "threads": execution.threads,
+    }
+    resolved = _replaced(config, training)
+    if record:
+        return _with_updates(resolved, record["updates"])
+    if config.training.tokens is not None:
+        per_update = config.training.batch_size * config.data.length
+        return _with_updates(resolved, max(1, config.training.tokens // per_update))
+    return resolved
+
+
+def _updates_for_budget(config: Config, parts: Assembled, execution: Execution) -> int:
+    """A budget in FLOPs or hours as a number of updates."""
+    if config.training.flops is not None:
+        return max(1, int(config.training.flops / flops_per_update(config, parts, execution)))
+    assert config.training.hours is not None
+    state, plan = start(_with_updates(config, 10**6), parts, execution)
+    seconds = []
+    for update in range(_SPEED_UPDATES + 1):
+        began = time.perf_counter()
+        make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
+        seconds.append(time.perf_counter() - began)
+    return max(1, int(config.training.hours * 3600 / (sum(seconds[1:]) / _SPEED_UPDATES)))
+
+
+def _with_updates(config: Config, updates: int) -> Config:
+    return _replaced(
+        config, config.training.model_dump() | {"updates": updates, "tokens": None, "flops": None, "hours": None}
+    )
+
+
+def _replaced(config: Config, training: dict[str, Any]) -> Config:
+    return config.model_copy(update={"training": type(config.training).model_validate(training)})
+
+
+def _save(state: State, folder: Path, keep: int) -> None:
+    save_checkpoint(folder / "checkpoints", state.update, state.tensors(), state.scalars(), keep)
+
+
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    if (folder / "run.json").exists():
+        return json.loads((folder / "run.json").read_text())
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} holds something that is no run of this program: choose an empty or new folder.")
+    return None
+
+
+def _new_record(config: Config, resolved: Config, parts: Assembled, execution: Execution) -> dict[str, Any]:
+    return {
+        "status": "started",
+        "requested": config.model_dump(mode="json"),
+        "resolved": resolved.model_dump(mode="json"),
+        "updates": resolved.training.updates,
+        "data": parts.shards.fingerprint,
+        "tokenizer": parts.shards.tokenizer_fingerprint,
+        "auxiliary": parts.auxiliary_digest,
+        "environment": {
+            "fast_electra": fast_electra.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": execution.threads,
+        },
+    }
+
+
+def _refuse_another(config: Config, record: dict[str, Any], folder: Path) -> None:
+    asked = _flat(config.model_dump(mode="json"))
+    stored = [_flat(record[name]) for name in ("requested", "resolved")]
+    if asked in stored:
+        return
+    differing = [
+        f"{key} is {asked.get(key)} and was {stored[0].get(key)}"
+        for key in sorted(asked | stored[0])
+        if asked.get(key) != stored[0].get(key)
+    ]
+    raise CheckpointError(
+        f"{folder} holds another run: {'; '.join(differing[:5])}"
+        + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
+        + "; choose another folder."
+    )
+
+
+def _refuse_other_inputs(record: dict[str, Any], parts: Assembled, folder: Path) -> None:
+    for name, now in (
+        ("tokenizer", parts.shards.tokenizer_fingerprint),
+        ("data", parts.shards.fingerprint),
+        ("auxiliary", parts.auxiliary_digest),
+    ):
+        if record[name] != now:
+            raise CheckpointError(
+                f"{folder} was started with another {name} (digest {str(record[name])[:12]}, now {str(now)[:12]}): "
+                "put the old one back, or choose another folder."
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _result(folder: Path, record: dict[str, Any], seconds: float, fresh: bool) -> RunResult:
+    return RunResult(folder=folder, seconds=seconds, fresh=fresh, **record["result"])
+
+
+def _model_card(config: Config, result: dict[str, Any]) -> str:
+    method = "masked language modelling" if isinstance(config.objective, MLMObjective) else "Fast-ELECTRA"
+    measures = "\n".join(f"| {name} | {value:.4f} |" for name, value in result["validation"].items())
+    return f"""---
+library_name: transformers
+tags: [fast-electra, {config.main.architecture}]
+---
+
+# An encoder pre-trained with fast-electra
+
+Method: {method}. Architecture: {config.main.architecture}, {config.main.layers} layers × {config.main.hidden_size}.
+Updates: {result["updates"]:,}; tokens seen: {result["tokens"]:,}; computation: {result["flops"]:.2e} FLOPs.
+
+| validation measure | value |
+| --- | --- |
+{measures}
+
+Settings:
+
+```yaml
+{dump_config(config)}```
+"""

@@ -1,0 +1,34 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    config = tiny.settings(None).data  # type: ignore[arg-type]
+    return tiny.train_tokenizer((d.text for d in tiny.documents()), config.tokenizer, config.length)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    return tiny.make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="session")
+def auxiliary(tmp_path_factory, shards):
+    """A finished run of a tiny masked language model."""
+    from fast_electra.training.pretrain import pretrain
+
+    folder = tmp_path_factory.mktemp("runs") / "auxiliary"
+    pretrain(tiny.settings(shards), folder)
+    return folder

@@ -1,0 +1,154 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from fast_electra.config.tree import ModelConfig
+from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.errors import ModelError
+from fast_electra.models.build import build_model, load_model, start_from, transformers_config
+from fast_electra.models.export import export_model
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
+from tests.tiny import SPECIAL, batch
+
+SHAPE = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}
+ARCHITECTURES = ["modernbert", "electra", "bert", "roberta", "eurobert", "nomic_bert"]
+# Every second layer sees 16 tokens only, so that a lost sliding window shows.
+WINDOWS = {"layer_types": ["full_attention", "sliding_attention"], "local_attention": 16}
+
+
+def config(architecture: str, vocabulary: int = 320):
+    options = WINDOWS if architecture == "modernbert" else {}
+    shape = ModelConfig(architecture=architecture, options=options, **SHAPE)
+    return transformers_config(shape, vocabulary, SPECIAL, 32)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_changing_one_document_changes_no_logit_of_another_in_its_row(architecture):
+    rows = batch(rows=3)
+    detector = ReplacedTokenDetector(build_model(config(architecture), "rtd", 0), by_document=True).eval()
+    changed = rows.ids.clone()
+    changed[:, 1:10] = changed[:, 1:10].flip(1)
+    with torch.no_grad():
+        before, after = detector.logits(rows, rows.ids), detector.logits(rows, changed)
+    second = rows.documents == 1
+    assert torch.equal(before[second], after[second])  # exactly
+    assert not torch.equal(before[~second], after[~second])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_packed_document_is_scored_as_if_it_were_alone(architecture):
+    rows = batch(rows=2)
+    detector = ReplacedTokenDetector(build_model(config(architecture), "rtd", 0), by_document=True).eval()
+    with torch.no_grad():
+        packed = detector.logits(rows, rows.ids)
+        alone = replaced_logits(detector.model(input_ids=rows.ids[:, :17]).logits)
+    torch.testing.assert_close(packed[:, :17], alone, rtol=0, atol=1e-5)  # float32 rounding of longer sums
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_our_attention_gives_transformers_own_logits(architecture):
+    rows = batch(rows=3, padding=7)
+    model = build_model(config(architecture), "rtd", 0).eval()
+    padding = (~rows.padding).long()
+    with torch.no_grad():
+        ours = model(input_ids=rows.ids, attention_mask=padding).logits
+        model.set_attn_implementation("eager")
+        theirs = model(input_ids=rows.ids, attention_mask=padding).logits
+    torch.testing.assert_close(ours[~rows.padding], theirs[~rows.padding], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_at_masked_positions_equal_the_full_forward(architecture):
+    rows = batch(rows=4)
+    masked = mask_random_tokens(rows, 0.2, seed=0)
+    model = build_model(config(architecture), "mlm", 0).eval()
+    with torch.no_grad():
+        full = model(input_ids=rows.ids).logits
+        some = MaskedLM(model).masked_logits(rows, rows.ids, masked.positions_BM)
+    expected = full.gather(1, masked.positions_BM[:, :, None].expand(-1, -1, full.shape[-1])).flatten(0, 1)
+    torch.testing.assert_close(some, expected, rtol=0, atol=1e-5)
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = build_model(config("modernbert"), "rtd", 7).state_dict()
+    torch.manual_seed(2)
+    second = build_model(config("modernbert"), "rtd", 7).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_export_gives_the_same_logits_and_softmax_is_the_sigmoid(architecture, tmp_path, tokenizer):
+    rows = batch(rows=2)
+    model = build_model(config(architecture, len(tokenizer)), "rtd", 0).eval()
+    with torch.no_grad():
+        trained = replaced_logits(model(input_ids=rows.ids % len(tokenizer)).logits)
+    export_model(model, tokenizer, tmp_path / "model", "card")
+    again = load_model(tmp_path / "model", "rtd")
+    with torch.no_grad():
+        raw = again(input_ids=rows.ids % len(tokenizer)).logits
+    torch.testing.assert_close(replaced_logits(raw), trained, rtol=0, atol=1e-5)
+    if raw.ndim == 3:
+        torch.testing.assert_close(raw.softmax(-1)[..., 1], trained.sigmoid(), rtol=0, atol=1e-5)
+        assert (raw[..., 0] == 0).all()
+
+
+def test_a_process_without_this_package_loads_the_export_and_marks_replaced_tokens(tmp_path, tokenizer):
+    model = build_model(config("modernbert", len(tokenizer)), "rtd", 0)
+    export_model(model, tokenizer, tmp_path / "model", "card")
+    program = f"""
+    import sys
+    sys.modules["fast_electra"] = None  # any import of it raises
+    import transformers
+    from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, pipeline
+    folder = {str(tmp_path / "model")!r}
+    encoder = AutoModel.from_pretrained(folder)
+    model, report = AutoModelForTokenClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = pipeline("token-classification", model=model, tokenizer=tokenizer)("total = left + right")
+    assert found and {{token["entity"] for token in found}} <= {{"original", "replaced"}}, found
+    assert encoder(**tokenizer("x", return_tensors="pt")).last_hidden_state.shape[-1] == 32
+    print("fine")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip().endswith("fine"), done.stderr
+
+
+def test_a_main_model_starts_from_the_auxiliarys_weights():
+    auxiliary = build_model(config("modernbert"), "mlm", 0)
+    main = build_model(config("modernbert"), "rtd", 1)
+    copied = start_from(main, auxiliary, embeddings_only=False)
+    own = dict(main.base_model.named_parameters())
+    theirs = dict(auxiliary.base_model.named_parameters())
+    assert set(copied) == set(own)
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    assert all(own[name] is not theirs[name] for name in own)
+
+
+def test_an_impossible_shape_or_architecture_is_one_clear_sentence():
+    with pytest.raises(ModelError, match="is not a model_type of Transformers"):
+        transformers_config(ModelConfig(architecture="modernbart", **SHAPE), 320, SPECIAL, 32)
+    with pytest.raises(ModelError, match="not a key of the modernbert configuration"):
+        transformers_config(ModelConfig(options={"local_atention": 8}, **SHAPE), 320, SPECIAL, 32)
+
+
+def test_what_is_no_model_is_refused(tmp_path, tokenizer):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"config.json is missing"):
+        load_model(tmp_path / "empty", "mlm")
+    with pytest.raises(ModelError, match="is not a folder"):
+        load_model(tmp_path / "nowhere", "mlm")
+    export_model(build_model(config("modernbert", len(tokenizer)), "rtd", 0), tokenizer, tmp_path / "rtd", "card")
+    with pytest.raises(ModelError, match="not a modernbert with an mlm head"):
+        load_model(tmp_path / "rtd", "mlm")
+    damaged = build_model(config("modernbert", len(tokenizer)), "mlm", 0)
+    with torch.no_grad():
+        next(damaged.parameters())[0, 0] = float("nan")
+    export_model(damaged, tokenizer, tmp_path / "nan", "card")
+    with pytest.raises(ModelError, match="hold NaN"):
+        load_model(tmp_path / "nan", "mlm")

@@ -1,0 +1,356 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fast_electra.config.loading import dump_config, load_config
+from fast_electra.config.tree import OptimizerConfig
+from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.data.files import verify_manifest
+from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingError
+from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
+from fast_electra.objectives.fast_electra import rtd_losses
+from fast_electra.training.checkpoints import newest_checkpoint, save_checkpoint
+from fast_electra.training.loop import Interrupted, Plan, State, make_update
+from fast_electra.training.optimizer import GroupOptimizer
+from fast_electra.training.precision import Execution, choose_execution, cpu_has_bfloat16
+from fast_electra.training.pretrain import assemble, flops_per_update, pretrain, start
+from fast_electra.training.telemetry import read_metrics
+from tests import tiny
+
+CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
+
+
+def run(config, folder: Path, stop_after: int | None = None):
+    """Pre-train; with `stop_after`, ask to stop after so many updates of this session."""
+    asked = iter(range(10**6))
+    stop = (lambda: next(asked) + 1 >= stop_after) if stop_after else (lambda: False)
+    return pretrain(config, folder, stop=stop)
+
+
+def without_clock(folder: Path) -> list[dict]:
+    return [{k: v for k, v in r.items() if k != "timing"} for r in read_metrics(folder / "metrics.jsonl")]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["mlm", "fast_electra"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resuming_gives_the_same_weights_bit_for_bit(kind, precision, tmp_path, shards, auxiliary):
+    config = tiny.settings(shards, kind, auxiliary, training__updates=9, training__batch_size=4)
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"precision": precision, "checkpoint_every": 100})}
+    )
+    run(config, tmp_path / "whole")
+    for cut in (2, 4):  # after updates 2 and 6: in the middle of a window of metrics, and twice in one epoch
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "parts", stop_after=cut)
+    run(config, tmp_path / "parts")
+    assert without_clock(tmp_path / "parts") == without_clock(tmp_path / "whole")
+    assert [r["update"] for r in without_clock(tmp_path / "whole")] == [3, 6, 9]
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_kill_between_checkpoints_loses_no_line_and_doubles_none(tmp_path, shards):
+    config = tiny.settings(shards)
+    run(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "killed", stop_after=8)
+    # As a kill at update 8 would leave it: the newest checkpoint is 4's, metrics go on to 6, the last line is cut.
+    import shutil
+
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "00000008")
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 9, "lo')
+    run(config, tmp_path / "killed")
+    assert without_clock(tmp_path / "killed") == without_clock(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_micro_batches_equal_one_batch(shards, auxiliary):
+    rates = []
+    for size in (8, 2):
+        config = tiny.settings(shards, "fast_electra", auxiliary, training__micro_batch_size=size)
+        parts = assemble(config, CPU)
+        state, plan = start(config, parts, CPU)
+        for update in range(3):
+            make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), CPU)
+        rates.append(torch.cat([m.flatten() for m in state.optimizers[0].masters.values()]))
+    # AdamW turns rounding in near-zero gradients into steps; after three of size 3e-3 they stay this close.
+    torch.testing.assert_close(rates[0], rates[1], rtol=0, atol=2e-5)
+
+
+def test_every_trainable_parameter_is_in_exactly_one_optimizer_group_and_moves(shards, auxiliary):
+    for kind in ("mlm", "fast_electra"):
+        config = tiny.settings(shards, kind, auxiliary)
+        parts = assemble(config, CPU)
+        state, plan = start(config, parts, CPU)
+        optimizer = state.optimizers[0]
+        grouped = [id(p) for group in optimizer.adamw.param_groups for p in group["params"]]
+        assert sorted(grouped) == sorted(id(m) for m in optimizer.masters.values())
+        trainable = {n for n, p in parts.objective.models()["main"].named_parameters() if p.requires_grad}
+        assert set(optimizer.masters) == trainable
+        before = {name: master.clone() for name, master in optimizer.masters.items()}
+        make_update(state, plan, parts.objective.prepare(parts.schedule.at(0), 0), CPU)
+        assert all(not torch.equal(before[name], master) for name, master in optimizer.masters.items())
+
+
+def test_the_frozen_auxiliary_never_changes(tmp_path, shards, auxiliary):
+    before = weights(auxiliary)
+    config = tiny.settings(shards, "fast_electra", auxiliary)
+    parts = assemble(config, CPU)
+    frozen = parts.objective.source.auxiliary  # type: ignore[attr-defined]
+    digest = [p.clone() for p in frozen.parameters()]
+    state, plan = start(config, parts, CPU)
+    make_update(state, plan, parts.objective.prepare(parts.schedule.at(0), 0), CPU)
+    assert all(p.grad is None and torch.equal(p, d) for p, d in zip(frozen.parameters(), digest, strict=True))
+    assert not {id(p) for p in frozen.parameters()} & {id(p) for p in state.objective.models()["main"].parameters()}
+    assert weights(auxiliary) == before
+
+
+def test_labels_never_reach_the_model(shards, auxiliary):
+    parts = assemble(tiny.settings(shards, "fast_electra", auxiliary), CPU)
+    seen: list[dict] = []
+    model = parts.objective.models()["main"]
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    parts.objective.terms(parts.objective.prepare(parts.schedule.at(0), 0), 0.0, 0)
+    assert set(seen[0]) <= {"input_ids", "attention_mask", "position_ids"}
+
+
+def test_the_rtd_loss_is_the_plain_loop_in_numpy():
+    import numpy as np
+
+    logits = torch.randn(3, 7) * 4
+    replaced = torch.rand(3, 7) < 0.3
+    losses = rtd_losses(logits, replaced)
+    for index in np.ndindex(3, 7):
+        z, y = float(logits[index]), float(replaced[index])
+        p = 1 / (1 + np.exp(-z))
+        assert float(losses[index]) == pytest.approx(-(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-4)
+
+
+def test_special_tokens_are_scored_only_when_asked(shards, auxiliary):
+    for asked in (False, True):
+        config = tiny.settings(shards, "fast_electra", auxiliary, objective__include_special=asked)
+        parts = assemble(config, CPU)
+        prepared = parts.objective.prepare(parts.schedule.at(0), 0)
+        expected = (~prepared.batch.padding).sum() if asked else prepared.batch.eligible.sum()
+        assert parts.objective.counts(prepared)["rtd"] == expected
+        assert parts.objective.terms(prepared, 0.0, 0).losses["rtd"][1] == expected
+
+
+def test_training_learns(tmp_path, shards):
+    config = tiny.settings(shards, training__updates=120, training__batch_size=16, optimizer__learning_rate=1e-2)
+    result = run(config, tmp_path / "run")
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert records[-1]["loss"] < records[0]["loss"] - 0.5
+    assert result.validation["masked_accuracy"] > result.validation["unigram_accuracy"]
+
+
+def test_another_configuration_in_the_same_folder_is_refused_with_the_keys_that_differ(tmp_path, shards):
+    run(tiny.settings(shards), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"training\.seed is 3 and was 0"):
+        run(tiny.settings(shards, training__seed=3), tmp_path / "run")
+
+
+def test_a_finished_run_says_so_and_its_resolved_configuration_is_the_same_run(tmp_path, shards):
+    run(tiny.settings(shards), tmp_path / "run")
+    heard: list[str] = []
+    result = pretrain(load_config(tmp_path / "run" / "config.yaml"), tmp_path / "run", say=heard.append)
+    assert not result.fresh
+    assert "is finished" in heard[0]
+
+
+def test_running_the_resolved_configuration_elsewhere_repeats_the_run(tmp_path, shards):
+    run(tiny.settings(shards, training__updates=4), tmp_path / "first")
+    run(load_config(tmp_path / "first" / "config.yaml"), tmp_path / "second")
+    assert weights(tmp_path / "first") == weights(tmp_path / "second")
+
+
+def test_other_data_is_refused_on_resuming(tmp_path):
+    folder = tiny.make_shards(tmp_path / "shards", count=60)
+    with pytest.raises(Interrupted):
+        run(tiny.settings(folder), tmp_path / "run", stop_after=2)
+    folder.rename(tmp_path / "old")
+    tiny.make_shards(tmp_path / "shards", count=60, seed=1)
+    with pytest.raises(CheckpointError, match="another (data|tokenizer)"):
+        run(tiny.settings(folder), tmp_path / "run")
+
+
+def test_an_auxiliary_with_another_tokenizer_is_refused(tmp_path, shards, auxiliary):
+    other = tiny.make_shards(tmp_path / "other", seed=5)
+    with pytest.raises(ModelError, match="another tokenizer than the shards"):
+        run(tiny.settings(other, "fast_electra", auxiliary), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_auxiliary_and_no_shards_are_one_clear_sentence(tmp_path, shards):
+    with pytest.raises(ConfigError, match=r"auxiliary\.model is not given"):
+        run(tiny.settings(shards, "fast_electra"), tmp_path / "run")
+    with pytest.raises(DataError, match="holds no token shards"):
+        run(tiny.settings(tmp_path), tmp_path / "run")
+    with pytest.raises(DataError, match="fewer than a batch"):
+        run(tiny.settings(shards, training__batch_size=5000), tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, shards):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("…")
+    with pytest.raises(CheckpointError, match="no run of this program"):
+        run(tiny.settings(shards), tmp_path / "letters")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_sound_one(tmp_path, damage):
+    tensors = {"main.master.weight": torch.randn(40, 8)}
+    save_checkpoint(tmp_path, 4, tensors, {"tokens": 1}, keep=2)
+    save_checkpoint(tmp_path, 8, tensors, {"tokens": 2}, keep=2)
+    file = next((tmp_path / "00000008").glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "flip" else content[:-3])
+    heard: list[str] = []
+    checkpoint = newest_checkpoint(tmp_path, heard.append)
+    assert checkpoint is not None
+    assert checkpoint.update == 4
+    assert file.name in heard[0]
+
+
+def test_only_the_newest_checkpoints_are_kept_and_each_is_sound(tmp_path):
+    for update in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, update, {"x": torch.zeros(2)}, {}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000003", "00000004"]
+    verify_manifest(tmp_path / "00000004")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_a_weight_changes():
+    weight = nn.Parameter(torch.ones(3, 3))
+    optimizer = GroupOptimizer(ParameterGroup("main", {"weight": weight}, OptimizerConfig(learning_rate=0.1)))
+    weight.grad = torch.full((3, 3), float("nan"))
+    with pytest.raises(TrainingError, match="not finite"):
+        optimizer.step(0.1)
+    assert torch.equal(weight, torch.ones(3, 3))
+
+
+def test_clipping_is_counted_and_bounds_the_gradient():
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimizer = GroupOptimizer(ParameterGroup("main", {"weight": weight}, OptimizerConfig(learning_rate=0.1, clip=1.0)))
+    for gradient, expected in ((10.0, 1.0), (0.1, 0.0)):
+        weight.grad = torch.full((2, 2), gradient)
+        norm, clipped = optimizer.step(0.1)
+        assert float(norm) == pytest.approx(2 * gradient)
+        assert float(clipped) == expected
+
+
+@dataclass
+class TwoOptimizers:
+    """A fake objective with two parameter groups and a state: what joint ELECTRA and adaptive curricula will need."""
+
+    first: nn.Linear = field(default_factory=lambda: nn.Linear(1, 1))
+    second: nn.Linear = field(default_factory=lambda: nn.Linear(1, 1))
+    weights: dict[str, float] = field(default_factory=lambda: {"a": 1.0, "b": 50.0})
+    seen: float = 0.0
+
+    def models(self):
+        return {"main": self.first, "generator": self.second}
+
+    def parameter_groups(self):
+        return [
+            ParameterGroup("main", dict(self.first.named_parameters()), OptimizerConfig(learning_rate=0.1)),
+            ParameterGroup("generator", dict(self.second.named_parameters()), OptimizerConfig(learning_rate=0.01)),
+        ]
+
+    def prepare(self, batch, seed):
+        return Prepared(batch, mask_random_tokens(batch, 0.15, seed))
+
+    def counts(self, prepared):
+        return {"a": prepared.batch.eligible.sum(), "b": prepared.masked.valid_BM.sum()}
+
+    def terms(self, prepared, progress, seed):
+        x = prepared.batch.ids.float().mean(1, keepdim=True) / 300
+        counts = self.counts(prepared)
+        return Terms({"a": (self.first(x).sum(), counts["a"]), "b": (self.second(x).sum(), counts["b"])})
+
+    def settings(self, progress):
+        return {}
+
+    def validate(self, batches, seed):
+        return {}
+
+    def observe(self, metrics):
+        self.seen += metrics["loss"]
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def test_an_objective_may_have_two_optimizers_and_a_state():
+    objective = TwoOptimizers()
+    state = State(objective, [GroupOptimizer(group) for group in objective.parameter_groups()])
+    plan = Plan(10, 0, 2, 1, 10, 10)
+    before = objective.first.weight.clone(), objective.second.weight.clone()
+    make_update(state, plan, objective.prepare(tiny.batch(rows=4), 0), CPU)
+    moved = [float((a - b).detach().abs()) for a, b in zip(before, (objective.first.weight, objective.second.weight), strict=True)]
+    assert moved[0] == pytest.approx(10 * moved[1], rel=2e-2)  # each at its own learning rate
+    assert {"gradient_norm.main", "gradient_norm.generator", "clipped.main"} <= set(state.sums)
+    objective.observe({"loss": 2.0})
+    again = State(TwoOptimizers(), [])
+    again.restore(1, json.loads(json.dumps(state.scalars())), torch.device("cpu"))
+    assert again.objective.state_dict() == {"seen": 2.0}
+
+
+def test_budgets_become_updates_once(tmp_path, shards):
+    tokens = tiny.settings(shards, training__updates=None, training__tokens=8 * 32 * 5)
+    assert run(tokens, tmp_path / "tokens").updates == 5
+    parts = assemble(tokens, CPU)
+    each = flops_per_update(tokens, parts, CPU)
+    flops = tiny.settings(shards, training__updates=None, training__flops=float(each) * 3.5)
+    assert run(flops, tmp_path / "flops").updates == 3
+    hours = tiny.settings(shards, training__updates=None, training__hours=1e-5)
+    with_hours = run(hours, tmp_path / "hours").updates
+    assert load_config(tmp_path / "hours" / "config.yaml").training.updates == with_hours
+    assert not run(hours, tmp_path / "hours").fresh  # the same request, and the number stands
+
+
+def test_flops_of_a_step_are_three_times_its_forward_pass_by_formula(shards):
+    config = tiny.settings(shards)
+    parts = assemble(config, CPU)
+    counted = flops_per_update(config, parts, CPU)
+    d, f, length, rows, layers = 32, 48, 32, 8, 2
+    masked = round(0.15 * length)
+    layer = 2 * (4 * d * d + 3 * d * f) + 4 * length * d  # a token's matrix products and its attention
+    head = 2 * (d * d + d * parts.shards.vocabulary_size)
+    # Nothing flows back into ids: the first layer's input gradient is still needed for the embeddings.
+    assert counted == pytest.approx(3 * rows * (length * layers * layer + masked * head), rel=0.01)
+
+
+def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not cpu_has_bfloat16()
+    training = tiny.settings(Path("x"), training__precision="auto", training__device="cpu").training
+    execution = choose_execution(training)
+    assert execution.precision == "float32"
+    assert execution.auxiliary_dtype == torch.float32
+
+
+def test_the_run_folder_can_be_read_without_this_package(tmp_path, shards):
+    config = tiny.settings(shards)
+    run(config, tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.yaml").training.updates == 12
+    assert dump_config(load_config(tmp_path / "run" / "config.yaml")) == (tmp_path / "run" / "config.yaml").read_text()
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert {"update", "tokens", "loss", "learning_rate", "timing"} <= set(record)
+    assert (tmp_path / "run" / "model" / "tokenizer.json").exists()
+    assert "fast-electra" in (tmp_path / "run" / "model" / "README.md").read_text()

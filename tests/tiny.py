@@ -1,0 +1,94 @@
+"""Small real things that tests share: text, shards, configurations, models."""
+
+import random
+from pathlib import Path
+
+import torch
+
+from fast_electra.config.tree import Config
+from fast_electra.data.batches import Batch
+from fast_electra.data.shards import build_shards
+from fast_electra.data.sources import Document
+from fast_electra.data.tokenizer import train_tokenizer
+
+NAMES = ["value", "total", "count", "items", "index", "left", "right", "name", "limit", "result"]
+SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+
+
+def documents(count: int = 120, seed: int = 0) -> list[Document]:
+    """Small Python functions, all different."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        lines = [f"def function_{number}({draw.choice(NAMES)}, {draw.choice(NAMES)}_{number}):"]
+        for _ in range(draw.randint(3, 12)):
+            a, b, c = (draw.choice(NAMES) for _ in range(3))
+            lines.append(f"    {a} = {b} {draw.choice('+-*')} {c} + {draw.randint(0, 99)}")
+        lines.append(f"    return {draw.choice(NAMES)}")
+        made.append(Document("\n".join(lines) + "\n", f"file_{number}.py"))
+    return made
+
+
+def settings(folder: Path, kind: str = "mlm", auxiliary: Path | None = None, **changes: object) -> Config:
+    """A run of seconds: two layers of width 32 on `make_shards(folder)`."""
+    tree: dict = {
+        "data": {
+            "shards": folder,
+            "length": 32,
+            "tokenizer": {"kind": "code", "vocabulary_size": 320},
+            "validation_fraction": 0.1,
+        },
+        "main": {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48},
+        "objective": {"kind": kind},
+        "auxiliary": {"model": str(auxiliary) if auxiliary else None},
+        "optimizer": {"learning_rate": 3e-3},
+        "training": {
+            "updates": 12,
+            "batch_size": 8,
+            "precision": "float32",
+            "threads": 1,
+            "log_every": 3,
+            "checkpoint_every": 4,
+            "validation_sequences": 16,
+        },
+    }
+    for key, value in changes.items():
+        section, name = key.split("__")
+        tree[section][name] = value
+    return Config.model_validate(tree)
+
+
+def make_shards(folder: Path, count: int = 120, seed: int = 0) -> Path:
+    """Token shards of `documents(count)`."""
+    config = settings(folder)
+    texts = documents(count, seed)
+    tokenizer = train_tokenizer((d.text for d in texts), config.data.tokenizer, config.data.length)
+    build_shards(texts, tokenizer, folder, config.data)
+    return folder
+
+
+def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int = 0, seed: int = 0) -> Batch:
+    """Random rows of two documents each: [CLS] … [SEP] … [SEP], the last row with `padding` padding tokens."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, vocabulary, (rows, length), generator=draw)
+    ids[:, 0] = SPECIAL["cls"]
+    ids[:, [length // 2, -1]] = SPECIAL["sep"]
+    documents = torch.zeros_like(ids)
+    documents[:, length // 2 + 1 :] = 1
+    positions = torch.arange(length).expand(rows, -1).clone()
+    positions[:, length // 2 + 1 :] -= length // 2 + 1
+    is_padding = torch.zeros(rows, length, dtype=torch.bool)
+    if padding:
+        is_padding[-1, -padding:] = True
+        ids[-1, -padding:] = SPECIAL["pad"]
+        ids[-1, -padding - 1] = SPECIAL["sep"]
+        documents[-1, -padding:] = -1
+    return Batch(
+        ids=ids,
+        documents=documents,
+        positions=positions,
+        eligible=ids >= 5,
+        padding=is_padding,
+        epochs=torch.zeros(rows, dtype=torch.int64),
+        indices=torch.arange(rows),
+    )
