@@ -374,8 +374,8 @@ def test_drawing_by_frequency_takes_the_easy_points_from_the_frequency_table(tok
         bugs.frequency_table(bugs.encode_bugs(bugs.find_bugs(texts, counts, variables=0), tokenizer, 64), CORPUS).mean()
         for counts in (CORPUS, NONE)
     )
-    # Right operators as frequent as in the corpus: uniform draws give the table 0.78, draws by frequency 0.72.
-    assert by_frequency < uniform - 0.03
+    # Right operators as frequent as in the corpus: uniform draws give the table 0.80, draws by frequency 0.61.
+    assert by_frequency < uniform - 0.1
 
 
 def test_logits_that_are_not_finite_are_refused(tokenizer) -> None:

@@ -37,7 +37,8 @@ SUMMARY = {
             "model": scores(0.642) | {"pair_whole_function": 0.61},
             "frequency_table": scores(0.471),
             "untrained": scores(0.48),
-            "auxiliary": scores(0.684) | {"passes_per_function": 87.4},
+            "auxiliary": scores(0.684)
+            | {"passes_per_function": 87.4, "n_every_token": 60, "model_auc_same_functions": 0.7},
             "model_minus_table": {"mean": 0.171, "low": 0.14, "high": 0.2},
         }
     },
@@ -90,7 +91,7 @@ CONTENT = {
             ],
         }
     ],
-    "sentences": {"most": [{"text": HOSTILE, "suspicion": 0.4}], "least": []},
+    "sentences": {"most": [{"text": HOSTILE, "source": HOSTILE, "suspicion": -3.456}], "least": []},
     "usage_code": f"print({HOSTILE!r})",
     "config": "seed: 0",
     "environment": {"torch": HOSTILE},
@@ -143,6 +144,7 @@ def test_every_chart_is_readable_without_scripts_and_with_a_screen_reader(page: 
 def test_white_space_of_tokens_is_kept_and_ranks_are_counted(page: str) -> None:
     assert ">\n\tx</span></pre>" in page
     assert "rank 2 of 3 tokens by suspicion" in page
+    assert "mean logit −3.46" in page
     assert "1 of 1 replaced tokens seen through, 0 false alarms" in page
 
 

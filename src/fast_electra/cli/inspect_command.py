@@ -18,7 +18,6 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
     json
         Print one JSON object on standard output instead.
     """
-    import logging
     import sys
 
     from rich.console import Console
@@ -29,7 +28,6 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
         text = file.read_text(encoding="utf-8", errors="replace") if file else sys.stdin.read()
     except OSError as error:
         raise DataError(f"{file} can't be read ({error.strerror}); give a text file.") from error
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     from fast_electra.evaluation.detector import Detector
     from fast_electra.report.inspect import render_terminal, to_json
     from fast_electra.report.tokens import display_tokens

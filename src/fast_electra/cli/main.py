@@ -128,6 +128,9 @@ def main(argv: list[str] | None = None) -> int:
     exits with status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    # Our own displays say how far a command is; libraries' bars and remarks would break them.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         if arguments[:1] == ["pretrain"] and {"--help", "-h"} & set(arguments):
             app["pretrain"].help_epilogue = _pretrain_help()

@@ -29,7 +29,6 @@ def pretrain(
         Print the result as one JSON object on standard output.
     """
     import json as json_module
-    import logging
 
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +41,6 @@ def pretrain(
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     console = Console(stderr=True)
     with stop_on_signals() as stop:
         try:
@@ -50,12 +48,12 @@ def pretrain(
                 settings,
                 run,
                 observers=[ProgressDisplay(console, run.name)],
-                say=lambda text: console.print(text, highlight=False),
+                say=lambda text: console.print(text, highlight=False, soft_wrap=True),
                 stop=stop,
             )
         except Interrupted as reason:
             again = " ".join(["fast-electra pretrain", config, "--run", str(run), *overrides])
-            console.print(f"{reason}; the checkpoint is written. Go on with: {again}", highlight=False)
+            console.print(f"{reason}; the checkpoint is written. Go on with: {again}", highlight=False, soft_wrap=True)
             return 130
     facts = {
         "run": str(result.folder),
@@ -73,5 +71,5 @@ def pretrain(
         if name != "timing":
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value)
     console.print(table)
-    console.print(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False)
+    console.print(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True)
     return 0

@@ -34,7 +34,6 @@ def quickstart(
         Print the summary as one JSON object on standard output.
     """
     import json as json_module
-    import logging
 
     from rich.console import Console
 
@@ -46,7 +45,6 @@ def quickstart(
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import stop_on_signals
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     console = Console(stderr=json)
     with stop_on_signals() as stop:
         try:
@@ -54,7 +52,7 @@ def quickstart(
                 run, console, text or (), minutes, [f"training.seed={seed}", *overrides], stop
             )
         except Interrupted as reason:
-            console.print(f"{reason}; the checkpoint is written. The same command goes on.", highlight=False)
+            console.print(f"{reason}; the checkpoint is written. The same command goes on.", highlight=False, soft_wrap=True)
             return 130
     if json:
         print(json_module.dumps(summary))

@@ -149,7 +149,7 @@ class CorruptionConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its learning rate over the run."""
+    """AdamW, Muon for the layers' matrices where asked, and the learning rate over the run."""
 
     learning_rate: float = Field(gt=0)
     """peak learning rate"""
@@ -159,6 +159,10 @@ class OptimizerConfig(Section):
     """decay of the squared gradient's moving average"""
     epsilon: float = Field(default=1e-6, gt=0)
     """added to the root of the squared gradient's average"""
+    muon_learning_rate: float | None = Field(default=None, gt=0)
+    """peak learning rate of the layers' matrices under Muon; empty: AdamW for everything"""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """decay of Muon's moving average"""
     weight_decay: float = Field(default=0.01, ge=0)
     """on matrices only: biases, norms and embeddings are not decayed"""
     clip: float | None = Field(default=1.0, gt=0)

@@ -49,6 +49,19 @@ class Batch:
     indices: Tensor
     """(B,) int64: number of the row in its split"""
 
+    @classmethod
+    def of(cls, ids: Tensor, padding: Tensor) -> "Batch":
+        """A batch of sequences from elsewhere, a document a row: for inference, with no epoch or index of meaning.
+
+        Args:
+            ids: (B, S) int64.
+            padding: (B, S) bool.
+        """
+        rows, length = ids.shape
+        zeros = torch.zeros(rows, dtype=torch.int64, device=ids.device)
+        positions = torch.arange(length, device=ids.device).expand_as(ids)
+        return cls(ids, torch.zeros_like(ids).masked_fill(padding, -1), positions, ~padding, padding, zeros, zeros)
+
     @cached_property
     def padded(self) -> bool:
         """Whether any row has padding."""

@@ -89,6 +89,12 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         _sync_folder(folder.parent)
 
 
+def copy_folder_atomically(source: Path, target: Path) -> None:
+    """Copy a folder so that `target` appears whole; DataError as in `staged_folder`."""
+    with staged_folder(target) as staged:
+        shutil.copytree(source, staged, dirs_exist_ok=True)
+
+
 def write_manifest(
     folder: Path, content: Mapping[str, Any] | None = None, digests: Mapping[str, str] | None = None
 ) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def uniforms(seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positio
     """
     epochs, indices, positions = torch.broadcast_tensors(epochs, indices, positions)
     counters = torch.stack(
-        (indices & _MASK32, (indices >> 32) | (epochs << 16), positions, torch.full_like(positions, int(stream))), dim=-1
+        (indices & _MASK32, (indices >> 32) | (epochs << 16), positions, torch.full_like(positions, int(stream))),
+        dim=-1,
     )
     words = philox((seed & _MASK32, (seed >> 32) & _MASK32), counters)
     bits = ((words[..., 0] << 21) ^ (words[..., 1] >> 11)) & ((1 << 53) - 1)

@@ -188,7 +188,7 @@ def count_frequencies(texts: Iterable[SourceText], characters: int = 8_000_000) 
                 case ast.Compare(ops=several):
                     operators.update(SYMBOLS[type(operator)] for operator in several)
     if not total:
-        raise DataError("no Python source to count operators and variables in: give files that parse as Python")
+        raise DataError("no Python source to count operators and variables in: give files that parse as Python.")
     return Frequencies(operators, identifiers, total)
 
 
@@ -313,7 +313,7 @@ def find_bugs(
                     found[kind] += 1
     for kind in KINDS:
         if wanted[kind] and not found[kind]:
-            raise DataError(f"no function to put a wrong {kind} in: give Python files with functions of 4 to 60 lines")
+            raise DataError(f"no function to put a wrong {kind} in: give Python files with functions of 4 to 60 lines.")
     return bugs
 
 
@@ -486,7 +486,7 @@ def encode_bugs(bugs: Sequence[Bug], tokenizer: PreTrainedTokenizerBase, length:
     """
     first_id, last_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     if not isinstance(first_id, int) or not isinstance(last_id, int):
-        raise ModelError("the tokenizer has no [CLS] or no [SEP] token: add them, or take another tokenizer")
+        raise ModelError("the tokenizer has no [CLS] or no [SEP] token: add them, or take another tokenizer.")
     clean = _encode([bug.clean for bug in bugs], tokenizer)
     changed = _encode([bug.changed for bug in bugs], tokenizer)
     pairs = []
@@ -672,7 +672,7 @@ def score_tokens(
         for row, index in enumerate(chosen):
             result[index] = logits[row, : len(sequences[index])].copy()
             if not np.isfinite(result[index]).all():
-                raise ModelError("the model gives logits that are not finite: train it again at a lower learning rate")
+                raise ModelError("the model gives logits that are not finite: train it again at a lower learning rate.")
     return result
 
 
@@ -842,7 +842,7 @@ def most_suspicious_sentences(
     tokens included) are passed over. ModelError for a tokenizer without [CLS] and [SEP].
     """
     if not isinstance(tokenizer.cls_token_id, int) or not isinstance(tokenizer.sep_token_id, int):
-        raise ModelError("the tokenizer has no [CLS] or no [SEP] token: add them, or take another tokenizer")
+        raise ModelError("the tokenizer has no [CLS] or no [SEP] token: add them, or take another tokenizer.")
     found: dict[str, str] = {}
     ids: list[NDArray[np.int64]] = []
     for text in texts:

@@ -85,7 +85,7 @@ def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) 
     if missing:
         raise DataError(
             f"the packages held out for validation are not installed with their source: {', '.join(missing)};"
-            f" install them with: pip install {' '.join(missing)}"
+            f" install them with: pip install {' '.join(missing)}."
         )
     kept = _Kept()
     # Only what lies in the package's own folder, so that the first part of `source` tells the split.

@@ -11,7 +11,6 @@ Notable:
 
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.corruption.schedules import Difficulty, temperature
 from fast_electra.data.batches import Batch
-from fast_electra.data.files import write_json_atomically, write_text_atomically
+from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, read_documents
 from fast_electra.data.tokenizer import train_tokenizer
@@ -40,6 +39,7 @@ from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.objectives.base import Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
+from fast_electra.recipes.run_report import REPORT_FILE
 from fast_electra.report import duration, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
@@ -122,7 +122,8 @@ def quickstart(
     with stages.stage("main") as found:
         main = pretrain(main_config, folder / "main", [ProgressDisplay(console, "main model")], stages.note, stop)
         found(f"tells replaced tokens from original ones with a ROC-AUC of {main.validation['rtd_auc']:.3f}")
-    _publish(folder / "main" / "model", folder / "model")
+    if not (folder / "model").exists():
+        copy_folder_atomically(folder / "main" / "model", folder / "model")
     execution = choose_execution(main_config.training)
     parts = assemble(load_config(folder / "main" / "config.yaml"), execution)
     model = load_model(folder / "model", "rtd")
@@ -133,28 +134,27 @@ def quickstart(
         records = {name: read_metrics(folder / name / "metrics.jsonl") for name in ("auxiliary", "main")}
         summary = _summary(auxiliary, main, downstream, main_config, records, stages.seconds)
         write_json_atomically(folder / "summary.json", summary)
-        page = render_quickstart_page(
-            {
-                "title": "fast-electra quickstart",
-                "subtitle": sources.found,
-                "summary": summary,
-                "auxiliary_metrics": records["auxiliary"],
-                "main_metrics": records["main"],
-                "stages": stages.found(),
-                "cost": _cost(auxiliary, main, parts, stages.seconds, main_config),
-                "snippets": _snippets(parts, model),
-                "usage_code": USAGE.format(folder=folder / "model", example=sources.example),
-                "environment": _environment(main_config, execution.precision, execution.threads),
-                **shown,
-            }
-        )
-        write_text_atomically(folder / "report.html", page)
+        content = {
+            "title": "fast-electra quickstart",
+            "subtitle": sources.found,
+            "summary": summary,
+            "auxiliary_metrics": records["auxiliary"],
+            "main_metrics": records["main"],
+            "stages": stages.found(),
+            "cost": _cost(auxiliary, main, parts, stages.seconds, main_config),
+            "snippets": _snippets(parts, model),
+            "usage_code": USAGE.format(folder=folder / "model", example=sources.example),
+            "environment": _environment(main_config, execution.precision, execution.threads),
+            **shown,
+        }
+        write_json_atomically(folder / REPORT_FILE, content)
+        write_text_atomically(folder / "report.html", render_quickstart_page(content))
     console.print()
     print_summary_table(summary, console)
     console.print()
-    console.print(f"report   {folder / 'report.html'}", highlight=False)
-    console.print(f"model    {folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False)
-    console.print(f"try      fast-electra inspect {folder / 'model'} FILE", highlight=False)
+    console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"model    {folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True)
+    console.print(f"try      fast-electra inspect {folder / 'model'} FILE", highlight=False, soft_wrap=True)
     return summary
 
 
@@ -176,7 +176,7 @@ class _Stages:
         self._stages: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._began = time.perf_counter()
         source = "your text" if own_text else "this machine's Python code"
-        console.print(f"[bold]fast-electra quickstart[/] on {source}, into {folder}", highlight=False)
+        console.print(f"[bold]fast-electra quickstart[/] on {source}, into {folder}", highlight=False, soft_wrap=True)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -193,14 +193,14 @@ class _Stages:
 
     def note(self, text: str) -> None:
         """A sentence below the stage's title."""
-        self._console.print(f"      {text}", highlight=False)
+        self._console.print(f"      {text}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Announce a stage, time it, and say what it found."""
         title, does = self.TITLES[name]
         number = list(self.TITLES).index(name) + 1
-        self._console.print(f"\n[bold]{number}/{len(self.TITLES)} {title}[/]: {does}", highlight=False)
+        self._console.print(f"\n[bold]{number}/{len(self.TITLES)} {title}[/]: {does}", highlight=False, soft_wrap=True)
         began = time.perf_counter()
         findings: list[str] = []
         try:
@@ -214,7 +214,7 @@ class _Stages:
             }
             if self._file.parent.is_dir():
                 write_json_atomically(self._file, self._stages)
-        self._console.print(f"      [green]{duration(seconds)}[/]  {' '.join(findings)}", highlight=False)
+        self._console.print(f"      [green]{duration(seconds)}[/]  {' '.join(findings)}", highlight=False, soft_wrap=True)
 
 
 class _Outlook(QuietObserver):
@@ -240,6 +240,7 @@ class _Outlook(QuietObserver):
             f"      the whole will take about {duration(self._stages.elapsed() + seconds)} on this machine; "
             "--minutes N rescales it",
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -318,16 +319,6 @@ def _tokens(sources: Sources, config: Config, folder: Path) -> str:
         f"{shards.split('train').tokens / 1e6:.1f} million tokens to train on, "
         f"{shards.split('validation').tokens / 1e6:.1f} million held out"
     )
-
-
-def _publish(source: Path, target: Path) -> None:
-    """Copy the main run's exported model to the front of the folder, by rename."""
-    if target.exists():
-        return
-    staged = target.with_name(target.name + ".partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(source, staged)
-    staged.rename(target)
 
 
 def _downstream(

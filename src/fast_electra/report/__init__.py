@@ -100,6 +100,11 @@ CONTESTANTS = {
     "frequency_table": "frequency table",
     "untrained": "untrained",
 }
+DIFFERENCES = {
+    "model_minus_table": CONTESTANTS["frequency_table"],
+    "model_minus_untrained": CONTESTANTS["untrained"],
+    "model_minus_auxiliary": CONTESTANTS["auxiliary"],
+}
 
 
 def contestants(summary: Mapping[str, Any], kind: str) -> list[Contestant]:

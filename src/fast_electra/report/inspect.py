@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fast_electra.report import (
+    DIFFERENCES,
     THRESHOLD,
     contestants,
     decimal,
@@ -123,7 +124,7 @@ def print_summary_table(summary: Mapping[str, Any], console: Console) -> None:
             )
         console.print()
         console.print(table)
-        for key, name in (("model_minus_table", "frequency table"), ("model_minus_untrained", "untrained")):
+        for key, name in DIFFERENCES.items():
             difference = look_up(summary, f"downstream.{kind}.{key}")
             if isinstance(difference, Mapping):
                 ends = interval(difference.get("low"), difference.get("high"))

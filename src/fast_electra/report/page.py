@@ -23,6 +23,7 @@ from markupsafe import Markup
 from fast_electra.data.files import write_text_atomically
 from fast_electra.report import (
     CONTESTANTS,
+    DIFFERENCES,
     MISSING,
     THRESHOLD,
     contestants,
@@ -74,7 +75,8 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
         snippets: {tokens: [{text, masked, replaced, original, probability}]}: corrupted rows and, a token, the main
             model's probability that it was replaced.
         bugs: {kind, source, original, replacement, tokens: [{text, suspicion, changed}]}.
-        sentences: {most, least}, each a list of {text, suspicion} or {tokens: [{text, suspicion}], suspicion}.
+        sentences: {most, least}, each a list of {text, source, suspicion} (the mean logit), and where there are some
+            tokens: [{text, suspicion}] (probabilities).
         usage_code: the lines that load the model.
         config: the resolved configuration as YAML text.
         environment: names and values.
@@ -223,9 +225,9 @@ def _comparison(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             if row.pair is not None
         ]
         differences = [
-            {"name": CONTESTANTS[key.removeprefix("model_minus_")], **difference}
-            for key in ("model_minus_frequency_table", "model_minus_untrained", "model_minus_auxiliary")
-            if isinstance(difference := _difference(summary, kind, key), Mapping)
+            {"name": name, **difference}
+            for key, name in DIFFERENCES.items()
+            if isinstance(difference := look_up(summary, f"downstream.{kind}.{key}"), Mapping)
         ]
         spoken = "; ".join(f"{e.name} {percent(e.value)} {interval(e.low, e.high)}" for e in estimates)
         chart = Chart(
@@ -242,15 +244,11 @@ def _comparison(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "kind": kind,
                 "rows": rows,
                 "differences": differences,
+                "auxiliary": look_up(summary, f"downstream.{kind}.auxiliary") or {},
                 "chart": chart if estimates else None,
             }
         )
     return parts
-
-
-def _difference(summary: Mapping[str, Any], kind: str, key: str) -> Any:
-    short = "model_minus_table" if key == "model_minus_frequency_table" else key
-    return look_up(summary, f"downstream.{kind}.{short}")
 
 
 def _curves(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]]]:
@@ -450,7 +448,8 @@ def _sentences(sentences: Mapping[str, Any]) -> list[dict[str, Any]]:
             whole = [{"text": sentence.get("text", ""), "suspicion": None}]
             entries.append(
                 {
-                    "suspicion": finite(sentence.get("suspicion")),
+                    "suspicion": decimal(sentence.get("suspicion"), 2).replace("-", "−"),
+                    "source": sentence.get("source") or "",
                     "tokens": [
                         {
                             "text": token["text"],

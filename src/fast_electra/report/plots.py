@@ -227,7 +227,7 @@ def interval_chart(
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": width,
-        "height": {"step": 42},
+        "height": 42 * len(estimates),
         "data": {"values": values},
         "layer": [*layers, point, whisker, *ends, written] if bars else [*layers, whisker, *ends, point, written],
     }

@@ -1,4 +1,4 @@
-"""AdamW for one parameter group: float32 masters, clipping, and the learning rate as a function of progress.
+"""AdamW, and Muon where asked, for one parameter group: float32 masters, clipping, and the learning rate as a function of progress.
 
 Notable:
 - where the model's weights are bfloat16, the optimizer steps on float32 masters and writes them back: a bfloat16 weight
@@ -7,6 +7,7 @@ Notable:
 - a non-finite gradient stops the run before any weight is touched.
 """
 
+import re
 from math import cos, pi
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from fast_electra.config.tree import OptimizerConfig
 from fast_electra.errors import TrainingError
 from fast_electra.objectives.base import ParameterGroup
+from fast_electra.training.muon import Muon
 
 
 def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float:
@@ -39,17 +41,31 @@ def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float
 
 
 class GroupOptimizer:
-    """Steps one parameter group: clip, AdamW on the masters, write back."""
+    """Steps one parameter group: clip, AdamW (or Muon) on the masters, write back."""
 
-    def __init__(self, group: ParameterGroup):
-        """Masters are made from the parameters as they are now, in float32, before any is cast."""
+    def __init__(self, group: ParameterGroup, muon_dtype: torch.dtype = torch.float32):
+        """Masters are made from the parameters as they are now, in float32, before any is cast.
+
+        Args:
+            group: the parameters and their settings.
+            muon_dtype: type of Muon's matrix products.
+        """
         self.name = group.name
         self.settings = group.settings
         self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
         self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
         self._masters = list(self.masters.values())
-        decayed = [self.masters[name] for name, p in self._parameters.items() if _is_decayed(name, p)]
-        others = [self.masters[name] for name, p in self._parameters.items() if not _is_decayed(name, p)]
+        by_muon = {name for name, p in self._parameters.items() if self._uses_muon(name, p)}
+        rest = {name: p for name, p in self._parameters.items() if name not in by_muon}
+        decayed = [self.masters[name] for name, p in rest.items() if _is_decayed(name, p)]
+        others = [self.masters[name] for name, p in rest.items() if not _is_decayed(name, p)]
+        self._by_muon = sorted(by_muon)
+        self.muon = Muon(
+            [self.masters[name] for name in self._by_muon],
+            momentum=group.settings.muon_momentum,
+            weight_decay=group.settings.weight_decay,
+            dtype=muon_dtype,
+        )
         self.adamw = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": group.settings.weight_decay},
@@ -88,6 +104,8 @@ class GroupOptimizer:
         for settings in self.adamw.param_groups:
             settings["lr"] = rate
         self.adamw.step()
+        if self.settings.muon_learning_rate is not None:
+            self.muon.step(self.settings.muon_learning_rate * rate / self.settings.learning_rate)
         self.adamw.zero_grad()
         self.write_back()
         return norm, clipped
@@ -98,18 +116,31 @@ class GroupOptimizer:
         torch._foreach_copy_(list(self._parameters.values()), self._masters)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and AdamW's state by name, the tensors themselves; fit for saving and for loading in place."""
-        found: dict[str, Tensor] = {}
+        """Masters and optimizer state by name, the tensors themselves; fit for saving and for loading in place."""
+        found = {f"{self.name}.master.{name}": master for name, master in self.masters.items()}
+        found |= {
+            f"{self.name}.momentum.{name}": buffer
+            for name, buffer in zip(self._by_muon, self.muon.buffers, strict=True)
+        }
         for name, master in self.masters.items():
+            if name in self._by_muon:
+                continue
             state = self.adamw.state[master]
             if not state:  # before the first step: what AdamW itself would start with
                 state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
                 state["exp_avg"] = torch.zeros_like(master)
                 state["exp_avg_sq"] = torch.zeros_like(master)
-            found[f"{self.name}.master.{name}"] = master
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 found[f"{self.name}.{key}.{name}"] = state[key]
         return found
+
+    def _uses_muon(self, name: str, parameter: nn.Parameter) -> bool:
+        """Matrices inside the encoder's layers; embeddings and heads stay with AdamW."""
+        return (
+            self.settings.muon_learning_rate is not None
+            and parameter.ndim == 2
+            and re.search(r"\blayers?\.\d+\.", name) is not None
+        )
 
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:

@@ -215,7 +215,7 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
     """Optimizers with float32 masters; after that the models take the precision's type."""
     updates = config.training.updates
     assert updates is not None
-    optimizers = [GroupOptimizer(group) for group in parts.objective.parameter_groups()]
+    optimizers = [GroupOptimizer(group, execution.auxiliary_dtype) for group in parts.objective.parameter_groups()]
     for model in parts.objective.models().values():
         model.to(execution.weights_dtype)
     plan = Plan(

@@ -46,7 +46,7 @@
     const draw = async () => {
       const autosize = { type: "fit-x", contains: "padding" };
       const live = { ...spec, width: "container", autosize, data: { values: shown } };
-      const options = { renderer: "svg", actions: false, logLevel: 1, config: theme, tooltip: { disableDefaultStyle: true } };
+      const options = { renderer: "svg", actions: false, config: theme, tooltip: { disableDefaultStyle: true } };
       view?.finalize();
       ({ view } = await vegaEmbed(plot, live, options));
       rest();

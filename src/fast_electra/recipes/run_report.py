@@ -1,0 +1,36 @@
+"""What a run's page shows: a quickstart's stored content, or the curves and settings of a single run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fast_electra.errors import CheckpointError
+from fast_electra.training.telemetry import read_metrics
+
+REPORT_FILE = "report.json"
+
+
+def report_content(run: Path) -> dict[str, Any]:
+    """The content for `render_quickstart_page`.
+
+    Raises:
+        CheckpointError: the folder is no run, or has no metrics yet.
+    """
+    if (run / REPORT_FILE).exists():
+        return json.loads((run / REPORT_FILE).read_text(encoding="utf-8"))
+    if not (run / "run.json").exists():
+        raise CheckpointError(f"{run} is neither a quickstart nor a run: give a folder that one of them wrote.")
+    records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    if not records:
+        raise CheckpointError(f"{run} has no metrics yet: let it run for some updates.")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    part = "auxiliary" if record["resolved"]["objective"]["kind"] == "mlm" else "main"
+    validations = [r["validation"] for r in records if "validation" in r]
+    return {
+        "title": f"Run {run.name}",
+        "subtitle": f"{record['status']}: update {records[-1]['update']:,} of {record['updates']:,}",
+        "summary": {part: validations[-1] if validations else {}},
+        f"{part}_metrics": records,
+        "environment": record["environment"],
+        "config": (run / "config.yaml").read_text(encoding="utf-8"),
+    }

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from fast_electra.cli.main import main
+
+
+@pytest.fixture
+def configuration(tmp_path):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"paragraph {n} of {n % 7} words" for n in range(300)))
+    (tmp_path / "c.yaml").write_text(
+        f"preset: modern-small\ndata:\n  sources: ['{tmp_path}/text.txt']\n  tokenizer: {{vocabulary_size: 300}}\n"
+    )
+    return str(tmp_path / "c.yaml")
+
+
+def test_the_report_is_a_table_or_one_json_object(configuration, tmp_path, capsys):
+    assert main(["data", "build", configuration, "--out", str(tmp_path / "a")]) == 0
+    assert "300 documents" in capsys.readouterr().out
+    assert main(["data", "build", configuration, "data.workers=1", "--out", str(tmp_path / "a"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["existed"]
+    assert report["documents"] == 300
+    assert report["splits"]["train"]["packing_efficiency"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("data.sources=[nowhere]", "does not exist"),
+        ("data.sources=[]", "data.sources is empty"),
+        ("data.tokenizer.vocabulary_size=9000", "the corpus supports"),
+        ("data.tokenizer.path=nowhere", "can't be loaded"),
+        ("data.format=code", "single document"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2_and_leaves_nothing(configuration, tmp_path, capsys, setting, sentence):
+    assert main(["data", "build", configuration, setting, "--out", str(tmp_path / "a")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in " ".join(error.split())
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.glob("a*"))

@@ -1,0 +1,121 @@
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fast_electra.data.files import (
+    MANIFEST,
+    canonical_digest,
+    staged_folder,
+    verify_manifest,
+    write_json_atomically,
+    write_manifest,
+)
+from fast_electra.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    target = tmp_path / "made"
+    with staged_folder(target) as staged:
+        (staged / "inner").mkdir()
+        (staged / "a.bin").write_bytes(bytes(range(256)))
+        (staged / "inner" / "b.txt").write_text("text")
+        write_manifest(staged, {"kind": "test"})
+    return target
+
+
+def test_a_sound_folder_verifies_and_gives_its_content(folder):
+    manifest = verify_manifest(folder)
+    assert manifest["kind"] == "test"
+    assert list(manifest["files"]) == ["a.bin", "inner/b.txt"]
+
+
+def test_every_flipped_bit_is_found(folder):
+    for name in ("a.bin", "inner/b.txt", MANIFEST):
+        path = folder / name
+        sound = path.read_bytes()
+        for place in range(0, len(sound), max(1, len(sound) // 40)):
+            path.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
+            with pytest.raises(DataError, match=name.replace(".", r"\.")):
+                verify_manifest(folder)
+        path.write_bytes(sound)
+    verify_manifest(folder)
+
+
+def test_a_file_cut_short_is_found_without_reading_it(folder):
+    (folder / "a.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"a\.bin has 5 bytes instead of 256: build it again\."):
+        verify_manifest(folder, digests=False, remedy="build it again")
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "inner" / "b.txt").unlink()
+    with pytest.raises(DataError, match=r"b\.txt is missing"):
+        verify_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "inner/../../x", "a\\..\\b", "", "link"])
+def test_names_that_leave_the_folder_are_refused(folder, name):
+    (folder / "link").symlink_to("/etc/hostname")
+    manifest = {"files": {name: {"bytes": 1, "sha256": "0"}}}
+    write_json_atomically(folder / MANIFEST, {**manifest, "digest": canonical_digest(manifest)})
+    with pytest.raises(DataError, match="not a file inside"):
+        verify_manifest(folder)
+
+
+def test_a_manifest_that_is_not_ours_is_refused(folder):
+    for text in ("", "[]", "{}", '{"digest": 1}', "[" * 100_000):
+        (folder / MANIFEST).write_text(text)
+        with pytest.raises(DataError, match="damaged"):
+            verify_manifest(folder)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "x.json"
+    write_json_atomically(path, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json_atomically(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left"), OSError(errno.EFBIG, "too large"), Exception("failed (os error 28)")],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, error):
+    def write(folder):
+        with staged_folder(folder) as staged:
+            (staged / "a").write_text("a")
+            raise error
+
+    with pytest.raises(DataError, match="disk is full"):
+        write(tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    (tmp_path / "made.partial" / "old").mkdir(parents=True)
+    with staged_folder(tmp_path / "made") as staged:
+        assert list(staged.iterdir()) == []
+        (staged / "new").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "new"]
+
+
+def test_two_processes_do_not_write_the_same_folder(tmp_path):
+    other = "import sys; from fast_electra.data.files import staged_folder; from pathlib import Path\n"
+    other += "with staged_folder(Path(sys.argv[1])): pass"
+    with staged_folder(tmp_path / "made") as staged:
+        (staged / "a").write_text("a")
+        ran = subprocess.run([sys.executable, "-c", other, tmp_path / "made"], capture_output=True, text=True)
+    assert "being written by another process" in ran.stderr
+    assert (tmp_path / "made" / "a").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="can't be written"), staged_folder(tmp_path / "file" / "made"):
+        pass
