@@ -1,12 +1,12 @@
 import torch
 
-from fast_electra.config.tree import ExponentialTemperature, ModelConfig
+from fast_electra.config.tree import ExponentialTemperature, ModelConfig, OptimizerConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.corruption.schedules import Difficulty, TemperatureCurriculum
 from fast_electra.corruption.sources import OnTheFly, masked_ids
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.objectives.mlm import originals
+from fast_electra.objectives.mlm import MLM, originals
 from tests.tiny import SPECIAL, batch
 
 
@@ -38,7 +38,9 @@ def test_at_least_one_token_is_masked_and_never_more_than_there_are():
 def test_the_mask_probability_is_flat_over_positions():
     rows = batch(rows=4096, length=32)
     masked = mask_random_tokens(rows, 0.15, seed=2)
-    counts = torch.zeros(32).scatter_add(0, masked.positions_BM[masked.valid_BM], torch.ones(int(masked.valid_BM.sum())))
+    counts = torch.zeros(32).scatter_add(
+        0, masked.positions_BM[masked.valid_BM], torch.ones(int(masked.valid_BM.sum()))
+    )
     eligible = rows.eligible[0]
     share = counts[eligible] / 4096
     expected = round(0.15 * int(eligible.sum())) / int(eligible.sum())
@@ -110,3 +112,20 @@ def test_the_auxiliary_gets_no_gradient_and_keeps_its_weights():
 
 def test_a_curriculum_gives_the_schedules_temperature():
     assert TemperatureCurriculum(ExponentialTemperature()).difficulty(0.0) == Difficulty(2.0)
+
+
+def test_berts_rule_shows_random_and_original_tokens_in_their_shares():
+    rows = batch(rows=512)
+    objective = MLM(masked_lm(), SPECIAL["mask"], 0.15, OptimizerConfig(learning_rate=1e-3), 7, random=0.1, kept=0.1)
+    prepared = objective.prepare(rows, seed=0)
+    seen = objective._seen(prepared, seed=0)
+    masked, wanted = prepared.masked, originals(rows, prepared.masked)
+    shown = seen.gather(1, masked.positions_BM)[masked.valid_BM]
+    wanted = wanted[masked.valid_BM]
+    count = len(shown)
+    is_mask, is_original = shown == SPECIAL["mask"], shown == wanted
+    assert abs(is_mask.sum() / count - 0.8) < 5 * (0.16 / count) ** 0.5
+    assert abs(is_original.sum() / count - 0.1) < 5 * (0.09 / count) ** 0.5 + 0.01  # a random token may be the original
+    assert (shown[~is_mask] >= 5).all()  # never a special one
+    elsewhere = torch.ones_like(rows.eligible).scatter(1, masked.positions_BM, False)
+    assert torch.equal(seen[elsewhere], rows.ids[elsewhere])

@@ -315,7 +315,10 @@ def test_an_objective_may_have_two_optimizers_and_a_state():
     plan = Plan(10, 0, 2, 1, 10, 10)
     before = objective.first.weight.clone(), objective.second.weight.clone()
     make_update(state, plan, objective.prepare(tiny.batch(rows=4), 0), CPU)
-    moved = [float((a - b).detach().abs()) for a, b in zip(before, (objective.first.weight, objective.second.weight), strict=True)]
+    moved = [
+        float((a - b).detach().abs())
+        for a, b in zip(before, (objective.first.weight, objective.second.weight), strict=True)
+    ]
     assert moved[0] == pytest.approx(10 * moved[1], rel=2e-2)  # each at its own learning rate
     assert {"gradient_norm.main", "gradient_norm.generator", "clipped.main"} <= set(state.sums)
     objective.observe({"loss": 2.0})

@@ -35,7 +35,6 @@ def build(
         Print the report as one JSON object on standard output.
     """
     import json as json_module
-    import logging
 
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,7 +45,6 @@ def build(
     console = Console(stderr=True)
     from fast_electra.data.shards import build_shards
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     descriptions = {"tokenizer": "reading for the tokenizer", "tokens": "tokenising"}
     with Progress(*columns, console=console, transient=True) as display:

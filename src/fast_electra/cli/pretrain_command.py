@@ -69,7 +69,11 @@ def pretrain(
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         if name != "timing":
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value)
+            table.add_row(
+                name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+            )
     console.print(table)
-    console.print(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True)
+    console.print(
+        f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True
+    )
     return 0

@@ -48,11 +48,11 @@ def quickstart(
     console = Console(stderr=json)
     with stop_on_signals() as stop:
         try:
-            summary = run_quickstart(
-                run, console, text or (), minutes, [f"training.seed={seed}", *overrides], stop
-            )
+            summary = run_quickstart(run, console, text or (), minutes, [f"training.seed={seed}", *overrides], stop)
         except Interrupted as reason:
-            console.print(f"{reason}; the checkpoint is written. The same command goes on.", highlight=False, soft_wrap=True)
+            console.print(
+                f"{reason}; the checkpoint is written. The same command goes on.", highlight=False, soft_wrap=True
+            )
             return 130
     if json:
         print(json_module.dumps(summary))

@@ -100,6 +100,16 @@ class MLMObjective(Section):
     """Masked language modelling: trains auxiliaries."""
 
     kind: Literal["mlm"] = "mlm"
+    random: float = Field(default=0.0, ge=0, le=1)
+    """share of the masked positions that show a random token instead of [MASK] (BERT: 0.1)"""
+    kept: float = Field(default=0.0, ge=0, le=1)
+    """share of the masked positions that show the original instead of [MASK] (BERT: 0.1)"""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.random + self.kept > 1:
+            raise ValueError(f"random ({self.random}) and kept ({self.kept}) must not exceed 1 together")
+        return self
 
 
 class FastElectraObjective(Section):

@@ -28,9 +28,7 @@ class Masked:
 
     def split(self, size: int) -> list["Masked"]:
         """Slices of `size` sequences, in step with `Batch.split`."""
-        return [
-            Masked(p, v) for p, v in zip(self.positions_BM.split(size), self.valid_BM.split(size), strict=True)
-        ]
+        return [Masked(p, v) for p, v in zip(self.positions_BM.split(size), self.valid_BM.split(size), strict=True)]
 
 
 def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:

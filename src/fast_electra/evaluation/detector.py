@@ -61,7 +61,9 @@ class Detector:
         model = load_model(folder, "rtd")
         labels = getattr(model.config, "id2label", {})
         if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
-            raise ModelError(f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced.")
+            raise ModelError(
+                f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced."
+            )
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         self.suspicion = detector_of(model)
         positions = getattr(model.config, "max_position_embeddings", None) or 512
@@ -98,6 +100,4 @@ class Detector:
                 nearer = distance < centred[place]
                 probabilities[place[nearer]] = score[1 : 1 + count][nearer]
                 centred[place[nearer]] = distance[nearer]
-        return [
-            SuspectToken(start, end, float(p)) for (start, end), p in zip(offsets, probabilities, strict=True)
-        ]
+        return [SuspectToken(start, end, float(p)) for (start, end), p in zip(offsets, probabilities, strict=True)]

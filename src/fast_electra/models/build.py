@@ -166,7 +166,9 @@ def resolve_model(source: str | Path) -> str:
         return str(path / "model")
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise ModelError(f"{path} holds no model: config.json is missing; give a run or a Transformers model folder.")
+            raise ModelError(
+                f"{path} holds no model: config.json is missing; give a run or a Transformers model folder."
+            )
         return str(path)
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(source)) or path.exists():
         raise ModelError(f"{source} is not a folder; give a run, a folder with a Transformers model, or a hub name.")
@@ -232,4 +234,3 @@ def _head_class(config: PreTrainedConfig, head: Head) -> Any:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return (text[:300] + " …") if len(text) > 300 else text
-

@@ -7,7 +7,6 @@ from transformers import PreTrainedConfig
 
 from fast_electra.data.batches import Batch
 
-
 # Positions of these start after the padding id.
 SHIFTED_POSITIONS = ("roberta", "camembert", "xlm-roberta")
 

@@ -87,7 +87,9 @@ class FastElectra:
             loss += float((rtd_losses(logits_BS, corrupted.replaced_BS) * scored_BS).sum())
             expected += float(corrupted.expected_replaced)
             masked_count += int(prepared.masked.valid_BM.sum())
-            was_masked_BS = torch.zeros_like(scored_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
+            was_masked_BS = torch.zeros_like(scored_BS).scatter(
+                1, prepared.masked.positions_BM, prepared.masked.valid_BM
+            )
             logits.append(logits_BS[scored_BS].float().cpu().numpy())
             replaced.append(corrupted.replaced_BS[scored_BS].cpu().numpy())
             masked.append(was_masked_BS[scored_BS].cpu().numpy())

@@ -12,7 +12,7 @@ Notable:
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,18 @@ from rich.console import Console
 
 import fast_electra
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import Config
+from fast_electra.config.tree import Config, DataConfig
 from fast_electra.corruption.schedules import Difficulty, temperature
 from fast_electra.data.batches import Batch
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
-from fast_electra.data.sources import Document, read_documents
+from fast_electra.data.sources import Document, Sources
 from fast_electra.data.tokenizer import train_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation import bugs
 from fast_electra.evaluation.detector import Suspicion, detector_of
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.objectives.base import Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.recipes.run_report import REPORT_FILE
@@ -54,7 +53,9 @@ _OTHER_SECONDS = 75.0
 _AUXILIARY_SHARE = 0.4
 _ESTIMATE_AFTER = 20
 _UNTRAINED = 10
-_UNTRAINED_PAIRS = 400
+_UNTRAINED_PAIRS = 250
+_EVERY_TOKEN = 25
+_TOKENIZER_CHARACTERS = 10_000_000
 
 USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
@@ -67,7 +68,7 @@ for token in find({example!r}):
 
 
 @dataclass(frozen=True)
-class Sources:
+class Material:
     """Where the text comes from, and what is held out."""
 
     documents: Callable[[], Iterator[Document]]
@@ -107,7 +108,7 @@ def quickstart(
     stages = _Stages(folder, console, own_text=bool(text))
     auxiliary_config, main_config = _configs(folder, text, minutes, overrides)
     with stages.stage("corpus") as found:
-        sources = _own_text(text) if text else _python_source()
+        sources = _own_text(main_config.data) if text else _python_source()
         found(sources.found)
     shards_folder = folder / "shards"
     with stages.stage("tokens") as found:
@@ -214,7 +215,9 @@ class _Stages:
             }
             if self._file.parent.is_dir():
                 write_json_atomically(self._file, self._stages)
-        self._console.print(f"      [green]{duration(seconds)}[/]  {' '.join(findings)}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"      [green]{duration(seconds)}[/]  {' '.join(findings)}", highlight=False, soft_wrap=True
+        )
 
 
 class _Outlook(QuietObserver):
@@ -272,7 +275,7 @@ def _bytes(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def _python_source() -> Sources:
+def _python_source() -> Material:
     corpus = collect()
     held_out = frozenset(HELD_OUT)
 
@@ -282,7 +285,7 @@ def _python_source() -> Sources:
 
     packages = {file.package for file in corpus.train}
     size = sum(count.bytes for count in corpus.report.values() if count.split == "train")
-    return Sources(
+    return Material(
         documents=documents,
         is_validation=lambda document: document.source.split("/")[0] in held_out,
         found=f"{size / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} packages; "
@@ -292,10 +295,10 @@ def _python_source() -> Sources:
     )
 
 
-def _own_text(paths: Sequence[Path]) -> Sources:
-    size = sum(_bytes(path) for path in paths)
-    return Sources(
-        documents=lambda: read_documents(paths, "auto"),
+def _own_text(data: DataConfig) -> Material:
+    size = sum(_bytes(path) for path in data.sources)
+    return Material(
+        documents=lambda: iter(Sources(data.sources, data.format, data.text_field, data.invalid_utf8)),
         is_validation=None,
         found=f"{size / 1e6:.1f} MB of your text",
         corpus=None,
@@ -303,14 +306,13 @@ def _own_text(paths: Sequence[Path]) -> Sources:
     )
 
 
-def _tokens(sources: Sources, config: Config, folder: Path) -> str:
+def _tokens(sources: Material, config: Config, folder: Path) -> str:
     """Tokenizer and shards, unless they are there; returns what was found."""
-    if not (folder / "manifest.json").exists():
+    if not folder.exists():
         held_out = sources.is_validation or (lambda _: False)
+        training = (document.text for document in sources.documents() if not held_out(document))
         tokenizer = train_tokenizer(
-            (document.text for document in sources.documents() if not held_out(document)),
-            config.data.tokenizer,
-            config.data.length,
+            _beginning(training, _TOKENIZER_CHARACTERS), config.data.tokenizer, config.data.length
         )
         build_shards(sources.documents(), tokenizer, folder, config.data, validation=sources.is_validation)
     shards = open_shards(folder, verify=False)
@@ -321,8 +323,17 @@ def _tokens(sources: Sources, config: Config, folder: Path) -> str:
     )
 
 
+def _beginning(texts: Iterable[str], characters: int) -> Iterator[str]:
+    """Texts until so many characters have come; the corpus is in the order of digests, so this is a sample."""
+    for text in texts:
+        yield text
+        characters -= len(text)
+        if characters < 0:
+            return
+
+
 def _downstream(
-    sources: Sources, parts: Assembled, model: Any, folder: Path, config: Config
+    sources: Material, parts: Assembled, model: Any, folder: Path, config: Config
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures for the summary, and examples for the page."""
     suspicion = detector_of(model)
@@ -344,7 +355,9 @@ def _downstream(
             trained,
             bugs.frequency_table(pairs, frequencies),
             [bugs.evaluate_bugs(pairs[:_UNTRAINED_PAIRS], each, pad_id=special["pad"]) for each in untrained],
-            bugs.evaluate_masked(pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=40),
+            bugs.evaluate_masked(
+                pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=_EVERY_TOKEN
+            ),
         )
         examples += _bug_examples(pairs, trained)
     return scores, {"bugs": examples}
@@ -370,7 +383,9 @@ def _masked_prediction(auxiliary: MaskedLM) -> bugs.MaskedPrediction:
 
 def _bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int = 3) -> list[dict[str, Any]]:
     """Short functions at fixed quantiles of the score, found and not found alike, with every token's suspicion."""
-    short = [index for index, pair in enumerate(pairs) if len(pair.changed) <= 90 and pair.bug.changed.count("\n") <= 14]
+    short = [
+        index for index, pair in enumerate(pairs) if len(pair.changed) <= 90 and pair.bug.changed.count("\n") <= 14
+    ]
     ranked = sorted(short, key=lambda index: float(scores.first_changed[index] - scores.first_clean[index]))
     examples = []
     for quantile in (0.95, 0.75, 0.25)[:each]:
@@ -401,7 +416,7 @@ def _bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int 
     return examples
 
 
-def _validation_texts(sources: Sources, config: Config) -> list[Document]:
+def _validation_texts(sources: Material, config: Config) -> list[Document]:
     """The user's documents that were held out, as the shards chose them."""
     from fast_electra.data.shards import is_validation_text
 

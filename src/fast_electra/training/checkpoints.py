@@ -64,7 +64,9 @@ def save_checkpoint(
         staged.rename(target)
     except (OSError, dcp.CheckpointException, DataError) as error:
         shutil.rmtree(staged, ignore_errors=True)
-        raise CheckpointError(f"the checkpoint {target} could not be written ({_reason(error)}): free space and resume.") from error
+        raise CheckpointError(
+            f"the checkpoint {target} could not be written ({_reason(error)}): free space and resume."
+        ) from error
     for old in sorted(folder.glob("[0-9]*[0-9]"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target

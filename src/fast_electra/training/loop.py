@@ -158,7 +158,8 @@ def make_update(state: State, plan: Plan, prepared: Prepared, execution: Executi
         ).sum()
         if not loss.isfinite():
             raise TrainingError(
-                f"the loss of update {state.update + 1} is {loss.item()}: lower optimizer.learning_rate, and resume."
+                f"the loss of update {state.update + 1} is {loss.item()}: lower optimizer.learning_rate, "
+                "and start in a new folder."
             )
         loss.backward()
         state.add("loss", loss, 0.0)

@@ -95,7 +95,7 @@ class GroupOptimizer:
         if not norm.isfinite():
             raise TrainingError(
                 f"the gradient of {self.name} is not finite: lower optimizer.learning_rate "
-                f"({self.settings.learning_rate:g}) or raise optimizer.warmup, and resume."
+                f"({self.settings.learning_rate:g}) or raise optimizer.warmup, and start in a new folder."
             )
         clipped = torch.zeros(())
         if self.settings.clip is not None:

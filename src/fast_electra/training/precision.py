@@ -67,11 +67,7 @@ def choose_execution(training: TrainingConfig) -> Execution:
         raise ConfigError("training.device=cuda, but PyTorch finds no CUDA device; use auto or cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("training.device=mps, but PyTorch finds no MPS device; use auto or cpu.")
-    native = (
-        cpu_has_bfloat16()
-        if name == "cpu"
-        else name == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
-    )
+    native = cpu_has_bfloat16() if name == "cpu" else name == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
     precision: str = training.precision
     if precision == "auto":
         precision = ("bfloat16" if name == "cpu" else "bfloat16_autocast") if native else "float32"

@@ -25,15 +25,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import fast_electra
 from fast_electra.config.loading import dump_config
-from fast_electra.config.tree import Config, FastElectraObjective, MLMObjective
+from fast_electra.config.tree import Config, MLMObjective
 from fast_electra.corruption.schedules import TemperatureCurriculum
 from fast_electra.corruption.sources import OnTheFly
-from fast_electra.data.batches import Batch, BatchSchedule, Rows
+from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.files import write_json_atomically, write_text_atomically
-from fast_electra.data.shards import TokenShards, open_shards
+from fast_electra.data.shards import Split, TokenShards, open_shards
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError
-from fast_electra.models.build import build_model, load_model, resolve_model, start_from, transformers_config, weights_digest
+from fast_electra.models.build import (
+    build_model,
+    load_model,
+    resolve_model,
+    start_from,
+    transformers_config,
+    weights_digest,
+)
 from fast_electra.models.export import export_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
@@ -42,10 +49,10 @@ from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
 from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.flops import count_flops
-from fast_electra.training.loop import Interrupted, Plan, State, make_update, train
+from fast_electra.training.loop import Plan, State, make_update, train
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.telemetry import MetricsFile, Observer, QuietObserver, TensorBoard, read_metrics
+from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard, read_metrics
 
 Say = Callable[[str], None]
 
@@ -134,8 +141,9 @@ def pretrain(
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
         say(f"going on from update {checkpoint.update} of {plan.updates}.")
-        if record["environment"]["threads"] != execution.threads:
-            say("the thread count differs from the first session's: rounding differs, so no longer bit-identical.")
+        for name, now in _numerics(execution).items():
+            if record["environment"][name] != now:
+                say(f"{name} is {now} and was {record['environment'][name]}: no longer bit-identical.")
     flops = plan.updates * flops_per_update(resolved, parts, execution)
     own: list[Observer] = [MetricsFile(folder / "metrics.jsonl", keep_through=state.update)]
     if resolved.training.tensorboard:
@@ -184,7 +192,13 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     if isinstance(config.objective, MLMObjective):
         model = build_model(shape, "mlm", config.training.seed).to(execution.device)
         objective: Objective = MLM(
-            MaskedLM(model, by_document), special["mask"], rate, config.optimizer, shards.most_frequent_token()
+            MaskedLM(model, by_document),
+            special["mask"],
+            rate,
+            config.optimizer,
+            shards.most_frequent_token(),
+            random=config.objective.random,
+            kept=config.objective.kept,
         )
     else:
         auxiliary, digest = load_auxiliary(config, shards)
@@ -334,8 +348,9 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(name, handler)
 
 
-def _rows(config: Config, shards: TokenShards, split: str, special: dict[str, int]) -> Rows:
-    return Rows(shards.split(split), config.data.length, special, config.data.attention)
+def _rows(config: Config, shards: TokenShards, split: Split, special: dict[str, int]) -> Rows:
+    # [UNK] is among the shards' special tokens, and never eligible.
+    return Rows(shards.split(split), config.data.length, shards.special_tokens | special, config.data.attention)
 
 
 def _refuse_eager_only(architecture: str) -> None:
@@ -347,12 +362,8 @@ def _refuse_eager_only(architecture: str) -> None:
 
 def _resolve(config: Config, record: dict[str, Any] | None, execution: Execution) -> Config:
     """Fill in what was left to the program; the number of updates only where it is known."""
-    training = config.training.model_dump() | {
-        "device": execution.device.type,
-        "precision": execution.precision,
-        "threads": execution.threads,
-    }
-    resolved = _replaced(config, training)
+    chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
+    resolved = _replaced(config, config.training.model_dump() | chosen)
     if record:
         return _with_updates(resolved, record["updates"])
     if config.training.tokens is not None:
@@ -393,7 +404,9 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
     if (folder / "run.json").exists():
         return json.loads((folder / "run.json").read_text())
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} holds something that is no run of this program: choose an empty or new folder.")
+        raise CheckpointError(
+            f"{folder} holds something that is no run of this program: choose an empty or new folder."
+        )
     return None
 
 
@@ -410,9 +423,18 @@ def _new_record(config: Config, resolved: Config, parts: Assembled, execution: E
             "fast_electra": fast_electra.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "threads": execution.threads,
+            **_numerics(execution),
         },
+    }
+
+
+def _numerics(execution: Execution) -> dict[str, Any]:
+    """What the rounding of a run depends on besides its configuration."""
+    return {
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": execution.device.type,
+        "precision": execution.precision,
+        "threads": execution.threads,
     }
 
 

@@ -1,0 +1,47 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import golden
+
+# Other instruction sets (ONEDNN_MAX_CPU_ISA=AVX2 and SSE41, ATEN_CPU_CAPABILITY=avx2 and default) moved no loss by more
+# than 1e-6 over the 40 updates; a changed method (a mask elsewhere, another learning rate) moves one by 1e-2.
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("kind", golden.KINDS)
+def test_the_loss_curve_is_the_golden_one(kind, golden_curves):
+    assert golden_curves[kind] == pytest.approx(golden.stored(kind), abs=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def golden_curves(tmp_path_factory):
+    return golden.curves(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["AVX2", "SSE41"])
+def test_the_curve_is_golden_with_an_older_processors_instructions(isa, tmp_path):
+    capability = {"AVX2": "avx2", "SSE41": "default"}[isa]
+    program = f"""
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests import golden
+curves = golden.curves(Path({str(tmp_path)!r}))
+worst = max(abs(a - b) for kind in golden.KINDS for a, b in zip(curves[kind], golden.stored(kind), strict=True))
+print(worst)
+"""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa, "ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < TOLERANCE, done.stdout

@@ -1,0 +1,40 @@
+import ast
+from pathlib import Path
+
+import fast_electra
+
+# Imports point down this list only (docs/method.md shows it); `errors` may be used by all.
+LAYERS = [
+    *("cli", "recipes", "studies", "report", "evaluation", "training", "objectives"),
+    *("corruption", "models", "data", "config", "errors"),
+]
+PACKAGE = Path(fast_electra.__file__).parent
+
+
+def test_imports_point_down_the_layers_only():
+    for file in PACKAGE.rglob("*.py"):
+        layer = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if layer not in LAYERS:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                if parts[0] == "fast_electra" and len(parts) > 1 and parts[1] in LAYERS:
+                    assert LAYERS.index(parts[1]) >= LAYERS.index(layer), f"{file.name} imports {name}"
+
+
+def test_nothing_is_unpickled_and_no_remote_code_is_run():
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text()
+        for forbidden in (
+            "torch.load(",
+            "import pickle",
+            "pickle.load",
+            "trust_remote_code=True",
+            "yaml.load(",
+            "eval(",
+        ):
+            found = [line for line in text.splitlines() if forbidden in line.replace(".eval(", "")]
+            assert not found, f"{file.name}: {found[0]}"
