@@ -149,7 +149,7 @@ def test_special_tokens_are_scored_only_when_asked(shards, auxiliary):
 
 
 def test_training_learns(tmp_path, shards):
-    config = tiny.settings(shards, training__updates=120, training__batch_size=16, optimizer__learning_rate=1e-2)
+    config = tiny.settings(shards, training__updates=200, training__batch_size=16, optimizer__muon_learning_rate=0.05)
     result = run(config, tmp_path / "run")
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert records[-1]["loss"] < records[0]["loss"] - 0.5
@@ -182,7 +182,7 @@ def test_other_data_is_refused_on_resuming(tmp_path):
         run(tiny.settings(folder), tmp_path / "run", stop_after=2)
     folder.rename(tmp_path / "old")
     tiny.make_shards(tmp_path / "shards", count=60, seed=1)
-    with pytest.raises(CheckpointError, match="another (data|tokenizer)"):
+    with pytest.raises(CheckpointError, match=r"another (data|tokenizer)"):
         run(tiny.settings(folder), tmp_path / "run")
 
 

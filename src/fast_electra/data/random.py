@@ -57,7 +57,9 @@ def uniforms(seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positio
     Args:
         seed: the run's seed.
         stream: what the numbers are for.
-        epochs, indices, positions: int64 tensors that broadcast to one shape; indices below 2^48, epochs below 2^16.
+        epochs: int64, below 2^16; this and the next two broadcast to one shape.
+        indices: int64, below 2^48.
+        positions: int64.
 
     Returns:
         float64 tensor of the broadcast shape; never 0 nor 1.

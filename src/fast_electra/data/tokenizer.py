@@ -2,8 +2,8 @@
 
 Notable:
 - every byte is in the vocabulary, so nothing is ever unknown and decoding gives the text back;
-- `code` splits as a parser does: a line break with the next line's indentation is one token, and words, spaces, brackets
-  and operators are apart, so that `a+b` and `a + b` share their tokens and a small model soon learns what may follow what;
+- `code` splits as a parser does: a line break and the next line's indentation are one token; words, spaces, brackets
+  and operators are apart: `a+b` and `a + b` share their tokens, and a small model soon learns what follows what;
 - what is saved is a plain Transformers tokenizer: AutoTokenizer loads it without this package;
 - `[MASK]` in the corpus is six characters of text, not the special token;
 - Transformers is imported only where it is needed: processes that tokenise do without its seconds and 200 MB.

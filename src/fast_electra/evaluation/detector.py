@@ -1,4 +1,4 @@
-"""An exported main model put to use: how suspicious is each token of a text?
+"""An exported main model put to use: how suspicious each token of a text is.
 
 Notable:
 - loads the folder as anybody would, with the Auto classes, and works for any length of text: overlapping windows, each
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.data.tokenizer import load_tokenizer
@@ -38,7 +38,7 @@ class SuspectToken:
 def detector_of(model: PreTrainedModel) -> Suspicion:
     """A scorer from a main model, with one logit or two."""
     dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
-    model = model.to(dtype).eval()
+    nn.Module.to(model, dtype).eval()
 
     @torch.inference_mode()
     def suspicion(ids_BS: Tensor, padding_BS: Tensor) -> Tensor:

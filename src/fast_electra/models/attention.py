@@ -31,12 +31,12 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Softmax(Q Kᵀ · scaling + mask) V; (B, H, S, D) → (B, S, H, D)."""
-    batch, heads, length, width = query.shape
-    scaling = width**-0.5 if scaling is None else scaling
+    heads, width = query.shape[1], query.shape[3]
+    scale = width**-0.5 if scaling is None else scaling
     if key.shape[1] != heads:  # grouped-query attention
         key = key.repeat_interleave(heads // key.shape[1], 1)
         value = value.repeat_interleave(heads // value.shape[1], 1)
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    scores = torch.matmul(query * scale, key.transpose(2, 3))
     if attention_mask is not None:
         # In the scores' own type: a float32 mask would promote everything after it.
         scores = scores + attention_mask.to(scores.dtype)
@@ -59,7 +59,7 @@ def _mask(
     device: torch.device | str = "cpu",
     **_: Any,
 ) -> Tensor | None:
-    """Additive mask (B, 1, S, S) from document ids (B, 1, S), a padding mask (B, S) or neither; None when all see all."""
+    """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None when all see all."""
     # A sliding window is said by `local_size` too, and hides something only in rows longer than that.
     may_skip = allow_is_bidirectional_skip and (local_size is None or kv_length < local_size)
     if may_skip and (attention_mask is None or (attention_mask.ndim == 2 and bool(attention_mask.all()))):

@@ -32,7 +32,7 @@ class MaskedLM(nn.Module):
     def freeze(self, dtype: torch.dtype) -> "MaskedLM":
         """Evaluation mode, no gradients, weights in `dtype`."""
         self.model.requires_grad_(False)
-        self.model.to(dtype)
+        self.to(dtype)
         self.eval()
         return self
 

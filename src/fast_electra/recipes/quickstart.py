@@ -53,8 +53,8 @@ _OTHER_SECONDS = 75.0
 _AUXILIARY_SHARE = 0.4
 _ESTIMATE_AFTER = 20
 _UNTRAINED = 10
-_UNTRAINED_PAIRS = 250
-_EVERY_TOKEN = 25
+_UNTRAINED_PAIRS = 150
+_EVERY_TOKEN = 12
 _TOKENIZER_CHARACTERS = 10_000_000
 
 USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -491,7 +491,10 @@ def _snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) ->
     corrupted = objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0)
     probabilities = detector_of(model)(corrupted.ids_BS, prepared.batch.padding).sigmoid()
     masked = torch.zeros_like(corrupted.replaced_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
-    decode = parts.tokenizer.decode
+
+    def decode(ids: list[int]) -> str:
+        return str(parts.tokenizer.decode(ids))
+
     snippets = []
     for row in range(min(count, len(corrupted.ids_BS))):
         shown = slice(1, 1 + tokens)

@@ -2,7 +2,7 @@
 
 Notable:
 - a checkpoint is staged, its digests are written last, and it appears by rename: it is there whole or not at all;
-- digests are checked before a byte is used (no format tells a flipped byte by itself), and the newest sound one is taken;
+- digests are checked before a byte is used (no format tells a flipped byte by itself); the newest sound one is taken;
 - nothing is ever unpickled: tensors go through `HuggingFaceStorageWriter`, one process included.
 """
 
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from fast_electra.data.files import verify_manifest, write_json_atomically, write_manifest
 from fast_electra.errors import CheckpointError, DataError
@@ -53,7 +55,7 @@ def save_checkpoint(
         staged.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.save(
+            save(
                 dict(tensors),
                 storage_writer=HuggingFaceStorageWriter(str(staged), save_distributed=True),
                 no_dist=True,
@@ -62,7 +64,7 @@ def save_checkpoint(
         write_manifest(staged)
         shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)
-    except (OSError, dcp.CheckpointException, DataError) as error:
+    except (OSError, CheckpointException, DataError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {target} could not be written ({_reason(error)}): free space and resume."
@@ -106,11 +108,11 @@ def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             state = dict(tensors)
-            dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=True)
-    except (dcp.CheckpointException, ValueError, RuntimeError) as error:
+            load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=True)
+    except (CheckpointException, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.folder} doesn't fit this model: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:200]

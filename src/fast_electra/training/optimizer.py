@@ -1,4 +1,4 @@
-"""AdamW, and Muon where asked, for one parameter group: float32 masters, clipping, and the learning rate as a function of progress.
+"""AdamW, and Muon where asked, for one parameter group: float32 masters, clipping, the learning rate's schedule.
 
 Notable:
 - where the model's weights are bfloat16, the optimizer steps on float32 masters and writes them back: a bfloat16 weight
@@ -113,7 +113,8 @@ class GroupOptimizer:
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the masters into the parameters, rounding to their type."""
-        torch._foreach_copy_(list(self._parameters.values()), self._masters)
+        for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
+            parameter.copy_(master)
 
     def tensors(self) -> dict[str, Tensor]:
         """Masters and optimizer state by name, the tensors themselves; fit for saving and for loading in place."""

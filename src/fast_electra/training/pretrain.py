@@ -190,9 +190,9 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     notes: list[str] = []
     digest = None
     if isinstance(config.objective, MLMObjective):
-        model = build_model(shape, "mlm", config.training.seed).to(execution.device)
+        model = build_model(shape, "mlm", config.training.seed)
         objective: Objective = MLM(
-            MaskedLM(model, by_document),
+            MaskedLM(model, by_document).to(execution.device),
             special["mask"],
             rate,
             config.optimizer,
@@ -210,9 +210,9 @@ def assemble(config: Config, execution: Execution) -> Assembled:
         elif config.main.embeddings == "copied":
             start_from(model, auxiliary, embeddings_only=True)
             notes.append("the token embeddings start from the auxiliary's.")
-        frozen = MaskedLM(auxiliary.to(execution.device), by_document).freeze(execution.auxiliary_dtype)
+        frozen = MaskedLM(auxiliary, by_document).to(execution.device).freeze(execution.auxiliary_dtype)
         objective = FastElectra(
-            main=ReplacedTokenDetector(model.to(execution.device), by_document),
+            main=ReplacedTokenDetector(model, by_document).to(execution.device),
             source=OnTheFly(frozen, special["mask"]),
             curriculum=TemperatureCurriculum(config.corruption.schedule),
             rate=rate,
@@ -298,7 +298,8 @@ def load_auxiliary(config: Config, shards: TokenShards) -> tuple[PreTrainedModel
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and config.data.length > positions:
         raise ModelError(
-            f"the auxiliary {name} takes {positions} tokens, fewer than data.length={config.data.length}: shorten the rows."
+            f"the auxiliary {name} takes {positions} tokens, fewer than data.length={config.data.length}: "
+            "shorten the rows."
         )
     return model, weights_digest(Path(source)) if Path(source).is_dir() else None
 
