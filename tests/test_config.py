@@ -11,7 +11,7 @@ import pytest
 from fast_electra.cli.main import app, main
 from fast_electra.config import config_schema, dump_config, help_for_keys, load_config, preset_names, resolve
 from fast_electra.config.loading import BUDGETS, SYNONYMS, keys, nearest_key
-from fast_electra.config.tree import ConstantTemperature, ExponentialTemperature
+from fast_electra.config.tree import ConstantSchedule, ExponentialSchedule
 from fast_electra.errors import ConfigError
 
 FILE = """\
@@ -103,11 +103,11 @@ def test_json_is_an_override_whatever_the_characters() -> None:
 
 def test_choosing_another_kind_drops_the_settings_of_the_former() -> None:
     base = resolve({"preset": "quickstart", "corruption": {"schedule": {"initial": 3, "tau": 0.5}}})
-    assert base.corruption.schedule == ExponentialTemperature(initial=3.0, tau=0.5)
+    assert base.corruption.schedule == ExponentialSchedule(initial=3.0, tau=0.5)
     constant = load_config("quickstart", ["corruption.schedule.kind=constant"])
-    assert constant.corruption.schedule == ConstantTemperature(initial=1.0)
+    assert constant.corruption.schedule == ConstantSchedule(initial=1.0)
     same = load_config("modern-small", ["corruption.schedule.kind=exponential", "corruption.schedule.tau=0.3"])
-    assert same.corruption.schedule == ExponentialTemperature(initial=2.0, tau=0.3)
+    assert same.corruption.schedule == ExponentialSchedule(initial=2.0, tau=0.3)
 
 
 def test_the_order_of_overrides_means_nothing() -> None:
@@ -210,7 +210,8 @@ def test_a_mapping_is_resolved_like_a_file() -> None:
         (
             "main:",
             "corruption:\n  schedule:\n    kind: cosin\nmain:",
-            "a.yaml, line 3: corruption.schedule.kind must be one of exponential, constant, not cosin.",
+            "a.yaml, line 3: corruption.schedule.kind must be one of exponential, constant, linear, "
+            "polynomial, stepwise, cosine, adaptive, not cosin (did you mean cosine?).",
         ),
         (
             "main:",

@@ -1,12 +1,13 @@
 import torch
 
-from fast_electra.config.tree import ExponentialTemperature, ModelConfig, OptimizerConfig
-from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.config.tree import ExponentialSchedule, ModelConfig, OptimizerConfig
+from fast_electra.corruption.auxiliary import MaskedLanguageModel
+from fast_electra.corruption.masking import mask_random_tokens, masked_ids, originals
 from fast_electra.corruption.schedules import Difficulty, TemperatureCurriculum
-from fast_electra.corruption.sources import OnTheFly, masked_ids
+from fast_electra.corruption.sources import OnTheFly
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.objectives.mlm import MLM, originals
+from fast_electra.objectives.mlm import MLM
 from tests.tiny import SPECIAL, batch
 
 
@@ -59,7 +60,9 @@ def test_masks_do_not_depend_on_the_batch_around_a_row():
 def test_only_masked_positions_change_and_labels_tell_which():
     rows = batch(rows=16, padding=5)
     masked = mask_random_tokens(rows, 0.3, seed=0)
-    corrupted = OnTheFly(masked_lm(), SPECIAL["mask"]).corrupt(rows, masked, Difficulty(1.0), seed=0)
+    corrupted = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"])).corrupt(
+        rows, masked, Difficulty(1.0), seed=0
+    )
     allowed = torch.zeros_like(rows.eligible).scatter(1, masked.positions_BM, masked.valid_BM)
     changed = corrupted.ids_BS != rows.ids
     assert torch.equal(changed, corrupted.replaced_BS)
@@ -71,7 +74,7 @@ def test_only_masked_positions_change_and_labels_tell_which():
 def test_the_share_of_replaced_tokens_is_the_expected_one():
     rows = batch(rows=512)
     masked = mask_random_tokens(rows, 0.15, seed=0)
-    source = OnTheFly(masked_lm(vocabulary=320), SPECIAL["mask"])
+    source = OnTheFly(MaskedLanguageModel(masked_lm(vocabulary=320), SPECIAL["mask"]))
     for temperature in (0.3, 1.0):
         corrupted = source.corrupt(rows, masked, Difficulty(temperature), seed=0)
         count = int(masked.valid_BM.sum())
@@ -82,7 +85,7 @@ def test_the_share_of_replaced_tokens_is_the_expected_one():
 def test_replacements_do_not_depend_on_the_batch_around_a_row():
     rows = batch(rows=8)
     masked = mask_random_tokens(rows, 0.15, seed=0)
-    source = OnTheFly(masked_lm(), SPECIAL["mask"])
+    source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"]))
     whole = source.corrupt(rows, masked, Difficulty(2.0), seed=5).ids_BS
     parts = [
         source.corrupt(b, m, Difficulty(2.0), seed=5).ids_BS
@@ -104,19 +107,27 @@ def test_the_auxiliary_gets_no_gradient_and_keeps_its_weights():
     rows = batch(rows=4)
     auxiliary = masked_lm()
     before = [p.clone() for p in auxiliary.parameters()]
-    source = OnTheFly(auxiliary, SPECIAL["mask"])
+    source = OnTheFly(MaskedLanguageModel(auxiliary, SPECIAL["mask"]))
     source.corrupt(rows, mask_random_tokens(rows, 0.15, 0), Difficulty(2.0), seed=0)
     assert all(p.grad is None and not p.requires_grad for p in auxiliary.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, auxiliary.parameters(), strict=True))
 
 
 def test_a_curriculum_gives_the_schedules_temperature():
-    assert TemperatureCurriculum(ExponentialTemperature()).difficulty(0.0) == Difficulty(2.0)
+    assert TemperatureCurriculum(ExponentialSchedule()).difficulty(0.0) == Difficulty(2.0)
 
 
 def test_berts_rule_shows_random_and_original_tokens_in_their_shares():
     rows = batch(rows=512)
-    objective = MLM(masked_lm(), SPECIAL["mask"], 0.15, OptimizerConfig(learning_rate=1e-3), 7, random=0.1, kept=0.1)
+    objective = MLM(
+        masked_lm(),
+        SPECIAL["mask"],
+        lambda b, s: mask_random_tokens(b, 0.15, s),
+        OptimizerConfig(learning_rate=1e-3),
+        7,
+        random=0.1,
+        kept=0.1,
+    )
     prepared = objective.prepare(rows, seed=0)
     seen = objective._seen(prepared, seed=0)
     masked, wanted = prepared.masked, originals(rows, prepared.masked)

@@ -2,13 +2,13 @@ from math import exp
 
 import pytest
 
-from fast_electra.config.tree import ConstantTemperature, ExponentialTemperature, OptimizerConfig
+from fast_electra.config.tree import ConstantSchedule, ExponentialSchedule, OptimizerConfig
 from fast_electra.corruption.schedules import TemperatureCurriculum, temperature
 from fast_electra.training.optimizer import learning_rate
 
 
 def test_the_exponential_schedule_is_the_papers():
-    schedule = ExponentialTemperature(initial=2.0, tau=0.1)
+    schedule = ExponentialSchedule(initial=2.0, tau=0.1)
     assert temperature(schedule, 0.0) == 2.0
     assert temperature(schedule, 0.1) == pytest.approx(1 + exp(-1))
     assert temperature(schedule, 1.0) == pytest.approx(1 + exp(-10))
@@ -17,7 +17,7 @@ def test_the_exponential_schedule_is_the_papers():
 
 
 def test_the_constant_schedule_is_constant():
-    curriculum = TemperatureCurriculum(ConstantTemperature(initial=1.5))
+    curriculum = TemperatureCurriculum(ConstantSchedule(initial=1.5))
     assert {curriculum.difficulty(u / 10).temperature for u in range(11)} == {1.5}
 
 

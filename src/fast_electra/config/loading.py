@@ -287,10 +287,10 @@ def keys() -> dict[str, Key]:
     """Every key by its dotted name, in the order of the tree."""
     found: dict[str, Key] = {}
 
-    def collect(sections: tuple[type[Section], ...], prefix: str, chosen: Any = None) -> None:
+    def collect(sections: tuple[type[Section], ...], prefix: str, chosen: Any = None, optional: bool = False) -> None:
         for name, info in _fields(sections).items():
             if inner := _sections(info.annotation):
-                collect(inner, f"{prefix}{name}.", info.default)
+                collect(inner, f"{prefix}{name}.", info.default, optional or info.default is None)
                 continue
             default, choices, kinds = info.get_default(), _choices(info.annotation), ()
             if len(sections) > 1 and name == "kind":
@@ -298,8 +298,12 @@ def keys() -> dict[str, Key]:
             elif len(sections) > 1:
                 kinds = tuple(_kind(section) for section in sections if name in section.model_fields)
                 kinds = kinds if len(kinds) < len(sections) else ()
+            if optional and info.is_required():
+                default = None
             description = info.description or ""
-            found[prefix + name] = Key(prefix + name, info.is_required(), default, description, choices, kinds)
+            found[prefix + name] = Key(
+                prefix + name, info.is_required() and not optional, default, description, choices, kinds
+            )
 
     collect((Config,), "")
     return found
@@ -395,7 +399,7 @@ def _unknown(layer: Layer, tree: dict[str, Any], path: Keys, value: Any) -> str:
 def nearest_key(name: str) -> str | None:
     """The key that someone who wrote `name` most likely meant, anywhere in the tree; None if nothing is near."""
     section, _, last = name.lower().replace("-", "_").rpartition(".")
-    if last in SYNONYMS and not any(key.rpartition(".")[2] == last for key in keys()):
+    if last in SYNONYMS:
         return SYNONYMS[last]
 
     def likeness(key: str) -> float:

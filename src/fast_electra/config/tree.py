@@ -6,6 +6,7 @@ Notable:
 - a choice with its own settings is a union told apart by `kind`, so a schedule's settings can't be given to another.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -60,40 +61,61 @@ class DataConfig(Section):
     """processes that tokenise; empty: one a core"""
 
 
-class ModelConfig(Section):
-    """The model that is trained: any Transformers encoder, by its `model_type` and shape."""
+class ShapeConfig(Section):
+    """A Transformers encoder: continued from a published model, or fresh in a shape given here."""
 
+    model: str | None = None
+    """continue from this run, folder or hub name: the shape is then its own; empty: fresh weights in the shape below"""
     architecture: str = "modernbert"
     """`model_type` of a Transformers configuration: modernbert, electra, bert, roberta, ..."""
-    layers: int = Field(ge=1)
+    layers: int | None = Field(default=None, ge=1)
     """encoder layers"""
-    hidden_size: int = Field(ge=1)
+    hidden_size: int | None = Field(default=None, ge=1)
     """width of the hidden states and of the embeddings"""
-    heads: int = Field(ge=1)
+    heads: int | None = Field(default=None, ge=1)
     """attention heads"""
-    intermediate_size: int = Field(ge=1)
+    intermediate_size: int | None = Field(default=None, ge=1)
     """width inside the feed-forward layers"""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """dropout on hidden states and attention"""
     options: dict[str, Any] = {}
     """further keys of the Transformers configuration, passed as they are"""
-    embeddings: Literal["fresh", "copied"] = "fresh"
-    """copied: start the token embeddings from the auxiliary's (same width)"""
-    start: Literal["fresh", "auxiliary"] = "fresh"
-    """auxiliary: start every weight that the auxiliary has under the same name and shape from it"""
 
     @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.hidden_size % self.heads:
+    def _whole(self) -> Self:
+        shape = {name: getattr(self, name) for name in ("layers", "hidden_size", "heads", "intermediate_size")}
+        missing = [name for name, value in shape.items() if value is None]
+        if self.model is None and missing:
+            raise ValueError(f"give {', '.join(missing)}, or model to continue from a published one")
+        if self.model is None and shape["hidden_size"] % shape["heads"]:
             raise ValueError(f"hidden_size ({self.hidden_size}) must be divisible by heads ({self.heads})")
         return self
 
 
+class ModelConfig(ShapeConfig):
+    """The model that is trained and exported."""
+
+    embeddings: Literal["fresh", "copied", "auxiliary_plus_delta"] = "fresh"
+    """token embeddings: fresh; copied from the auxiliary; or its frozen table plus a trained delta (same width)"""
+    start: Literal["fresh", "auxiliary"] = "fresh"
+    """auxiliary: start every weight that the auxiliary has under the same name and shape from it"""
+    freeze: Literal["none", "encoder"] = "none"
+    """encoder: train the head alone, as for a vocabulary head on an encoder that has none"""
+
+
 class AuxiliaryConfig(Section):
-    """The frozen auxiliary model of `fast_electra`."""
+    """The frozen auxiliary of `fast_electra`: anything that gives a distribution over the vocabulary at a position."""
 
     model: str | None = None
-    """a run, a folder with a Transformers masked language model, or a hub name"""
+    """a run, a folder with a Transformers model, or a hub name; of no use to unigram, ngram and uniform"""
+    kind: Literal["auto", "masked_lm", "causal_lm", "prefix_lm", "span_corruption", "unigram", "ngram", "uniform"] = (
+        "auto"
+    )
+    """auto: masked_lm, causal_lm or span_corruption by the model's class; the last three are counted on the corpus"""
+    checkpoint: int | None = Field(default=None, ge=1)
+    """the update of the auxiliary's run whose weights are used; empty: its last"""
+    layers: int | None = Field(default=None, ge=1)
+    """use its first layers only; empty: all"""
 
 
 class MLMObjective(Section):
@@ -118,44 +140,8 @@ class FastElectraObjective(Section):
     kind: Literal["fast_electra"] = "fast_electra"
     include_special: bool = False
     """score special tokens too, as ELECTRA's own code does"""
-
-
-Objective = Annotated[MLMObjective | FastElectraObjective, Field(discriminator="kind")]
-
-
-class ConstantTemperature(Section):
-    """T(u) = initial."""
-
-    kind: Literal["constant"] = "constant"
-    initial: float = Field(default=1.0, gt=0)
-    """T0, the temperature throughout"""
-
-
-class ExponentialTemperature(Section):
-    """T(u) = 1 + (initial - 1) * exp(-u / tau), the paper's schedule."""
-
-    kind: Literal["exponential"] = "exponential"
-    initial: float = Field(default=2.0, gt=0)
-    """T0, the temperature at the start"""
-    tau: float = Field(default=0.1, gt=0)
-    """decay constant, as a share of the run"""
-
-
-Schedule = Annotated[ExponentialTemperature | ConstantTemperature, Field(discriminator="kind")]
-
-
-class MaskingConfig(Section):
-    """Which positions are masked."""
-
-    rate: float = Field(default=0.15, gt=0, lt=1)
-    """share of a row's non-special tokens that are masked"""
-
-
-class CorruptionConfig(Section):
-    """How sequences are corrupted."""
-
-    masking: MaskingConfig = MaskingConfig()
-    schedule: Schedule = ExponentialTemperature()
+    disallow_correct: bool = False
+    """never sample the original, so that every masked position is a replaced one"""
 
 
 class OptimizerConfig(Section):
@@ -169,6 +155,8 @@ class OptimizerConfig(Section):
     """decay of the squared gradient's moving average"""
     epsilon: float = Field(default=1e-6, gt=0)
     """added to the root of the squared gradient's average"""
+    bias_correction: bool = True
+    """false: Adam without bias correction, as in ELECTRA's and BERT's own code"""
     muon_learning_rate: float | None = Field(default=None, gt=0)
     """peak learning rate of the layers' matrices under Muon; empty: AdamW for everything"""
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -181,8 +169,204 @@ class OptimizerConfig(Section):
     """learning rate after the warm-up"""
     warmup: float = Field(default=0.06, ge=0, lt=1)
     """share of the run in which the learning rate rises to its peak"""
+    warmup_multiplies: bool = False
+    """true: the warm-up multiplies the decay, which starts at the first update, as in ELECTRA's own code"""
     decay: float = Field(default=0.2, gt=0, le=1)
     """share of the run in which warmup_stable_decay falls to zero"""
+
+
+class ElectraObjective(Section):
+    """Joint ELECTRA (Clark et al., 2020): a generator and a discriminator trained together."""
+
+    kind: Literal["electra"] = "electra"
+    generator: ShapeConfig
+    """the generator: a masked language model trained along, exported beside the main model"""
+    sharing: Literal["none", "tied", "disentangled"] = "tied"
+    """token embeddings of both: none; tied (ELECTRA); or the generator's, detached, plus a delta (DeBERTaV3)"""
+    rtd_weight: float = Field(default=50.0, gt=0)
+    """weight of the main model's loss beside the generator's"""
+    generator_optimizer: OptimizerConfig | None = None
+    """settings of its own for the generator; empty: the main model's"""
+    clip: Literal["per_model", "joint"] = "per_model"
+    """per_model: gradients of unweighted losses, each model by itself; joint: of the weighted sum, as published"""
+    include_special: bool = False
+    """score special tokens too, as ELECTRA's own code does"""
+    disallow_correct: bool = False
+    """never sample the original, so that every masked position is a replaced one"""
+    random: float = Field(default=0.0, ge=0, le=1)
+    """share of the masked positions that show the generator a random token instead of [MASK]"""
+    kept: float = Field(default=0.0, ge=0, le=1)
+    """share of the masked positions that show the generator the original instead of [MASK] (published code: 0.15)"""
+
+
+Objective = Annotated[MLMObjective | FastElectraObjective | ElectraObjective, Field(discriminator="kind")]
+
+
+class ConstantSchedule(Section):
+    """T(u) = initial."""
+
+    kind: Literal["constant"] = "constant"
+    initial: float = Field(default=1.0, gt=0)
+    """T0, the temperature throughout"""
+
+
+class _FallingSchedule(Section):
+    initial: float = Field(default=2.0, gt=0)
+    """T0, the temperature at the start"""
+    final: float = Field(default=1.0, gt=0)
+    """the temperature at the end (exponential: that it approaches)"""
+    falling: bool = True
+    """refuse a temperature that rises; false: allow it"""
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.falling and self.final > self.initial:
+            raise ValueError(
+                f"the temperature would rise from {self.initial} to {self.final}; give falling: false if that is meant"
+            )
+        return self
+
+
+class LinearSchedule(_FallingSchedule):
+    """T(u) = final + (initial - final) * (1 - u)."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class ExponentialSchedule(_FallingSchedule):
+    """T(u) = final + (initial - final) * exp(-u / tau), the paper's schedule."""
+
+    kind: Literal["exponential"] = "exponential"
+    tau: float = Field(default=0.1, gt=0)
+    """decay constant, as a share of the run"""
+
+
+class PolynomialSchedule(_FallingSchedule):
+    """T(u) = final + (initial - final) * (1 - u)^power."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: float = Field(default=2.0, gt=0)
+    """1 is linear; larger falls sooner"""
+
+
+class CosineSchedule(_FallingSchedule):
+    """T(u) = final + (initial - final) * (1 + cos(pi u)) / 2."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class StepwiseSchedule(Section):
+    """T(u) is `initial` until the first step, then each step's temperature in turn."""
+
+    kind: Literal["stepwise"] = "stepwise"
+    initial: float = Field(default=2.0, gt=0)
+    """T0, the temperature at the start"""
+    steps: list[tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0)]]] = [
+        (0.1, 1.5),
+        (0.25, 1.2),
+        (0.5, 1.0),
+    ]
+    """pairs of progress and temperature; both in order"""
+    falling: bool = True
+    """refuse a temperature that rises; false: allow it"""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        places = [place for place, _ in self.steps]
+        if any(later <= earlier for earlier, later in pairwise(places)):
+            raise ValueError(f"the steps' progress must increase: {places}")
+        temperatures = [self.initial, *(value for _, value in self.steps)]
+        if self.falling and any(b > a for a, b in pairwise(temperatures)):
+            raise ValueError(f"the temperature would rise: {temperatures}; give falling: false if that is meant")
+        return self
+
+
+class AdaptiveSchedule(Section):
+    """The temperature follows the main model: as low as a target difficulty allows."""
+
+    kind: Literal["adaptive"] = "adaptive"
+    initial: float = Field(default=2.0, gt=0)
+    """T0, the temperature at the start"""
+    target: float = Field(default=0.5, gt=0)
+    """difficulty to hold: nats of RTD loss at masked positions, replaced and original tokens weighing the same"""
+    lowest: float = Field(default=1.0, gt=0)
+    """the temperature never goes below"""
+    highest: float = Field(default=4.0, gt=0)
+    """the temperature never goes above"""
+    falling: bool = True
+    """true: the temperature never rises"""
+    memory: float = Field(default=0.95, ge=0, lt=1)
+    """decay of the moving average of the difficulty, per update"""
+    gain: float = Field(default=0.05, gt=0)
+    """how fast the logarithm of the temperature follows the relative distance to the target, per update"""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not self.lowest <= self.initial <= self.highest:
+            raise ValueError(
+                f"initial ({self.initial}) must lie between lowest ({self.lowest}) and highest ({self.highest})"
+            )
+        return self
+
+
+Schedule = Annotated[
+    ExponentialSchedule
+    | ConstantSchedule
+    | LinearSchedule
+    | PolynomialSchedule
+    | StepwiseSchedule
+    | CosineSchedule
+    | AdaptiveSchedule,
+    Field(discriminator="kind"),
+]
+
+
+class TemperatureAugmentation(Section):
+    """The schedule's value is the temperature of the replacements."""
+
+    kind: Literal["temperature"] = "temperature"
+
+
+class DropoutAugmentation(Section):
+    """Dropout in the auxiliary, of a strength that falls as the temperature would: (T - 1) / (T0 - 1) of `strength`."""
+
+    kind: Literal["dropout"] = "dropout"
+    strength: float = Field(default=0.3, gt=0, lt=1)
+    """dropout rate at the start"""
+
+
+class AttentionDroppingAugmentation(Section):
+    """Attention weights of the auxiliary are dropped, of a strength that falls as the temperature would."""
+
+    kind: Literal["attention_dropping"] = "attention_dropping"
+    strength: float = Field(default=0.3, gt=0, lt=1)
+    """share of the attention weights dropped at the start"""
+
+
+Augmentation = Annotated[
+    TemperatureAugmentation | DropoutAugmentation | AttentionDroppingAugmentation, Field(discriminator="kind")
+]
+
+
+class MaskingConfig(Section):
+    """Which positions are masked."""
+
+    kind: Literal["random", "whole_word", "span"] = "random"
+    """random tokens; all tokens of random words; or spans of tokens"""
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    """share of a row's non-special tokens that are masked"""
+    span_mean: float = Field(default=3.0, ge=1)
+    """mean length of a span in tokens, geometric (SpanBERT: 3.8)"""
+    span_longest: int = Field(default=10, ge=1)
+    """longest span in tokens"""
+
+
+class CorruptionConfig(Section):
+    """How sequences are corrupted."""
+
+    masking: MaskingConfig = MaskingConfig()
+    schedule: Schedule = ExponentialSchedule()
+    augmentation: Augmentation = TemperatureAugmentation()
 
 
 class TrainingConfig(Section):

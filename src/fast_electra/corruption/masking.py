@@ -8,11 +8,14 @@ Notable:
 Shapes: B sequences, S positions, M masked positions (padded).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from fast_electra.config.tree import MaskingConfig
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 
@@ -29,6 +32,26 @@ class Masked:
     def split(self, size: int) -> list["Masked"]:
         """Slices of `size` sequences, in step with `Batch.split`."""
         return [Masked(p, v) for p, v in zip(self.positions_BM.split(size), self.valid_BM.split(size), strict=True)]
+
+
+Masker = Callable[[Batch, int], Masked]
+"""(batch, seed) → masked positions: a pure function."""
+
+
+def masked_ids(batch: Batch, masked: Masked, mask_id: int) -> Tensor:
+    """The batch's ids (B, S) with `[MASK]` at the masked positions."""
+    written_BM = torch.where(masked.valid_BM, mask_id, originals(batch, masked))
+    return batch.ids.scatter(1, masked.positions_BM, written_BM)
+
+
+def originals(batch: Batch, masked: Masked) -> Tensor:
+    """The original tokens (B, M) at the masked positions."""
+    return batch.ids.gather(1, masked.positions_BM)
+
+
+def make_masker(config: MaskingConfig, tokenizer: PreTrainedTokenizerBase) -> Masker:
+    """The masker of a configuration; the tokenizer says where words begin."""
+    return lambda batch, seed: mask_random_tokens(batch, config.rate, seed)
 
 
 def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:

@@ -7,9 +7,9 @@ Notable:
 
 from dataclasses import dataclass
 from math import exp
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from fast_electra.config.tree import ConstantTemperature, ExponentialTemperature, Schedule
+from fast_electra.config.tree import ConstantSchedule, CorruptionConfig, ExponentialSchedule, Schedule
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,17 @@ class Difficulty:
 
     temperature: float
     """T in softmax(l / T); smaller is harder"""
+    dropout: float = 0.0
+    """dropout rate on hidden states inside the auxiliary; larger is easier"""
+    attention_dropping: float = 0.0
+    """share of attention weights dropped inside the auxiliary; larger is easier"""
 
 
 class Curriculum(Protocol):
     """Gives a difficulty for a progress; may follow the run's metrics, with a state that checkpoints carry."""
+
+    observes: bool
+    """whether `observe` is to be called after every update (it costs a device synchronisation)"""
 
     def difficulty(self, progress: float) -> Difficulty:
         """Difficulty at a progress in [0, 1]."""
@@ -43,10 +50,17 @@ class Curriculum(Protocol):
 def temperature(schedule: Schedule, progress: float) -> float:
     """T(u): `1 + (T0 - 1) exp(-u / tau)` for exponential, `T0` for constant."""
     match schedule:
-        case ExponentialTemperature(initial=initial, tau=tau):
-            return 1.0 + (initial - 1.0) * exp(-progress / tau)
-        case ConstantTemperature(initial=initial):
+        case ExponentialSchedule(initial=initial, final=final, tau=tau):
+            return final + (initial - final) * exp(-progress / tau)
+        case ConstantSchedule(initial=initial):
             return initial
+        case _:
+            raise NotImplementedError(schedule.kind)
+
+
+def make_curriculum(config: CorruptionConfig) -> Curriculum:
+    """The curriculum of a configuration."""
+    return TemperatureCurriculum(config.schedule)
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class TemperatureCurriculum:
     """A temperature that falls by a schedule, whatever the run does."""
 
     schedule: Schedule
+    observes: ClassVar[bool] = False
 
     def difficulty(self, progress: float) -> Difficulty:
         """Difficulty at a progress in [0, 1]."""

@@ -20,12 +20,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.auxiliary import Auxiliary
+from fast_electra.corruption.masking import Masked, originals
 from fast_electra.corruption.sampling import sample
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
-from fast_electra.models.masked_lm import MaskedLM
 
 
 @dataclass(frozen=True)
@@ -57,40 +57,51 @@ def replace(batch: Batch, masked: Masked, tokens_BM: Tensor) -> tuple[Tensor, Te
     Returns:
         corrupted ids (B, S) and labels (B, S): True where a token differs from the original.
     """
-    originals_BM = batch.ids.gather(1, masked.positions_BM)
-    written_BM = torch.where(masked.valid_BM, tokens_BM, originals_BM)
+    written_BM = torch.where(masked.valid_BM, tokens_BM, originals(batch, masked))
     ids_BS = batch.ids.scatter(1, masked.positions_BM, written_BM)
     return ids_BS, ids_BS != batch.ids
 
 
 @dataclass(frozen=True)
 class OnTheFly:
-    """Runs the frozen auxiliary on every batch."""
+    """Asks the frozen auxiliary at every batch."""
 
-    auxiliary: MaskedLM
-    mask_id: int
+    auxiliary: Auxiliary
+    disallow_correct: bool = False
+    """never sample the original"""
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
         """Corrupt a batch by samples of `softmax(l / T)`; no gradient reaches the auxiliary."""
-        logits_NV = self.auxiliary.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
-        uniforms_BM = uniforms(
-            seed, Stream.SAMPLING, batch.epochs[:, None], batch.indices[:, None], masked.positions_BM
-        )
-        originals_BM = batch.ids.gather(1, masked.positions_BM)
-        samples = sample(logits_NV, difficulty.temperature, uniforms_BM.flatten(), originals_BM.flatten())
-        ids_BS, replaced_BS = replace(batch, masked, samples.tokens_N.view_as(masked.positions_BM))
-        valid_N = masked.valid_BM.flatten()
-        return Corrupted(
-            ids_BS=ids_BS,
-            replaced_BS=replaced_BS,
-            masked=masked,
-            expected_replaced=((1.0 - samples.original_probability_N) * valid_N).sum(),
-            entropy=(samples.entropy_N * valid_N).sum(),
-        )
+        logits_NV = self.auxiliary.logits(batch, masked, difficulty)
+        return corrupt_by(logits_NV, batch, masked, difficulty.temperature, seed, self.disallow_correct)
 
 
-def masked_ids(batch: Batch, masked: Masked, mask_id: int) -> Tensor:
-    """The batch's ids (B, S) with `[MASK]` at the masked positions."""
-    originals_BM = batch.ids.gather(1, masked.positions_BM)
-    return batch.ids.scatter(1, masked.positions_BM, torch.where(masked.valid_BM, mask_id, originals_BM))
+@torch.no_grad()
+def corrupt_by(
+    logits_NV: Tensor, batch: Batch, masked: Masked, temperature: float, seed: int, disallow_correct: bool = False
+) -> Corrupted:
+    """Corrupt a batch by samples of `softmax(l / T)` at its masked positions.
+
+    Args:
+        logits_NV: N = B · M rows, in the order of `masked.positions_BM`; no gradient flows through the sampling.
+        batch: the originals.
+        masked: where.
+        temperature: T > 0.
+        seed: the run's; with the batch's counters it fixes the noise.
+        disallow_correct: never sample the original.
+    """
+    uniforms_BM = uniforms(seed, Stream.SAMPLING, batch.epochs[:, None], batch.indices[:, None], masked.positions_BM)
+    originals_N = originals(batch, masked).flatten()
+    if disallow_correct:
+        logits_NV = logits_NV.scatter(1, originals_N[:, None], float("-inf"))
+    samples = sample(logits_NV, temperature, uniforms_BM.flatten(), originals_N)
+    ids_BS, replaced_BS = replace(batch, masked, samples.tokens_N.view_as(masked.positions_BM))
+    valid_N = masked.valid_BM.flatten()
+    return Corrupted(
+        ids_BS=ids_BS,
+        replaced_BS=replaced_BS,
+        masked=masked,
+        expected_replaced=((1.0 - samples.original_probability_N) * valid_N).sum(),
+        entropy=(samples.entropy_N * valid_N).sum(),
+    )

@@ -24,10 +24,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fast_electra.config.tree import ModelConfig
+from fast_electra.config.tree import ShapeConfig
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.inputs import SHIFTED_POSITIONS
+from fast_electra.models.rotary import use_fast_rotary
 
 Head = Literal["mlm", "rtd"]
 
@@ -43,7 +44,7 @@ _DROPOUT_KEYS = (
 
 
 def transformers_config(
-    shape: ModelConfig, vocabulary_size: int, special_ids: dict[str, int], length: int
+    shape: ShapeConfig, vocabulary_size: int, special_ids: dict[str, int], length: int
 ) -> PreTrainedConfig:
     """The Transformers configuration of a shape.
 
@@ -108,6 +109,7 @@ def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedMo
             model = _head_class(config, head).from_config(config, attn_implementation=MATMUL_ATTENTION)
         except ValueError as error:
             raise ModelError(f"{config.model_type} has no {head} head in Transformers: {_one_line(error)}") from error
+    use_fast_rotary(model)
     return cast(PreTrainedModel, model.float().train())
 
 
@@ -150,6 +152,7 @@ def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ModelError(f"{folder}: the weights {name} hold NaN or infinity; take an earlier checkpoint.")
+    use_fast_rotary(model)
     return cast(PreTrainedModel, model.eval())
 
 

@@ -63,6 +63,11 @@ class Objective(Protocol):
     weights: Mapping[str, float]
     """weight of each term of `Terms.losses` in the total"""
 
+    @property
+    def observes(self) -> bool:
+        """Whether `observe` is to be called after every update (adaptive curricula)."""
+        ...
+
     def models(self) -> dict[str, nn.Module]:
         """The trained Transformers models by name; `main` is the one that a run exports as `model/`."""
         ...
@@ -92,7 +97,7 @@ class Objective(Protocol):
         ...
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Take note of an update's metrics (adaptive curricula)."""
+        """Take note of an update's means of losses and metrics."""
         ...
 
     def state_dict(self) -> dict[str, float]:

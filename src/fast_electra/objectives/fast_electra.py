@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from fast_electra.config.tree import OptimizerConfig
-from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.corruption.masking import Masker
 from fast_electra.corruption.schedules import Curriculum, Difficulty
 from fast_electra.corruption.sources import Corrupted, CorruptionSource
 from fast_electra.data.batches import Batch
@@ -36,10 +36,15 @@ class FastElectra:
     main: ReplacedTokenDetector
     source: CorruptionSource
     curriculum: Curriculum
-    rate: float
+    masker: Masker
     optimizer: OptimizerConfig
     include_special: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: {"rtd": 1.0})
+
+    @property
+    def observes(self) -> bool:
+        """Whether the curriculum follows the run."""
+        return self.curriculum.observes
 
     def models(self) -> dict[str, nn.Module]:
         """The main model; the auxiliary is frozen and not among them."""
@@ -50,8 +55,8 @@ class FastElectra:
         return [ParameterGroup("main", dict(self.main.model.named_parameters()), self.optimizer)]
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
-        """Mask random tokens."""
-        return Prepared(batch, mask_random_tokens(batch, self.rate, seed))
+        """Mask."""
+        return Prepared(batch, self.masker(batch, seed))
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
         """Scored tokens."""
@@ -63,14 +68,9 @@ class FastElectra:
         scored_BS = self._scored(prepared.batch)
         logits_BS = self.main.logits(prepared.batch, corrupted.ids_BS)
         losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
-        masked_count = prepared.masked.valid_BM.sum()
         return Terms(
             losses={"rtd": ((losses_BS * scored_BS).sum(), scored_BS.sum())},
-            metrics={
-                "replaced_fraction": (corrupted.replaced_BS.sum(), masked_count),
-                "replaced_fraction_expected": (corrupted.expected_replaced, masked_count),
-                "auxiliary_entropy": (corrupted.entropy, masked_count),
-            },
+            metrics=corruption_metrics(corrupted, losses_BS.detach()),
         )
 
     def settings(self, progress: float) -> dict[str, float]:
@@ -125,6 +125,26 @@ class FastElectra:
 
     def _scored(self, batch: Batch) -> Tensor:
         return ~batch.padding if self.include_special else batch.eligible
+
+
+def corruption_metrics(corrupted: Corrupted, losses_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """What is logged of a corrupted batch: sums and counts over its masked positions.
+
+    `rtd_loss_replaced` and `rtd_loss_kept` are the RTD loss at masked positions whose sample differs from the original
+    or equals it; their mean is the difficulty that an adaptive curriculum follows.
+    """
+    masked = corrupted.masked
+    count = masked.valid_BM.sum()
+    losses_BM = losses_BS.gather(1, masked.positions_BM)
+    replaced_BM = corrupted.replaced_BS.gather(1, masked.positions_BM) & masked.valid_BM
+    kept_BM = ~replaced_BM & masked.valid_BM
+    return {
+        "replaced_fraction": (replaced_BM.sum(), count),
+        "replaced_fraction_expected": (corrupted.expected_replaced, count),
+        "auxiliary_entropy": (corrupted.entropy, count),
+        "rtd_loss_replaced": ((losses_BM * replaced_BM).sum(), replaced_BM.sum()),
+        "rtd_loss_kept": ((losses_BM * kept_BM).sum(), kept_BM.sum()),
+    }
 
 
 def rtd_losses(logits_BS: Tensor, replaced_BS: Tensor) -> Tensor:

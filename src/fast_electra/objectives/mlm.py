@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fast_electra.config.tree import OptimizerConfig
-from fast_electra.corruption.masking import Masked, mask_random_tokens
-from fast_electra.corruption.sources import masked_ids
+from fast_electra.corruption.masking import Masker, masked_ids, originals
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.models.masked_lm import MaskedLM
@@ -29,7 +28,7 @@ class MLM:
 
     model: MaskedLM
     mask_id: int
-    rate: float
+    masker: Masker
     optimizer: OptimizerConfig
     most_frequent: int
     """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
@@ -37,6 +36,7 @@ class MLM:
     """share of the masked positions that show a random token of the same batch"""
     kept: float = 0.0
     """share of the masked positions that show the original"""
+    observes: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: {"mlm": 1.0})
 
     def models(self) -> dict[str, nn.Module]:
@@ -48,8 +48,8 @@ class MLM:
         return [ParameterGroup("main", dict(self.model.model.named_parameters()), self.optimizer)]
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
-        """Mask random tokens."""
-        return Prepared(batch, mask_random_tokens(batch, self.rate, seed))
+        """Mask."""
+        return Prepared(batch, self.masker(batch, seed))
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
         """Masked positions."""
@@ -121,8 +121,3 @@ class MLM:
         originals_N = originals(batch, masked).flatten()
         losses_N = nn.functional.cross_entropy(logits_NV.float(), originals_N, reduction="none")
         return losses_N, logits_NV.argmax(-1), originals_N, masked.valid_BM.flatten()
-
-
-def originals(batch: Batch, masked: Masked) -> Tensor:
-    """The original tokens (B, M) at the masked positions."""
-    return batch.ids.gather(1, masked.positions_BM)

@@ -150,6 +150,7 @@ def make_update(state: State, plan: Plan, prepared: Prepared, execution: Executi
     # Dropout, where there is any, draws from (seed, update) alone.
     torch.manual_seed(plan.seed * 1_000_003 + state.update)
     totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}
+    observed: dict[str, tuple[float, float]] = {}
     for micro in prepared.split(plan.micro_batch_size):
         with execution.autocast():
             terms = objective.terms(micro.to(execution.device), progress, plan.seed)
@@ -165,11 +166,16 @@ def make_update(state: State, plan: Plan, prepared: Prepared, execution: Executi
         state.add("loss", loss, 0.0)
         for name, (total, count) in (terms.losses | terms.metrics).items():
             state.add(name, total, count)
+            if objective.observes:
+                total_before, count_before = observed.get(name, (0.0, 0.0))
+                observed[name] = (total_before + float(total.detach()), count_before + float(count))
     state.sums["loss"][1] += 1
     for optimizer in state.optimizers:
-        norm, clipped = optimizer.step(learning_rate(optimizer.settings, state.update, plan.updates))
+        norm, clipped = optimizer.step(learning_rate(optimizer.settings, state.update, plan.updates), state.update)
         state.add(_of(optimizer, state, "gradient_norm"), norm, 1.0)
         state.add(_of(optimizer, state, "clipped"), clipped, 1.0)
+    if objective.observes:
+        objective.observe({name: total / count for name, (total, count) in observed.items() if count})
     state.update += 1
     state.tokens += tokens
     return tokens
@@ -200,7 +206,6 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record:
         total, count = pair.tolist()
         means[name] = total / count if count else 0.0
     state.sums = {}
-    state.objective.observe(means)
     before = state.update - 1
     rates = {
         _of(optimizer, state, "learning_rate"): learning_rate(optimizer.settings, before, plan.updates)

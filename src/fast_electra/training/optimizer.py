@@ -22,12 +22,15 @@ from fast_electra.training.muon import Muon
 def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float:
     """Learning rate of update `update` (0-based) of `updates`: linear warm-up, then the schedule's fall to 0.
 
-    The first update already moves: warm-up gives (update + 1) / warm-up updates.
+    The first update already moves: warm-up gives (update + 1) / warm-up updates. With `warmup_multiplies` the fall
+    begins at the first update and the warm-up multiplies it (ELECTRA's own code).
     """
     warmup = round(settings.warmup * updates)
-    if update < warmup:
-        return settings.learning_rate * (update + 1) / warmup
-    rest = (update - warmup) / max(1, updates - warmup)
+    rising = (update + 1) / warmup if update < warmup else 1.0
+    if update < warmup and not settings.warmup_multiplies:
+        return settings.learning_rate * rising
+    start = 0 if settings.warmup_multiplies else warmup
+    rest = (update - start) / max(1, updates - start)
     match settings.schedule:
         case "linear":
             factor = 1.0 - rest
@@ -37,7 +40,7 @@ def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float
             factor = 1.0
         case "warmup_stable_decay":
             factor = min(1.0, (updates - update) / max(1, round(settings.decay * updates)))
-    return settings.learning_rate * factor
+    return settings.learning_rate * rising * factor
 
 
 class GroupOptimizer:
@@ -78,8 +81,12 @@ class GroupOptimizer:
         )
 
     @torch.no_grad()
-    def step(self, rate: float) -> tuple[Tensor, Tensor]:
+    def step(self, rate: float, update: int) -> tuple[Tensor, Tensor]:
         """One update from the parameters' gradients, which are cleared.
+
+        Args:
+            rate: the learning rate.
+            update: updates done before, for the bias correction.
 
         Returns:
             the gradient's norm before clipping, and 1.0 if it was clipped, else 0.0 (scalars).
@@ -101,8 +108,7 @@ class GroupOptimizer:
         if self.settings.clip is not None:
             clipped = (norm > self.settings.clip).float()
             nn.utils.clip_grads_with_norm_(self._masters, self.settings.clip, norm)
-        for settings in self.adamw.param_groups:
-            settings["lr"] = rate
+        self._set_rates(rate, update)
         self.adamw.step()
         if self.settings.muon_learning_rate is not None:
             self.muon.step(self.settings.muon_learning_rate * rate / self.settings.learning_rate)
@@ -134,6 +140,20 @@ class GroupOptimizer:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 found[f"{self.name}.{key}.{name}"] = state[key]
         return found
+
+    def _set_rates(self, rate: float, update: int) -> None:
+        """Learning rate, epsilon and decay of AdamW for one step.
+
+        Adam without bias correction is Adam with it, at rate · (1 - b1^t) / sqrt(1 - b2^t) and
+        epsilon / sqrt(1 - b2^t); the decay, which AdamW multiplies by the rate, is divided by that factor.
+        """
+        settings = self.settings
+        first, second = 1.0 - settings.beta1 ** (update + 1), (1.0 - settings.beta2 ** (update + 1)) ** 0.5
+        factor, epsilon = (1.0, 1.0) if settings.bias_correction else (first / second, 1.0 / second)
+        for group, decay in zip(self.adamw.param_groups, (settings.weight_decay, 0.0), strict=True):
+            group["lr"] = rate * factor
+            group["eps"] = settings.epsilon * epsilon
+            group["weight_decay"] = decay / factor
 
     def _uses_muon(self, name: str, parameter: nn.Parameter) -> bool:
         """Matrices inside the encoder's layers; embeddings and heads stay with AdamW."""

