@@ -14,7 +14,9 @@ def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return states, angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+)
 def test_rotation_is_the_definition_in_plain_words(dtype, tolerance):
     states, cos, sin = inputs(dtype)
     half = states.shape[-1] // 2

@@ -7,7 +7,7 @@ Notable:
 
 from dataclasses import dataclass
 from math import exp
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from fast_electra.config.tree import ConstantSchedule, CorruptionConfig, ExponentialSchedule, Schedule
 
@@ -27,8 +27,10 @@ class Difficulty:
 class Curriculum(Protocol):
     """Gives a difficulty for a progress; may follow the run's metrics, with a state that checkpoints carry."""
 
-    observes: bool
-    """whether `observe` is to be called after every update (it costs a device synchronisation)"""
+    @property
+    def observes(self) -> bool:
+        """Whether `observe` is to be called after every update (it costs a device synchronisation)."""
+        ...
 
     def difficulty(self, progress: float) -> Difficulty:
         """Difficulty at a progress in [0, 1]."""
@@ -68,7 +70,11 @@ class TemperatureCurriculum:
     """A temperature that falls by a schedule, whatever the run does."""
 
     schedule: Schedule
-    observes: ClassVar[bool] = False
+
+    @property
+    def observes(self) -> bool:
+        """Never."""
+        return False
 
     def difficulty(self, progress: float) -> Difficulty:
         """Difficulty at a progress in [0, 1]."""

@@ -43,9 +43,10 @@ from fast_electra.report import duration, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.tokens import decode_pieces
+from fast_electra.training.assembly import Assembled, assemble, special_ids
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.pretrain import Assembled, RunResult, assemble, pretrain, special_ids
+from fast_electra.training.pretrain import RunResult, pretrain
 from fast_electra.training.telemetry import ProgressDisplay, QuietObserver, Record, read_metrics
 
 # What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.

@@ -84,7 +84,7 @@ def apply_threads(execution: Execution) -> None:
     torch.set_num_threads(execution.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads memory that it has not written, and filling it took a tenth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _cores() -> int:

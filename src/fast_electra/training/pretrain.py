@@ -21,34 +21,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 import fast_electra
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config, MLMObjective
-from fast_electra.corruption.auxiliary import MaskedLanguageModel
-from fast_electra.corruption.masking import make_masker, mask_random_tokens
-from fast_electra.corruption.schedules import make_curriculum
-from fast_electra.corruption.sources import OnTheFly
-from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.files import write_json_atomically, write_text_atomically
-from fast_electra.data.shards import Split, TokenShards, open_shards
-from fast_electra.data.tokenizer import fingerprint, load_tokenizer
-from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError
-from fast_electra.models.build import (
-    build_model,
-    load_model,
-    resolve_model,
-    start_from,
-    transformers_config,
-    weights_digest,
-)
+from fast_electra.errors import CheckpointError
 from fast_electra.models.export import export_model
-from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.models.rtd import ReplacedTokenDetector
-from fast_electra.objectives.base import Objective, Prepared
-from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.objectives.mlm import MLM
+from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Plan, State, make_update, train
@@ -58,10 +39,6 @@ from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard, 
 
 Say = Callable[[str], None]
 
-# Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
-_VALIDATION_EPOCH = 2**16 - 1
-# Measures are over random tokens at this rate whatever a run trains with, so that they can stand beside each other.
-_VALIDATION_RATE = 0.15
 _SPEED_UPDATES = 5
 
 
@@ -79,19 +56,6 @@ class RunResult:
     """of this session's training, set-up included"""
     fresh: bool
     """False when the run had been finished before, and nothing was done"""
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """The parts of a run, built from its configuration."""
-
-    objective: Objective
-    schedule: BatchSchedule
-    validation: list[Prepared]
-    tokenizer: PreTrainedTokenizerBase
-    shards: TokenShards
-    auxiliary_digest: str | None
-    notes: list[str]
 
 
 def pretrain(
@@ -172,63 +136,6 @@ def pretrain(
     return _result(folder, record, seconds=time.perf_counter() - began, fresh=True)
 
 
-def assemble(config: Config, execution: Execution) -> Assembled:
-    """Data, models and objective of a configuration; models in float32 on the device.
-
-    Raises:
-        ConfigError, DataError, ModelError: something is missing or doesn't fit.
-    """
-    if config.data.shards is None:
-        raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
-    shards = open_shards(config.data.shards, verify=True)
-    tokenizer = load_tokenizer(shards.folder / "tokenizer")
-    special = special_ids(tokenizer)
-    train_rows = _rows(config, shards, "train", special)
-    schedule = BatchSchedule(train_rows, config.training.batch_size, config.training.seed)
-    validation_rows = _rows(config, shards, "validation", special)
-    shape = transformers_config(config.main, shards.vocabulary_size, special, config.data.length)
-    if config.data.attention == "document":
-        _refuse_eager_only(config.main.architecture)
-    by_document = config.data.attention == "document"
-    masker = make_masker(config.corruption.masking, tokenizer)
-    notes: list[str] = []
-    digest = None
-    if isinstance(config.objective, MLMObjective):
-        model = build_model(shape, "mlm", config.training.seed)
-        objective: Objective = MLM(
-            MaskedLM(model, by_document).to(execution.device),
-            special["mask"],
-            masker,
-            config.optimizer,
-            shards.most_frequent_token(),
-            random=config.objective.random,
-            kept=config.objective.kept,
-        )
-    else:
-        auxiliary, digest = load_auxiliary(config, shards)
-        model = build_model(shape, "rtd", config.training.seed)
-        if config.main.start == "auxiliary":
-            copied = start_from(model, auxiliary, embeddings_only=False)
-            total = sum(1 for _ in model.base_model.named_parameters())  # type: ignore[union-attr]
-            notes.append(f"{len(copied)} of the encoder's {total} weights start from the auxiliary's.")
-        elif config.main.embeddings == "copied":
-            start_from(model, auxiliary, embeddings_only=True)
-            notes.append("the token embeddings start from the auxiliary's.")
-        frozen = MaskedLM(auxiliary, by_document).to(execution.device).freeze(execution.auxiliary_dtype)
-        objective = FastElectra(
-            main=ReplacedTokenDetector(model, by_document).to(execution.device),
-            source=OnTheFly(MaskedLanguageModel(frozen, special["mask"]), config.objective.disallow_correct),
-            curriculum=make_curriculum(config.corruption),
-            masker=masker,
-            optimizer=config.optimizer,
-            include_special=config.objective.include_special,
-        )
-    if config.training.compile:
-        model.compile(dynamic=False)
-    batches = validation_batches(validation_rows, config)
-    return Assembled(objective, schedule, batches, tokenizer, shards, digest, notes)
-
-
 def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
     """Optimizers with float32 masters; after that the models take the precision's type."""
     updates = config.training.updates
@@ -276,62 +183,6 @@ def flops_per_update(config: Config, parts: Assembled, execution: Execution) -> 
     return flops * config.training.batch_size // batch.ids.shape[0]
 
 
-def load_auxiliary(config: Config, shards: TokenShards) -> tuple[PreTrainedModel, str | None]:
-    """The auxiliary in float32, and the digest of its weights.
-
-    Raises:
-        ConfigError: none is named.
-        ModelError: it is no masked language model, or its tokens are not the shards'.
-    """
-    name = config.auxiliary.model
-    if name is None:
-        raise ConfigError(
-            "auxiliary.model is not given: name a run, a folder or a hub name of a masked language model, "
-            "or train one with objective.kind=mlm."
-        )
-    model = load_model(name, "mlm")
-    source = resolve_model(name)
-    tokenizer = load_tokenizer(source)
-    if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
-        raise ModelError(
-            f"the auxiliary {name} has another tokenizer than the shards {shards.folder} "
-            f"({len(tokenizer)} and {shards.vocabulary_size} tokens"
-            + (", in another order" if len(tokenizer) == shards.vocabulary_size else "")
-            + "): build the shards with data.tokenizer.path set to the auxiliary."
-        )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and config.data.length > positions:
-        raise ModelError(
-            f"the auxiliary {name} takes {positions} tokens, fewer than data.length={config.data.length}: "
-            "shorten the rows."
-        )
-    return model, weights_digest(Path(source)) if Path(source).is_dir() else None
-
-
-def validation_batches(rows: Rows, config: Config) -> list[Prepared]:
-    """Rows spread evenly over the validation split, with masks of their own, the same each time."""
-    count = min(config.training.validation_sequences, rows.count)
-    indices = torch.arange(count) * rows.count // count
-    batches = []
-    for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
-        batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
-        batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
-    return batches
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids of the special tokens that rows and masks need.
-
-    Raises:
-        DataError: the tokenizer lacks one.
-    """
-    found = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
-    for name, value in found.items():
-        if value is None:
-            raise DataError(f"the tokenizer {tokenizer.name_or_path} has no {name} token: take one that has.")
-    return found
-
-
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a yes from the yielded function; a second one acts as usual."""
@@ -351,18 +202,6 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
-
-
-def _rows(config: Config, shards: TokenShards, split: Split, special: dict[str, int]) -> Rows:
-    # [UNK] is among the shards' special tokens, and never eligible.
-    return Rows(shards.split(split), config.data.length, shards.special_tokens | special, config.data.attention)
-
-
-def _refuse_eager_only(architecture: str) -> None:
-    if architecture in ("mpnet", "deberta", "deberta-v2"):
-        raise ConfigError(
-            f"data.attention=document is not possible with {architecture}, whose attention ignores it; use packed."
-        )
 
 
 def _resolve(config: Config, record: dict[str, Any] | None, execution: Execution) -> Config:
