@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX)
 MINUTES ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-slow lint types format golden clean
+.PHONY: help quickstart test test-slow lint types format golden references clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ format: $(VENV)/installed-lint  ## mend what ruff can mend
 
 golden: $(VENV)/installed-test  ## regenerate the golden loss curves; say in the commit why they moved
 	@$(BIN)/python -m tests.golden
+
+references: $(VENV)/installed  ## reference curves and their picture (RUNS="a b": from these runs, all of a preset's at once)
+	@$(BIN)/python tools/references.py $(RUNS)
 
 clean:  ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache

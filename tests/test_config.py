@@ -56,7 +56,10 @@ def test_every_preset_loads_and_is_written_back_exactly(name: str, write) -> Non
 
 
 def test_the_presets_are_those_that_the_documentation_names() -> None:
-    assert preset_names() == ["electra-small", "modern-small", "quickstart", "quickstart-auxiliary"]
+    assert preset_names() == [
+        *("electra-2020", "electra-small", "modern-base", "modern-small", "paper-base", "paper-large"),
+        *("quickstart", "quickstart-auxiliary"),
+    ]
 
 
 def test_overrides_win_over_the_file_over_the_preset_over_the_defaults(write) -> None:
@@ -181,8 +184,8 @@ def test_a_mapping_is_resolved_like_a_file() -> None:
         (
             "main:",
             "preset: quickstrat\nmain:",
-            "a.yaml, line 1: preset must be one of electra-small, modern-small, quickstart, quickstart-auxiliary, "
-            "not quickstrat (did you mean quickstart?).",
+            "a.yaml, line 1: preset must be one of electra-2020, electra-small, modern-base, modern-small, paper-base, "
+            "paper-large, quickstart, quickstart-auxiliary, not quickstrat (did you mean quickstart?).",
         ),
         (
             "  batch_size: 4\n",
@@ -285,7 +288,7 @@ def test_a_key_given_twice_is_refused() -> None:
 
 
 def test_a_configuration_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
-    presets = "electra-small, modern-small, quickstart, quickstart-auxiliary"
+    presets = ", ".join(preset_names())
     assert refusal("quickstrat") == (f"quickstrat is neither a preset ({presets}) nor a file; did you mean quickstart?")
     missing = tmp_path / "none.yaml"
     assert refusal(missing) == (
@@ -393,7 +396,7 @@ def test_config_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
          "without dashes: training.seed=value."),
         (["config", "show"], 'Command "config show" parameter CONFIG requires an argument.'),
         (["confg"], "unknown command confg; did you mean config?"),
-        (["config", "xyz"], "unknown command xyz; the commands are schema, show."),
+        (["config", "xyz"], "unknown command xyz; the commands are plot, schema, show."),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_line_on_standard_error_and_status_2(

@@ -1,13 +1,17 @@
+import numpy as np
+import pytest
 import torch
 
-from fast_electra.config.tree import ExponentialSchedule, ModelConfig, OptimizerConfig
+from fast_electra.config.tree import ConstantSchedule, ModelConfig, OptimizerConfig
 from fast_electra.corruption.auxiliary import MaskedLanguageModel
 from fast_electra.corruption.masking import mask_random_tokens, masked_ids, originals
-from fast_electra.corruption.schedules import Difficulty, TemperatureCurriculum
+from fast_electra.corruption.schedules import Difficulty, ScheduledCurriculum
 from fast_electra.corruption.sources import OnTheFly
+from fast_electra.data.batches import Batch
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.objectives.mlm import MLM
+from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.objectives.fast_electra import FastElectra
 from tests.tiny import SPECIAL, batch
 
 
@@ -18,43 +22,6 @@ def masked_lm(seed: int = 0, vocabulary: int = 320) -> MaskedLM:
         for parameter in model.parameters():  # far from uniform, so that samples say something
             parameter.mul_(3.0)
     return MaskedLM(model).freeze(torch.float32)
-
-
-def test_the_mask_count_is_exact_and_positions_differ():
-    rows = batch(rows=64, padding=9)
-    masked = mask_random_tokens(rows, 0.15, seed=1)
-    for row in range(64):
-        chosen = masked.positions_BM[row][masked.valid_BM[row]].tolist()
-        eligible = int(rows.eligible[row].sum())
-        assert len(chosen) == len(set(chosen)) == max(1, round(0.15 * eligible))
-        assert rows.eligible[row, chosen].all()
-
-
-def test_at_least_one_token_is_masked_and_never_more_than_there_are():
-    rows = batch(rows=2, length=32, padding=28)
-    masked = mask_random_tokens(rows, 0.15, seed=1)
-    assert masked.valid_BM[1].sum() == 1
-
-
-def test_the_mask_probability_is_flat_over_positions():
-    rows = batch(rows=4096, length=32)
-    masked = mask_random_tokens(rows, 0.15, seed=2)
-    counts = torch.zeros(32).scatter_add(
-        0, masked.positions_BM[masked.valid_BM], torch.ones(int(masked.valid_BM.sum()))
-    )
-    eligible = rows.eligible[0]
-    share = counts[eligible] / 4096
-    expected = round(0.15 * int(eligible.sum())) / int(eligible.sum())
-    spread = (expected * (1 - expected) / 4096) ** 0.5
-    assert ((share - expected).abs() < 4.5 * spread).all()  # 29 positions: one in 5,000 runs would fail by chance
-    assert counts[~eligible].sum() == 0
-
-
-def test_masks_do_not_depend_on_the_batch_around_a_row():
-    rows = batch(rows=8)
-    whole = mask_random_tokens(rows, 0.15, seed=3)
-    parts = [mask_random_tokens(part, 0.15, seed=3) for part in rows.split(2)]
-    assert torch.equal(whole.positions_BM, torch.cat([p.positions_BM for p in parts]))
 
 
 def test_only_masked_positions_change_and_labels_tell_which():
@@ -113,30 +80,56 @@ def test_the_auxiliary_gets_no_gradient_and_keeps_its_weights():
     assert all(torch.equal(a, b) for a, b in zip(before, auxiliary.parameters(), strict=True))
 
 
-def test_a_curriculum_gives_the_schedules_temperature():
-    assert TemperatureCurriculum(ExponentialSchedule()).difficulty(0.0) == Difficulty(2.0)
+def detector(architecture: str = "electra") -> ReplacedTokenDetector:
+    shape = ModelConfig(architecture=architecture, layers=2, hidden_size=32, heads=2, intermediate_size=48)
+    return ReplacedTokenDetector(build_model(transformers_config(shape, 320, SPECIAL, 32), "rtd", 0).eval())
 
 
-def test_berts_rule_shows_random_and_original_tokens_in_their_shares():
-    rows = batch(rows=512)
-    objective = MLM(
-        masked_lm(),
-        SPECIAL["mask"],
-        lambda b, s: mask_random_tokens(b, 0.15, s),
+def objective(main: ReplacedTokenDetector, include_special: bool = False) -> FastElectra:
+    return FastElectra(
+        main,
+        OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"])),
+        ScheduledCurriculum(ConstantSchedule()),
+        lambda rows, seed: mask_random_tokens(rows, 0.3, seed),
         OptimizerConfig(learning_rate=1e-3),
-        7,
-        random=0.1,
-        kept=0.1,
+        include_special,
     )
-    prepared = objective.prepare(rows, seed=0)
-    seen = objective._seen(prepared, seed=0)
-    masked, wanted = prepared.masked, originals(rows, prepared.masked)
-    shown = seen.gather(1, masked.positions_BM)[masked.valid_BM]
-    wanted = wanted[masked.valid_BM]
-    count = len(shown)
-    is_mask, is_original = shown == SPECIAL["mask"], shown == wanted
-    assert abs(is_mask.sum() / count - 0.8) < 5 * (0.16 / count) ** 0.5
-    assert abs(is_original.sum() / count - 0.1) < 5 * (0.09 / count) ** 0.5 + 0.01  # a random token may be the original
-    assert (shown[~is_mask] >= 5).all()  # never a special one
-    elsewhere = torch.ones_like(rows.eligible).scatter(1, masked.positions_BM, False)
-    assert torch.equal(seen[elsewhere], rows.ids[elsewhere])
+
+
+@pytest.mark.parametrize("include_special", [False, True])
+def test_labels_and_loss_are_the_plain_loop_in_numpy(include_special):
+    rows, main = batch(rows=6, padding=7), detector("modernbert")
+    found = objective(main, include_special)
+    prepared = found.prepare(rows, seed=0)
+    terms = found.terms(prepared, 0.0, seed=0)
+    corrupted = found.source.corrupt(rows, prepared.masked, Difficulty(1.0), seed=0)
+    with torch.no_grad():
+        logits = main.logits(rows, corrupted.ids_BS).double().numpy()
+    before, after, padding = rows.ids.numpy(), corrupted.ids_BS.numpy(), rows.padding.numpy()
+    total, count, replaced = 0.0, 0, 0
+    for row in range(6):
+        for position in range(32):
+            is_special = before[row, position] < 5
+            if padding[row, position] or (is_special and not include_special):
+                continue
+            label = 1.0 if after[row, position] != before[row, position] else 0.0
+            assert bool(corrupted.replaced_BS[row, position]) == bool(label)
+            p = 1.0 / (1.0 + np.exp(-logits[row, position]))
+            total -= label * np.log(p) + (1.0 - label) * np.log(1.0 - p)
+            count, replaced = count + 1, replaced + int(label)
+    loss, scored = terms.losses["rtd"]
+    assert int(scored) == count == int(found.counts(prepared)["rtd"])
+    assert int(terms.metrics["replaced_fraction"][0]) == replaced > 0
+    assert loss.item() == pytest.approx(total, rel=1e-5)  # float32 against float64
+
+
+def test_the_loss_is_that_of_transformers_own_class_where_there_are_no_special_tokens():
+    rows, main = batch(rows=6), detector()
+    rows = Batch.of(rows.ids.clamp(min=5), rows.padding)
+    found = objective(main)
+    prepared = found.prepare(rows, seed=0)
+    corrupted = found.source.corrupt(rows, prepared.masked, Difficulty(1.0), seed=0)
+    total, count = found.terms(prepared, 0.0, seed=0).losses["rtd"]
+    main.model.set_attn_implementation("eager")
+    theirs = main.model(input_ids=corrupted.ids_BS, labels=corrupted.replaced_BS.long()).loss
+    assert (total / count).item() == pytest.approx(theirs.item(), rel=1e-5)

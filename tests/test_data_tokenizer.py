@@ -74,8 +74,24 @@ def test_offsets_cover_the_text(code_tokenizer):
 
 def test_code_is_split_as_programmers_read(code_tokenizer):
     assert words(code_tokenizer, "if x != 12345:\n\n        return self.value_2 not in (a*-b)  # y\n") == [
-        *("if", " ", "x", " ", "!=", " ", "123", "45", ":", "\n\n        ", "return", " ", "self", ".", "value_2", " "),
-        *("not", " ", "in", " ", "(", "a", "*", "-", "b", ")", "  ", "#", " ", "y", "\n"),
+        *(
+            "if",
+            " x",
+            " ",
+            "!=",
+            " ",
+            "123",
+            "45",
+            ":",
+            "\n\n        ",
+            "return",
+            " self",
+            ".",
+            "value_2",
+            " not",
+            " in",
+        ),
+        *(" ", "(", "a", "*", "-", "b", ")", "  ", "#", " y", "\n"),
     ]
     assert words(code_tokenizer, "a//=b**c->d<=e# ------") == [
         *("a", "//=", "b", "**", "c", "->", "d", "<=", "e", "#", " ", "------"),

@@ -4,10 +4,12 @@ import textwrap
 
 import pytest
 import torch
+from transformers import AttentionMaskInterface
 
 from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
-from fast_electra.errors import ModelError
+from fast_electra.errors import ConfigError, ModelError
+from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import build_model, load_model, start_from, transformers_config
 from fast_electra.models.export import export_model
 from fast_electra.models.masked_lm import MaskedLM
@@ -15,21 +17,35 @@ from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
 from tests.tiny import SPECIAL, batch
 
 SHAPE = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}
-ARCHITECTURES = ["modernbert", "electra", "bert", "roberta", "eurobert", "nomic_bert"]
+ROUTED = ["modernbert", "electra", "bert", "roberta", "eurobert", "nomic_bert", "distilbert"]
+EAGER = ["mpnet", "deberta", "deberta-v2", "deberta-v3"]
+ARCHITECTURES = [*ROUTED, *EAGER]
+# DeBERTa-v3 is DeBERTa-v2 with relative positions in buckets and none in the embeddings.
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 # Every second layer sees 16 tokens only, so that a lost sliding window shows.
 WINDOWS = {"layer_types": ["full_attention", "sliding_attention"], "local_attention": 16}
 
 
-def config(architecture: str, vocabulary: int = 320):
-    options = WINDOWS if architecture == "modernbert" else {}
-    shape = ModelConfig(architecture=architecture, options=options, **SHAPE)
-    return transformers_config(shape, vocabulary, SPECIAL, 32)
+def config(architecture: str, vocabulary: int = 320, special=SPECIAL, **changes):
+    options = {"modernbert": WINDOWS, "deberta-v3": DEBERTA_V3}.get(architecture, {})
+    shape = ModelConfig(architecture=architecture.replace("-v3", "-v2"), options=options | changes, **SHAPE)
+    return transformers_config(shape, vocabulary, special, 32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_changing_one_document_changes_no_logit_of_another_in_its_row(architecture):
+def test_changing_one_document_changes_no_logit_of_another_in_its_row(architecture, dtype):
+    # Rows are as long as the model is wide, where DeBERTa takes a mask of three dimensions and is silently wrong.
     rows = batch(rows=3)
-    detector = ReplacedTokenDetector(build_model(config(architecture), "rtd", 0), by_document=True).eval()
+    detector = ReplacedTokenDetector(build_model(config(architecture), "rtd", 0), by_document=True).eval().to(dtype)
     changed = rows.ids.clone()
     changed[:, 1:10] = changed[:, 1:10].flip(1)
     with torch.no_grad():
@@ -47,6 +63,57 @@ def test_a_packed_document_is_scored_as_if_it_were_alone(architecture):
         packed = detector.logits(rows, rows.ids)
         alone = replaced_logits(detector.model(input_ids=rows.ids[:, :17]).logits)
     torch.testing.assert_close(packed[:, :17], alone, rtol=0, atol=1e-5)  # float32 rounding of longer sums
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "mpnet"])
+def test_positions_start_where_the_class_starts_them_whatever_the_padding_id_is(architecture):
+    rows = batch(rows=2)
+    special = SPECIAL | {"pad": 1, "unk": 0}  # as in the published ones
+    model = build_model(config(architecture, special=special), "rtd", 0)
+    detector = ReplacedTokenDetector(model, by_document=True).eval()
+    with torch.no_grad():
+        packed = detector.logits(rows, rows.ids)
+        alone = replaced_logits(detector.model(input_ids=rows.ids[:, :17]).logits)
+    torch.testing.assert_close(packed[:, :17], alone, rtol=0, atol=1e-5)
+
+
+def test_document_masks_are_added_as_numbers_and_never_as_zero_and_one():
+    documents = torch.tensor([[[0, 0, 1]]])
+    mask = AttentionMaskInterface()[MATMUL_ATTENTION](1, 3, 3, attention_mask=documents)
+    assert mask.dtype == torch.float32
+    assert mask[0, 0, 0].tolist() == [0.0, 0.0, torch.finfo(torch.bfloat16).min]
+
+
+def test_a_sliding_window_stays_inside_a_document():
+    rows = batch(rows=2)
+    local = {"layer_types": ["sliding_attention"] * 2, "local_attention": 8}
+    model = build_model(config("modernbert", **local), "rtd", 0)
+    detector = ReplacedTokenDetector(model, by_document=True).eval()
+    changed = rows.ids.clone()
+    changed[:, 1] = 7
+    with torch.no_grad():
+        before, after = detector.logits(rows, rows.ids), detector.logits(rows, changed)
+    # Two layers of four tokens to each side: position 1 reaches 9, and not 10 of its own document.
+    assert torch.equal(before[:, 10:], after[:, 10:])
+    assert not torch.equal(before[:, 9], after[:, 9])
+
+
+def test_a_class_that_lets_documents_mix_by_a_convolution_is_refused():
+    model = build_model(config("deberta-v2", conv_kernel_size=3), "rtd", 0)
+    with pytest.raises(ConfigError, match=r"data\.attention=document is not possible with this deberta-v2"):
+        ReplacedTokenDetector(model, by_document=True)
+    ReplacedTokenDetector(model)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_token_but_padding_has_a_trained_embedding(architecture):
+    rows = batch(rows=2)
+    ids = rows.ids.clone()
+    ids[:, 3] = SPECIAL["unk"]  # id 1, MPNet's own padding
+    model = build_model(config(architecture), "rtd", 0)
+    replaced_logits(model(input_ids=ids).logits).sum().backward()
+    gradient = model.get_input_embeddings().weight.grad
+    assert all(gradient[token].any() for token in ids.unique())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

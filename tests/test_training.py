@@ -12,7 +12,6 @@ from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.data.files import verify_manifest
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingError
 from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
-from fast_electra.objectives.fast_electra import rtd_losses
 from fast_electra.training.checkpoints import newest_checkpoint, save_checkpoint
 from fast_electra.training.loop import Interrupted, Plan, State, make_update
 from fast_electra.training.muon import orthogonalise
@@ -88,22 +87,6 @@ def test_micro_batches_equal_one_batch(shards, auxiliary):
     torch.testing.assert_close(rates[0], rates[1], rtol=0, atol=2e-5)
 
 
-def test_every_trainable_parameter_is_in_exactly_one_optimizer_group_and_moves(shards, auxiliary):
-    for kind, muon in (("mlm", None), ("fast_electra", None), ("mlm", 0.02)):
-        config = tiny.settings(shards, kind, auxiliary, optimizer__muon_learning_rate=muon)
-        parts = assemble(config, CPU)
-        state, plan = start(config, parts, CPU)
-        optimizer = state.optimizers[0]
-        grouped = [id(p) for group in optimizer.adamw.param_groups for p in group["params"]]
-        grouped += [id(p) for p in optimizer.muon.matrices]
-        assert sorted(grouped) == sorted(id(m) for m in optimizer.masters.values())
-        trainable = {n for n, p in parts.objective.models()["main"].named_parameters() if p.requires_grad}
-        assert set(optimizer.masters) == trainable
-        before = {name: master.clone() for name, master in optimizer.masters.items()}
-        make_update(state, plan, parts.objective.prepare(parts.schedule.at(0), 0), CPU)
-        assert all(not torch.equal(before[name], master) for name, master in optimizer.masters.items())
-
-
 def test_the_frozen_auxiliary_never_changes(tmp_path, shards, auxiliary):
     before = weights(auxiliary)
     config = tiny.settings(shards, "fast_electra", auxiliary)
@@ -115,27 +98,6 @@ def test_the_frozen_auxiliary_never_changes(tmp_path, shards, auxiliary):
     assert all(p.grad is None and torch.equal(p, d) for p, d in zip(frozen.parameters(), digest, strict=True))
     assert not {id(p) for p in frozen.parameters()} & {id(p) for p in state.objective.models()["main"].parameters()}
     assert weights(auxiliary) == before
-
-
-def test_labels_never_reach_the_model(shards, auxiliary):
-    parts = assemble(tiny.settings(shards, "fast_electra", auxiliary), CPU)
-    seen: list[dict] = []
-    model = parts.objective.models()["main"]
-    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    parts.objective.terms(parts.objective.prepare(parts.schedule.at(0), 0), 0.0, 0)
-    assert set(seen[0]) <= {"input_ids", "attention_mask", "position_ids"}
-
-
-def test_the_rtd_loss_is_the_plain_loop_in_numpy():
-    import numpy as np
-
-    logits = torch.randn(3, 7) * 4
-    replaced = torch.rand(3, 7) < 0.3
-    losses = rtd_losses(logits, replaced)
-    for index in np.ndindex(3, 7):
-        z, y = float(logits[index]), float(replaced[index])
-        p = 1 / (1 + np.exp(-z))
-        assert float(losses[index]) == pytest.approx(-(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-4)
 
 
 def test_special_tokens_are_scored_only_when_asked(shards, auxiliary):

@@ -9,7 +9,8 @@ from fast_electra.training.telemetry import read_metrics
 from tests import tiny
 
 FOLDER = Path(__file__).parent
-KINDS = ("mlm", "fast_electra")
+KINDS = ("mlm", "fast_electra", "electra")
+GENERATOR = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 24}
 
 
 def curves(folder: Path) -> dict[str, list[float]]:
@@ -18,7 +19,8 @@ def curves(folder: Path) -> dict[str, list[float]]:
     found = {}
     for kind in KINDS:
         auxiliary = folder / "mlm" if kind == "fast_electra" else None
-        config = tiny.settings(shards, kind, auxiliary, training__updates=40, training__log_every=1)
+        changes = {"objective__generator": GENERATOR} if kind == "electra" else {}
+        config = tiny.settings(shards, kind, auxiliary, training__updates=40, training__log_every=1, **changes)
         pretrain(config, folder / kind)
         found[kind] = [record["loss"] for record in read_metrics(folder / kind / "metrics.jsonl")]
     return found

@@ -1,11 +1,16 @@
-"""`fast-electra config`: show a resolved configuration, and its schema."""
+"""`fast-electra config`: show a resolved configuration, its curves, and its schema."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from fast_electra.config import config_schema, dump_config, load_config
+from fast_electra.errors import CheckpointError, ConfigError
+
+# Shares of a run at which `plot` without a file prints the curves: close together where schedules fall fast.
+_PRINTED = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def show(config: str, /, *overrides: str, json_output: Annotated[bool, Parameter("--json")] = False) -> None:
@@ -27,6 +32,74 @@ def show(config: str, /, *overrides: str, json_output: Annotated[bool, Parameter
         print(dump_config(resolved), end="")
 
 
+def plot(
+    config: str,
+    /,
+    *overrides: str,
+    beside: list[str] | None = None,
+    run: Path | None = None,
+    out: Path | None = None,
+    json_output: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Draw temperature (or strength) and learning rate over the updates, or print them in a table.
+
+    Parameters
+    ----------
+    config
+        A preset's name or a YAML file.
+    overrides
+        Settings as section.key=value.
+    beside
+        Draw another curve, by settings changed on top (several in quotes); may be given several times.
+    run
+        Draw what this run did as well: its temperature and its difficulty.
+    out
+        A file that ends in .svg or .png; left out: print a table.
+    json_output
+        Print the table as one JSON object.
+    """
+    configs = {Path(config).stem: load_config(config, overrides)}
+    for settings in beside or []:
+        changed = settings.split()
+        name = ", ".join(setting.removeprefix("corruption.schedule.") for setting in changed)
+        configs[name] = load_config(config, (*overrides, *changed))
+    if out is None and (beside or run):
+        raise ConfigError("--beside and --run are drawn, not printed: give --out FILE.svg or FILE.png.")
+    if out is not None and out.suffix not in (".svg", ".png"):
+        raise ConfigError(f"--out {out} must end in .svg or .png.")
+    from fast_electra.report.curves import planned, schedule_chart
+
+    if out is None:
+        _print_curves(planned(next(iter(configs.values())), _PRINTED), json_output)
+        return
+    from fast_electra.report.plots import save_png, save_svg
+    from fast_electra.training.telemetry import read_metrics
+
+    if run and not (run / "metrics.jsonl").exists():
+        raise CheckpointError(f"{run} holds no metrics.jsonl: give the folder of a run that has begun.")
+    chart = schedule_chart(configs, read_metrics(run / "metrics.jsonl") if run else ())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    (save_svg if out.suffix == ".svg" else save_png)(chart, out)
+    print(out)
+
+
 def schema() -> None:
     """Print the JSON Schema of a configuration file."""
     print(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+def _print_curves(records: list[dict[str, float]], as_json: bool) -> None:
+    """One line an update, one column a quantity."""
+    if as_json:
+        print(json.dumps({"curves": records}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(records[0])
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for record in records:
+        table.add_row(*(f"{record[name]:,.0f}" if name == "update" else f"{record[name]:.4g}" for name in names))
+    Console().print(table)

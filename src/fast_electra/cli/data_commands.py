@@ -47,7 +47,7 @@ def build(
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     descriptions = {"tokenizer": "reading for the tokenizer", "tokens": "tokenising"}
-    with Progress(*columns, console=console, transient=True) as display:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         tasks = {}
 
         def progress(stage: str, done: int, total: int | None) -> None:

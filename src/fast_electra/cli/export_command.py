@@ -1,25 +1,57 @@
-"""`fast-electra export`: a run's model as a folder that Transformers loads."""
+"""`fast-electra export`: a run's models as folders that Transformers loads, and to the Hugging Face hub where asked."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
-def export(run: Path, out: Path, /) -> int:
-    """Copy a finished run's model, tokenizer and model card to a folder of its own.
+def export(
+    run: Path,
+    out: Path,
+    /,
+    *,
+    checkpoint: str | None = None,
+    auxiliary: Annotated[bool, Parameter(negative="--no-auxiliary")] = True,
+    push: str | None = None,
+    public: bool = False,
+) -> int:
+    """Write a run's main model with its RTD head, tokenizer and model card to a folder, and its auxiliary beside it.
+
+    OUT is the main model, OUT/generator the one of joint ELECTRA, OUT/auxiliary the frozen auxiliary.
 
     Parameters
     ----------
     run
-        A finished run.
+        A finished run; with --checkpoint, any run.
     out
         The folder; new.
+    checkpoint
+        An update that the run kept a checkpoint of, or all: OUT/step-N for each (training.keep_checkpoints).
+    auxiliary
+        Also write the auxiliary, where the run used a model of this machine.
+    push
+        Upload OUT to this repository of the Hugging Face hub too; private.
+    public
+        With --push: to a repository that everyone can read.
     """
-    from fast_electra.data.files import copy_folder_atomically
-    from fast_electra.errors import DataError
-    from fast_electra.models.build import resolve_model
+    import sys
 
-    source = Path(resolve_model(run))
-    if out.exists():
-        raise DataError(f"{out} exists already: choose a new folder.")
-    copy_folder_atomically(source, out)
-    print(out)
+    from fast_electra.errors import ConfigError
+
+    if checkpoint is not None and checkpoint != "all" and not checkpoint.isdecimal():
+        raise ConfigError(f"--checkpoint={checkpoint} is neither an update's number nor all.")
+    if public and push is None:
+        raise ConfigError("--public is about --push, which is not given.")
+    from fast_electra.training.exporting import export_run
+    from fast_electra.training.exporting import push as push_to_hub
+
+    export_run(
+        run,
+        out,
+        "all" if checkpoint == "all" else int(checkpoint) if checkpoint else None,
+        auxiliary,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    print(push_to_hub(out, push, public) if push else out)
     return 0

@@ -62,6 +62,16 @@ config.command(
   fast-electra config show my.yaml --json""",
 )
 config.command(
+    "fast_electra.cli.config_commands:plot",
+    name="plot",
+    help="Draw a configuration's temperature and learning rate over its updates, or print them.",
+    help_epilogue="""Examples:
+  fast-electra config plot quickstart
+  fast-electra config plot quickstart --out curves.svg \\
+      --beside corruption.schedule.kind=cosine
+  fast-electra config plot runs/main/config.yaml --run runs/main --out run.png""",
+)
+config.command(
     "fast_electra.cli.config_commands:schema",
     name="schema",
     help="Print the JSON Schema of a configuration file, for completion in editors.",
@@ -92,6 +102,14 @@ app.command(
     help_epilogue="""Examples:
   fast-electra inspect runs/quickstart/model FILE
   fast-electra inspect runs/quickstart/model FILE --json""",
+)
+app.command(
+    "fast_electra.cli.doctor_command:doctor",
+    name="doctor",
+    help="Is a run learning, and if not, why: examine its curves, settings, weights, auxiliary and data.",
+    help_epilogue="""Examples:
+  fast-electra doctor runs/quickstart/main
+  fast-electra doctor runs/quickstart/main --json""",
 )
 app.command(
     "fast_electra.cli.report_command:report",

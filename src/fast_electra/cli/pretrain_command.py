@@ -11,6 +11,7 @@ def pretrain(
     /,
     *overrides: str,
     run: Path,
+    extend: int | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Pre-train a model: `fast_electra` against a frozen auxiliary, or `mlm` to make an auxiliary.
@@ -25,6 +26,8 @@ def pretrain(
         Settings as section.key=value.
     run
         The run's folder, new or the same run's.
+    extend
+        Go on with a finished run until it has this many updates in all; the schedules are recomputed over them.
     json
         Print the result as one JSON object on standard output.
     """
@@ -36,23 +39,30 @@ def pretrain(
     from fast_electra.config.loading import load_config
 
     settings = load_config(config, overrides)
+    from fast_electra.training.doctor import DoctorObserver
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import pretrain as run_pretraining
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
     console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     with stop_on_signals() as stop:
         try:
             result = run_pretraining(
                 settings,
                 run,
-                observers=[ProgressDisplay(console, run.name)],
-                say=lambda text: console.print(text, highlight=False, soft_wrap=True),
+                observers=[ProgressDisplay(console, run.name), DoctorObserver(settings, say)],
+                say=say,
                 stop=stop,
+                extend=extend,
             )
         except Interrupted as reason:
-            again = " ".join(["fast-electra pretrain", config, "--run", str(run), *overrides])
+            more = [] if extend is None else ["--extend", str(extend)]
+            again = " ".join(["fast-electra pretrain", config, "--run", str(run), *more, *overrides])
             console.print(f"{reason}; the checkpoint is written. Go on with: {again}", highlight=False, soft_wrap=True)
             return 130
     facts = {

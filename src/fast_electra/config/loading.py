@@ -370,7 +370,7 @@ def _check_names(layer: Layer, tree: dict[str, Any], sections: tuple[type[Sectio
         if name not in fields:
             raise ConfigError(_unknown(layer, tree, here, value))
         if inner := _sections(fields[name].annotation):
-            if value is None:
+            if value is None and fields[name].default is not None:  # None: a section that may be left out
                 tree[name] = value = {}
             if isinstance(value, dict):
                 _check_names(layer, value, inner, here)
@@ -573,8 +573,9 @@ def _lines(config: Config) -> Iterator[_Line]:
             if isinstance(value, Section):
                 yield _Line(depth, name, "", None, info.description or (type(value).__doc__ or "").split("\n")[0])
                 yield from walk(value, f"{prefix}{name}.", depth + 1)
-            else:
-                yield _Line(depth, name, prefix + name, _plain(value), _comment(keys()[prefix + name]))
+            else:  # a value, or a section that may be left out and is
+                key = keys().get(prefix + name)
+                yield _Line(depth, name, prefix + name, _plain(value), _comment(key) if key else info.description or "")
 
     yield from walk(config, "", 0)
 

@@ -198,8 +198,20 @@ class ElectraObjective(Section):
     kept: float = Field(default=0.0, ge=0, le=1)
     """share of the masked positions that show the generator the original instead of [MASK] (published code: 0.15)"""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.random + self.kept > 1:
+            raise ValueError(f"random ({self.random}) and kept ({self.kept}) must not exceed 1 together")
+        if self.clip == "joint" and self.generator_optimizer is not None:
+            raise ValueError("generator_optimizer needs clip=per_model: a joint gradient norm is one optimizer's")
+        return self
+
 
 Objective = Annotated[MLMObjective | FastElectraObjective | ElectraObjective, Field(discriminator="kind")]
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(map(str, values))
 
 
 class ConstantSchedule(Section):
@@ -222,7 +234,8 @@ class _FallingSchedule(Section):
     def _falls(self) -> Self:
         if self.falling and self.final > self.initial:
             raise ValueError(
-                f"the temperature would rise from {self.initial} to {self.final}; give falling: false if that is meant"
+                f"the temperature would rise from initial ({self.initial}) to final ({self.final}); "
+                "give falling: false if that is meant"
             )
         return self
 
@@ -261,11 +274,7 @@ class StepwiseSchedule(Section):
     kind: Literal["stepwise"] = "stepwise"
     initial: float = Field(default=2.0, gt=0)
     """T0, the temperature at the start"""
-    steps: list[tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0)]]] = [
-        (0.1, 1.5),
-        (0.25, 1.2),
-        (0.5, 1.0),
-    ]
+    steps: list[tuple[float, float]] = [(0.1, 1.5), (0.25, 1.2), (0.5, 1.0)]
     """pairs of progress and temperature; both in order"""
     falling: bool = True
     """refuse a temperature that rises; false: allow it"""
@@ -273,11 +282,20 @@ class StepwiseSchedule(Section):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         places = [place for place, _ in self.steps]
+        if any(not 0 < place < 1 for place in places):
+            raise ValueError(f"the progress of the steps must lie between 0 and 1, and is {_listed(places)}")
         if any(later <= earlier for earlier, later in pairwise(places)):
-            raise ValueError(f"the steps' progress must increase: {places}")
+            raise ValueError(f"the progress of the steps must increase, and is {_listed(places)}")
         temperatures = [self.initial, *(value for _, value in self.steps)]
+        if any(value <= 0 for value in temperatures):
+            raise ValueError(
+                f"the temperatures of the steps must be greater than 0, and are {_listed(temperatures[1:])}"
+            )
         if self.falling and any(b > a for a, b in pairwise(temperatures)):
-            raise ValueError(f"the temperature would rise: {temperatures}; give falling: false if that is meant")
+            raise ValueError(
+                f"the temperature would rise from initial through the steps ({_listed(temperatures)}); "
+                "give falling: false if that is meant"
+            )
         return self
 
 
@@ -287,18 +305,18 @@ class AdaptiveSchedule(Section):
     kind: Literal["adaptive"] = "adaptive"
     initial: float = Field(default=2.0, gt=0)
     """T0, the temperature at the start"""
-    target: float = Field(default=0.5, gt=0)
+    target: float = Field(default=0.7, gt=0)
     """difficulty to hold: nats of RTD loss at masked positions, replaced and original tokens weighing the same"""
     lowest: float = Field(default=1.0, gt=0)
     """the temperature never goes below"""
     highest: float = Field(default=4.0, gt=0)
     """the temperature never goes above"""
-    falling: bool = True
-    """true: the temperature never rises"""
-    memory: float = Field(default=0.95, ge=0, lt=1)
+    falling: bool = False
+    """true: the temperature never rises, so a target that was passed by chance is reached again by learning alone"""
+    memory: float = Field(default=0.8, ge=0, lt=1)
     """decay of the moving average of the difficulty, per update"""
-    gain: float = Field(default=0.05, gt=0)
-    """how fast the logarithm of the temperature follows the relative distance to the target, per update"""
+    gain: float = Field(default=0.5, gt=0, le=2)
+    """how fast log T moves: by this much in 1 / (1 - memory) updates while the difficulty is twice the target"""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -336,7 +354,7 @@ class DropoutAugmentation(Section):
 
 
 class AttentionDroppingAugmentation(Section):
-    """Attention weights of the auxiliary are dropped, of a strength that falls as the temperature would."""
+    """Attention weights of the auxiliary are dropped, by a share that falls as dropout's strength does."""
 
     kind: Literal["attention_dropping"] = "attention_dropping"
     strength: float = Field(default=0.3, gt=0, lt=1)
@@ -358,7 +376,17 @@ class MaskingConfig(Section):
     span_mean: float = Field(default=3.0, ge=1)
     """mean length of a span in tokens, geometric (SpanBERT: 3.8)"""
     span_longest: int = Field(default=10, ge=1)
-    """longest span in tokens"""
+    """longest span in tokens; longer words are masked in parts of so many"""
+
+    @model_validator(mode="after")
+    def _mean_below_longest(self) -> Self:
+        most = (self.span_longest + 1) / 2
+        if self.kind == "span" and self.span_mean > most:
+            raise ValueError(
+                f"spans of at most {self.span_longest} tokens have a mean of {most:g} or less, not {self.span_mean:g}; "
+                "raise span_longest"
+            )
+        return self
 
 
 class CorruptionConfig(Section):
@@ -367,6 +395,30 @@ class CorruptionConfig(Section):
     masking: MaskingConfig = MaskingConfig()
     schedule: Schedule = ExponentialSchedule()
     augmentation: Augmentation = TemperatureAugmentation()
+
+    @model_validator(mode="after")
+    def _strength_falls(self) -> Self:
+        kind, schedule = self.augmentation.kind, self.schedule
+        if kind == "temperature":
+            return self
+        if isinstance(schedule, AdaptiveSchedule):
+            raise ValueError(
+                f"adaptive steers the temperature alone; give {kind} another schedule.kind, "
+                "or augmentation.kind: temperature"
+            )
+        later = [schedule.initial]
+        if isinstance(schedule, StepwiseSchedule):
+            later = [value for _, value in schedule.steps]
+        elif isinstance(schedule, _FallingSchedule):
+            later = [schedule.final]
+        rule = f"{kind} has the share (T - 1) / (T0 - 1) of its strength at the start"
+        if schedule.initial <= 1:
+            raise ValueError(f"{rule}: give a schedule.initial (T0) above 1, not {schedule.initial}")
+        if any(not 1 <= value <= schedule.initial for value in later):
+            raise ValueError(
+                f"{rule}: give temperatures between 1 and schedule.initial ({schedule.initial}), not {_listed(later)}"
+            )
+        return self
 
 
 class TrainingConfig(Section):

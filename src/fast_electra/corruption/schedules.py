@@ -1,15 +1,30 @@
-"""The curriculum: temperature as a pure function of progress (Fast-ELECTRA, section 3).
+"""The curriculum: how hard the replacements are at each progress (Fast-ELECTRA, section 3).
 
 Notable:
 - progress `u` is updates done / all updates, in [0, 1], so a schedule knows nothing of clocks or batches;
-- a curriculum may also observe the run and keep a state; the schedules here do neither.
+- a schedule is a pure function `u → T`; what the value acts on is the augmentation: the temperature itself, or the
+  strength of dropout or attention dropping in the auxiliary (the paper's alternatives, section 5.1), at T = 1;
+- a curriculum may also observe the run and keep a state: `adaptive.py` does, the schedules here do neither.
 """
 
 from dataclasses import dataclass
-from math import exp
+from math import cos, exp, pi
 from typing import Protocol
 
-from fast_electra.config.tree import ConstantSchedule, CorruptionConfig, ExponentialSchedule, Schedule
+from fast_electra.config.tree import (
+    AdaptiveSchedule,
+    AttentionDroppingAugmentation,
+    Augmentation,
+    ConstantSchedule,
+    CosineSchedule,
+    DropoutAugmentation,
+    ExponentialSchedule,
+    LinearSchedule,
+    PolynomialSchedule,
+    Schedule,
+    StepwiseSchedule,
+    TemperatureAugmentation,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,11 @@ class Difficulty:
     """dropout rate on hidden states inside the auxiliary; larger is easier"""
     attention_dropping: float = 0.0
     """share of attention weights dropped inside the auxiliary; larger is easier"""
+
+    def logged(self) -> dict[str, float]:
+        """For the log: the temperature, and the strengths that are not zero."""
+        strengths = {"dropout": self.dropout, "attention_dropping": self.attention_dropping}
+        return {"temperature": self.temperature} | {name: value for name, value in strengths.items() if value}
 
 
 class Curriculum(Protocol):
@@ -50,26 +70,38 @@ class Curriculum(Protocol):
 
 
 def temperature(schedule: Schedule, progress: float) -> float:
-    """T(u): `1 + (T0 - 1) exp(-u / tau)` for exponential, `T0` for constant."""
+    """T(u) at a progress in [0, 1]; the equations stand with the settings (`config/tree.py`).
+
+    Raises:
+        TypeError: the schedule is adaptive: its temperature is no function of progress.
+    """
     match schedule:
-        case ExponentialSchedule(initial=initial, final=final, tau=tau):
-            return final + (initial - final) * exp(-progress / tau)
         case ConstantSchedule(initial=initial):
             return initial
-        case _:
-            raise NotImplementedError(schedule.kind)
+        case LinearSchedule(initial=initial, final=final):
+            return final + (initial - final) * (1.0 - progress)
+        case ExponentialSchedule(initial=initial, final=final, tau=tau):
+            return final + (initial - final) * exp(-progress / tau)
+        case PolynomialSchedule(initial=initial, final=final, power=power):
+            return final + (initial - final) * (1.0 - progress) ** power
+        case CosineSchedule(initial=initial, final=final):
+            return final + (initial - final) * (1.0 + cos(pi * progress)) / 2.0
+        case StepwiseSchedule(initial=initial, steps=steps):
+            reached = [value for place, value in steps if progress >= place]
+            return reached[-1] if reached else initial
+        case AdaptiveSchedule():
+            raise TypeError("an adaptive temperature is no function of progress")
 
 
-def make_curriculum(config: CorruptionConfig) -> Curriculum:
-    """The curriculum of a configuration."""
-    return TemperatureCurriculum(config.schedule)
+_TEMPERATURE = TemperatureAugmentation()
 
 
 @dataclass(frozen=True)
-class TemperatureCurriculum:
-    """A temperature that falls by a schedule, whatever the run does."""
+class ScheduledCurriculum:
+    """A difficulty that falls by a schedule, whatever the run does."""
 
     schedule: Schedule
+    augmentation: Augmentation = _TEMPERATURE
 
     @property
     def observes(self) -> bool:
@@ -77,8 +109,15 @@ class TemperatureCurriculum:
         return False
 
     def difficulty(self, progress: float) -> Difficulty:
-        """Difficulty at a progress in [0, 1]."""
-        return Difficulty(temperature(self.schedule, progress))
+        """The temperature; or T = 1 and a strength that is (T(u) - 1) / (T0 - 1) of the one at the start."""
+        value = temperature(self.schedule, progress)
+        match self.augmentation:
+            case TemperatureAugmentation():
+                return Difficulty(value)
+            case DropoutAugmentation(strength=strength):
+                return Difficulty(1.0, dropout=strength * self._share(value))
+            case AttentionDroppingAugmentation(strength=strength):
+                return Difficulty(1.0, attention_dropping=strength * self._share(value))
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Nothing: a schedule does not follow the run."""
@@ -89,3 +128,7 @@ class TemperatureCurriculum:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Nothing: a schedule has no state."""
+
+    def _share(self, value: float) -> float:
+        # In [0, 1]: the configuration refuses T0 = 1 here, and temperatures outside [1, T0].
+        return (value - 1.0) / (self.schedule.initial - 1.0)

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     MASKING = 1
     SAMPLING = 2
     REPLACEMENT_RULE = 3
+    RACE = 4
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,11 +65,36 @@ def uniforms(seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positio
     Returns:
         float64 tensor of the broadcast shape; never 0 nor 1.
     """
-    epochs, indices, positions = torch.broadcast_tensors(epochs, indices, positions)
+    return _as_uniforms(*_words(seed, stream, epochs, indices, positions, torch.zeros_like(positions))[:2])
+
+
+def uniform_pairs(
+    seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positions: Tensor, entries: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Two independent uniform numbers in (0, 1) for each entry of a position, as `uniforms` otherwise.
+
+    Args:
+        seed: the run's seed.
+        stream: what the numbers are for.
+        epochs: int64, below 2^16; this and the rest broadcast to one shape.
+        indices: int64, below 2^48.
+        positions: int64.
+        entries: int64, below 2^24.
+    """
+    words = _words(seed, stream, epochs, indices, positions, entries)
+    return _as_uniforms(*words[:2]), _as_uniforms(*words[2:])
+
+
+def _words(
+    seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positions: Tensor, entries: Tensor
+) -> tuple[Tensor, ...]:
+    epochs, indices, positions, entries = torch.broadcast_tensors(epochs, indices, positions, entries)
     counters = torch.stack(
-        (indices & _MASK32, (indices >> 32) | (epochs << 16), positions, torch.full_like(positions, int(stream))),
-        dim=-1,
+        (indices & _MASK32, (indices >> 32) | (epochs << 16), positions, (entries << 8) | int(stream)), dim=-1
     )
-    words = philox((seed & _MASK32, (seed >> 32) & _MASK32), counters)
-    bits = ((words[..., 0] << 21) ^ (words[..., 1] >> 11)) & ((1 << 53) - 1)
+    return philox((seed & _MASK32, (seed >> 32) & _MASK32), counters).unbind(-1)
+
+
+def _as_uniforms(high: Tensor, low: Tensor) -> Tensor:
+    bits = ((high << 21) ^ (low >> 11)) & ((1 << 53) - 1)
     return (bits.to(torch.float64) + 0.5) * 2.0**-53

@@ -8,6 +8,7 @@ Notable:
 Shapes: B sequences, S positions.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class Detector:
             ModelError: it has no RTD head.
         """
         folder = resolve_model(source)
+        if any("ForMaskedLM" in name for name in _architectures(folder)):
+            raise ModelError(
+                f"{source} is a masked language model, not a main model: give a run trained with objective.kind="
+                "fast_electra or electra."
+            )
         model = load_model(folder, "rtd")
         labels = getattr(model.config, "id2label", {})
         if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
@@ -101,3 +107,8 @@ class Detector:
                 probabilities[place[nearer]] = score[1 : 1 + count][nearer]
                 centred[place[nearer]] = distance[nearer]
         return [SuspectToken(start, end, float(p)) for (start, end), p in zip(offsets, probabilities, strict=True)]
+
+
+def _architectures(folder: str) -> list[str]:
+    file = Path(folder) / "config.json"
+    return (json.loads(file.read_text()).get("architectures") or []) if file.exists() else []

@@ -5,19 +5,35 @@ Notable:
   and a softmax in the weights' own precision are faster (`fast-electra bench` shows it);
 - one registered name covers every class that Transformers routes through its attention interface: no encoder of ours;
 - the mask is built from document ids given as a 3-D `attention_mask` (batch, 1, length), which reaches the registered
-  mask function as it is; sliding windows (ModernBERT) come along as the `mask_function` of Transformers' own call.
+  mask function as it is; sliding windows (ModernBERT) come along as the `mask_function` of Transformers' own call;
+- MPNet computes its attention itself, but asks for the registered mask and adds it; DeBERTa asks for neither, and two
+  hooks bring it the mask of the same document ids.
 
 Shapes: B sequences, H heads, S positions, D width of a head.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 MATMUL_ATTENTION = "fast_electra_matmul"
+
+_dropped: ContextVar[float] = ContextVar("share of attention weights dropped whatever the model's mode", default=0.0)
+
+
+@contextmanager
+def attention_dropping(rate: float) -> Iterator[None]:
+    """Within it, a share `rate` of all attention weights is dropped and the others are scaled up, in evaluation too."""
+    token = _dropped.set(rate)
+    try:
+        yield
+    finally:
+        _dropped.reset(token)
 
 
 def _attention(
@@ -28,21 +44,30 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Softmax(Q Kᵀ · scaling + mask) V; (B, H, S, D) → (B, S, H, D)."""
+    """Softmax(Q Kᵀ · scaling + bias + mask) V; (B, H, S, D) → (B, S, H, D).
+
+    T5 gives `position_bias` (1 or B, H, S, S); Gemma 2 gives `softcap`, a bound c of scores: c · tanh(score / c).
+    """
     heads, width = query.shape[1], query.shape[3]
     scale = width**-0.5 if scaling is None else scaling
     if key.shape[1] != heads:  # grouped-query attention
         key = key.repeat_interleave(heads // key.shape[1], 1)
         value = value.repeat_interleave(heads // value.shape[1], 1)
     scores = torch.matmul(query * scale, key.transpose(2, 3))
+    if position_bias is not None:
+        scores = scores + position_bias
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         # In the scores' own type: a float32 mask would promote everything after it.
         scores = scores + attention_mask.to(scores.dtype)
     weights = scores.softmax(-1)
-    if dropout:
-        weights = nn.functional.dropout(weights, dropout)
+    if rate := dropout or _dropped.get():
+        weights = nn.functional.dropout(weights, rate)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
 
 
@@ -57,6 +82,7 @@ def _mask(
     local_size: int | None = None,
     allow_is_bidirectional_skip: bool = False,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     **_: Any,
 ) -> Tensor | None:
     """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None when all see all."""
@@ -74,7 +100,38 @@ def _mask(
         allowed = allowed & (attention_mask[:, :, :, None] == attention_mask[:, :, None, :])
     elif attention_mask is not None:
         allowed = allowed & attention_mask.bool()[:, None, None, :]
-    return torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, torch.finfo(torch.bfloat16).min)
+    # In the model's own type: MPNet adds it as it is, and could not multiply what a wider one promotes.
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
+    return mask.masked_fill_(~allowed, torch.finfo(torch.bfloat16).min)
+
+
+def use_document_masks(model: PreTrainedModel) -> None:
+    """Let a DeBERTa take document ids (B, 1, S) as `attention_mask`, as every other class does by the registered mask.
+
+    Its embeddings would multiply by a 3-D mask, without a word where length equals width; so the ids pass them by.
+    """
+    if model.config.model_type in ("deberta", "deberta-v2"):
+        model.base_model.register_forward_pre_hook(_keep_documents, with_kwargs=True)
+        cast(nn.Module, model.base_model.encoder).register_forward_pre_hook(_apply_documents)
+
+
+def _keep_documents(base_model: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    documents = keywords.get("attention_mask")
+    if documents is None or documents.ndim != 3:
+        documents = None
+    else:
+        keywords = keywords | {"attention_mask": None}
+    base_model.encoder.documents_B1S = documents  # type: ignore[assignment]  # plain attribute, read once
+    return arguments, keywords
+
+
+def _apply_documents(encoder: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    documents: Any = encoder.documents_B1S
+    encoder.documents_B1S = None  # type: ignore[assignment]
+    if documents is None:
+        return arguments
+    hidden, _, *rest = arguments
+    return hidden, documents[:, :, :, None] == documents[:, :, None, :], *rest
 
 
 AttentionInterface.register(MATMUL_ATTENTION, _attention)

@@ -2,7 +2,7 @@
 
 Notable:
 - no table of classes: `AutoConfig` names the shape, the Auto classes name the head;
-- weights start from a seed of their own, whatever was drawn before;
+- weights start from a seed of their own, whatever was drawn before; so does a head that a published encoder lacks;
 - from disk: safetensors only, never remote code; keys of a `config.json` that could choose code are dropped.
 """
 
@@ -17,8 +17,10 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
     AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,11 +28,12 @@ from transformers import (
 
 from fast_electra.config.tree import ShapeConfig
 from fast_electra.errors import ModelError
-from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.inputs import SHIFTED_POSITIONS
+from fast_electra.models.attention import MATMUL_ATTENTION, use_document_masks
+from fast_electra.models.export import LABELS
+from fast_electra.models.inputs import first_position
 from fast_electra.models.rotary import use_fast_rotary
 
-Head = Literal["mlm", "rtd"]
+Head = Literal["mlm", "rtd", "causal_lm", "seq2seq_lm"]
 
 _DROPOUT_KEYS = (
     "hidden_dropout_prob",
@@ -39,39 +42,45 @@ _DROPOUT_KEYS = (
     "embedding_dropout",
     "mlp_dropout",
     "hidden_dropout",
+    "dropout",
     "classifier_dropout",
+    "seq_classif_dropout",
 )
+# Names of the classes that came before the common ones.
+_OTHER_NAMES = {"intermediate_size": "hidden_dim"}
+# Keys that a class reads and its configuration doesn't declare: what makes a DeBERTa-v2 a v3.
+_UNDECLARED = {
+    "deberta-v2": ("position_buckets", "norm_rel_ebd", "share_att_key", "conv_kernel_size", "conv_groups", "conv_act")
+}
 
 
 def transformers_config(
-    shape: ShapeConfig, vocabulary_size: int, special_ids: dict[str, int], length: int
+    shape: ShapeConfig, vocabulary_size: int, special_ids: dict[str, int], length: int, key: str = "main"
 ) -> PreTrainedConfig:
     """The Transformers configuration of a shape.
 
     Args:
-        shape: the configuration's `main` section.
+        shape: the section of the configuration that holds it.
         vocabulary_size: of the tokenizer.
         special_ids: `pad`, `cls`, `sep`, `mask`.
         length: tokens of a row.
+        key: of that section, for errors.
 
     Raises:
         ModelError: unknown architecture, or a shape that Transformers refuses.
     """
     if shape.architecture not in CONFIG_MAPPING:
         raise ModelError(
-            f"main.architecture={shape.architecture} is not a model_type of Transformers; "
-            "try modernbert, electra, bert, roberta or eurobert."
+            f"{key}.architecture={shape.architecture} is not a model_type of Transformers; "
+            "try modernbert, electra, bert, roberta, deberta-v2, mpnet, nomic_bert, eurobert or distilbert."
         )
     kind = CONFIG_MAPPING[shape.architecture]
-    # Positions of these start at 1 or 2, and the table has a row for each number up to the last.
-    positions = length + 2 if shape.architecture.startswith((*SHIFTED_POSITIONS, "mpnet")) else length
     values: dict[str, Any] = {
         "vocab_size": vocabulary_size,
         "hidden_size": shape.hidden_size,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "intermediate_size": shape.intermediate_size,
-        "max_position_embeddings": positions,
         "pad_token_id": special_ids["pad"],
         "cls_token_id": special_ids["cls"],
         "sep_token_id": special_ids["sep"],
@@ -85,14 +94,22 @@ def transformers_config(
             values["num_key_value_heads"] = shape.heads
         if hasattr(defaults, "embedding_size"):
             values["embedding_size"] = shape.hidden_size
+        for name, other in _OTHER_NAMES.items():
+            if hasattr(defaults, other) and not hasattr(defaults, name):
+                values[other] = values.pop(name)
         values |= {key: shape.dropout for key in _DROPOUT_KEYS if hasattr(defaults, key)}
         values |= shape.options
-        unknown = [key for key in shape.options if not hasattr(defaults, key)]
+        known = _UNDECLARED.get(shape.architecture, ())
+        unknown = [name for name in shape.options if not hasattr(defaults, name) and name not in known]
         if unknown:
-            raise ModelError(f"main.options.{unknown[0]} is not a key of the {shape.architecture} configuration.")
-        return kind(**values)
+            raise ModelError(f"{key}.options.{unknown[0]} is not a key of the {shape.architecture} configuration.")
+        config = kind(**values)
     except (ValueError, TypeError) as error:
         raise ModelError(f"Transformers refuses this {shape.architecture} shape: {_one_line(error)}") from error
+    if "max_position_embeddings" not in shape.options:
+        # Where positions start at 1 or 2, the table has a row for each number up to the last.
+        config.max_position_embeddings = length + first_position(config)
+    return config
 
 
 def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedModel:
@@ -109,8 +126,7 @@ def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedMo
             model = _head_class(config, head).from_config(config, attn_implementation=MATMUL_ATTENTION)
         except ValueError as error:
             raise ModelError(f"{config.model_type} has no {head} head in Transformers: {_one_line(error)}") from error
-    use_fast_rotary(model)
-    return cast(PreTrainedModel, model.float().train())
+    return _prepared(model).train()
 
 
 def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
@@ -120,40 +136,77 @@ def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
         ModelError: not a model, no such head, weights with NaN, or not in safetensors.
     """
     source = resolve_model(folder)
-    local = Path(source)
-    if local.is_dir() and not list(local.glob("*.safetensors")):
-        raise ModelError(
-            f"{local} has no *.safetensors file: only safetensors weights are read; "
-            "save the model again with a current Transformers."
-        )
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        for key in ("auto_map", "_attn_implementation_internal"):
-            if hasattr(config, key):
-                delattr(config, key)
-        model, report = _head_class(config, head).from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            attn_implementation=MATMUL_ATTENTION,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"no {head} model can be loaded from {folder}: {_one_line(error)}") from error
-    missing = sorted(report["missing_keys"])
+    config = stored_config(source)
+    model, report = _read(source, config, head)
+    missing = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if missing:
         raise ModelError(
             f"{folder} has no weights for {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + f": it is not a {config.model_type} with an {head} head; give a model of that kind."
+            + f": it is not a {config.model_type} with an {head} head; give a model of that kind"
+            + (", or fit a head with objective.kind=mlm main.freeze=encoder." if head == "mlm" else ".")
         )
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise ModelError(f"{folder}: the weights {name} hold NaN or infinity; take an earlier checkpoint.")
-    use_fast_rotary(model)
-    return cast(PreTrainedModel, model.eval())
+    return model.eval()
+
+
+def continue_model(source: str | Path, head: Head, seed: int, dropout: float) -> tuple[PreTrainedModel, str]:
+    """A model to go on training: encoder weights from a checkpoint, its head where it has this one, else a new one.
+
+    A detector that this program exported has two labels, "original" being zero; its head becomes one logit again. Any
+    other token classifier's output layer means something else, and is left out even where its shape fits.
+
+    Args:
+        source: a run, a folder or a hub name.
+        head: what the model is trained for.
+        seed: of new weights: those that `build_model` gives a fresh model.
+        dropout: on hidden states and attention, whatever the checkpoint was trained with.
+
+    Returns:
+        the model in float32 and training mode, and a sentence that says what was loaded, what is new and what of the
+        checkpoint is not used.
+
+    Raises:
+        ModelError: as `load_model`, and where the encoder itself is not all there.
+    """
+    name = resolve_model(source)
+    config = stored_config(name)
+    ours = head == "rtd" and dict(config.id2label or {}) == LABELS
+    if head == "rtd" and config.model_type != "electra":
+        config.num_labels = 2 if ours else 1
+    for key in _DROPOUT_KEYS:
+        if hasattr(config, key):
+            setattr(config, key, dropout)
+    stored, report = _read(name, config, head)
+    absent = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    encoder = stored.base_model_prefix + "."
+    if holes := sorted(key for key in absent if key.startswith(encoder)):
+        raise ModelError(
+            f"{source} has no weights for {holes[0]}"
+            + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
+            + f": its encoder is not a whole {config.model_type}; give another checkpoint."
+        )
+    state = stored.state_dict()
+    if head == "rtd" and config.model_type != "electra":
+        output = {key: value for key, value in state.items() if key.startswith("classifier.")}
+        if ours:
+            state |= {key: value[1:] - value[:1] for key, value in output.items()}
+        else:
+            absent |= set(output)
+    model = build_model(config, head, seed)
+    model.load_state_dict({key: value for key, value in state.items() if key not in absent}, strict=False)
+    parameters = [key for key, _ in model.named_parameters() if not key.startswith(encoder)]
+    new = [key for key in parameters if key in absent]
+    unused = sorted({key.removeprefix(encoder).split(".")[0] for key in report["unexpected_keys"]})
+    label = {"mlm": "vocabulary head", "rtd": "RTD head"}[head]
+    loaded = "loaded with it" if not new else f"new, from seed {seed}" if len(new) == len(parameters) else "partly new"
+    note = (
+        f"{source}: the encoder is loaded ({config.model_type}, {config.num_hidden_layers} layers of width "
+        f"{config.hidden_size}), the {label} is {loaded}"
+        + (f" ({', '.join(new)})" if loaded == "partly new" else "")
+        + (f"; not used: {', '.join(unused)}" if unused else "")
+        + "."
+    )
+    return model, note
 
 
 def resolve_model(source: str | Path) -> str:
@@ -228,12 +281,87 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def stored_config(source: str) -> PreTrainedConfig:
+    """The configuration beside a model's weights, without the keys that could choose code.
+
+    Args:
+        source: a folder or a hub name, from `resolve_model`.
+
+    Raises:
+        ModelError: there is none, it needs code of its own, or its weights are not in safetensors.
+    """
+    local = Path(source)
+    if local.is_dir() and not list(local.glob("*.safetensors")):
+        other = next((name for name in ("pytorch_model.bin", "tf_model.h5") if list(local.glob(f"{name}*"))), None)
+        raise ModelError(
+            f"{local} has no *.safetensors file"
+            + (f", only {other}" if other else "")
+            + ": only safetensors weights are read, for other formats can run code; "
+            "save the model again with a current Transformers."
+        )
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise ModelError(
+                f"{source} needs code that comes with it, and such code is never run: take a model whose class "
+                "Transformers has itself."
+            ) from error
+        raise _not_loaded(source, error) from error
+    for key in ("auto_map", "_attn_implementation_internal"):
+        if hasattr(config, key):
+            delattr(config, key)
+    return config
+
+
+def _read(source: str, config: PreTrainedConfig, head: Head) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model with a head from a checkpoint, and Transformers' report of keys missing, mismatched and unexpected."""
+    try:
+        model, report = _head_class(config, head).from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            attn_implementation=MATMUL_ATTENTION,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _not_loaded(source, error, head) from error
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelError(f"{source}: the weights {name} hold NaN or infinity; take an earlier checkpoint.")
+    return _prepared(model), report
+
+
+def _not_loaded(source: str, error: Exception, head: Head | None = None) -> ModelError:
+    what = f"{head} model" if head else "model"
+    if Path(source).is_dir():
+        return ModelError(f"no {what} can be loaded from {source}: {_one_line(error)}")
+    return ModelError(
+        f"{source} is no folder here, and the Hugging Face hub gives no such {what} ({_one_line(error, 120)}): without "
+        f"network, fetch it elsewhere by `hf download {source} --local-dir FOLDER` and name the folder."
+    )
+
+
+def _prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """In float32, with what our attention needs of the class."""
+    use_fast_rotary(model)
+    use_document_masks(model)
+    if model.config.model_type == "mpnet":
+        # MPNet takes id 1 for padding whatever the tokenizer says, and would never train that token.
+        cast(nn.Embedding, model.get_input_embeddings()).padding_idx = model.config.pad_token_id
+    return cast(PreTrainedModel, model.float())
+
+
 def _head_class(config: PreTrainedConfig, head: Head) -> Any:
-    if head == "mlm":
-        return AutoModelForMaskedLM
+    others = {"mlm": AutoModelForMaskedLM, "causal_lm": AutoModelForCausalLM, "seq2seq_lm": AutoModelForSeq2SeqLM}
+    if head in others:
+        return others[head]
     return AutoModelForPreTraining if config.model_type == "electra" else AutoModelForTokenClassification
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, longest: int = 300) -> str:
     text = " ".join(str(error).split())
-    return (text[:300] + " …") if len(text) > 300 else text
+    return (text[:longest] + " …") if len(text) > longest else text

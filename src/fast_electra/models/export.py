@@ -3,6 +3,7 @@
 Notable:
 - ELECTRA keeps its own class; any other main model, trained with one logit, becomes a token classifier with two labels
   whose row "original" is zero: softmax over (0, z) is the sigmoid of z, exactly;
+- embeddings that are a base and a difference become one table;
 - the folder appears by rename, complete or not at all.
 """
 
@@ -20,6 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from fast_electra.models.sharing import fold
+
 LABELS = {0: "original", 1: "replaced"}
 
 
@@ -34,14 +37,18 @@ def export_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     """
     staged = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staged, ignore_errors=True)
-    exported = _with_two_labels(model)
-    exported.save_pretrained(staged)
-    _drop_private_keys(staged / "config.json")
-    tokenizer.save_pretrained(staged)
-    (staged / "README.md").write_text(card, encoding="utf-8")
+    write_model(model, tokenizer, staged, card)
     if folder.exists():
         shutil.rmtree(folder)
     staged.rename(folder)
+
+
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
+    """As `export_model`, into a folder that the caller stages."""
+    _with_two_labels(fold(model)).save_pretrained(folder)
+    _drop_private_keys(folder / "config.json")
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,54 +1,85 @@
-"""A masked language model whose output layer sees the masked positions alone.
+"""A language model whose output layer sees the wanted positions alone; the masked language model among them.
 
 Notable:
-- one forward hook on `base_model` gathers the hidden states before the head, for every `…ForMaskedLM` class alike;
+- one hook gathers the hidden states before the head, for all classes alike, with no table of them;
 - the number of masked positions is padded to a fixed count, so shapes never change;
 - the same wrapper trains an auxiliary (gradients flow through the gather) and runs a frozen one.
 
 Shapes: B sequences, S positions, M masked positions, N = B · M, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fast_electra.data.batches import Batch
-from fast_electra.models.inputs import model_inputs
+from fast_electra.errors import ModelError
+from fast_electra.models.inputs import model_inputs, refuse_leaks
+from fast_electra.models.layers import cast_weights
 
 
-class MaskedLM(nn.Module):
-    """Logits at masked positions of any Transformers masked language model."""
+class GatheringLM(nn.Module):
+    """Logits of a Transformers model at wanted positions only."""
 
-    def __init__(self, model: PreTrainedModel, by_document: bool = False):
-        """Wrap `model`; `by_document`: tokens attend to their own document alone."""
+    def __init__(self, model: PreTrainedModel):
+        """Wrap `model`; subclasses hook `gathered` in where its hidden states pass."""
         super().__init__()
         self.model = model
-        self.by_document = by_document
         self._positions_BM: Tensor | None = None
-        model.base_model.register_forward_hook(self._gather)
 
-    def freeze(self, dtype: torch.dtype) -> "MaskedLM":
+    def freeze(self, dtype: torch.dtype) -> Self:
         """Evaluation mode, no gradients, weights in `dtype`."""
         self.model.requires_grad_(False)
-        self.to(dtype)
+        cast_weights(self, dtype)
         self.eval()
         return self
 
-    def masked_logits(self, batch: Batch, ids_BS: Tensor, positions_BM: Tensor) -> Tensor:
-        """Logits (N, V) at `positions_BM` of the sequences `ids_BS`."""
+    def logits_at(self, positions_BM: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Logits (N, V) at `positions_BM` of what the model makes of `inputs`.
+
+        Raises:
+            ModelError: the class doesn't pass its hidden states by the hook.
+        """
         self._positions_BM = positions_BM
         try:
-            logits_BMV = self.model(**model_inputs(self.model.config, ids_BS, batch, self.by_document)).logits
+            logits_BMV = self.model(**inputs).logits
         finally:
             self._positions_BM = None
+        if logits_BMV.shape[:2] != positions_BM.shape:
+            raise ModelError(
+                f"a {type(self.model).__name__} keeps its hidden states out of reach: take a model of another class."
+            )
         return logits_BMV.flatten(0, 1)
 
-    def _gather(self, _module: nn.Module, _arguments: Any, output: Any) -> Any:
+    def gathered(self, hidden_BSd: Tensor) -> Tensor:
+        """Hidden states (B, M, d) at the wanted positions; all where none are set."""
         if self._positions_BM is None:
-            return output
-        hidden_BSd = output.last_hidden_state
-        index = self._positions_BM[:, :, None].expand(-1, -1, hidden_BSd.shape[-1])
-        output.last_hidden_state = hidden_BSd.gather(1, index)
+            return hidden_BSd
+        return hidden_BSd.gather(1, self._positions_BM[:, :, None].expand(-1, -1, hidden_BSd.shape[-1]))
+
+
+class MaskedLM(GatheringLM):
+    """Logits at masked positions of any Transformers masked language model."""
+
+    def __init__(self, model: PreTrainedModel, by_document: bool = False):
+        """Wrap `model`; `by_document`: tokens attend to their own document alone.
+
+        Raises:
+            ConfigError: the model can't keep documents apart.
+        """
+        if by_document:
+            refuse_leaks(model)
+        super().__init__(model)
+        self.by_document = by_document
+        # Before the whole head: its dense layer and norm are spared too.
+        cast(nn.Module, model.base_model).register_forward_hook(self._gather)
+
+    def masked_logits(self, batch: Batch, ids_BS: Tensor, positions_BM: Tensor) -> Tensor:
+        """Logits (N, V) at `positions_BM` of the sequences `ids_BS`."""
+        return self.logits_at(positions_BM, model_inputs(self.model.config, ids_BS, batch, self.by_document))
+
+    def _gather(self, _module: nn.Module, _arguments: Any, output: Any) -> Any:
+        output.last_hidden_state = self.gathered(output.last_hidden_state)
         return output

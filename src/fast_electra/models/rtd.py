@@ -11,15 +11,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fast_electra.data.batches import Batch
-from fast_electra.models.inputs import model_inputs
+from fast_electra.models.inputs import model_inputs, refuse_leaks
 
 
 class ReplacedTokenDetector(nn.Module):
     """Logits of replaced token detection from a Transformers model."""
 
     def __init__(self, model: PreTrainedModel, by_document: bool = False):
-        """Wrap `model`; `by_document`: tokens attend to their own document alone."""
+        """Wrap `model`; `by_document`: tokens attend to their own document alone.
+
+        Raises:
+            ConfigError: the model can't keep documents apart.
+        """
         super().__init__()
+        if by_document:
+            refuse_leaks(model)
         self.model = model
         self.by_document = by_document
 

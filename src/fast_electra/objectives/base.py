@@ -4,8 +4,8 @@ Notable:
 - an objective returns sums; the loop divides by the count of the whole update, so micro-batches (and later, ranks) of
   uneven size equal one batch;
 - what doesn't depend on the update's difficulty (masks) is prepared in the loader's thread;
-- parameter groups are named, each with its own optimizer settings and clipping: one for Fast-ELECTRA, two for joint
-  ELECTRA with decoupled optimisation.
+- parameter groups are named, each with its own optimizer settings and clipping: one for Fast-ELECTRA, up to
+  three for joint ELECTRA.
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,8 @@ class ParameterGroup:
     name: str
     parameters: Mapping[str, nn.Parameter]
     settings: OptimizerConfig
+    loss_weight: float = 1.0
+    """gradients are divided by it before they are clipped: of a weighted loss they become those of the unweighted"""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Notable: the source of corrupted sequences is given (on the fly, or from a cache
 Shapes: B sequences, S positions, M masked positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,12 +60,12 @@ class FastElectra:
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
         """Scored tokens."""
-        return {"rtd": self._scored(prepared.batch).sum()}
+        return {"rtd": scored_tokens(prepared.batch, self.include_special).sum()}
 
     def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
         """Binary cross-entropy (sum, nats) over scored tokens, and what was replaced."""
         corrupted = self.source.corrupt(prepared.batch, prepared.masked, self.curriculum.difficulty(progress), seed)
-        scored_BS = self._scored(prepared.batch)
+        scored_BS = scored_tokens(prepared.batch, self.include_special)
         logits_BS = self.main.logits(prepared.batch, corrupted.ids_BS)
         losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
         return Terms(
@@ -74,36 +74,13 @@ class FastElectra:
         )
 
     def settings(self, progress: float) -> dict[str, float]:
-        """The temperature."""
-        return {"temperature": self.curriculum.difficulty(progress).temperature}
+        """The temperature, and the strengths of dropout and attention dropping where there are any."""
+        return self.curriculum.difficulty(progress).logged()
 
     @torch.no_grad()
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Loss, `rtd_auc`, `rtd_auc_masked` and `replaced_fraction` at T = 1."""
-        logits, replaced, masked, loss, expected, masked_count = [], [], [], 0.0, 0.0, 0
-        for prepared in batches:
-            corrupted, logits_BS = self.detect(prepared, Difficulty(1.0), seed)
-            scored_BS = self._scored(prepared.batch)
-            loss += float((rtd_losses(logits_BS, corrupted.replaced_BS) * scored_BS).sum())
-            expected += float(corrupted.expected_replaced)
-            masked_count += int(prepared.masked.valid_BM.sum())
-            was_masked_BS = torch.zeros_like(scored_BS).scatter(
-                1, prepared.masked.positions_BM, prepared.masked.valid_BM
-            )
-            logits.append(logits_BS[scored_BS].float().cpu().numpy())
-            replaced.append(corrupted.replaced_BS[scored_BS].cpu().numpy())
-            masked.append(was_masked_BS[scored_BS].cpu().numpy())
-        logits_all, replaced_all, masked_all = map(np.concatenate, (logits, replaced, masked))
-        found = {
-            "loss": loss / len(logits_all),
-            "replaced_fraction": float(replaced_all.sum() / masked_count),
-            "replaced_fraction_expected": expected / masked_count,
-        }
-        for name, chosen in (("rtd_auc", slice(None)), ("rtd_auc_masked", masked_all)):
-            labels = replaced_all[chosen]
-            if labels.any() and not labels.all():  # undefined where all tokens are of one class
-                found[name] = float(roc_auc_score(labels, logits_all[chosen]))
-        return found
+        return detection_measures(batches, lambda p: self.detect(p, Difficulty(1.0), seed), self.include_special)
 
     @torch.no_grad()
     def detect(self, prepared: Prepared, difficulty: Difficulty, seed: int) -> tuple[Corrupted, Tensor]:
@@ -123,8 +100,48 @@ class FastElectra:
         """Continue the curriculum."""
         self.curriculum.load_state_dict(state)
 
-    def _scored(self, batch: Batch) -> Tensor:
-        return ~batch.padding if self.include_special else batch.eligible
+
+def scored_tokens(batch: Batch, include_special: bool) -> Tensor:
+    """Mask (B, S) of the tokens that the RTD loss is over: never padding, special ones only when asked."""
+    return ~batch.padding if include_special else batch.eligible
+
+
+def detection_measures(
+    batches: list[Prepared], detect: Callable[[Prepared], tuple[Corrupted, Tensor]], include_special: bool
+) -> dict[str, float]:
+    """Measures of replaced token detection: `loss` (nats), `replaced_fraction`, `rtd_auc`, `rtd_auc_masked`.
+
+    Args:
+        batches: validation rows with fixed masks.
+        detect: gives a corrupted batch and the main model's logits (B, S) on it; in evaluation mode.
+        include_special: the loss is over special tokens too; the AUCs never are.
+
+    Returns:
+        the measures; an AUC is missing where all tokens are of one class.
+    """
+    logits, replaced, masked, loss, count, expected, masked_count = [], [], [], 0.0, 0, 0.0, 0
+    for prepared in batches:
+        corrupted, logits_BS = detect(prepared)
+        scored_BS, eligible_BS = scored_tokens(prepared.batch, include_special), prepared.batch.eligible
+        loss += float((rtd_losses(logits_BS, corrupted.replaced_BS) * scored_BS).sum())
+        count += int(scored_BS.sum())
+        expected += float(corrupted.expected_replaced)
+        masked_count += int(prepared.masked.valid_BM.sum())
+        was_masked_BS = torch.zeros_like(scored_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
+        logits.append(logits_BS[eligible_BS].float().cpu().numpy())
+        replaced.append(corrupted.replaced_BS[eligible_BS].cpu().numpy())
+        masked.append(was_masked_BS[eligible_BS].cpu().numpy())
+    logits_all, replaced_all, masked_all = map(np.concatenate, (logits, replaced, masked))
+    found = {
+        "loss": loss / count,
+        "replaced_fraction": float(replaced_all.sum() / masked_count),
+        "replaced_fraction_expected": expected / masked_count,
+    }
+    for name, chosen in (("rtd_auc", slice(None)), ("rtd_auc_masked", masked_all)):
+        labels = replaced_all[chosen]
+        if labels.any() and not labels.all():
+            found[name] = float(roc_auc_score(labels, logits_all[chosen]))
+    return found
 
 
 def corruption_metrics(corrupted: Corrupted, losses_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -57,30 +57,16 @@ class MLM:
 
     def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
         """Cross-entropy (sum, nats) and correct predictions over masked positions."""
-        seen_BS = self._seen(prepared, seed) if self.random or self.kept else None
-        losses_N, predictions_N, originals_N, valid_N = self._predict(prepared, seen_BS)
-        count = valid_N.sum()
-        correct = ((predictions_N == originals_N) & valid_N).sum()
-        return Terms(
-            losses={"mlm": ((losses_N * valid_N).sum(), count)},
-            metrics={"masked_accuracy": (correct, count)},
-        )
+        shown_BS = shown_ids(prepared, self.mask_id, seed, self.random, self.kept)
+        return masked_terms(self.model.masked_logits(prepared.batch, shown_BS, prepared.masked.positions_BM), prepared)
 
     def settings(self, progress: float) -> dict[str, float]:
         """Nothing: there is no curriculum."""
         return {}
 
-    @torch.no_grad()
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
-        """Loss, `masked_accuracy`, `unigram_accuracy`."""
-        loss = correct = unigram = count = 0.0
-        for prepared in batches:
-            losses_N, predictions_N, originals_N, valid_N = self._predict(prepared)
-            loss += float((losses_N * valid_N).sum())
-            correct += int(((predictions_N == originals_N) & valid_N).sum())
-            unigram += int(((originals_N == self.most_frequent) & valid_N).sum())
-            count += int(valid_N.sum())
-        return {"loss": loss / count, "masked_accuracy": correct / count, "unigram_accuracy": unigram / count}
+        """Loss, `masked_accuracy`, `unigram_accuracy`; every masked position shows `[MASK]`."""
+        return masked_measures(self.model, batches, self.mask_id, self.most_frequent)
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Nothing to follow."""
@@ -92,32 +78,64 @@ class MLM:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """No state besides the parameters."""
 
-    def _seen(self, prepared: Prepared, seed: int) -> Tensor:
-        """Ids (B, S) under BERT's rule. A random token is the one at another position of the row, so that special
-        tokens never appear and frequent ones appear as often as they are.
-        """
-        batch, masked = prepared.batch, prepared.masked
-        epochs_B1, indices_B1 = batch.epochs[:, None], batch.indices[:, None]
-        choice_BM = uniforms(seed, Stream.REPLACEMENT_RULE, epochs_B1, indices_B1, masked.positions_BM)
-        draw_BM = uniforms(seed, Stream.REPLACEMENT_RULE, epochs_B1, indices_B1, masked.positions_BM + (1 << 20))
-        eligible_BS = batch.eligible
-        rank_BM = (draw_BM * eligible_BS.sum(1, keepdim=True)).long()
-        # The eligible position with that rank: positions sorted by (not eligible, position).
-        order_BS = (~eligible_BS).long().argsort(dim=1, stable=True)
-        random_BM = batch.ids.gather(1, order_BS.gather(1, rank_BM))
-        ids_BS = masked_ids(batch, masked, self.mask_id)
-        shown_BM = ids_BS.gather(1, masked.positions_BM)
-        shown_BM = torch.where(choice_BM < self.random + self.kept, originals(batch, masked), shown_BM)
-        shown_BM = torch.where(choice_BM < self.random, random_BM, shown_BM)
-        shown_BM = torch.where(masked.valid_BM, shown_BM, originals(batch, masked))
-        return ids_BS.scatter(1, masked.positions_BM, shown_BM)
 
-    def _predict(self, prepared: Prepared, seen_BS: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Losses, predictions, originals and validity (N,); of the ids `seen_BS`, or of `[MASK]` everywhere."""
-        batch, masked = prepared.batch, prepared.masked
-        if seen_BS is None:
-            seen_BS = masked_ids(batch, masked, self.mask_id)
-        logits_NV = self.model.masked_logits(batch, seen_BS, masked.positions_BM)
-        originals_N = originals(batch, masked).flatten()
-        losses_N = nn.functional.cross_entropy(logits_NV.float(), originals_N, reduction="none")
-        return losses_N, logits_NV.argmax(-1), originals_N, masked.valid_BM.flatten()
+def shown_ids(prepared: Prepared, mask_id: int, seed: int, random: float, kept: float) -> Tensor:
+    """Ids (B, S) that a masked language model is shown: `[MASK]` at the masked positions, or BERT's rule.
+
+    Args:
+        prepared: a batch and where it is masked.
+        mask_id: of `[MASK]`.
+        seed: the run's.
+        random: share of the masked positions that show the token at another position of the row, so that special
+            tokens never appear and frequent ones appear as often as they are.
+        kept: share of the masked positions that show the original.
+    """
+    batch, masked = prepared.batch, prepared.masked
+    ids_BS = masked_ids(batch, masked, mask_id)
+    if not random and not kept:
+        return ids_BS
+    epochs_B1, indices_B1 = batch.epochs[:, None], batch.indices[:, None]
+    choice_BM = uniforms(seed, Stream.REPLACEMENT_RULE, epochs_B1, indices_B1, masked.positions_BM)
+    draw_BM = uniforms(seed, Stream.REPLACEMENT_RULE, epochs_B1, indices_B1, masked.positions_BM + (1 << 20))
+    eligible_BS = batch.eligible
+    rank_BM = (draw_BM * eligible_BS.sum(1, keepdim=True)).long()
+    # The eligible position with that rank: positions sorted by (not eligible, position).
+    order_BS = (~eligible_BS).long().argsort(dim=1, stable=True)
+    random_BM = batch.ids.gather(1, order_BS.gather(1, rank_BM))
+    shown_BM = ids_BS.gather(1, masked.positions_BM)
+    shown_BM = torch.where(choice_BM < random + kept, originals(batch, masked), shown_BM)
+    shown_BM = torch.where(choice_BM < random, random_BM, shown_BM)
+    shown_BM = torch.where(masked.valid_BM, shown_BM, originals(batch, masked))
+    return ids_BS.scatter(1, masked.positions_BM, shown_BM)
+
+
+def masked_terms(logits_NV: Tensor, prepared: Prepared) -> Terms:
+    """Loss `mlm`, the cross-entropy (sum, nats), and metric `masked_accuracy`, over masked positions."""
+    originals_N = originals(prepared.batch, prepared.masked).flatten()
+    valid_N = prepared.masked.valid_BM.flatten()
+    losses_N = nn.functional.cross_entropy(logits_NV.float(), originals_N, reduction="none")
+    count = valid_N.sum()
+    correct = ((logits_NV.argmax(-1) == originals_N) & valid_N).sum()
+    return Terms(losses={"mlm": ((losses_N * valid_N).sum(), count)}, metrics={"masked_accuracy": (correct, count)})
+
+
+@torch.no_grad()
+def masked_measures(model: MaskedLM, batches: list[Prepared], mask_id: int, most_frequent: int) -> dict[str, float]:
+    """Measures of a masked language model: `loss` (nats), `masked_accuracy`, and `unigram_accuracy` beside it.
+
+    Args:
+        model: in evaluation mode.
+        batches: every masked position shows `[MASK]`.
+        mask_id: of `[MASK]`.
+        most_frequent: what the unigram baseline predicts everywhere.
+    """
+    loss = correct = unigram = count = 0.0
+    for prepared in batches:
+        ids_BS = masked_ids(prepared.batch, prepared.masked, mask_id)
+        terms = masked_terms(model.masked_logits(prepared.batch, ids_BS, prepared.masked.positions_BM), prepared)
+        loss += float(terms.losses["mlm"][0])
+        correct += int(terms.metrics["masked_accuracy"][0])
+        is_frequent_BM = originals(prepared.batch, prepared.masked) == most_frequent
+        unigram += int((is_frequent_BM & prepared.masked.valid_BM).sum())
+        count += int(prepared.masked.valid_BM.sum())
+    return {"loss": loss / count, "masked_accuracy": correct / count, "unigram_accuracy": unigram / count}

@@ -150,6 +150,12 @@ def line_chart(
     }
 
 
+def stacked(charts: Sequence[Specification]) -> Specification:
+    """Charts below each other in one file, with one legend for all: for SVG and PNG, not for the page."""
+    bare = [{key: value for key, value in chart.items() if key not in ("$schema", "usermeta")} for chart in charts]
+    return {"$schema": charts[0]["$schema"], "vconcat": bare, "spacing": 12}
+
+
 def interval_chart(
     estimates: Sequence[Estimate],
     *,

@@ -7,14 +7,15 @@ Notable:
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective
-from fast_electra.corruption.auxiliary import Auxiliary, MaskedLanguageModel
+from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective, ShapeConfig
+from fast_electra.corruption.adaptive import make_curriculum
 from fast_electra.corruption.masking import Masker, make_masker, mask_random_tokens
-from fast_electra.corruption.schedules import make_curriculum
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.shards import Split, TokenShards, open_shards
@@ -23,21 +24,27 @@ from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.models.build import (
     Head,
     build_model,
-    load_model,
+    continue_model,
     resolve_model,
     start_from,
     transformers_config,
     weights_digest,
 )
+from fast_electra.models.inputs import longest_row
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.models.sharing import disentangle, tie
 from fast_electra.objectives.base import Objective, Prepared
+from fast_electra.objectives.electra import Electra
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
+from fast_electra.training.auxiliary import check_auxiliary, freeze_auxiliary, load_auxiliary
 from fast_electra.training.precision import Execution
 
 # Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
 _VALIDATION_EPOCH = 2**16 - 1
+# Rows that an auxiliary is measured on before it is used.
+_CHECKED_ROWS = 64
 # Measures are over random tokens at this rate whatever a run trains with, so that they can stand beside each other.
 _VALIDATION_RATE = 0.15
 
@@ -52,6 +59,10 @@ class Assembled:
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards
     auxiliary_digest: str | None
+    auxiliary_measures: dict[str, float]
+    """`corruption.auxiliary.measure` on some validation rows; empty where there is no auxiliary"""
+    main_digest: str | None
+    """of the weights that the main model was continued from"""
     notes: list[str]
     """what the user should know before the run starts, a sentence each"""
 
@@ -88,22 +99,24 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     validation_rows = _rows(config, shards, "validation", special)
     masker = make_masker(config.corruption.masking, tokenizer)
     inputs = _Inputs(config, execution, shards, tokenizer, special, masker, [])
-    digest = None
+    digest, measures = None, {}
     match config.objective:
         case MLMObjective():
             objective: Objective = _mlm(inputs, config.objective)
         case FastElectraObjective():
-            objective, digest = _fast_electra(inputs, config.objective)
+            objective, digest, measures = _fast_electra(inputs, config.objective)
         case ElectraObjective():
             objective = _electra(inputs, config.objective)
     if config.training.compile:
         for model in objective.models().values():
             model.compile(dynamic=False)
     batches = validation_batches(validation_rows, config)
-    return Assembled(objective, schedule, batches, tokenizer, shards, digest, inputs.notes)
+    main_digest = _digest(config.main.model) if config.main.model else None
+    return Assembled(objective, schedule, batches, tokenizer, shards, digest, measures, main_digest, inputs.notes)
 
 
 def _mlm(inputs: _Inputs, settings: MLMObjective) -> MLM:
+    _refuse_start_from_auxiliary(inputs.config)
     model = _trained_model(inputs, "mlm")
     return MLM(
         MaskedLM(model, inputs.by_document).to(inputs.execution.device),
@@ -116,85 +129,145 @@ def _mlm(inputs: _Inputs, settings: MLMObjective) -> MLM:
     )
 
 
-def _fast_electra(inputs: _Inputs, settings: FastElectraObjective) -> tuple[FastElectra, str | None]:
-    """The objective, and the digest of the auxiliary's weights."""
-    config = inputs.config
-    model, digest = load_auxiliary(config, inputs.shards)
+def _fast_electra(inputs: _Inputs, settings: FastElectraObjective) -> tuple[FastElectra, str | None, dict[str, float]]:
+    """The objective, the digest of the auxiliary's weights, and its measures."""
+    config, shards = inputs.config, inputs.shards
+    loaded = load_auxiliary(config, shards, inputs.tokenizer)
+    model = cast(PreTrainedModel, loaded.model)  # none where counted, and then nothing is taken from it
     main = _trained_model(inputs, "rtd")
     if config.main.start == "auxiliary":
         copied = start_from(main, model, embeddings_only=False)
         total = sum(1 for _ in main.base_model.named_parameters())  # type: ignore[union-attr]
         inputs.notes.append(f"{len(copied)} of the encoder's {total} weights start from the auxiliary's.")
-    elif config.main.embeddings == "copied":
+    if config.main.embeddings == "copied":
         start_from(main, model, embeddings_only=True)
         inputs.notes.append("the token embeddings start from the auxiliary's.")
-    auxiliary = _frozen(inputs, model)  # after the copies, which are taken from float32 weights
+    # After the copies, which are taken from float32 weights
+    auxiliary = freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
+    rows = validation_batches(_rows(config, shards, "validation", inputs.special), config, _CHECKED_ROWS)
+    with inputs.execution.autocast():
+        rows = [batch.to(inputs.execution.device) for batch in rows]
+        measures, sentences = check_auxiliary(auxiliary, loaded, config, shards, rows)
+    inputs.notes.extend(sentences)
+    if config.main.embeddings == "auxiliary_plus_delta":
+        # By reference, after the cast: no second table in memory, and the delta is to the table that is really read.
+        table = cast(nn.Embedding, model.get_input_embeddings()).weight
+        disentangle(main, table)
+        inputs.notes.append(
+            f"the token embeddings are the auxiliary's {table.numel():,} frozen weights plus a trained difference; "
+            "the export folds them into one table."
+        )
     objective = FastElectra(
-        main=ReplacedTokenDetector(main, inputs.by_document).to(inputs.execution.device),
+        main=ReplacedTokenDetector(main.to(inputs.execution.device), inputs.by_document),  # type: ignore[arg-type]
         source=OnTheFly(auxiliary, settings.disallow_correct),
         curriculum=make_curriculum(config.corruption),
         masker=inputs.masker,
         optimizer=config.optimizer,
         include_special=settings.include_special,
     )
-    return objective, digest
+    return objective, loaded.digest, measures
 
 
-def _electra(inputs: _Inputs, settings: ElectraObjective) -> Objective:
-    """Joint ELECTRA: generator and main model."""
-    raise NotImplementedError
+def _electra(inputs: _Inputs, settings: ElectraObjective) -> Electra:
+    """Joint ELECTRA: generator and main model, and what they share."""
+    config = inputs.config
+    _refuse_start_from_auxiliary(config)
+    # Its own seed, so that it does not start as the main model's twin.
+    generator = _model_of(inputs, settings.generator, "objective.generator", "mlm", config.training.seed + 1)
+    main = _trained_model(inputs, "rtd")
+    if settings.sharing == "tied":
+        shared = set(tie(main, generator))
+        count = sum(p.numel() for name, p in main.named_parameters() if name in shared)
+        inputs.notes.append(f"main model and generator share {count:,} parameters: {', '.join(sorted(shared))}.")
+    elif settings.sharing == "disentangled":
+        table = generator.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        disentangle(main, table)
+        inputs.notes.append(
+            f"the main model's token embeddings are the generator's {table.numel():,} parameters plus a difference "
+            "of its own; the export folds them into one table."
+        )
+    return Electra(
+        main=ReplacedTokenDetector(main, inputs.by_document).to(inputs.execution.device),
+        generator=MaskedLM(generator, inputs.by_document).to(inputs.execution.device),
+        config=settings,
+        mask_id=inputs.special["mask"],
+        masker=inputs.masker,
+        optimizer=config.optimizer,
+        most_frequent=inputs.shards.most_frequent_token(),
+    )
 
 
 def _trained_model(inputs: _Inputs, head: Head) -> PreTrainedModel:
-    """The main model of the configuration, fresh or continued, with its head."""
+    """The main model of the configuration, fresh or continued, with its head; the encoder frozen where asked."""
     config = inputs.config
-    shape = transformers_config(config.main, inputs.shards.vocabulary_size, inputs.special, config.data.length)
-    if inputs.by_document:
-        _refuse_eager_only(config.main.architecture)
-    return build_model(shape, head, config.training.seed)
+    model = _model_of(inputs, config.main, "main", head, config.training.seed)
+    if config.main.freeze == "encoder":
+        # An output layer that is tied to the token embeddings is frozen with them: they are the encoder's.
+        cast(nn.Module, model.base_model).requires_grad_(False)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if not trained:
+            raise ConfigError(
+                f"main.freeze=encoder leaves nothing to train: the {head} head of this {model.config.model_type} is "
+                "its token embeddings again; give main.freeze=none."
+            )
+        inputs.notes.append(f"the encoder is frozen: {trained:,} weights of the head are trained.")
+    return model
 
 
-def _frozen(inputs: _Inputs, model: PreTrainedModel) -> Auxiliary:
-    """The auxiliary of a loaded model, frozen, in the type that the precision gives it."""
-    frozen = MaskedLM(model, inputs.by_document).to(inputs.execution.device)
-    return MaskedLanguageModel(frozen.freeze(inputs.execution.auxiliary_dtype), inputs.special["mask"])
+def _refuse_start_from_auxiliary(config: Config) -> None:
+    for key, value in (("embeddings", config.main.embeddings), ("start", config.main.start)):
+        if value != "fresh":
+            raise ConfigError(
+                f"main.{key}={value} needs a frozen auxiliary, and objective.kind={config.objective.kind} has none: "
+                f"set main.{key}=fresh" + (", or use objective.sharing." if config.objective.kind == "electra" else ".")
+            )
 
 
-def load_auxiliary(config: Config, shards: TokenShards) -> tuple[PreTrainedModel, str | None]:
-    """The auxiliary in float32, and the digest of its weights.
+def _model_of(inputs: _Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
+    """The model of a section of the configuration: fresh in its shape, or continued from a checkpoint.
 
-    Raises:
-        ConfigError: none is named.
-        ModelError: it is no masked language model, or its tokens are not the shards'.
+    Args:
+        inputs: takes note of what was loaded.
+        shape: the section.
+        key: its name, for errors.
+        head: what the model is trained for.
+        seed: of new weights.
     """
-    name = config.auxiliary.model
-    if name is None:
-        raise ConfigError(
-            "auxiliary.model is not given: name a run, a folder or a hub name of a masked language model, "
-            "or train one with objective.kind=mlm."
-        )
-    model = load_model(name, "mlm")
-    source = resolve_model(name)
-    tokenizer = load_tokenizer(source)
+    shards, length = inputs.shards, inputs.config.data.length
+    if shape.model is None:
+        return build_model(transformers_config(shape, shards.vocabulary_size, inputs.special, length, key), head, seed)
+    tokenizer = load_tokenizer(resolve_model(shape.model))
     if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
         raise ModelError(
-            f"the auxiliary {name} has another tokenizer than the shards {shards.folder} "
-            f"({len(tokenizer)} and {shards.vocabulary_size} tokens"
-            + (", in another order" if len(tokenizer) == shards.vocabulary_size else "")
-            + "): build the shards with data.tokenizer.path set to the auxiliary."
+            f"{key}.model={shape.model} has another tokenizer than the shards {shards.folder}: build the shards with "
+            f"data.tokenizer.path={shape.model}."
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and config.data.length > positions:
+    model, note = continue_model(shape.model, head, seed, shape.dropout)
+    longest = longest_row(model.config)
+    if longest is not None and length > longest:
         raise ModelError(
-            f"the auxiliary {name} takes {positions} tokens, fewer than data.length={config.data.length}: "
-            "shorten the rows."
+            f"{key}.model={shape.model} takes rows of {longest} tokens, fewer than data.length={length}: "
+            f"set data.length={longest} or less."
         )
-    return model, weights_digest(Path(source)) if Path(source).is_dir() else None
+    if model.config.vocab_size < shards.vocabulary_size:
+        raise ModelError(
+            f"{key}.model={shape.model} has embeddings for {model.config.vocab_size} tokens and a tokenizer of "
+            f"{shards.vocabulary_size}: resize its embeddings in Transformers and save it first."
+        )
+    inputs.notes.append(note)
+    return model
 
 
-def validation_batches(rows: Rows, config: Config) -> list[Prepared]:
-    """Rows spread evenly over the validation split, with masks of their own, the same each time."""
-    count = min(config.training.validation_sequences, rows.count)
+def _digest(name: str) -> str | None:
+    """Of a model's weights; None where they come from the hub."""
+    source = Path(resolve_model(name))
+    return weights_digest(source) if source.is_dir() else None
+
+
+def validation_batches(rows: Rows, config: Config, most: int | None = None) -> list[Prepared]:
+    """Rows spread evenly over the validation split, with masks of their own, the same each time; `most` of them."""
+    count = min(most or rows.count, config.training.validation_sequences, rows.count)
     indices = torch.arange(count) * rows.count // count
     batches = []
     for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
@@ -219,10 +292,3 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 def _rows(config: Config, shards: TokenShards, split: Split, special: dict[str, int]) -> Rows:
     # [UNK] is among the shards' special tokens, and never eligible.
     return Rows(shards.split(split), config.data.length, shards.special_tokens | special, config.data.attention)
-
-
-def _refuse_eager_only(architecture: str) -> None:
-    if architecture in ("mpnet", "deberta", "deberta-v2"):
-        raise ConfigError(
-            f"data.attention=document is not possible with {architecture}, whose attention ignores it; use packed."
-        )

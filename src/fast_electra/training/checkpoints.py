@@ -98,6 +98,29 @@ def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | No
     return None
 
 
+def checkpoint_updates(folder: Path) -> list[int]:
+    """The updates that `folder`, a run's `checkpoints/`, keeps a checkpoint of, in order."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*[0-9]") if path.name.isdigit())
+
+
+def checkpoint_at(folder: Path, update: int) -> Checkpoint:
+    """The checkpoint of an update in a run's `checkpoints/`.
+
+    Raises:
+        CheckpointError: there is none.
+        DataError: it is damaged.
+    """
+    found = checkpoint_updates(folder)
+    if update not in found:
+        raise CheckpointError(
+            f"{folder.parent} has no checkpoint of update {update}"
+            + (f": it has {', '.join(map(str, found))}." if found else ", and no other.")
+        )
+    path = folder / f"{update:08d}"
+    verify_manifest(path, remedy="take another checkpoint")
+    return Checkpoint(path, update, json.loads((path / "scalars.json").read_text()))
+
+
 def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
     """Read a checkpoint's tensors into `tensors`, in place.
 

@@ -207,9 +207,11 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record:
         means[name] = total / count if count else 0.0
     state.sums = {}
     before = state.update - 1
-    rates = {
-        _of(optimizer, state, "learning_rate"): learning_rate(optimizer.settings, before, plan.updates)
-        for optimizer in state.optimizers
+    rates = {  # the first group is the main model's: `learning_rate` is in every record of every objective
+        f"learning_rate.{optimizer.name}" if number else "learning_rate": learning_rate(
+            optimizer.settings, before, plan.updates
+        )
+        for number, optimizer in enumerate(state.optimizers)
     }
     seconds = time.perf_counter() - clock.began
     record: Record = {"update": state.update, "tokens": state.tokens, "loss": means.pop("loss"), **means}

@@ -55,6 +55,7 @@ class GroupOptimizer:
         """
         self.name = group.name
         self.settings = group.settings
+        self._loss_weight = group.loss_weight
         self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
         self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
         self._masters = list(self.masters.values())
@@ -97,6 +98,8 @@ class GroupOptimizer:
         for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
             gradient = parameter.grad
             master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
+            if self._loss_weight != 1.0:
+                master.grad.div_(self._loss_weight)
             parameter.grad = None
         norm = nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
         if not norm.isfinite():

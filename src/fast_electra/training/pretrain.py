@@ -4,9 +4,11 @@ Notable:
 - everything that can be refused is refused before the first update: data, tokenizer, auxiliary, a foreign run folder;
 - a budget in tokens, FLOPs or hours becomes a number of updates once, at the start, and is written down;
 - the resolved configuration, with everything that was chosen automatically, is `config.yaml`; running it again repeats
-  the run.
+  the run;
+- a finished run can be extended: it goes on from its last checkpoint with schedules over the new number of updates, and
+  `run.json` lists the segments.
 
-A run folder: config.yaml, run.json, metrics.jsonl, checkpoints/, model/.
+A run folder: config.yaml, run.json, metrics.jsonl, checkpoints/, model/, and generator/ of joint ELECTRA.
 """
 
 import json
@@ -25,15 +27,16 @@ from transformers import PreTrainedModel
 
 import fast_electra
 from fast_electra.config.loading import dump_config
-from fast_electra.config.tree import Config, MLMObjective
+from fast_electra.config.tree import Config
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
 from fast_electra.models.export import export_model
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.training.card import earlier_flops, model_card
+from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Plan, State, make_update, train
-from fast_electra.training.optimizer import GroupOptimizer
+from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
 from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard, read_metrics
 
@@ -64,6 +67,7 @@ def pretrain(
     observers: Sequence[Observer] = (),
     say: Say = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    extend: int | None = None,
 ) -> RunResult:
     """Run a configuration in a folder, or go on with it there.
 
@@ -73,16 +77,19 @@ def pretrain(
         observers: told of updates and records.
         say: is told one sentence at a time.
         stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
+        extend: go on with a finished run until it has this many updates in all.
 
     Raises:
         ConfigError, DataError, ModelError: something doesn't fit; nothing was written.
-        CheckpointError: the folder holds another run, or no sound checkpoint.
+        CheckpointError: the folder holds another run, no sound checkpoint, or no run that can be extended.
         Interrupted: stopped on request; the same command goes on.
     """
     began = time.perf_counter()
     record = _read_run(folder)
     if record:
         _refuse_another(config, record, folder)
+    if extend is not None:
+        record = _extended(record, extend, folder)
     execution = choose_execution(config.training)
     apply_threads(execution)
     resolved = _resolve(config, record, execution)
@@ -98,13 +105,19 @@ def pretrain(
         resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution))
         say(f"the budget is {resolved.training.updates} updates.")
         parts = assemble(resolved, execution)  # the speed was measured on these weights: start afresh
+    checkpoint = newest_checkpoint(folder / "checkpoints", say)
+    if record:
+        _refuse_lost_segment(record, checkpoint, folder)
+    if extend is not None and record:
+        say(_extension(resolved, parts, record))
+        write_text_atomically(folder / "config.yaml", dump_config(resolved))
+        write_json_atomically(folder / "run.json", record)
     state, plan = start(resolved, parts, execution)
     folder.mkdir(parents=True, exist_ok=True)
     if not record:
         write_text_atomically(folder / "config.yaml", dump_config(resolved))
         record = _new_record(config, resolved, parts, execution)
         write_json_atomically(folder / "run.json", record)
-    checkpoint = newest_checkpoint(folder / "checkpoints", say)
     if checkpoint:
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
@@ -128,9 +141,10 @@ def pretrain(
     )
     records = read_metrics(folder / "metrics.jsonl")
     result = {"updates": plan.updates, "tokens": state.tokens, "validation": records[-1]["validation"], "flops": flops}
-    model = parts.objective.models()["main"]
-    assert isinstance(model, PreTrainedModel)
-    export_model(model, parts.tokenizer, folder / "model", _model_card(resolved, result))
+    for name, model in parts.objective.models().items():
+        assert isinstance(model, PreTrainedModel)
+        card = model_card(resolved, record, result, name, model)
+        export_model(model, parts.tokenizer, folder / ("model" if name == "main" else name), card)
     record |= {"status": "finished", "result": result}
     write_json_atomically(folder / "run.json", record)
     return _result(folder, record, seconds=time.perf_counter() - began, fresh=True)
@@ -246,7 +260,9 @@ def _save(state: State, folder: Path, keep: int) -> None:
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
     if (folder / "run.json").exists():
-        return json.loads((folder / "run.json").read_text())
+        record = json.loads((folder / "run.json").read_text())
+        # What runs of earlier versions lack.
+        return {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}} | record
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(
             f"{folder} holds something that is no run of this program: choose an empty or new folder."
@@ -260,9 +276,12 @@ def _new_record(config: Config, resolved: Config, parts: Assembled, execution: E
         "requested": config.model_dump(mode="json"),
         "resolved": resolved.model_dump(mode="json"),
         "updates": resolved.training.updates,
+        "segments": [{"from": 0, "updates": resolved.training.updates}],
         "data": parts.shards.fingerprint,
         "tokenizer": parts.shards.tokenizer_fingerprint,
         "auxiliary": parts.auxiliary_digest,
+        "main": parts.main_digest,
+        "earlier_flops": earlier_flops(resolved),
         "environment": {
             "fast_electra": fast_electra.__version__,
             "torch": torch.__version__,
@@ -282,6 +301,52 @@ def _numerics(execution: Execution) -> dict[str, Any]:
     }
 
 
+def _extended(record: dict[str, Any] | None, updates: int, folder: Path) -> dict[str, Any]:
+    """The record of a run that goes on to `updates`; the same record when it is on its way there already."""
+    if record is None:
+        raise CheckpointError(f"{folder} holds no run to extend: run it without --extend first.")
+    if record["updates"] == updates and len(record["segments"]) > 1:
+        return record
+    if record["status"] != "finished":
+        raise CheckpointError(
+            f"{folder} has not finished its {record['updates']} updates, and only a finished run can be extended: "
+            "run the same command without --extend first."
+        )
+    if updates <= record["updates"]:
+        raise CheckpointError(
+            f"{folder} has {record['updates']} updates already: --extend takes the new number in all, a larger one."
+        )
+    resolved = record["resolved"] | {"training": record["resolved"]["training"] | {"updates": updates}}
+    segment = {"from": record["updates"], "updates": updates}
+    return record | {
+        "status": "started",
+        "resolved": resolved,
+        "updates": updates,
+        "segments": [*record["segments"], segment],
+    }
+
+
+def _refuse_lost_segment(record: dict[str, Any], checkpoint: Checkpoint | None, folder: Path) -> None:
+    """An extension starts where the segment before it ended; from an earlier update it would be another run."""
+    first = record["segments"][-1]["from"]
+    if first and (checkpoint is None or checkpoint.update < first):
+        raise CheckpointError(
+            f"{folder} has no sound checkpoint of update {first}, where its extension starts: continue from its "
+            f"exported weights in a new folder with main.model={folder}."
+        )
+
+
+def _extension(config: Config, parts: Assembled, record: dict[str, Any]) -> str:
+    """What an extension does to the schedules, in a sentence."""
+    done, updates = (record["segments"][-1][key] for key in ("from", "updates"))
+    before = {"learning rate": learning_rate(config.optimizer, done - 1, done)}
+    after = {"learning rate": learning_rate(config.optimizer, done, updates)}
+    before |= parts.objective.settings((done - 1) / done)
+    after |= parts.objective.settings(done / updates)
+    changes = ", ".join(f"{name} from {before[name]:.4g} to {after[name]:.4g}" for name in before)
+    return f"extended from {done} to {updates} updates: the schedules are recomputed over all {updates}, {changes}."
+
+
 def _refuse_another(config: Config, record: dict[str, Any], folder: Path) -> None:
     asked = _flat(config.model_dump(mode="json"))
     stored = [_flat(record[name]) for name in ("requested", "resolved")]
@@ -295,7 +360,8 @@ def _refuse_another(config: Config, record: dict[str, Any], folder: Path) -> Non
     raise CheckpointError(
         f"{folder} holds another run: {'; '.join(differing[:5])}"
         + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
-        + "; choose another folder."
+        + "; choose another folder"
+        + (", or go on with a finished run by --extend." if differing[0].startswith("training.updates") else ".")
     )
 
 
@@ -304,6 +370,7 @@ def _refuse_other_inputs(record: dict[str, Any], parts: Assembled, folder: Path)
         ("tokenizer", parts.shards.tokenizer_fingerprint),
         ("data", parts.shards.fingerprint),
         ("auxiliary", parts.auxiliary_digest),
+        ("main", parts.main_digest),
     ):
         if record[name] != now:
             raise CheckpointError(
@@ -324,27 +391,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _result(folder: Path, record: dict[str, Any], seconds: float, fresh: bool) -> RunResult:
     return RunResult(folder=folder, seconds=seconds, fresh=fresh, **record["result"])
-
-
-def _model_card(config: Config, result: dict[str, Any]) -> str:
-    method = "masked language modelling" if isinstance(config.objective, MLMObjective) else "Fast-ELECTRA"
-    measures = "\n".join(f"| {name} | {value:.4f} |" for name, value in result["validation"].items())
-    return f"""---
-library_name: transformers
-tags: [fast-electra, {config.main.architecture}]
----
-
-# An encoder pre-trained with fast-electra
-
-Method: {method}. Architecture: {config.main.architecture}, {config.main.layers} layers × {config.main.hidden_size}.
-Updates: {result["updates"]:,}; tokens seen: {result["tokens"]:,}; computation: {result["flops"]:.2e} FLOPs.
-
-| validation measure | value |
-| --- | --- |
-{measures}
-
-Settings:
-
-```yaml
-{dump_config(config)}```
-"""

@@ -1,0 +1,116 @@
+"""Embeddings that two models share: one table for both, or one model's table plus the other's own difference.
+
+Notable:
+- sharing is by reference: `Module.to` converts parameters in place, so what is shared stays shared through every cast;
+- a shared parameter is one parameter; whoever groups parameters for an optimizer must count it once;
+- disentangled sharing (He et al., 2021, DeBERTaV3): `E_main = stop_gradient(E) + delta`. It starts as the shared table,
+  follows it as it moves, and pulls nothing back. An export folds the two into one table, exactly.
+
+Shapes: V vocabulary, d width of the embeddings.
+"""
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fast_electra.errors import ModelError
+
+
+class DeltaEmbedding(nn.Module):
+    """Embeddings `base + delta`: `base` is another model's, read as it is now; `delta` is trained from zero."""
+
+    def __init__(self, base: Tensor, padding_idx: int | None = None):
+        """Embeddings on top of a table.
+
+        Args:
+            base: (V, d), held by reference: not a parameter of this module, not in its state, moved by its owner.
+            padding_idx: the token whose delta gets no gradient, as in `nn.Embedding`.
+        """
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = base.shape
+        self.padding_idx = padding_idx
+        self._base = (base,)  # in a tuple, so that Module does not register it
+        self.delta = nn.Parameter(torch.zeros(base.shape, device=base.device))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings (..., d) of `ids` (...); no gradient reaches the base."""
+        base = nn.functional.embedding(ids, self._base[0].detach())
+        return base + nn.functional.embedding(ids, self.delta, self.padding_idx)
+
+    @property
+    def weight(self) -> Tensor:
+        """The table (V, d) that `forward` looks up in, added in the same types and so to the same bits."""
+        return self._base[0].detach() + self.delta
+
+
+def disentangle(model: PreTrainedModel, base: Tensor) -> None:
+    """Make a model's token embeddings `base` plus a trained difference that starts at zero.
+
+    Args:
+        model: changed in place; its own table is dropped.
+        base: (V, d), held by reference; trained by its owner, or frozen.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
+    own = _token_embeddings(model)
+    _refuse_other_shape(own.weight, base)
+    model.set_input_embeddings(DeltaEmbedding(base, own.padding_idx))
+
+
+def fold(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with one plain table in place of base and difference, for export: a copy with equal outputs.
+
+    A model that has no such embeddings is returned as it is.
+    """
+    if not isinstance(model.get_input_embeddings(), DeltaEmbedding):
+        return model
+    folded = copy.deepcopy(model)
+    embeddings = cast(DeltaEmbedding, folded.get_input_embeddings())
+    table = embeddings.weight.detach().clone()
+    folded.set_input_embeddings(nn.Embedding(*table.shape, padding_idx=embeddings.padding_idx, _weight=table))
+    return folded
+
+
+def tie(model: PreTrainedModel, other: PreTrainedModel) -> list[str]:
+    """Let a model use another's embeddings: token table, and positions, types and norm where both have them.
+
+    Everything of the encoder's module `embeddings` that has the same name and shape is shared, as in ELECTRA's code.
+
+    Args:
+        model: changed in place: its parameters become the other's.
+        other: keeps its parameters; its output layer stays tied to its token table if it was.
+
+    Returns:
+        names of the model's parameters that are now the other's.
+
+    Raises:
+        ModelError: the token tables' shapes differ.
+    """
+    own, table = _token_embeddings(model), _token_embeddings(other).weight
+    _refuse_other_shape(own.weight, table)
+    own.weight = table
+    ours, theirs = (getattr(m.base_model, "embeddings", None) for m in (model, other))
+    if isinstance(ours, nn.Module) and isinstance(theirs, nn.Module):
+        candidates = dict(theirs.named_parameters())
+        for name, parameter in list(ours.named_parameters()):
+            if name in candidates and candidates[name].shape == parameter.shape:
+                module, _, leaf = name.rpartition(".")
+                setattr(ours.get_submodule(module), leaf, candidates[name])
+    shared = {id(parameter) for parameter in other.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in shared]
+
+
+def _token_embeddings(model: PreTrainedModel) -> nn.Embedding:
+    return cast(nn.Embedding, model.get_input_embeddings())
+
+
+def _refuse_other_shape(own: Tensor, other: Tensor) -> None:
+    if own.shape != other.shape:
+        raise ModelError(
+            f"token embeddings of {tuple(own.shape)} cannot share a table of {tuple(other.shape)}: give both models "
+            "one width, or one embedding_size under options where the architecture has it (electra)."
+        )

@@ -1,0 +1,143 @@
+"""Joint ELECTRA, the baseline: a generator and a main model (discriminator) trained together from scratch.
+
+The algorithm (Clark et al., 2020, section 2), for each update:
+    M      ← 15 % of the non-special tokens                            prepare
+    l_t    ← generator(x with [MASK] at M), t in M                     terms
+    x'_t   ~ softmax(l_t), t in M; no gradient flows through it        terms
+    y_t    ← [x'_t ≠ x_t]
+    loss   ← MLM(l, x) + 50 · mean over scored tokens of BCE(main(x')_t, y_t)
+
+Notable:
+- the generator learns from the MLM loss alone; the RTD loss reaches it only where embeddings are tied;
+- Adam divides the weight 50 out again, except in clipping, epsilon and tied tables (Dong et al., 2023): by default each
+  model is clipped by itself, on the gradients of its own unweighted loss;
+- sampling is at T = 1 throughout: the curriculum comes from the generator's own learning.
+
+Shapes: B sequences, S positions, N masked positions of the batch, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fast_electra.config.tree import ElectraObjective, OptimizerConfig
+from fast_electra.corruption.masking import Masker, masked_ids
+from fast_electra.corruption.sources import Corrupted, corrupt_by
+from fast_electra.data.batches import Batch
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
+from fast_electra.objectives.fast_electra import corruption_metrics, detection_measures, rtd_losses, scored_tokens
+from fast_electra.objectives.mlm import masked_measures, masked_terms, shown_ids
+
+
+@dataclass
+class Electra:
+    """The generator's MLM loss plus the main model's weighted RTD loss."""
+
+    main: ReplacedTokenDetector
+    generator: MaskedLM
+    config: ElectraObjective
+    mask_id: int
+    masker: Masker
+    optimizer: OptimizerConfig
+    most_frequent: int
+    """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
+    observes: bool = False
+    weights: Mapping[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = {"mlm": 1.0, "rtd": self.config.rtd_weight}
+
+    def models(self) -> dict[str, nn.Module]:
+        """Both; tied embeddings are parameters of either."""
+        return {"main": self.main.model, "generator": self.generator.model}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every parameter of both models once.
+
+        `clip: joint`: one group, on the gradients of the weighted sum, as published. `per_model`: one group for each
+        model, on the gradients of its own unweighted loss, and one for what they share, on the weighted mean of both
+        (so that tied tables see the published ratio), with the main model's settings.
+        """
+        main = dict(self.main.model.named_parameters())
+        generator = dict(self.generator.model.named_parameters())
+        in_both = {id(p) for p in main.values()} & {id(p) for p in generator.values()}
+        shared = {name: p for name, p in main.items() if id(p) in in_both}
+        main = {name: p for name, p in main.items() if id(p) not in in_both}
+        if self.config.clip == "joint":
+            named = {f"main.{name}": p for name, p in main.items()}
+            named |= {f"generator.{name}": p for name, p in generator.items()}
+            return [ParameterGroup("main", named, self.optimizer)]
+        generator = {name: p for name, p in generator.items() if id(p) not in in_both}
+        weight = self.config.rtd_weight
+        groups = [
+            ParameterGroup("main", main, self.optimizer, loss_weight=weight),
+            ParameterGroup("generator", generator, self.config.generator_optimizer or self.optimizer),
+        ]
+        if shared:
+            groups.append(ParameterGroup("shared", shared, self.optimizer, loss_weight=1.0 + weight))
+        return groups
+
+    def prepare(self, batch: Batch, seed: int) -> Prepared:
+        """Mask."""
+        return Prepared(batch, self.masker(batch, seed))
+
+    def counts(self, prepared: Prepared) -> dict[str, Tensor]:
+        """Masked positions, and scored tokens."""
+        return {
+            "mlm": prepared.masked.valid_BM.sum(),
+            "rtd": scored_tokens(prepared.batch, self.config.include_special).sum(),
+        }
+
+    def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
+        """The generator's cross-entropy and the main model's binary cross-entropy (sums, nats)."""
+        batch = prepared.batch
+        shown_BS = shown_ids(prepared, self.mask_id, seed, self.config.random, self.config.kept)
+        logits_NV = self.generator.masked_logits(batch, shown_BS, prepared.masked.positions_BM)
+        generator = masked_terms(logits_NV, prepared)
+        corrupted = self._corrupt(logits_NV.detach(), prepared, seed)
+        losses_BS = rtd_losses(self.main.logits(batch, corrupted.ids_BS), corrupted.replaced_BS)
+        scored_BS = scored_tokens(batch, self.config.include_special)
+        return Terms(
+            losses=generator.losses | {"rtd": ((losses_BS * scored_BS).sum(), scored_BS.sum())},
+            metrics=generator.metrics | corruption_metrics(corrupted, losses_BS.detach()),
+        )
+
+    def settings(self, progress: float) -> dict[str, float]:
+        """The temperature, which is 1."""
+        return {"temperature": 1.0}
+
+    @torch.no_grad()
+    def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
+        """The weighted loss and its terms, the generator's accuracy, and the main model's AUCs.
+
+        The corruption is the generator's own, so the AUCs stand in no table beside those of another run.
+        """
+        detection = detection_measures(batches, lambda p: self.detect(p, seed), self.config.include_special)
+        generator = masked_measures(self.generator, batches, self.mask_id, self.most_frequent)
+        mlm, rtd = generator["loss"], detection["loss"]
+        return generator | detection | {"loss": mlm + self.config.rtd_weight * rtd, "mlm": mlm, "rtd": rtd}
+
+    @torch.no_grad()
+    def detect(self, prepared: Prepared, seed: int) -> tuple[Corrupted, Tensor]:
+        """A batch corrupted by the generator as it is, and the main model's logits (B, S) on it."""
+        ids_BS = masked_ids(prepared.batch, prepared.masked, self.mask_id)
+        logits_NV = self.generator.masked_logits(prepared.batch, ids_BS, prepared.masked.positions_BM)
+        corrupted = self._corrupt(logits_NV, prepared, seed)
+        return corrupted, self.main.logits(prepared.batch, corrupted.ids_BS)
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Nothing to follow."""
+
+    def state_dict(self) -> dict[str, float]:
+        """No state besides the parameters."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """No state besides the parameters."""
+
+    def _corrupt(self, logits_NV: Tensor, prepared: Prepared, seed: int) -> Corrupted:
+        return corrupt_by(logits_NV, prepared.batch, prepared.masked, 1.0, seed, self.config.disallow_correct)

@@ -1,0 +1,382 @@
+"""The auxiliary of a run: found, loaded, compared with the shards, frozen, and measured before it is used.
+
+Notable:
+- whatever doesn't fit is refused in one sentence: tokens that mean something else, a model that predicts none, rows too
+  long, an augmentation that the model doesn't feel;
+- its digest is of the weights that are used: of that checkpoint, of those layers.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from fast_electra.config.tree import Config
+from fast_electra.corruption.auxiliary import (
+    Auxiliary,
+    CausalLanguageModel,
+    MaskedLanguageModel,
+    PrefixLanguageModel,
+    SpanCorruptionModel,
+    digest,
+    measure,
+)
+from fast_electra.corruption.counted import NGram, Unigram, uniform_log_probabilities, unigram_log_probabilities
+from fast_electra.corruption.schedules import Difficulty
+from fast_electra.data.shards import TokenShards
+from fast_electra.data.tokenizer import fingerprint, load_tokenizer
+from fast_electra.errors import CheckpointError, ConfigError, ModelError
+from fast_electra.models.build import Head, load_model, resolve_model, stored_config
+from fast_electra.models.inputs import longest_row
+from fast_electra.models.layers import truncate
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.other_lm import CausalLM, EncoderDecoderLM
+from fast_electra.objectives.base import Prepared
+from fast_electra.training.checkpoints import checkpoint_at, load_tensors
+from fast_electra.training.precision import Execution
+
+Kind = Literal["masked_lm", "causal_lm", "prefix_lm", "span_corruption", "unigram", "ngram", "uniform"]
+
+_GENERATOR = "generator"
+_COUNTED = ("unigram", "ngram", "uniform")
+_HEADS: dict[str, Head] = {
+    "masked_lm": "mlm",
+    "causal_lm": "causal_lm",
+    "prefix_lm": "seq2seq_lm",
+    "span_corruption": "seq2seq_lm",
+}
+# Share of the unigram's perplexity from which on an auxiliary is called no better: a plateau is within a few per cent.
+_NO_BETTER = 0.9
+
+
+@dataclass(frozen=True)
+class LoadedAuxiliary:
+    """An auxiliary before it is frozen."""
+
+    kind: Kind
+    model: PreTrainedModel | None
+    """in float32; None for what is counted"""
+    sentinels: list[int]
+    """ids of <extra_id_0>, … in order; for span_corruption"""
+    excluded_V: Tensor
+    """bool: special tokens, and ids that the tokenizer doesn't have"""
+    digest: str | None
+    """of the weights; None for what is counted, which the shards' own fingerprint fixes"""
+
+
+def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> LoadedAuxiliary:
+    """The auxiliary of a configuration, its model in float32.
+
+    Args:
+        config: `auxiliary` says which.
+        shards: what is trained on.
+        tokenizer: the shards'.
+
+    Raises:
+        ConfigError: none is named, or its settings don't go together.
+        ModelError: it predicts no tokens, its tokens are not the shards', or rows are too long for it.
+        CheckpointError: no such checkpoint.
+    """
+    settings = config.auxiliary
+    excluded_V = excluded_tokens(shards, tokenizer)
+    if settings.kind in _COUNTED:
+        _refuse_for_counted(config)
+        return LoadedAuxiliary(cast(Kind, settings.kind), None, [], excluded_V, None)
+    name = settings.model
+    if name is None:
+        raise ConfigError(
+            "auxiliary.model is not given: name a run, a folder or a hub name of a language model, train one with "
+            "objective.kind=mlm, or set auxiliary.kind to ngram or unigram, which need none."
+        )
+    source = _folder(name)
+    kind = _kind(name, settings.kind, stored_config(source))
+    their_tokenizer = _tokenizer(source, kind)
+    _refuse_other_tokens(name, kind, their_tokenizer, tokenizer, shards)
+    model = load_model(source, _HEADS[kind])
+    if settings.checkpoint is not None:
+        _read_checkpoint(model, name, settings.checkpoint, joint=Path(source).name == _GENERATOR)
+    if settings.layers is not None:
+        truncate(model, settings.layers)
+    if kind == "masked_lm":
+        _fit_vocabulary(name, model, shards.vocabulary_size)
+    _refuse_long_rows(name, kind, model, config)
+    sentinels = _sentinels(name, their_tokenizer, config) if kind == "span_corruption" else []
+    excluded_V[sentinels] = True
+    return LoadedAuxiliary(kind, model, sentinels, excluded_V, digest(model.named_parameters()))
+
+
+def freeze_auxiliary(
+    loaded: LoadedAuxiliary, config: Config, shards: TokenShards, mask_id: int, execution: Execution
+) -> Auxiliary:
+    """The auxiliary in use: on the device, frozen, in the type that the precision gives it; tables are counted here."""
+    by_document = config.data.attention == "document"
+    device, dtype, model = execution.device, execution.auxiliary_dtype, loaded.model
+    if model is None:
+        stream, allowed_V = shards.split("train"), ~loaded.excluded_V
+        if loaded.kind == "ngram":
+            return NGram.count(stream, allowed_V, device)
+        uniform = loaded.kind == "uniform"
+        table_V = uniform_log_probabilities(allowed_V) if uniform else unigram_log_probabilities(stream, allowed_V)
+        return Unigram(table_V.to(device))
+    if loaded.kind == "masked_lm":
+        return MaskedLanguageModel(MaskedLM(model, by_document).to(device).freeze(dtype), mask_id)
+    excluded_V = loaded.excluded_V.to(device)
+    if loaded.kind == "causal_lm":
+        return CausalLanguageModel(CausalLM(model, by_document).to(device).freeze(dtype), excluded_V)
+    if by_document:
+        raise ConfigError(
+            f"data.attention=document is not possible with auxiliary.kind={loaded.kind}, which reads a row as "
+            "one text: use data.attention=packed."
+        )
+    wrapped = EncoderDecoderLM(model).to(device).freeze(dtype)
+    if loaded.kind == "prefix_lm":
+        return PrefixLanguageModel(wrapped, excluded_V)
+    return SpanCorruptionModel(wrapped, torch.tensor(loaded.sentinels, device=device), excluded_V)
+
+
+@torch.no_grad()
+def check_auxiliary(
+    auxiliary: Auxiliary, loaded: LoadedAuxiliary, config: Config, shards: TokenShards, batches: Sequence[Prepared]
+) -> tuple[dict[str, float], list[str]]:
+    """Measure an auxiliary beside the unigram baseline, and see that the augmentation acts on it.
+
+    Args:
+        auxiliary: as it will be used.
+        loaded: what it was made of.
+        config: the run's.
+        shards: the unigram baseline is counted on their training split.
+        batches: some validation rows, on the auxiliary's device.
+
+    Returns:
+        the measures (`corruption.auxiliary.measure`), and a sentence about them, with a warning behind it where the
+        auxiliary is no better than the baseline.
+
+    Raises:
+        ConfigError: the augmentation changes nothing.
+    """
+    _refuse_augmentation_without_effect(auxiliary, config, batches[0])
+    unigram_V = unigram_log_probabilities(shards.split("train"), ~loaded.excluded_V)
+    found = measure(auxiliary, ((b.batch, b.masked) for b in batches), shards.most_frequent_token(), unigram_V)
+    sentences = [
+        f"the auxiliary predicts {found['masked_accuracy']:.1%} of masked tokens (most frequent token: "
+        f"{found['unigram_accuracy']:.1%}), perplexity {found['perplexity']:.4g} "
+        f"(unigram: {found['unigram_perplexity']:.4g})."
+    ]
+    better = found["masked_accuracy"] > found["unigram_accuracy"]
+    better &= found["perplexity"] < _NO_BETTER * found["unigram_perplexity"]
+    if not better and loaded.kind not in ("unigram", "uniform"):
+        sentences.append(
+            "warning: this auxiliary knows no more than token frequencies, so its replacements are easy to see "
+            "through: train it longer or at another learning rate, or take one that was trained on such text "
+            "(docs/auxiliaries.md, how to read the check)."
+        )
+    return found, sentences
+
+
+def excluded_tokens(shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Special tokens, and ids below the largest that no token has, as bool (V,)."""
+    excluded_V = torch.ones(shards.vocabulary_size, dtype=torch.bool)
+    excluded_V[list(tokenizer.get_vocab().values())] = False
+    excluded_V[[*shards.special_tokens.values(), *tokenizer.all_special_ids]] = True
+    return excluded_V
+
+
+def _refuse_for_counted(config: Config) -> None:
+    kind = config.auxiliary.kind
+    for key, value in (
+        ("auxiliary.checkpoint", config.auxiliary.checkpoint),
+        ("auxiliary.layers", config.auxiliary.layers),
+        ("main.start", config.main.start if config.main.start != "fresh" else None),
+        ("main.embeddings", config.main.embeddings if config.main.embeddings != "fresh" else None),
+    ):
+        if value is not None:
+            raise ConfigError(
+                f"{key}={value} needs a model, and auxiliary.kind={kind} is a table of counts: leave {key} out."
+            )
+    if config.corruption.augmentation.kind != "temperature":
+        raise ConfigError(
+            f"corruption.augmentation.kind={config.corruption.augmentation.kind} acts inside a model, and "
+            f"auxiliary.kind={kind} is a table of counts: use temperature."
+        )
+
+
+def _folder(name: str) -> str:
+    """Where an auxiliary's model lies: a joint run stands for its generator."""
+    record = Path(name) / "run.json"
+    objective = json.loads(record.read_text())["resolved"]["objective"]["kind"] if record.exists() else None
+    if objective == "fast_electra":
+        raise ModelError(
+            f"the auxiliary {name} is a run of fast_electra, whose model detects tokens and predicts none: name a run "
+            "of objective.kind=mlm or electra."
+        )
+    folder = Path(resolve_model(name))  # refuses what has not finished
+    return str(folder.with_name(_GENERATOR) if objective == "electra" else folder)
+
+
+def _kind(name: str, asked: str, model_config: PreTrainedConfig) -> Kind:
+    """The kind asked for, or that of the model's class."""
+    encoder_decoder = bool(model_config.is_encoder_decoder)
+    if asked in ("prefix_lm", "span_corruption") and not encoder_decoder:
+        raise ModelError(
+            f"auxiliary.kind={asked} needs an encoder-decoder, and {name} is a {model_config.model_type} without: use "
+            "causal_lm or masked_lm."
+        )
+    if asked in ("masked_lm", "causal_lm") and encoder_decoder:
+        raise ModelError(
+            f"auxiliary.kind={asked} needs a model of one stack, and {name} is an encoder-decoder "
+            f"({model_config.model_type}): use span_corruption or prefix_lm."
+        )
+    if asked != "auto":
+        return cast(Kind, asked)
+    if encoder_decoder:
+        return "span_corruption"
+    architecture = (model_config.architectures or ["ForMaskedLM"])[0]
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "causal_lm"
+    # An encoder without a head, and other heads: load_model says what is missing. ELECTRA's discriminator has none.
+    if architecture.endswith(("ForMaskedLM", "Model")) or (architecture == "BertForPreTraining"):
+        return "masked_lm"
+    raise ModelError(
+        f"the auxiliary {name} is a {architecture}, which is not a language model: give one that predicts tokens "
+        "(…ForMaskedLM, …ForCausalLM, or a T5-like …ForConditionalGeneration)."
+    )
+
+
+def _tokenizer(source: str, kind: Kind) -> PreTrainedTokenizerBase:
+    """The auxiliary's own tokenizer; only a masked language model needs [MASK] and the others."""
+    if kind == "masked_lm":
+        return load_tokenizer(source)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # OSError, ValueError, and plain Exceptions out of Rust
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"the tokenizer of {source} can't be loaded ({reason}): save it beside the model.") from error
+
+
+def _refuse_other_tokens(
+    name: str, kind: Kind, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, shards: TokenShards
+) -> None:
+    """Every id must mean the same to both; only [MASK] may be unknown to a model that never reads it."""
+    if kind == "masked_lm" and fingerprint(theirs) == shards.tokenizer_fingerprint:
+        return
+    difference = _difference(theirs, ours, unread=None if kind == "masked_lm" else str(ours.mask_token))
+    if difference is None and kind != "masked_lm":
+        return
+    raise ModelError(
+        f"the auxiliary {name} has another tokenizer than the shards {shards.folder} "
+        f"({difference or 'the same tokens, but texts are split or normalised otherwise'}): build the shards with "
+        "data.tokenizer.path set to the auxiliary"
+        + ("." if kind == "masked_lm" else ", whose tokenizer needs four special tokens (docs/auxiliaries.md).")
+    )
+
+
+def _difference(theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, unread: str | None) -> str | None:
+    """What differs between an auxiliary's tokens and the shards', in a few words.
+
+    Args:
+        theirs: the auxiliary's.
+        ours: the shards'.
+        unread: the one token that the auxiliary is never shown and may lack; None: it reads all, and special tokens
+            must have the same parts.
+    """
+    their_ids, our_ids = theirs.get_vocab(), ours.get_vocab()
+    sizes = f"{len(their_ids)} and {len(our_ids)} tokens"
+    for token in sorted(their_ids.keys() - our_ids.keys()):
+        return f"{sizes}; {token!r} is not among the shards'"
+    for token in sorted(our_ids.keys() - their_ids.keys() - {unread}):
+        return f"{sizes}; {token!r} is not among its own"
+    for token, number in their_ids.items():
+        if our_ids[token] != number:
+            return f"the same tokens in another order; {token!r} is {number} there and {our_ids[token]} here"
+    if unread is not None:
+        return None
+    for role in ("pad", "unk", "cls", "sep", "mask"):
+        one, other = getattr(theirs, f"{role}_token"), getattr(ours, f"{role}_token")
+        if one != other:
+            return f"its {role} token is {one!r}, and here it is {other!r}"
+    return None
+
+
+def _read_checkpoint(model: PreTrainedModel, name: str, update: int, joint: bool) -> None:
+    """Put the float32 weights of one of a run's checkpoints into its exported model, in place."""
+    checkpoint = checkpoint_at(Path(name) / "checkpoints", update)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        stored = HuggingFaceStorageReader(str(checkpoint.folder)).read_metadata().state_dict_metadata
+    # A generator's weights lie in a group of their own, or under its name in a joint one; tied ones among the shared.
+    prefixes = ("generator.master.", "main.master.generator.", "shared.master.") if joint else ("main.master.",)
+    wanted = {
+        prefix + parameter: value.data
+        for parameter, value in model.named_parameters()
+        for prefix in prefixes
+        if prefix + parameter in stored
+    }
+    if not wanted:
+        raise CheckpointError(f"{checkpoint.folder} holds no weights of the model of {name}: take another checkpoint.")
+    load_tensors(checkpoint, wanted)  # what is not there was frozen, and is as it was exported
+
+
+def _fit_vocabulary(name: str, model: PreTrainedModel, size: int) -> None:
+    """Cut off embeddings and logits that no token has (tables are often rounded up)."""
+    rows = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
+    if rows < size:
+        raise ModelError(
+            f"the auxiliary {name} has embeddings for {rows} tokens and a tokenizer of {size}: resize its embeddings "
+            "in Transformers and save it first."
+        )
+    if rows > size:
+        model.resize_token_embeddings(size, pad_to_multiple_of=1)
+
+
+def _refuse_long_rows(name: str, kind: Kind, model: PreTrainedModel, config: Config) -> None:
+    longest = longest_row(model.config)
+    if longest is not None and config.data.length > longest:
+        raise ModelError(
+            f"the auxiliary {name} takes {longest} tokens, fewer than data.length={config.data.length}: "
+            "shorten the rows."
+        )
+
+
+def _sentinels(name: str, tokenizer: PreTrainedTokenizerBase, config: Config) -> list[int]:
+    """Ids of <extra_id_0>, <extra_id_1>, … in order."""
+    numbered = {
+        int(found[1]): number
+        for token, number in tokenizer.get_vocab().items()
+        if (found := re.fullmatch(r"<extra_id_(\d+)>", token))
+    }
+    if not numbered:
+        raise ModelError(
+            f"the auxiliary {name} has no sentinels (<extra_id_0>, …), so it was not trained on span corruption: use "
+            "auxiliary.kind=prefix_lm, or another model."
+        )
+    slots = max(1, round(config.corruption.masking.rate * config.data.length))
+    if slots > len(numbered):
+        raise ModelError(
+            f"rows of {config.data.length} tokens may have {slots} masked spans, and the auxiliary {name} has "
+            f"{len(numbered)} sentinels: lower data.length or corruption.masking.rate."
+        )
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _refuse_augmentation_without_effect(auxiliary: Auxiliary, config: Config, prepared: Prepared) -> None:
+    """MPNet and DeBERTa, say, compute their attention themselves; layers may be shared: see whether logits change."""
+    kind = config.corruption.augmentation.kind
+    if kind == "temperature":
+        return
+    row = prepared.split(1)[0]
+    strong = Difficulty(1.0, **{kind: 0.9})
+    with torch.random.fork_rng():
+        plain, changed = (auxiliary.logits(row.batch, row.masked, d) for d in (Difficulty(1.0), strong))
+    if torch.equal(plain, changed):
+        raise ConfigError(
+            f"corruption.augmentation.kind={kind} changes nothing in this auxiliary, whose class does it out of reach: "
+            "use temperature, or another auxiliary."
+        )

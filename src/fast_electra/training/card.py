@@ -1,0 +1,188 @@
+"""The model card of an export: the method, what it was trained on and with, what it cost, how to load it.
+
+Notable:
+- computation stands there twice: of the run alone, and with the training of the models that the run started from or
+  used, which papers leave out; where that is not known, the card says so;
+- of folders on this machine only the last name is written: a card is made to be published.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from fast_electra.config.loading import dump_config
+from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective
+
+_LOADING = {
+    "mlm": """from transformers import pipeline
+
+pipeline("fill-mask", model="FOLDER")""",
+    "electra": """import torch
+from transformers import AutoTokenizer, ElectraForPreTraining
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = ElectraForPreTraining.from_pretrained("FOLDER")
+inputs = tokenizer("The quick brown fox ate over the lazy dog", return_tensors="pt")
+replaced = torch.sigmoid(model(**inputs).logits)  # probability of each token's having been replaced""",
+    "classifier": """from transformers import pipeline
+
+pipeline("token-classification", model="FOLDER")  # labels each token original or replaced""",
+}
+
+
+def training_flops(source: str, update: int | None = None) -> int | None:
+    """FLOPs of the training behind a model, that of the models behind it included; None where that is not known.
+
+    Args:
+        source: a run, a folder inside one, a folder from elsewhere or a hub name.
+        update: of the run's checkpoint that is used; None: its last.
+    """
+    records = [file for file in (Path(source) / "run.json", Path(source).parent / "run.json") if file.exists()]
+    run = json.loads(records[0].read_text()) if records else {}
+    if "result" not in run:
+        return None
+    earlier = run.get("earlier_flops", {})
+    own = run["result"]["flops"] * (update or run["updates"]) // run["updates"]
+    return None if None in earlier.values() else own + sum(earlier.values())
+
+
+def earlier_flops(config: Config) -> dict[str, int | None]:
+    """FLOPs of training what a run is continued from (`main`) and what it uses (`auxiliary`), where there is such."""
+    found = {"main": training_flops(config.main.model)} if config.main.model else {}
+    if isinstance(config.objective, FastElectraObjective) and config.auxiliary.model:
+        found["auxiliary"] = training_flops(config.auxiliary.model, config.auxiliary.checkpoint)
+    return found
+
+
+def model_card(
+    config: Config, record: Mapping[str, Any], result: Mapping[str, Any], part: str, model: PreTrainedModel
+) -> str:
+    """README.md of one of a run's models.
+
+    Args:
+        config: the run's, resolved.
+        record: the run's `run.json`.
+        result: `updates`, `tokens`, `flops` and `validation` at these weights.
+        part: `main`, or `generator` of joint ELECTRA.
+        model: that is exported.
+    """
+    shape = model.config
+    predicts_tokens = part != "main" or isinstance(config.objective, MLMObjective)
+    loading = _LOADING["mlm" if predicts_tokens else "electra" if shape.model_type == "electra" else "classifier"]
+    size = sum(parameter.numel() for parameter in model.parameters())
+    rows = {
+        "method": _method(config, part),
+        "architecture": f"{shape.model_type}, {shape.num_hidden_layers} layers of width {shape.hidden_size}, "
+        f"{size:,} parameters",
+        "start": f"continued from {_last(config.main.model)}" if config.main.model else "fresh weights",
+        **_auxiliary(config, record),
+        "masking": f"{config.corruption.masking.kind}, {config.corruption.masking.rate:.0%} of a row's tokens",
+        "learning rate": f"{config.optimizer.schedule}, {config.optimizer.learning_rate:g} at its peak, warm-up "
+        f"{config.optimizer.warmup:.0%} of the run",
+        "data": f"token shards with fingerprint `{record['data'][:16]}`, tokenizer `{record['tokenizer'][:16]}`",
+        "updates": f"{result['updates']:,} of {config.training.updates:,}, each of {config.training.batch_size} rows "
+        f"of {config.data.length} tokens" + _segments(record),
+        "tokens seen": f"{result['tokens']:,}",
+        "computation": _computation(record, result["flops"]),
+        "seed": str(config.training.seed),
+    }
+    measures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in result["validation"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: {"fill-mask" if predicts_tokens else "token-classification"}
+tags: [fast-electra, {shape.model_type}]
+---
+
+# {"A masked language model" if predicts_tokens else "A text encoder"} pre-trained with fast-electra
+
+{_table(rows)}
+
+Computation is matrix products, forward and backward, of every part of the step.
+
+## Measures on validation text
+
+{"| measure | value |" if measures else "None was taken at this update."}
+{"| --- | --- |" if measures else ""}
+{measures}
+
+## Loading
+
+```python
+{loading}
+```
+
+`AutoModel.from_pretrained("FOLDER")` gives the encoder without its head, for fine-tuning.
+
+## Settings
+
+```yaml
+{dump_config(_without_folders(config))}```
+"""
+
+
+def _method(config: Config, part: str) -> str:
+    match config.objective:
+        case MLMObjective():
+            return "masked language modelling"
+        case FastElectraObjective():
+            return "Fast-ELECTRA (replaced token detection against a frozen auxiliary)"
+        case ElectraObjective():
+            return f"joint ELECTRA, its {'main model' if part == 'main' else part}"
+
+
+def _auxiliary(config: Config, record: Mapping[str, Any]) -> dict[str, str]:
+    """Rows about the auxiliary and the curriculum, where there are any."""
+    if not isinstance(config.objective, FastElectraObjective):
+        return {}
+    schedule = config.corruption.schedule
+    settings = ", ".join(f"{name} {value}" for name, value in schedule.model_dump().items() if name != "kind")
+    named = config.auxiliary.model
+    digest = f", weights `{record['auxiliary'][:16]}`" if record["auxiliary"] else ""
+    return {
+        "auxiliary": f"{_last(named)}{digest}" if named else f"{config.auxiliary.kind} table of the corpus",
+        "schedule": f"{config.corruption.augmentation.kind}, {schedule.kind}: {settings}",
+    }
+
+
+def _segments(record: Mapping[str, Any]) -> str:
+    later = record.get("segments", [])[1:]
+    return "".join(f"; extended at {segment['from']:,} to {segment['updates']:,}" for segment in later)
+
+
+def _computation(record: Mapping[str, Any], flops: int) -> str:
+    earlier: Mapping[str, int | None] = record.get("earlier_flops", {})
+    text = f"{flops:.2e} FLOPs"
+    known = {name: value for name, value in earlier.items() if value is not None}
+    if known:
+        names = " and ".join("the auxiliary's own" if name == "auxiliary" else "the earlier" for name in known)
+        text += f"; {flops + sum(known.values()):.2e} with {names} training"
+    for name in earlier.keys() - known.keys():
+        what = "the auxiliary" if name == "auxiliary" else "the model that it was continued from"
+        text += f"; what training {what} took is unknown"
+    return text
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+
+
+def _last(name: str | None) -> str:
+    return Path(name).name if name and Path(name).exists() else str(name)
+
+
+def _without_folders(config: Config) -> Config:
+    data = {"sources": [Path(source.name) for source in config.data.sources]}
+    data["shards"] = Path(config.data.shards.name) if config.data.shards else None  # type: ignore[assignment]
+    path = config.data.tokenizer.path
+    data["tokenizer"] = config.data.tokenizer.model_copy(update={"path": _last(path) if path else None})  # type: ignore[assignment]
+    main, auxiliary = config.main.model, config.auxiliary.model
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "main": config.main.model_copy(update={"model": _last(main) if main else None}),
+            "auxiliary": config.auxiliary.model_copy(update={"model": _last(auxiliary) if auxiliary else None}),
+        }
+    )

@@ -1,0 +1,176 @@
+"""Exporting a run: its models, at its end or at any of its checkpoints, and the auxiliary that it used.
+
+Notable:
+- everything that a run trained or used goes along: the main model with its RTD head, and the generator or auxiliary
+  with its own head, each in a folder that Transformers loads without this package;
+- a checkpoint holds what changes in training; the rest (shape, frozen weights, tokenizer) is built as the run built it,
+  so the run's shards and auxiliary must still be there;
+- the last checkpoint gives the same weights as the run's own `model/`, bit for bit.
+
+    OUT/                main model (or masked language model)
+    OUT/generator/      joint ELECTRA's
+    OUT/auxiliary/      the frozen one, where it is a model
+    OUT/step-500/ …     with every checkpoint asked for: the first two, for each
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from transformers import AutoTokenizer, PreTrainedModel
+
+from fast_electra.config.loading import load_config
+from fast_electra.config.tree import Config, FastElectraObjective
+from fast_electra.data.files import staged_folder
+from fast_electra.data.shards import open_shards
+from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.errors import CheckpointError, DataError, ModelError
+from fast_electra.models.build import resolve_model
+from fast_electra.models.export import write_model
+from fast_electra.training.assembly import assemble
+from fast_electra.training.auxiliary import load_auxiliary
+from fast_electra.training.card import model_card
+from fast_electra.training.checkpoints import checkpoint_at, checkpoint_updates, load_tensors
+from fast_electra.training.precision import Execution
+from fast_electra.training.pretrain import flops_per_update, start
+from fast_electra.training.telemetry import read_metrics
+
+Say = Callable[[str], None]
+
+
+def export_run(
+    run: Path, out: Path, checkpoint: int | Literal["all"] | None = None, auxiliary: bool = True, say: Say = print
+) -> None:
+    """Write a run's models to a new folder; it appears whole.
+
+    Args:
+        run: the run's folder; without `checkpoint`, also any folder with a Transformers model.
+        out: new.
+        checkpoint: an update that the run kept a checkpoint of, or all of them; None: the finished run's models.
+        auxiliary: also write the frozen auxiliary that the run used.
+        say: is told one sentence at a time.
+
+    Raises:
+        DataError: `out` exists, or the disk is full.
+        ModelError, ConfigError: the run has not finished, or what it was built from is no longer there.
+        CheckpointError: no such checkpoint, or a damaged one.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists already: choose a new folder.")
+    record = _record(run)
+    if record is None and checkpoint is not None:
+        raise CheckpointError(f"{run} is no run, so it has no checkpoints: leave --checkpoint out.")
+    with staged_folder(out) as staged:
+        if checkpoint is None:
+            model = Path(resolve_model(run))
+            shutil.copytree(model, staged, dirs_exist_ok=True)
+            if record is not None and (run / "generator").exists():
+                shutil.copytree(run / "generator", staged / "generator")
+        else:
+            updates = checkpoint_updates(run / "checkpoints") if checkpoint == "all" else [checkpoint]
+            if not updates:
+                raise CheckpointError(f"{run} has no checkpoint yet: let it run on first.")
+            folders = {update: staged / f"step-{update}" if checkpoint == "all" else staged for update in updates}
+            assert record is not None
+            _export_checkpoints(run, record, folders)
+        if auxiliary and record is not None:
+            _export_auxiliary(run, record, staged, say)
+
+
+def push(folder: Path, name: str, public: bool = False) -> str:
+    """Upload an exported folder to the Hugging Face hub, to a private repository unless said otherwise.
+
+    Args:
+        folder: what `export_run` wrote.
+        name: OWNER/NAME or NAME of the repository; created where it doesn't exist.
+        public: let everyone read it; a public repository is never written to without.
+
+    Returns:
+        the address.
+
+    Raises:
+        ModelError: no network, no token, no permission, or a repository that is public already.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(name, private=not public, exist_ok=True)
+        if not public and not api.repo_info(address.repo_id).private:
+            raise ModelError(f"{name} is a public repository: give --public to upload there, or another name.")
+        api.upload_folder(folder_path=folder, repo_id=address.repo_id, commit_message="Export from fast-electra")
+    except (LocalTokenNotFoundError, HFValidationError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"{folder} could not be uploaded to {name} ({reason}): it is written here; check the network and "
+            f"`hf auth login`, and upload it by `hf upload {name} {folder}`."
+        ) from error
+    return str(address)
+
+
+def _record(run: Path) -> dict[str, Any] | None:
+    file = run / "run.json"
+    return json.loads(file.read_text()) if file.exists() and (run / "config.yaml").exists() else None
+
+
+def _export_checkpoints(run: Path, record: dict[str, Any], folders: dict[int, Path]) -> None:
+    """Write the models of checkpoints, each to its folder."""
+    config = load_config(run / "config.yaml")
+    # On the CPU, in the run's own types: its weights are rounded to them as they were in training.
+    cpu = Execution(torch.device("cpu"), record["environment"]["precision"], torch.float32, threads=1)
+    parts = assemble(config, cpu)
+    each = flops_per_update(config, parts, cpu)
+    state, _ = start(config, parts, cpu)
+    measured = {r["update"]: r["validation"] for r in read_metrics(run / "metrics.jsonl") if "validation" in r}
+    for update, folder in folders.items():
+        checkpoint = checkpoint_at(run / "checkpoints", update)
+        load_tensors(checkpoint, state.tensors())
+        state.restore(update, checkpoint.scalars, cpu.device)
+        result = {
+            "updates": update,
+            "tokens": state.tokens,
+            "flops": update * each,
+            "validation": measured.get(update, {}),
+        }
+        for part, model in parts.objective.models().items():
+            assert isinstance(model, PreTrainedModel)
+            target = folder if part == "main" else folder / part
+            write_model(model, parts.tokenizer, target, model_card(config, record, result, part, model))
+
+
+def _export_auxiliary(run: Path, record: dict[str, Any], out: Path, say: Say) -> None:
+    """Write the frozen auxiliary, where the run used one that is a model of its own."""
+    config = load_config(run / "config.yaml")
+    name = config.auxiliary.model
+    if not isinstance(config.objective, FastElectraObjective) or name is None:
+        return
+    if not Path(name).is_dir():
+        say(f"the auxiliary {name} is not written: it is on the hub, or no longer where the run found it.")
+        return
+    assert config.data.shards is not None
+    shards = open_shards(config.data.shards, verify=False)
+    loaded = load_auxiliary(config, shards, load_tokenizer(shards.folder / "tokenizer"))
+    if loaded.model is None:
+        return
+    if loaded.digest != record["auxiliary"]:
+        raise CheckpointError(
+            f"the auxiliary {name} is no longer the one that {run} used: put it back, or give --no-auxiliary."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+    write_model(loaded.model, tokenizer, out / "auxiliary", _auxiliary_card(config, name))
+
+
+def _auxiliary_card(config: Config, name: str) -> str:
+    """The auxiliary's own card where it has one, which says how it was trained."""
+    own = Path(resolve_model(name)) / "README.md"
+    text = own.read_text(encoding="utf-8") if own.exists() else "# A frozen auxiliary of Fast-ELECTRA\n"
+    used = [
+        f"its {key} {value}"
+        for key, value in (("checkpoint", config.auxiliary.checkpoint), ("first layers", config.auxiliary.layers))
+        if value is not None
+    ]
+    return re.sub(r"\s*\Z", "\n", text) + (f"\nUsed as an auxiliary: {' and '.join(used)}.\n" if used else "")
