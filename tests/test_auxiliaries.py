@@ -1,6 +1,8 @@
 import json
 import logging
+import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -385,7 +387,7 @@ def test_counting_in_chunks_gives_the_same_tables_and_pairs_stay_within_their_bo
 
 
 @pytest.mark.parametrize("architecture", [name for name in MASKED if name != "albert"])
-def test_a_truncated_auxiliary_is_the_model_of_its_first_layers(architecture):
+def test_a_truncated_auxiliary_is_the_model_of_its_first_layers_and_is_saved_as_such(architecture, tmp_path):
     layers = {"n_layers" if architecture == "distilbert" else "num_hidden_layers": 3}
     model = masked_model(architecture, **layers)
     smaller = masked_model(architecture, **{name: 2 for name in layers})
@@ -394,6 +396,9 @@ def test_a_truncated_auxiliary_is_the_model_of_its_first_layers(architecture):
     ids = batch(rows=2).ids
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, smaller(input_ids=ids).logits)
+        model.save_pretrained(tmp_path)
+        again = AutoModelForMaskedLM.from_pretrained(tmp_path, attn_implementation=MATMUL_ATTENTION)
+        assert torch.equal(model(input_ids=ids).logits, again.eval()(input_ids=ids).logits)
 
 
 def test_encoder_decoders_and_causal_models_are_truncated_too():
@@ -472,6 +477,24 @@ def test_dropout_and_attention_dropping_act_inside_the_auxiliary_and_at_strength
         state = torch.get_rng_state()
         assert torch.equal(auxiliary.logits(rows, masked, Difficulty(1.0, 0.0, 0.0)), plain)  # nothing is left behind
         assert torch.equal(torch.get_rng_state(), state)  # and nothing drawn
+
+
+@pytest.mark.parametrize("architecture", [*MASKED, *CAUSAL, "t5"])
+@torch.no_grad()
+def test_the_documentation_says_which_augmentation_each_model_feels(architecture):
+    if architecture == "t5":
+        model = t5()
+    else:
+        model = masked_model(architecture) if architecture in MASKED else causal_model(architecture)
+    ids = batch(rows=2).ids
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if architecture == "t5" else {})
+    plain, felt = model(**inputs).logits, []
+    for rates in ((0.5, 0.0), (0.0, 0.5)):
+        with dropping(model, *rates):
+            felt.append("no" if torch.equal(model(**inputs).logits, plain) else "yes")
+    page = (Path(__file__).parent.parent / "docs" / "auxiliaries.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| [^|]*(?<![\w-]){architecture}(?![\w-])[^|]*\|.*$", page, re.MULTILINE)
+    assert [cell.split(":")[0].split(",")[0].strip() for cell in row.split("|")[4:6]] == felt
 
 
 @torch.no_grad()
@@ -656,8 +679,12 @@ def test_tokens_that_mean_something_else_are_refused_with_what_differs(tmp_path,
     data = tiny.settings(shards).data
     other = tiny.train_tokenizer((d.text for d in tiny.documents(seed=5)), data.tokenizer, data.length)
     bert = masked_model("bert", vocab_size=max(size, len(other)))
-    with pytest.raises(ModelError, match=r"another tokenizer than the shards .*is not among"):
+    with pytest.raises(ModelError, match=r"another tokenizer than the shards .*in another order; .* is \d+ there"):
         load(settings(shards, save(bert, other, tmp_path / "a")))
+    longer = load_tokenizer(shards / "tokenizer")
+    longer.add_tokens("[MORE]")
+    with pytest.raises(ModelError, match=rf"{size + 1} and {size} tokens; '\[MORE\]' is not among the shards'"):
+        load(settings(shards, save(bert, longer, tmp_path / "more")))
     gpt2 = causal_model("gpt2", vocab_size=size)
     with pytest.raises(ModelError, match="another tokenizer than the shards"):
         load(settings(shards, save(gpt2, other, tmp_path / "b")))

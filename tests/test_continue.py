@@ -401,7 +401,15 @@ def test_each_exported_folder_loads_in_a_process_without_this_package(architectu
 
 
 @pytest.mark.parametrize(
-    "architecture", ["electra", "bert", "roberta", "mpnet", "deberta-v2", "nomic_bert", "distilbert"]
+    "architecture",
+    [
+        "electra",
+        "deberta-v2",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("bert", "roberta", "mpnet", "nomic_bert", "distilbert")
+        ),
+    ],
 )
 def test_every_architecture_trains_in_documents_resumes_and_is_continued(architecture, tmp_path, shards, auxiliary):
     changes = {"main__architecture": architecture, "data__attention": "document", "training__updates": 3}

@@ -137,6 +137,7 @@ def test_masks_do_not_depend_on_the_batch_around_a_row_and_are_the_same_again(ki
         *(getattr(rows, name) for name in ("ids", "documents", "positions", "eligible", "padding")),
         rows.epochs + 1,
         rows.indices,
+        rows.samples,
     )
     assert not torch.equal(whole.positions_BM, masker(epoch, 3).positions_BM)
 

@@ -91,4 +91,5 @@ def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int =
         padding=is_padding,
         epochs=torch.zeros(rows, dtype=torch.int64),
         indices=torch.arange(rows),
+        samples=torch.arange(rows),
     )

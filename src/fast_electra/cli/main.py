@@ -96,6 +96,33 @@ app.command(
     help="Train an auxiliary (objective.kind=mlm) or a main model, or go on with a run that was stopped.",
 )
 app.command(
+    "fast_electra.cli.corrupt_command:corrupt",
+    name="corrupt",
+    help="Compute a run's replacements ahead of time, for every schedule at once.",
+    help_epilogue="""Examples:
+  fast-electra corrupt electra-small data.shards=shards auxiliary.model=runs/a \\
+      --out cache
+  fast-electra corrupt my.yaml --out cache --shard 1/4
+  fast-electra pretrain my.yaml corruption.cache=cache --run runs/b""",
+)
+app.command(
+    "fast_electra.cli.cost_command:cost",
+    name="cost",
+    help="Compute and memory of each part: joint ELECTRA against Fast-ELECTRA, on the fly and cached.",
+    help_epilogue="""Examples:
+  fast-electra cost paper-base --vocabulary 30522
+  fast-electra cost my.yaml auxiliary.model=runs/a --head masked --json""",
+)
+app.command(
+    "fast_electra.cli.bench_command:bench",
+    name="bench",
+    help="Time training steps side by side: replacements given, cached, on the fly, joint, and other programs'.",
+    help_epilogue="""Examples:
+  fast-electra bench
+  fast-electra bench --shape paper-base training.micro_batch_size=32 --json
+  fast-electra bench --shape my.yaml data.shards=shards --rounds 15""",
+)
+app.command(
     "fast_electra.cli.inspect_command:inspect",
     name="inspect",
     help="Shade a file's tokens by how suspicious the main model finds them.",

@@ -395,6 +395,32 @@ class CorruptionConfig(Section):
     masking: MaskingConfig = MaskingConfig()
     schedule: Schedule = ExponentialSchedule()
     augmentation: Augmentation = TemperatureAugmentation()
+    sampler: Literal["inverse_cdf", "race"] = "inverse_cdf"
+    """race: one draw for every temperature, which is what a cache holds; the same distribution, other draws"""
+    race_interval: tuple[float, float] = (1.0, 3.0)
+    """lowest and highest temperature of such a draw"""
+    cache: Path | None = None
+    """folder that `corrupt` wrote: replacements are read from it, and no auxiliary is run"""
+
+    @model_validator(mode="after")
+    def _temperatures_replay(self) -> Self:
+        low, high = self.race_interval
+        if not 0 < low <= 1 <= high or low == high:
+            raise ValueError(
+                f"race_interval ([{low}, {high}]) must be a lowest temperature above 0 and a highest, with 1 between "
+                "them or at an end: validations are at T = 1"
+            )
+        if self.replays and self.augmentation.kind != "temperature":
+            raise ValueError(
+                f"{self.augmentation.kind} changes the auxiliary at every update, and a race or cache holds its "
+                "output for all temperatures: use augmentation.kind: temperature, or sampler: inverse_cdf and no cache"
+            )
+        return self
+
+    @property
+    def replays(self) -> bool:
+        """Whether replacements come from temperature paths: drawn on the fly, or cached."""
+        return self.sampler == "race" or self.cache is not None
 
     @model_validator(mode="after")
     def _strength_falls(self) -> Self:
@@ -485,3 +511,12 @@ class Config(Section):
     corruption: CorruptionConfig = CorruptionConfig()
     optimizer: OptimizerConfig
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _generator_is_live(self) -> Self:
+        if isinstance(self.objective, ElectraObjective) and self.corruption.replays:
+            raise ValueError(
+                "objective.kind=electra trains the generator that it samples from: leave corruption.cache out and "
+                "corruption.sampler at inverse_cdf, or use objective.kind=fast_electra"
+            )
+        return self

@@ -17,7 +17,8 @@ About 2 · sqrt(V) noise variables a position instead of V.
 Notable: every variable is counter-based (seed, epoch, row, position, block, ordinal), so the same logits and key give
 the same path, whatever batch they stand in.
 
-Shapes: N positions, V vocabulary, K blocks of W entries, C candidates, G segments (padded), P breakpoints.
+Shapes: N positions, V vocabulary, K blocks of W entries, A blocks of any rows, C candidates, G segments (padded),
+P breakpoints.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from fast_electra.data.random import Stream, uniform_pairs
 _LEAST = -1e30
 # Candidates drawn at a time for the blocks that still have some: few first, since most have one or none.
 _DRAWS = (2, 8, 32)
+# Rows raced at a time by type of device, so that what is computed of them stays in a CPU's cache.
+_ROWS = {"cpu": 128, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -81,45 +84,108 @@ def gumbel_race(logits_NV: Tensor, key: RaceKey, low: float, high: float) -> Tem
         low: lowest temperature, > 0.
         high: highest temperature, >= low.
     """
+    rows = _ROWS.get(logits_NV.device.type, len(logits_NV))
+    parts = [
+        _race(part_NV, RaceKey(key.seed, *numbers), (1.0 / high, 1.0 / low))
+        for part_NV, *numbers in zip(
+            *(tensor.split(rows) for tensor in (logits_NV, key.epochs_N, key.indices_N, key.positions_N)), strict=True
+        )
+    ]
+    longest = max(starts_NG.shape[1] for _, starts_NG in parts)
+    tokens_NG, starts_NG = (
+        torch.cat([nn.functional.pad(part[i], (0, longest - part[i].shape[1]), value=value) for part in parts])
+        for i, value in enumerate((0, float("inf")))
+    )
+    return TemperaturePath(tokens_NG, starts_NG.float(), low, high)
+
+
+def _race(logits_NV: Tensor, key: RaceKey, range_: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Winners (N, G) and where each begins, over the inverse temperatures of `range_`."""
     rows, vocabulary = logits_NV.shape
     # A power of two near the root of V: as many heads as other entries that are drawn.
     width = 1 << max(1, round(log2(vocabulary) / 2))
-    blocks = -(-vocabulary // width)
-    padding = blocks * width - vocabulary
-    logits_NV = nn.functional.pad(logits_NV.float(), (0, padding), value=float("-inf"))
-    blocks_NKW = logits_NV.view(rows, blocks, width)
-    heads_NK, places_NK = blocks_NKW.max(2)
-    seconds_NK = blocks_NKW.scatter(2, places_NK[:, :, None], float("-inf")).amax(2)
+    heads_NK = _heads(logits_NV, width)
+    blocks = heads_NK.shape[1]
     # Lines are kept relative to the likeliest entry: b · l loses no digits.
     top_N1 = heads_NK.amax(1, keepdim=True)
-    slopes_NK, seconds_NK = (heads_NK - top_N1).double(), (seconds_NK - top_N1).double().clamp(min=_LEAST)
+    slopes_NK = (heads_NK - top_N1).double()
     block_1K = torch.arange(blocks, device=logits_NV.device)[None]
     noise_NK, gap_NK = _draw(key, torch.arange(rows, device=logits_NV.device)[:, None], block_1K)
     noise_NK = _gumbel(noise_NK)
-    range_ = (1.0 / high, 1.0 / low)
     winners_NG, starts_NG = _envelope(slopes_NK, noise_NK, *range_)
     # L(b) at its breakpoints and at both ends; between them it is linear.
     breaks_NP = torch.cat((starts_NG, torch.full_like(starts_NG[:, :1], range_[1])), 1).clamp(max=range_[1])
     last_NP = torch.cat((winners_NG, winners_NG[:, -1:]), 1)
     bound_NP = breaks_NP * slopes_NK.gather(1, last_NP) + noise_NK.gather(1, last_NP)
-    threshold_NK = (bound_NP[:, None, :] - breaks_NP[:, None, :] * seconds_NK[:, :, None]).amin(2)
-    exceed_NK = -torch.expm1(-torch.exp(-threshold_NK))
 
-    row_C, token_C, noise_C = _exceeding(key, gap_NK, exceed_NK, places_NK, width)
-    slope_C = (logits_NV[row_C, token_C] - top_N1[row_C, 0]).double()
+    sizes = (blocks, width)
+    row_A, block_A = _contested(slopes_NK, gap_NK, breaks_NP, bound_NP, width)
+    values_AW, first_A = _blocks(logits_NV, row_A, block_A, width)
+    places_A1 = values_AW.argmax(1, keepdim=True)
+    others_AW = values_AW.scatter_(1, places_A1, float("-inf"))
+    seconds_A1 = (others_AW.amax(1, keepdim=True) - top_N1[row_A]).double().clamp(min=_LEAST)
+    threshold_A = (bound_NP[row_A] - breaks_NP[row_A] * seconds_A1).amin(1)
+    exceed_A = -torch.expm1(-torch.exp(-threshold_A))
+    of_C, place_C, noise_C = _exceeding(key, (row_A, block_A), gap_NK[row_A, block_A], exceed_A, places_A1[:, 0], sizes)
+    row_C, token_C = row_A[of_C], first_A[of_C] + place_C
+    slope_C = (others_AW[of_C, place_C] - top_N1[row_C, 0]).double()
     # A line minus L is concave and piecewise linear: its maximum is at a breakpoint of L or at an end.
     value_CP = breaks_NP[row_C] * slope_C[:, None].clamp(min=_LEAST) + noise_C[:, None]
     wins_C = (value_CP > bound_NP[row_C]).any(1)
     row_C, token_C, noise_C, slope_C = row_C[wins_C], token_C[wins_C], noise_C[wins_C], slope_C[wins_C]
 
-    head_tokens_NG = (winners_NG * width) + places_NK.gather(1, winners_NG)
+    numbers_NG = torch.arange(rows, device=row_C.device)[:, None].expand_as(winners_NG)
+    values, first = _blocks(logits_NV, numbers_NG.flatten(), winners_NG.flatten(), width)
+    heads_NG = (first + values.argmax(1)).view_as(winners_NG)
     tokens_NC, slopes_NC, noises_NC = _append(
-        (head_tokens_NG, slopes_NK.gather(1, winners_NG), noise_NK.gather(1, winners_NG)),
+        (heads_NG, slopes_NK.gather(1, winners_NG), noise_NK.gather(1, winners_NG)),
         row_C,
         (token_C, slope_C, noise_C),
     )
     winners_NG, starts_NG = _envelope(slopes_NC, noises_NC, *range_)
-    return TemperaturePath(tokens_NC.gather(1, winners_NG), starts_NG.float(), low, high)
+    return tokens_NC.gather(1, winners_NG), starts_NG
+
+
+def _heads(logits_NV: Tensor, width: int) -> Tensor:
+    """The largest of each block (N, K), float32; the last block may be shorter than the others."""
+    whole = logits_NV.shape[1] // width * width
+    heads_NK = logits_NV[:, :whole].unflatten(1, (-1, width)).amax(2)
+    if whole < logits_NV.shape[1]:
+        heads_NK = torch.cat((heads_NK, logits_NV[:, whole:].amax(1, keepdim=True)), 1)
+    return heads_NK.float()
+
+
+def _blocks(logits_NV: Tensor, row_A: Tensor, block_A: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Some blocks (A, W) of some rows, float32, and the tokens (A,) that they begin with.
+
+    The last block is the vocabulary's last W entries; those that belong to the block before are minus infinity.
+    """
+    vocabulary = logits_NV.shape[1]
+    wanted_A = block_A * width
+    first_A = wanted_A.clamp(max=vocabulary - width)
+    # Windows over all logits in a row: whole blocks are copied, not single entries.
+    values_AW = logits_NV.flatten().unfold(0, width, 1)[row_A * vocabulary + first_A].float()
+    if vocabulary % width:
+        last_L = (wanted_A > first_A).nonzero()[:, 0]
+        values_AW[last_L, : width - vocabulary % width] = float("-inf")
+    return values_AW, first_A
+
+
+def _contested(
+    slopes_NK: Tensor, gap_NK: Tensor, breaks_NP: Tensor, bound_NP: Tensor, width: int
+) -> tuple[Tensor, Tensor]:
+    """Row and number of the blocks in which an entry beside the head might exceed, were all as likely as the head.
+
+    An entry does when `gap > (1 - p)^(W - 1)`, and p falls with the entry: a block that has none so has none at all,
+    so that the others' second entries need not be looked for.
+    """
+    threshold_NK = bound_NP[:, :1] - breaks_NP[:, :1] * slopes_NK
+    for number in range(1, breaks_NP.shape[1]):
+        column = slice(number, number + 1)
+        threshold_NK = torch.minimum(threshold_NK, bound_NP[:, column] - breaks_NP[:, column] * slopes_NK)
+    # log(1 - p) = -exp(-τ); a little more than W - 1, for the rounding
+    rows, blocks = (torch.log(gap_NK) > -width * torch.exp(-threshold_NK)).nonzero(as_tuple=True)
+    return rows, blocks
 
 
 def _draw(key: RaceKey, rows: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,21 +197,29 @@ def _gumbel(uniform: Tensor) -> Tensor:
 
 
 def _exceeding(
-    key: RaceKey, gap_NK: Tensor, exceed_NK: Tensor, places_NK: Tensor, width: int
+    key: RaceKey,
+    row_and_block: tuple[Tensor, Tensor],
+    gap_A: Tensor,
+    exceed_A: Tensor,
+    places_A: Tensor,
+    sizes: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries beside the heads whose noise exceeds their block's threshold: row, token and noise, (C,) each.
+    """The entries beside the heads whose noise exceeds their block's threshold.
 
     Args:
         key: of the noise.
-        gap_NK: the uniform variable of each block's first gap.
-        exceed_NK: the probability of an entry to exceed.
-        places_NK: the head's place in each block, which is left out.
-        width: W.
+        row_and_block: of each of the A blocks.
+        gap_A: the uniform variable of each block's first gap.
+        exceed_A: the probability of an entry to exceed.
+        places_A: the head's place in each block, which is left out.
+        sizes: K and W.
+
+    Returns:
+        which of the A blocks, place in it, and noise: (C,) each.
     """
-    blocks = exceed_NK.shape[1]
-    exceed, places = exceed_NK.flatten(), places_NK.flatten()
-    log_below = torch.log1p(-exceed.clamp(max=1.0 - 2.0**-53))
-    ordinal = torch.floor(torch.log(gap_NK.flatten()) / log_below)
+    blocks, width = sizes
+    log_below_A = torch.log1p(-exceed_A.clamp(max=1.0 - 2.0**-53))
+    ordinal = torch.floor(torch.log(gap_A) / log_below_A)
     active = (ordinal < width - 1).nonzero()[:, 0]
     ordinal = ordinal[active].long()
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -153,26 +227,26 @@ def _exceeding(
     for draws in chain(_DRAWS, repeat(_DRAWS[-1])):
         if not len(active):
             break
-        row, block = (active // blocks)[:, None], (active % blocks)[:, None]
+        row, block = (tensor[active][:, None] for tensor in row_and_block)
         number = torch.arange(drawn + 1, drawn + draws + 1, device=active.device)
         noise, gap = _draw(key, row, block + blocks * number)
-        jump = 1 + torch.floor(torch.log(gap) / log_below[active][:, None]).clamp(max=width).long()
+        jump = 1 + torch.floor(torch.log(gap) / log_below_A[active][:, None]).clamp(max=width).long()
         # The first of these is known; each gap leads to the next.
         after = ordinal[:, None] + jump.cumsum(1)
         here = torch.cat((ordinal[:, None], after[:, :-1]), 1)
         inside = here < width - 1
         # A Gumbel variable above the threshold: the uniform variable lies above 1 - p.
-        noise = -torch.log(-torch.log1p(-exceed[active][:, None] * (1.0 - noise)))
-        place = here + (here >= places[active][:, None])
-        found.append((row.expand_as(inside)[inside], (block * width + place)[inside], noise[inside]))
+        noise = -torch.log(-torch.log1p(-exceed_A[active][:, None] * (1.0 - noise)))
+        place = here + (here >= places_A[active][:, None])
+        found.append((active[:, None].expand_as(inside)[inside], place[inside], noise[inside]))
         still = after[:, -1] < width - 1
         active, ordinal = active[still], after[still, -1]
         drawn += draws
     if not found:
-        nothing = gap_NK.new_zeros(0)
+        nothing = gap_A.new_zeros(0)
         return nothing.long(), nothing.long(), nothing
-    row, token, noise = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return row, token, noise
+    of, place, noise = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return of, place, noise
 
 
 def _append(

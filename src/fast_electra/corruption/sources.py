@@ -9,11 +9,12 @@ The method in one place (Fast-ELECTRA, section 3):
 Notable:
 - only masked positions pass through the auxiliary's output layer;
 - a sample that equals the original is an original;
-- a cache computed ahead of time is another `CorruptionSource`: it gives the same `Corrupted`.
+- a cache computed ahead of time is another `CorruptionSource` (cache.py): it gives the same `Corrupted`.
 
 Shapes: B sequences, S positions, M masked positions (padded), N = B · M.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked, originals
+from fast_electra.corruption.race import RaceKey, TemperaturePath, gumbel_race
 from fast_electra.corruption.sampling import sample
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.batches import Batch
@@ -39,8 +41,8 @@ class Corrupted:
     masked: Masked
     expected_replaced: Tensor
     """scalar: sum of 1 - p_T(original), the expectation of the number of replaced tokens"""
-    entropy: Tensor
-    """scalar, nats: sum of the entropies of softmax(l_t / T)"""
+    entropy: Tensor | None
+    """scalar, nats: sum of the entropies of softmax(l_t / T); a cache doesn't know it"""
 
 
 class CorruptionSource(Protocol):
@@ -69,12 +71,45 @@ class OnTheFly:
     auxiliary: Auxiliary
     disallow_correct: bool = False
     """never sample the original"""
+    race_interval: tuple[float, float] | None = None
+    """draw temperature paths over it, as a cache holds them; None: by the inverse of the distribution"""
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
         """Corrupt a batch by samples of `softmax(l / T)`; no gradient reaches the auxiliary."""
         logits_NV = self.auxiliary.logits(batch, masked, difficulty)
-        return corrupt_by(logits_NV, batch, masked, difficulty.temperature, seed, self.disallow_correct)
+        corrupted = corrupt_by(logits_NV, batch, masked, difficulty.temperature, seed, self.disallow_correct)
+        if self.race_interval is None:
+            return corrupted
+        path = race(logits_NV, batch, masked, seed, self.race_interval, self.disallow_correct)
+        tokens_BM = path.at(difficulty.temperature).view_as(masked.positions_BM)
+        ids_BS, replaced_BS = replace(batch, masked, tokens_BM)
+        return dataclasses.replace(corrupted, ids_BS=ids_BS, replaced_BS=replaced_BS)
+
+
+def race(
+    logits_NV: Tensor,
+    batch: Batch,
+    masked: Masked,
+    seed: int,
+    interval: tuple[float, float],
+    disallow_correct: bool = False,
+) -> TemperaturePath:
+    """Temperature paths of N = B · M masked positions, in the order of `masked.positions_BM`.
+
+    Args:
+        logits_NV: the auxiliary's.
+        batch: the originals.
+        masked: where.
+        seed: the run's; with the batch's counters it fixes the noise.
+        interval: lowest and highest temperature.
+        disallow_correct: never sample the original.
+    """
+    shape = masked.positions_BM.shape
+    epochs_N, indices_N = (numbers[:, None].expand(shape).flatten() for numbers in (batch.epochs, batch.indices))
+    if disallow_correct:
+        logits_NV = logits_NV.scatter(1, originals(batch, masked).flatten()[:, None], float("-inf"))
+    return gumbel_race(logits_NV, RaceKey(seed, epochs_N, indices_N, masked.positions_BM.flatten()), *interval)
 
 
 @torch.no_grad()

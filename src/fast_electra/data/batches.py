@@ -48,6 +48,8 @@ class Batch:
     """(B,) int64"""
     indices: Tensor
     """(B,) int64: number of the row in its split"""
+    samples: Tensor
+    """(B,) int64, always on the CPU: place in the run's order of all epochs, or -1 - index of a row outside of it"""
 
     @classmethod
     def of(cls, ids: Tensor, padding: Tensor) -> "Batch":
@@ -60,7 +62,8 @@ class Batch:
         rows, length = ids.shape
         zeros = torch.zeros(rows, dtype=torch.int64, device=ids.device)
         positions = torch.arange(length, device=ids.device).expand_as(ids)
-        return cls(ids, torch.zeros_like(ids).masked_fill(padding, -1), positions, ~padding, padding, zeros, zeros)
+        documents = torch.zeros_like(ids).masked_fill(padding, -1)
+        return cls(ids, documents, positions, ~padding, padding, zeros, zeros, ~torch.arange(rows))
 
     @cached_property
     def padded(self) -> bool:
@@ -74,7 +77,8 @@ class Batch:
 
     def to(self, device: Any) -> "Batch":
         """A copy on a device."""
-        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        moved = (getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)[:-1])
+        return Batch(*moved, self.samples)
 
 
 class Rows:
@@ -105,13 +109,16 @@ class Rows:
         self._pad, self._cls, self._sep = (special[name] for name in ("pad", "cls", "sep"))
         self._special = torch.tensor(sorted(set(special.values())))
 
-    def rows(self, indices: Tensor, epochs: Tensor | None = None, epoch: int = 0) -> Batch:
+    def rows(
+        self, indices: Tensor, epochs: Tensor | None = None, epoch: int = 0, samples: Tensor | None = None
+    ) -> Batch:
         """Build rows.
 
         Args:
             indices: (B,) int64, each in [0, count).
             epochs: (B,) int64, carried along; or `epoch` for all of them.
             epoch: see `epochs`.
+            samples: (B,) int64, places in a run's order; None: the rows stand outside of it.
         """
         numbers = indices.tolist()
         ids_BS = torch.full((len(numbers), self.length), self._pad)
@@ -133,7 +140,9 @@ class Rows:
         eligible_BS = ~padding_BS & ~torch.isin(ids_BS, self._special)
         if epochs is None:
             epochs = torch.full((len(numbers),), epoch)
-        return Batch(ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone())
+        if samples is None:
+            samples = ~indices
+        return Batch(ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone(), samples)
 
     def content(self, index: int) -> np.ndarray:
         """A row's tokens as int64, without its first [CLS] and last [SEP] and without padding."""
@@ -167,7 +176,8 @@ class BatchSchedule:
     def at(self, update: int) -> Batch:
         """The batch of an update, the first being 0."""
         indices_B, epochs_B = self.order(update)
-        return self.rows.rows(torch.from_numpy(indices_B), torch.from_numpy(epochs_B))
+        samples_B = update * self.batch_size + torch.arange(self.batch_size)
+        return self.rows.rows(torch.from_numpy(indices_B), torch.from_numpy(epochs_B), samples=samples_B)
 
     def order(self, update: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers and epochs (B,) of an update, int64."""

@@ -28,10 +28,15 @@ _FULL_BY_RUST = re.compile(rf"os error ({'|'.join(str(number) for number in sort
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds either the old text or the new, whatever happens."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write bytes so that `path` holds either the old ones or the new, whatever happens."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(staged, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(staged, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(staged, path)

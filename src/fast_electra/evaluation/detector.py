@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ModelError
 from fast_electra.models.build import load_model, resolve_model
+from fast_electra.models.layers import cast_weights
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.training.precision import cpu_has_bfloat16
 
@@ -39,7 +40,8 @@ class SuspectToken:
 def detector_of(model: PreTrainedModel) -> Suspicion:
     """A scorer from a main model, with one logit or two."""
     dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
-    nn.Module.to(model, dtype).eval()
+    cast_weights(model, dtype)
+    model.eval()
 
     @torch.inference_mode()
     def suspicion(ids_BS: Tensor, padding_BS: Tensor) -> Tensor:

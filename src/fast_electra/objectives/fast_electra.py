@@ -155,10 +155,11 @@ def corruption_metrics(corrupted: Corrupted, losses_BS: Tensor) -> dict[str, tup
     losses_BM = losses_BS.gather(1, masked.positions_BM)
     replaced_BM = corrupted.replaced_BS.gather(1, masked.positions_BM) & masked.valid_BM
     kept_BM = ~replaced_BM & masked.valid_BM
+    entropy = {} if corrupted.entropy is None else {"auxiliary_entropy": (corrupted.entropy, count)}
     return {
         "replaced_fraction": (replaced_BM.sum(), count),
         "replaced_fraction_expected": (corrupted.expected_replaced, count),
-        "auxiliary_entropy": (corrupted.entropy, count),
+        **entropy,
         "rtd_loss_replaced": ((losses_BM * replaced_BM).sum(), replaced_BM.sum()),
         "rtd_loss_kept": ((losses_BM * kept_BM).sum(), kept_BM.sum()),
     }

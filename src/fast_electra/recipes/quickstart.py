@@ -347,7 +347,7 @@ def _downstream(
         return {}, {"sentences": {"most": [vars(s) for s in most], "least": [vars(s) for s in least]}}
     frequencies = bugs.count_frequencies(sources.corpus.train)
     found = bugs.find_bugs(sources.corpus.held_out, frequencies, seed=0)
-    auxiliary = _masked_prediction(MaskedLM(load_model(folder / "auxiliary", "mlm")))
+    auxiliary = masked_prediction(MaskedLM(load_model(folder / "auxiliary", "mlm")))
     untrained = _untrained(parts, config)
     special = special_ids(parts.tokenizer)
     scores: dict[str, Any] = {}
@@ -374,7 +374,7 @@ def _untrained(parts: Assembled, config: Config) -> list[Suspicion]:
     return [detector_of(build_model(shape, "rtd", seed=10_000 + number)) for number in range(_UNTRAINED)]
 
 
-def _masked_prediction(auxiliary: MaskedLM) -> bugs.MaskedPrediction:
+def masked_prediction(auxiliary: MaskedLM) -> bugs.MaskedPrediction:
     """The auxiliary's log-probabilities at one masked position a row."""
 
     @torch.inference_mode()

@@ -195,6 +195,8 @@ def interval_chart(
     ]
     # Explicit order and domain, or Vega-Lite sorts the rows by name.
     y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
+    # The reader's font may be wider than the one that the drawing is laid out with.
+    y["axis"] = {"minExtent": 8 * max(map(len, names), default=0)}
     scale: dict[str, Any] = {"zero": bars, "nice": domain is None} | ({"domain": list(domain)} if domain else {})
     x = {"field": "value", "type": "quantitative", "title": x_title, "scale": scale}
     x["axis"] = {"format": ".0%" if percent else NUMBER, "tickCount": 5}

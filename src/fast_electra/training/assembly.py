@@ -7,7 +7,7 @@ Notable:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective, ShapeConfig
 from fast_electra.corruption.adaptive import make_curriculum
+from fast_electra.corruption.auxiliary import Auxiliary
+from fast_electra.corruption.cache import (
+    CachedCorruption,
+    CorruptionCache,
+    identity,
+    open_cache,
+    refuse_unreplayable,
+)
 from fast_electra.corruption.masking import Masker, make_masker, mask_random_tokens
-from fast_electra.corruption.sources import OnTheFly
+from fast_electra.corruption.sources import CorruptionSource, OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.shards import Split, TokenShards, open_shards
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
@@ -38,7 +46,13 @@ from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.electra import Electra
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
-from fast_electra.training.auxiliary import check_auxiliary, freeze_auxiliary, load_auxiliary
+from fast_electra.training.auxiliary import (
+    LoadedAuxiliary,
+    check_auxiliary,
+    freeze_auxiliary,
+    load_auxiliary,
+    names_auxiliary,
+)
 from fast_electra.training.precision import Execution
 
 # Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
@@ -68,8 +82,8 @@ class Assembled:
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What every builder of an objective needs."""
+class Inputs:
+    """What every builder of an objective needs; from `read_inputs`."""
 
     config: Config
     execution: Execution
@@ -81,7 +95,28 @@ class _Inputs:
 
     @property
     def by_document(self) -> bool:
+        """Whether documents of a row are kept apart."""
         return self.config.data.attention == "document"
+
+    def rows(self, split: Split) -> Rows:
+        """The rows of a split."""
+        # [UNK] is among the shards' special tokens, and never eligible.
+        data = self.config.data
+        return Rows(self.shards.split(split), data.length, self.shards.special_tokens | self.special, data.attention)
+
+
+def read_inputs(config: Config, execution: Execution) -> Inputs:
+    """Shards, tokenizer and masks of a configuration.
+
+    Raises:
+        ConfigError, DataError: something is missing or doesn't fit.
+    """
+    if config.data.shards is None:
+        raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
+    shards = open_shards(config.data.shards, verify=True)
+    tokenizer = load_tokenizer(shards.folder / "tokenizer")
+    masker = make_masker(config.corruption.masking, tokenizer)
+    return Inputs(config, execution, shards, tokenizer, special_ids(tokenizer), masker, [])
 
 
 def assemble(config: Config, execution: Execution) -> Assembled:
@@ -90,15 +125,10 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     Raises:
         ConfigError, DataError, ModelError: something is missing or doesn't fit.
     """
-    if config.data.shards is None:
-        raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
-    shards = open_shards(config.data.shards, verify=True)
-    tokenizer = load_tokenizer(shards.folder / "tokenizer")
-    special = special_ids(tokenizer)
-    schedule = BatchSchedule(_rows(config, shards, "train", special), config.training.batch_size, config.training.seed)
-    validation_rows = _rows(config, shards, "validation", special)
-    masker = make_masker(config.corruption.masking, tokenizer)
-    inputs = _Inputs(config, execution, shards, tokenizer, special, masker, [])
+    inputs = read_inputs(config, execution)
+    shards, tokenizer = inputs.shards, inputs.tokenizer
+    schedule = BatchSchedule(inputs.rows("train"), config.training.batch_size, config.training.seed)
+    validation_rows = inputs.rows("validation")
     digest, measures = None, {}
     match config.objective:
         case MLMObjective():
@@ -115,7 +145,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     return Assembled(objective, schedule, batches, tokenizer, shards, digest, measures, main_digest, inputs.notes)
 
 
-def _mlm(inputs: _Inputs, settings: MLMObjective) -> MLM:
+def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
     _refuse_start_from_auxiliary(inputs.config)
     model = _trained_model(inputs, "mlm")
     return MLM(
@@ -129,11 +159,15 @@ def _mlm(inputs: _Inputs, settings: MLMObjective) -> MLM:
     )
 
 
-def _fast_electra(inputs: _Inputs, settings: FastElectraObjective) -> tuple[FastElectra, str | None, dict[str, float]]:
+def _fast_electra(inputs: Inputs, settings: FastElectraObjective) -> tuple[FastElectra, str | None, dict[str, float]]:
     """The objective, the digest of the auxiliary's weights, and its measures."""
     config, shards = inputs.config, inputs.shards
-    loaded = load_auxiliary(config, shards, inputs.tokenizer)
-    model = cast(PreTrainedModel, loaded.model)  # none where counted, and then nothing is taken from it
+    if config.corruption.replays:
+        refuse_unreplayable(config.corruption)
+    # With a cache an auxiliary is only needed to check what the cache was made by, or to copy its weights.
+    needed = config.corruption.cache is None or names_auxiliary(config)
+    loaded = load_auxiliary(config, shards, inputs.tokenizer) if needed else None
+    model = cast(PreTrainedModel, loaded and loaded.model)  # none where counted, and then nothing is taken from it
     main = _trained_model(inputs, "rtd")
     if config.main.start == "auxiliary":
         copied = start_from(main, model, embeddings_only=False)
@@ -143,12 +177,18 @@ def _fast_electra(inputs: _Inputs, settings: FastElectraObjective) -> tuple[Fast
         start_from(main, model, embeddings_only=True)
         inputs.notes.append("the token embeddings start from the auxiliary's.")
     # After the copies, which are taken from float32 weights
-    auxiliary = freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
-    rows = validation_batches(_rows(config, shards, "validation", inputs.special), config, _CHECKED_ROWS)
-    with inputs.execution.autocast():
-        rows = [batch.to(inputs.execution.device) for batch in rows]
-        measures, sentences = check_auxiliary(auxiliary, loaded, config, shards, rows)
-    inputs.notes.extend(sentences)
+    if config.corruption.cache is None:
+        assert loaded is not None
+        auxiliary = freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
+        interval = config.corruption.race_interval if config.corruption.sampler == "race" else None
+        source: CorruptionSource = OnTheFly(auxiliary, settings.disallow_correct, interval)
+        digest, measures = loaded.digest, measured(inputs, auxiliary, loaded)
+    else:
+        cache = _open_cache(inputs, config.corruption.cache, loaded)
+        source = CachedCorruption(cache)
+        digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
+        if loaded and model is not None:
+            freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)  # for its table, below
     if config.main.embeddings == "auxiliary_plus_delta":
         # By reference, after the cast: no second table in memory, and the delta is to the table that is really read.
         table = cast(nn.Embedding, model.get_input_embeddings()).weight
@@ -159,16 +199,48 @@ def _fast_electra(inputs: _Inputs, settings: FastElectraObjective) -> tuple[Fast
         )
     objective = FastElectra(
         main=ReplacedTokenDetector(main.to(inputs.execution.device), inputs.by_document),  # type: ignore[arg-type]
-        source=OnTheFly(auxiliary, settings.disallow_correct),
+        source=source,
         curriculum=make_curriculum(config.corruption),
         masker=inputs.masker,
         optimizer=config.optimizer,
         include_special=settings.include_special,
     )
-    return objective, loaded.digest, measures
+    return objective, digest, measures
 
 
-def _electra(inputs: _Inputs, settings: ElectraObjective) -> Electra:
+def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> dict[str, float]:
+    """The auxiliary's measures on some validation rows, and a note of them."""
+    rows = validation_batches(inputs.rows("validation"), inputs.config, _CHECKED_ROWS)
+    with inputs.execution.autocast():
+        rows = [batch.to(inputs.execution.device) for batch in rows]
+        measures, sentences = check_auxiliary(auxiliary, loaded, inputs.config, inputs.shards, rows)
+    inputs.notes.extend(sentences)
+    return measures
+
+
+def _open_cache(inputs: Inputs, folder: Path, loaded: LoadedAuxiliary | None) -> CorruptionCache:
+    """The corruption cache in a folder, once it is known to be this run's."""
+    training = inputs.config.training
+    cache = open_cache(folder)
+    cache.refuse_other(
+        cache_identity(inputs, loaded), None if training.updates is None else training.updates * training.batch_size
+    )
+    made = cache.about["numerics"]
+    inputs.notes.append(
+        f"replacements come from the cache {cache.folder} of {cache.rows:,} rows, computed in {made['precision']} on "
+        f"{made['device']}."
+    )
+    return cache
+
+
+def cache_identity(inputs: Inputs, loaded: LoadedAuxiliary | None) -> dict[str, Any]:
+    """What a cache must have been made with; without an auxiliary, whose weights it read is left open."""
+    validation = min(inputs.config.training.validation_sequences, inputs.rows("validation").count)
+    found = identity(inputs.config, inputs.shards, validation)
+    return found | ({"auxiliary.model": loaded.digest, "auxiliary.kind": loaded.kind} if loaded else {})
+
+
+def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
     """Joint ELECTRA: generator and main model, and what they share."""
     config = inputs.config
     _refuse_start_from_auxiliary(config)
@@ -198,11 +270,16 @@ def _electra(inputs: _Inputs, settings: ElectraObjective) -> Electra:
     )
 
 
-def _trained_model(inputs: _Inputs, head: Head) -> PreTrainedModel:
+def _trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
     """The main model of the configuration, fresh or continued, with its head; the encoder frozen where asked."""
     config = inputs.config
     model = _model_of(inputs, config.main, "main", head, config.training.seed)
     if config.main.freeze == "encoder":
+        if config.main.embeddings == "auxiliary_plus_delta":
+            raise ConfigError(
+                "main.embeddings=auxiliary_plus_delta trains a part of the encoder, which main.freeze=encoder forbids: "
+                "set one of them to its default."
+            )
         # An output layer that is tied to the token embeddings is frozen with them: they are the encoder's.
         cast(nn.Module, model.base_model).requires_grad_(False)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -224,7 +301,7 @@ def _refuse_start_from_auxiliary(config: Config) -> None:
             )
 
 
-def _model_of(inputs: _Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
+def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
     """The model of a section of the configuration: fresh in its shape, or continued from a checkpoint.
 
     Args:
@@ -287,8 +364,3 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         if value is None:
             raise DataError(f"the tokenizer {tokenizer.name_or_path} has no {name} token: take one that has.")
     return found
-
-
-def _rows(config: Config, shards: TokenShards, split: Split, special: dict[str, int]) -> Rows:
-    # [UNK] is among the shards' special tokens, and never eligible.
-    return Rows(shards.split(split), config.data.length, shards.special_tokens | special, config.data.attention)

@@ -72,6 +72,12 @@ class LoadedAuxiliary:
     """of the weights; None for what is counted, which the shards' own fingerprint fixes"""
 
 
+def names_auxiliary(config: Config) -> bool:
+    """Whether an auxiliary is named, or weights of one are copied."""
+    copied = config.main.start == "auxiliary" or config.main.embeddings != "fresh"
+    return config.auxiliary.model is not None or config.auxiliary.kind in _COUNTED or copied
+
+
 def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> LoadedAuxiliary:
     """The auxiliary of a configuration, its model in float32.
 

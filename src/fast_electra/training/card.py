@@ -50,9 +50,18 @@ def training_flops(source: str, update: int | None = None) -> int | None:
 
 
 def earlier_flops(config: Config) -> dict[str, int | None]:
-    """FLOPs of training what a run is continued from (`main`) and what it uses (`auxiliary`), where there is such."""
+    """FLOPs of what came before a run, where there was such, None where not known.
+
+    `main`: training of what it is continued from; `auxiliary`: training of what it uses; `cache`: the auxiliary's pass
+    over the rows that it reads from a corruption cache.
+    """
     found = {"main": training_flops(config.main.model)} if config.main.model else {}
-    if isinstance(config.objective, FastElectraObjective) and config.auxiliary.model:
+    if isinstance(config.objective, FastElectraObjective) and config.corruption.cache:
+        about = json.loads((config.corruption.cache / "cache.json").read_text())["auxiliary"]
+        assert config.training.updates is not None
+        rows = config.training.updates * config.training.batch_size
+        found |= {"auxiliary": about["training_flops"], "cache": about["flops_per_row"] * rows}
+    elif isinstance(config.objective, FastElectraObjective) and config.auxiliary.model:
         found["auxiliary"] = training_flops(config.auxiliary.model, config.auxiliary.checkpoint)
     return found
 
@@ -141,8 +150,9 @@ def _auxiliary(config: Config, record: Mapping[str, Any]) -> dict[str, str]:
     settings = ", ".join(f"{name} {value}" for name, value in schedule.model_dump().items() if name != "kind")
     named = config.auxiliary.model
     digest = f", weights `{record['auxiliary'][:16]}`" if record["auxiliary"] else ""
+    table = "that of a corruption cache" if config.corruption.cache else f"{config.auxiliary.kind} table of the corpus"
     return {
-        "auxiliary": f"{_last(named)}{digest}" if named else f"{config.auxiliary.kind} table of the corpus",
+        "auxiliary": f"{_last(named) if named else table}{digest}",
         "schedule": f"{config.corruption.augmentation.kind}, {schedule.kind}: {settings}",
     }
 
@@ -157,8 +167,8 @@ def _computation(record: Mapping[str, Any], flops: int) -> str:
     text = f"{flops:.2e} FLOPs"
     known = {name: value for name, value in earlier.items() if value is not None}
     if known:
-        names = " and ".join("the auxiliary's own" if name == "auxiliary" else "the earlier" for name in known)
-        text += f"; {flops + sum(known.values()):.2e} with {names} training"
+        names = {"main": "the earlier training", "auxiliary": "the auxiliary's own training", "cache": "its cache"}
+        text += f"; {flops + sum(known.values()):.2e} with {' and '.join(names[name] for name in known)}"
     for name in earlier.keys() - known.keys():
         what = "the auxiliary" if name == "auxiliary" else "the model that it was continued from"
         text += f"; what training {what} took is unknown"
@@ -178,10 +188,11 @@ def _without_folders(config: Config) -> Config:
     data["shards"] = Path(config.data.shards.name) if config.data.shards else None  # type: ignore[assignment]
     path = config.data.tokenizer.path
     data["tokenizer"] = config.data.tokenizer.model_copy(update={"path": _last(path) if path else None})  # type: ignore[assignment]
-    main, auxiliary = config.main.model, config.auxiliary.model
+    main, auxiliary, cache = config.main.model, config.auxiliary.model, config.corruption.cache
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=data),
+            "corruption": config.corruption.model_copy(update={"cache": Path(cache.name) if cache else None}),
             "main": config.main.model_copy(update={"model": _last(main) if main else None}),
             "auxiliary": config.auxiliary.model_copy(update={"model": _last(auxiliary) if auxiliary else None}),
         }

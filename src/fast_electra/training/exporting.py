@@ -69,6 +69,8 @@ def export_run(
     with staged_folder(out) as staged:
         if checkpoint is None:
             model = Path(resolve_model(run))
+            if not model.is_dir():
+                raise ModelError(f"{run} is no folder here: give a run, or a folder with a Transformers model.")
             shutil.copytree(model, staged, dirs_exist_ok=True)
             if record is not None and (run / "generator").exists():
                 shutil.copytree(run / "generator", staged / "generator")

@@ -31,6 +31,7 @@ from fast_electra.config.tree import Config
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
 from fast_electra.models.export import export_model
+from fast_electra.models.layers import cast_weights
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.card import earlier_flops, model_card
 from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
@@ -156,7 +157,7 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
     assert updates is not None
     optimizers = [GroupOptimizer(group, execution.auxiliary_dtype) for group in parts.objective.parameter_groups()]
     for model in parts.objective.models().values():
-        model.to(execution.weights_dtype)
+        cast_weights(model, execution.weights_dtype)
     plan = Plan(
         updates=updates,
         seed=config.training.seed,
@@ -280,6 +281,7 @@ def _new_record(config: Config, resolved: Config, parts: Assembled, execution: E
         "data": parts.shards.fingerprint,
         "tokenizer": parts.shards.tokenizer_fingerprint,
         "auxiliary": parts.auxiliary_digest,
+        "auxiliary_measures": parts.auxiliary_measures,
         "main": parts.main_digest,
         "earlier_flops": earlier_flops(resolved),
         "environment": {

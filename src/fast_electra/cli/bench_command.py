@@ -1,0 +1,114 @@
+"""`fast-electra bench`: training steps side by side in one run."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter, validators
+
+_DEFAULT = ("electra-small", "main.options.embedding_size=256", "training.batch_size=32")
+
+
+def bench(
+    *overrides: str,
+    shape: str | None = None,
+    updates: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 4,
+    rounds: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 7,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Time steps with replacements given, cached, on the fly and joint, and those of other programs, interleaved.
+
+    An update of the bench is one micro-batch. Data are random tokens unless data.shards names some, and the auxiliary
+    has random weights unless auxiliary.model names one: speed does not depend on either.
+
+    Parameters
+    ----------
+    overrides
+        Settings as section.key=value.
+    shape
+        A preset's name or a YAML file; default: 12 × 256 against 4 × 256, vocabulary 30,522, 32 × 128 tokens.
+    updates
+        Updates that are timed in each turn.
+    rounds
+        Turns of each part.
+    json
+        Print one JSON object on standard output instead.
+    """
+    import json as json_module
+    import tempfile
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from fast_electra.config import load_config
+
+    name, *own = _DEFAULT if shape is None else (shape,)
+    config = load_config(name, (*own, *overrides))
+    from fast_electra.studies.bench import bench as run_bench
+
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as folder:
+        found = run_bench(
+            config, Path(folder), updates, rounds, lambda text: console.print(text, highlight=False, markup=False)
+        )
+    if json:
+        print(json_module.dumps(found))
+        return
+    _print(found)
+
+
+_NAMES = {
+    "rtd_only": "RTD only, replacements given",
+    "cached": "cached",
+    "online": "on the fly",
+    "joint": "joint ELECTRA",
+    "peer_best": "joint, written plainly",
+    "peer_default": "txtai and Trainer, as shipped",
+}
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    shape = found["shape"]
+    main, auxiliary = (
+        f"{m['architecture']} {m['layers']} × {m['hidden_size']}" for m in (shape["main"], shape["auxiliary"])
+    )
+    console.print(
+        f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
+        f"{shape['batch_size']} × {shape['length']} tokens; {found['device']}, {found['dtype']}, "
+        f"{found['threads']} thread(s)\n"
+    )
+    table = Table(box=None)
+    table.add_column("step")
+    for name in (
+        "tokens/s",
+        "time against RTD only",
+        "by count",
+        "peak memory, MB",
+        "first update, s",
+        "waits for data",
+    ):
+        table.add_column(name, justify="right")
+    for part, name in _NAMES.items():
+        if found[part] is None:
+            table.add_row(name, "–", found["skipped"][part])
+            continue
+        speed, ratio = found[part]["tokens_per_second"], found["ratios"].get(part)
+        count = found["flops_ratio"].get(part)
+        table.add_row(
+            name,
+            f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
+            "1" if ratio is None else f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+            "" if count is None else f"{count:.3f}",
+            f"{found[part]['peak_memory_bytes'] / 1e6:,.0f}",
+            f"{found[part]['first_update_seconds']:.1f}",
+            f"{found[part]['data_wait_share']:.2%}",
+        )
+    console.print(table)
+    console.print(
+        f"\nRTD only: {found['flops_per_second'] / 1e9:,.0f} GFLOP/s; its matrix products alone: "
+        f"{found['matmul_flops_per_second'] / 1e9:,.0f}, which is {found['matmul_share']:.0%} of the step\n"
+        f"loader alone: {found['reader_tokens_per_second_per_core']:,.0f} tokens/s a core; "
+        f"corruption alone: {found['corruption_tokens_per_second']:,.0f} tokens/s"
+    )

@@ -1,0 +1,110 @@
+"""`fast-electra corrupt`: compute a run's corruption ahead of time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fast_electra.training.corrupt import CacheReport
+
+
+def corrupt(
+    config: str,
+    /,
+    *overrides: str,
+    out: Path,
+    shard: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run the frozen auxiliary over all rows that a run will see, and store their replacements for every temperature.
+
+    A run with corruption.cache=FOLDER reads them: any schedule within corruption.race_interval, any batch size, and
+    no auxiliary in memory. The same command goes on where a stopped one left off.
+
+    Parameters
+    ----------
+    config
+        A preset's name or a YAML file: the run's.
+    overrides
+        Settings as section.key=value, for example auxiliary.model=runs/auxiliary.
+    out
+        The folder to write, new or begun with the same settings.
+    shard
+        i/n: make every n-th part from the i-th on (1/n to n/n), so that n processes fill one folder. Under torchrun
+        it is the process's rank.
+    json
+        Print the report as one JSON object on standard output.
+    """
+    import json as json_module
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fast_electra.config.loading import load_config
+
+    share = _share(shard)
+    settings = load_config(config, overrides)
+    from fast_electra.training.corrupt import build_cache
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+        task = display.add_task("rows", total=None)
+        report = build_cache(
+            settings,
+            out,
+            share,
+            progress=lambda done, total: display.update(task, completed=done, total=total),
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+        )
+    if json:
+        print(json_module.dumps(report.to_json()))
+        return 0
+    if not report.built_parts:
+        console.print("all parts of this process were there already; nothing to do.", highlight=False)
+    Console().print(report_table(report))
+    if report.finished:
+        text = f"train with corruption.cache={out}"
+    else:
+        text = f"{out} is not finished: parts of other shards are missing"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def report_table(report: "CacheReport") -> "Table":
+    """What the cache holds and what it cost, for a terminal."""
+    from rich.table import Table
+
+    content = report.to_json()
+    timing = content["timing"]
+    table = Table(box=None, show_header=False)
+    table.add_row("rows", f"{report.rows:,}, and validation: {report.tokens:,} tokens")
+    table.add_row("size", f"{report.bytes / 1e6:,.1f} MB, {content['bytes_per_token']:.2f} bytes a token")
+    table.add_row(
+        "paths", f"{report.positions:,} masked positions, {content['segments_per_position']:.2f} segments each"
+    )
+    table.add_row("computation", f"{report.flops:.2e} FLOPs")
+    table.add_row(
+        "time",
+        f"{timing['seconds']:,.0f} s, {timing['tokens_per_second']:,.0f} tokens/s: {timing['against_forward']:.2f} × "
+        f"the auxiliary's forward passes ({timing['forward_seconds']:,.0f} s; race {timing['race_seconds']:,.0f} s)",
+    )
+    return table
+
+
+def _share(shard: str | None) -> tuple[int, int]:
+    """(i, n) of "i/n", or of torchrun's rank."""
+    import os
+    import re
+
+    from fast_electra.errors import ConfigError
+
+    if shard is None:
+        return int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--shard {shard} is not i/n with i from 1 to n: for three processes give 1/3, 2/3 and 3/3.")
+    return int(found[1]), int(found[2])

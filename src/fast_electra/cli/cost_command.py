@@ -1,0 +1,123 @@
+"""`fast-electra cost`: compute and memory of joint ELECTRA, and of Fast-ELECTRA on the fly and cached."""
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter, validators
+
+
+def cost(
+    config: str,
+    /,
+    *overrides: str,
+    vocabulary: Annotated[int | None, Parameter(validator=validators.Number(gte=8))] = None,
+    length: Annotated[int | None, Parameter(validator=validators.Number(gte=8))] = None,
+    micro_batch: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 32,
+    auxiliary_layers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    head: Literal["masked", "all", "both"] = "both",
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Compute and memory by part, counted on the models and by formula; nothing is trained or downloaded.
+
+    Parameters
+    ----------
+    config
+        A preset's name or a YAML file.
+    overrides
+        Settings as section.key=value.
+    vocabulary
+        Tokens of the vocabulary; default: the configuration's.
+    length
+        Tokens of a row; default: the configuration's.
+    micro_batch
+        Rows whose activations are in memory at a time.
+    auxiliary_layers
+        Layers of the auxiliary; default: those of auxiliary.model or of the generator, or a third of the main model's,
+        6 at most.
+    head
+        Print the table with masked positions alone through the auxiliary's head, with all positions, or both.
+    json
+        Print one JSON object on standard output instead, always with both.
+    """
+    import json as json_module
+
+    from fast_electra.config import load_config
+
+    settings = load_config(config, overrides if length is None else (*overrides, f"data.length={length}"))
+    from fast_electra.studies.cost import cost as cost_of
+
+    found = cost_of(settings, vocabulary, micro_batch, auxiliary_layers)
+    if json:
+        print(json_module.dumps({"config": config} | found))
+        return
+    _print(found, ("masked", "all") if head == "both" else (head,))
+
+
+_WAYS = {"joint": "joint ELECTRA", "online": "on the fly", "cached": "cached"}
+_HEADS = {"masked": "masked positions only through the auxiliary's head", "all": "all positions through it"}
+_COMPUTE = {
+    "auxiliary": "auxiliary",
+    "main": "main model",
+    "total": "total",
+    "auxiliary_training": "training the auxiliary",
+    "cache_building": "building the cache",
+    "total_with_preparation": "total with these, one run",
+}
+_MEMORY = {
+    "auxiliary": "because of the auxiliary",
+    "main": "main model",
+    "total": "total",
+    "transients": "for a moment, while sampling",
+}
+
+
+def _print(found: dict[str, Any], heads: tuple[str, ...]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    shape = found["shape"]
+    main, auxiliary = (
+        f"{model['architecture']} {model['layers']} × {model['hidden_size']}"
+        for model in (shape["main"], shape["auxiliary"])
+    )
+    console.print(
+        f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
+        f"{shape['micro_batch']} × {shape['length']} tokens, {shape['masked_positions']} masked a row\n"
+    )
+    for head in heads:
+        console.print(f"[bold]{_HEADS[head]}[/]")
+        _print_convention(console, found[f"head_{head}"])
+    console.print(f"auxiliary's training: {found['auxiliary_training']['basis']}.", markup=False)
+    for assumption in found["assumptions"]:
+        console.print(f"[dim]- {assumption}.[/]")
+
+
+def _print_convention(console: Any, costs: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None)
+    table.add_column("")
+    for name in _WAYS.values():
+        table.add_column(name, justify="right")
+    flops, bytes_ = costs["flops_per_token"], costs["memory_bytes"]
+    for title, rows, labels, unit, digits in (
+        ("MFLOP a token, counted", flops, _COMPUTE, 1e6, 1),
+        ("memory, GB", bytes_, _MEMORY, 1e9, 2),
+    ):
+        table.add_row(f"[dim]{title}[/]")
+        for part, label in labels.items():
+            table.add_row(f"  {label}", *(f"{rows[way][part] / unit:,.{digits}f}" for way in _WAYS))
+            if part == "total":
+                table.add_row("    of joint", *(f"{rows[way][part] / rows['joint'][part]:.1%}" for way in _WAYS))
+        if rows is flops:
+            formula = costs["flops_per_token_by_formula"]
+            table.add_row("  total by formula", *(f"{formula[way]['total'] / unit:,.{digits}f}" for way in _WAYS))
+    console.print(table)
+    pays = costs["pays_from_run"]
+    console.print(
+        f"saved on the fly: {costs['total_compute_saving']:.1%} of the compute "
+        f"({costs['auxiliary_compute_saving']:.1%} of the auxiliary's), "
+        f"{costs['total_memory_saving']:.1%} of the memory ({costs['auxiliary_memory_saving']:.1%}); "
+        f"cached: {costs['cached']['total_compute_saving']:.1%} and {costs['cached']['total_memory_saving']:.1%}.\n"
+        f"Less than joint ELECTRA with all that is made for it: from run {pays['online']} on the fly, from run "
+        f"{pays['cached']} cached; a cache pays against on the fly from run {pays['cached_against_online']} on.\n"
+    )

@@ -1,0 +1,336 @@
+"""The paper's cost table as a program: joint ELECTRA against Fast-ELECTRA, on the fly and cached.
+
+    joint    3 A + 3 D      A, D: forward operations of auxiliary and main model (discriminator) a token;
+    online     A + 3 D      a backward pass costs two forward passes
+    cached         3 D
+
+Notable:
+- operations by formula, and counted on the real modules on the meta device, where no shape costs anything;
+- two conventions side by side, for the paper does not say which is its own: only masked positions through the
+  auxiliary's head (as here), or all;
+- the auxiliary's own training, which the paper leaves out, and building the cache have a column of their own;
+- memory: what exists because of the auxiliary at the main model's peak. What exists for a moment only, while
+  replacements are sampled, is in a row of its own: nothing of the main model is alive then but its weights.
+
+Shapes: B rows of a micro-batch, S positions, M positions through the head, V vocabulary.
+"""
+
+import json
+from dataclasses import dataclass
+from math import floor
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, ShapeConfig
+from fast_electra.corruption.masking import Masked
+from fast_electra.data.batches import Batch
+from fast_electra.data.shards import open_shards
+from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
+from fast_electra.errors import ConfigError
+from fast_electra.models.build import build_model, resolve_model, stored_config, transformers_config
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.models.sharing import tie
+from fast_electra.objectives.base import Prepared
+from fast_electra.objectives.fast_electra import rtd_losses
+from fast_electra.objectives.mlm import masked_terms
+from fast_electra.training.flops import count_flops, forward_flops, kept_bytes
+
+Head = Literal["masked", "all"]
+
+ASSUMPTIONS = (
+    "weights and gradients in bfloat16, float32 masters, AdamW: 2 + 2 + 4 + 8 bytes a trained weight",
+    "activations in bfloat16, all kept for the backward pass (no checkpointing), attention weights among them",
+    "joint: the generator shares the embeddings of the main model where their widths are equal, and both losses go "
+    "backward together, so the generator's activations live until the main model's peak",
+    "transients: logits in bfloat16 and three float32 copies while replacements are sampled; they are gone before the "
+    "main model's forward pass, and are in no total",
+)
+
+WAYS = ("joint", "online", "cached")
+
+# Bytes a parameter or a logit, by the assumptions above.
+_WEIGHT, _GRADIENT, _OPTIMIZER, _SAMPLING = 2, 2, 12, 14
+_SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What one model costs."""
+
+    parameters: int
+    forward: int
+    """FLOPs of a forward pass over a row, counted"""
+    training: int
+    """FLOPs of forward and backward over a row, counted"""
+    forward_by_formula: int
+    """FLOPs of a forward pass over a row, by `training.flops.forward_flops`"""
+    activations: int
+    """bytes kept for the backward pass of a micro-batch"""
+
+
+def cost(
+    config: Config,
+    vocabulary: int | None = None,
+    micro_batch: int = 32,
+    auxiliary_layers: int | None = None,
+) -> dict[str, Any]:
+    """Compute and memory of joint ELECTRA and of Fast-ELECTRA, on the fly and cached.
+
+    Args:
+        config: main model, length, mask rate; the auxiliary where it names one (see `auxiliary_shape`).
+        vocabulary: in place of the configuration's.
+        micro_batch: rows whose activations are in memory at a time.
+        auxiliary_layers: see `auxiliary_shape`.
+
+    Returns:
+        what `fast-electra cost --json` prints (docs/cost.md). FLOPs are per token of the original text, memory is in
+        bytes, savings are shares of joint ELECTRA's cost that Fast-ELECTRA on the fly does not have.
+
+    Raises:
+        ConfigError: the configuration trains no main model, or its auxiliary is no masked language model.
+        ModelError: a model that can't be built.
+    """
+    shape = auxiliary_shape(config, auxiliary_layers)
+    size = vocabulary or _vocabulary(config)
+    length = config.data.length
+    masked = max(1, round(config.corruption.masking.rate * length))
+    main_config = _transformers_config(config.main, size, length, "main")
+    auxiliary_config = _transformers_config(shape, size, length, "auxiliary")
+    ratio, basis = _auxiliary_tokens(config)
+    main = _main_cost(main_config, micro_batch, length)
+    own = _unshared_parameters(main_config, auxiliary_config, config)
+    found: dict[str, Any] = {
+        "shape": {
+            "main": _shape_of(main_config),
+            "auxiliary": _shape_of(auxiliary_config),
+            "vocabulary": size,
+            "length": length,
+            "micro_batch": micro_batch,
+            "masked_positions": masked,
+        },
+        "assumptions": list(ASSUMPTIONS),
+        "auxiliary_training": {"tokens_per_token": ratio, "basis": basis},
+    }
+    heads: dict[Head, int] = {"masked": masked, "all": length}
+    for head, positions in heads.items():
+        auxiliary = _auxiliary_cost(auxiliary_config, micro_batch, length, positions)
+        logits = micro_batch * positions * size
+        found[f"head_{head}"] = _convention(auxiliary, main, own, logits, length, ratio)
+    return found
+
+
+def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
+    """The auxiliary that a configuration would train with.
+
+    Joint ELECTRA's generator; the model that `auxiliary.model` names; else the main model's shape with `layers`
+    layers, by default a third of the main model's and 6 at most: the paper's 4 of 12 and 6 of 24.
+
+    Raises:
+        ConfigError: the configuration has no auxiliary, or one that is no masked language model.
+    """
+    match config.objective:
+        case ElectraObjective(generator=generator):
+            shape = generator
+        case FastElectraObjective():
+            if config.auxiliary.kind not in ("auto", "masked_lm"):
+                raise ConfigError(
+                    f"auxiliary.kind={config.auxiliary.kind}: costs are known of masked language models alone; "
+                    "leave auxiliary.kind and auxiliary.model out."
+                )
+            shape = config.main.model_copy(update={"model": config.auxiliary.model})
+            layers = layers or config.auxiliary.layers
+            if shape.model is None:
+                full = config.main.layers or _stored(config.main.model).num_hidden_layers
+                shape = config.main.model_copy(update={"layers": max(1, min(full // 3, 6))})
+        case _:
+            raise ConfigError(
+                f"objective.kind={config.objective.kind} trains no main model, so there is nothing to compare: give "
+                "objective.kind=fast_electra or electra."
+            )
+    return shape if layers is None else shape.model_copy(update={"layers": layers})
+
+
+def savings(before: dict[str, dict[str, float]], after: str = "online", total: str = "total") -> dict[str, float]:
+    """Shares of joint ELECTRA's cost that another way of training does not have: of the whole, of the auxiliary's."""
+    return {part: 1.0 - before[after][part] / before["joint"][part] for part in (total, "auxiliary")}
+
+
+def _convention(
+    auxiliary: ModelCost, main: ModelCost, own: int, logits: int, length: int, ratio: float
+) -> dict[str, Any]:
+    """Costs and savings with the head on so many positions."""
+    counted = _flops(auxiliary.forward, auxiliary.training, main.training, length, ratio)
+    formula = _flops(
+        auxiliary.forward_by_formula, 3 * auxiliary.forward_by_formula, 3 * main.forward_by_formula, length, ratio
+    )
+    memory = {
+        "joint": {"weights": own * _WEIGHT, "gradients": own * _GRADIENT, "optimizer": own * _OPTIMIZER}
+        | {"activations": auxiliary.activations},
+        "online": {"weights": auxiliary.parameters * _WEIGHT, "gradients": 0, "optimizer": 0, "activations": 0},
+        "cached": {"weights": 0, "gradients": 0, "optimizer": 0, "activations": 0},
+    }
+    mains = main.parameters * (_WEIGHT + _GRADIENT + _OPTIMIZER) + main.activations
+    rows: dict[str, Any] = {}
+    for way, parts in memory.items():
+        total = sum(parts.values())
+        transients = 0 if way == "cached" else logits * _SAMPLING
+        rows[way] = {"auxiliary": total, "main": mains, "total": total + mains, "transients": transients}
+        rows[way]["auxiliary_parts"] = parts
+    found: dict[str, Any] = {}
+    for way in ("online", "cached"):
+        compute, bytes_ = savings(counted, way), savings(rows, way)
+        found[way] = {
+            "total_compute_saving": compute["total"],
+            "auxiliary_compute_saving": compute["auxiliary"],
+            "auxiliary_memory_saving": bytes_["auxiliary"],
+            "total_memory_saving": bytes_["total"],
+        }
+    once = {"online": counted["online"]["auxiliary_training"]}
+    once["cached"] = once["online"] + counted["cached"]["cache_building"]
+    pays = {
+        way: _first_paying_run(spent, counted["joint"]["total"] - counted[way]["total"]) for way, spent in once.items()
+    }
+    return {
+        **found["online"],
+        "cached": found["cached"],
+        "flops_per_token": counted,
+        "flops_per_token_by_formula": formula,
+        "memory_bytes": rows,
+        "pays_from_run": pays
+        | {
+            "cached_against_online": _first_paying_run(
+                counted["cached"]["cache_building"], counted["online"]["auxiliary"]
+            )
+        },
+    }
+
+
+def _flops(forward: int, training: int, main: int, length: int, ratio: float) -> dict[str, dict[str, float]]:
+    """FLOPs a token of each way, by part, from FLOPs a row."""
+    auxiliary = {"joint": training, "online": forward, "cached": 0}
+    own = {"joint": 0.0, "online": training * ratio, "cached": training * ratio}
+    building = {"joint": 0, "online": 0, "cached": forward}
+    found = {}
+    for way in WAYS:
+        parts = {
+            "auxiliary": auxiliary[way],
+            "main": main,
+            "total": auxiliary[way] + main,
+            "auxiliary_training": own[way],
+            "cache_building": building[way],
+            "total_with_preparation": auxiliary[way] + main + own[way] + building[way],
+        }
+        found[way] = {name: value / length for name, value in parts.items()}
+    return found
+
+
+def _first_paying_run(spent_once: float, saved_a_run: float) -> int | None:
+    """The number of runs from which on what is spent once is less than what is saved; None: never."""
+    return floor(spent_once / saved_a_run) + 1 if saved_a_run > 0 else None
+
+
+def _main_cost(config: PreTrainedConfig, rows: int, length: int) -> ModelCost:
+    model = _meta(config, "rtd")
+    wrapped = ReplacedTokenDetector(model)
+    batch, ids_BS = _batch(rows, length, model.config.vocab_size)
+
+    def loss() -> Tensor:
+        return rtd_losses(wrapped.logits(batch, ids_BS), ids_BS > 0).sum()
+
+    return _measured(model, loss, rows, forward_flops(model, length, length))
+
+
+def _auxiliary_cost(config: PreTrainedConfig, rows: int, length: int, positions: int) -> ModelCost:
+    model = _meta(config, "mlm")
+    wrapped = MaskedLM(model)
+    batch, ids_BS = _batch(rows, length, model.config.vocab_size)
+    positions_BM = torch.arange(positions, device="meta").expand(rows, -1).contiguous()
+    masked = Masked(positions_BM, torch.ones(rows, positions, dtype=torch.bool, device="meta"))
+    prepared = Prepared(Batch.of(ids_BS, torch.zeros(rows, length, dtype=torch.bool, device="meta")), masked)
+
+    def loss() -> Tensor:
+        return masked_terms(wrapped.masked_logits(batch, ids_BS, positions_BM), prepared).losses["mlm"][0]
+
+    return _measured(model, loss, rows, forward_flops(model, length, positions))
+
+
+def _measured(model: PreTrainedModel, loss: Any, rows: int, by_formula: int) -> ModelCost:
+    with torch.no_grad():
+        forward = count_flops(loss)
+    return ModelCost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        forward=forward // rows,
+        training=count_flops(lambda: loss().backward()) // rows,
+        forward_by_formula=by_formula,
+        activations=kept_bytes(loss, model.parameters()),
+    )
+
+
+def _batch(rows: int, length: int, vocabulary: int) -> tuple[Batch, Tensor]:
+    """A batch without padding, whose mask can be looked at, and its ids on the meta device."""
+    ids_BS = torch.zeros(rows, length, dtype=torch.int64)
+    return Batch.of(ids_BS, torch.zeros(rows, length, dtype=torch.bool)), ids_BS.to("meta")
+
+
+def _meta(config: PreTrainedConfig, head: Literal["mlm", "rtd"]) -> PreTrainedModel:
+    with torch.device("meta"):
+        return build_model(config, head, seed=0).to(torch.bfloat16)  # type: ignore[arg-type]
+
+
+def _unshared_parameters(main: PreTrainedConfig, auxiliary: PreTrainedConfig, config: Config) -> int:
+    """Parameters of a joint generator that are not the main model's too."""
+    detector, generator = _meta(main, "rtd"), _meta(auxiliary, "mlm")
+    sharing = config.objective.sharing if isinstance(config.objective, ElectraObjective) else "tied"
+    tables = [model.get_input_embeddings().weight.shape for model in (detector, generator)]
+    if sharing == "tied" and tables[0] == tables[1]:
+        tie(detector, generator)
+    shared = {id(parameter) for parameter in detector.parameters()}
+    return sum(parameter.numel() for parameter in generator.parameters() if id(parameter) not in shared)
+
+
+def _transformers_config(shape: ShapeConfig, vocabulary: int, length: int, key: str) -> PreTrainedConfig:
+    if shape.model is None:
+        return transformers_config(shape, vocabulary, _SPECIAL, length, key)
+    config = _stored(shape.model)
+    config.vocab_size = vocabulary
+    return config
+
+
+def _stored(name: str | None) -> PreTrainedConfig:
+    assert name is not None
+    return stored_config(resolve_model(name))
+
+
+def _vocabulary(config: Config) -> int:
+    """Of the shards where there are any, else of the tokenizer that is named or would be trained."""
+    if config.data.shards is not None and config.data.shards.exists():
+        return open_shards(config.data.shards, verify=False).vocabulary_size
+    if config.data.tokenizer.path is not None:
+        return vocabulary_size(load_tokenizer(config.data.tokenizer.path))
+    return config.data.tokenizer.vocabulary_size
+
+
+def _auxiliary_tokens(config: Config) -> tuple[float, str]:
+    """Tokens that the auxiliary was trained on for each token of the run, and where that is known from."""
+    training = config.training
+    planned = training.tokens or (training.updates or 0) * training.batch_size * config.data.length
+    record = Path(config.auxiliary.model or "") / "run.json"
+    if config.auxiliary.model is not None and record.is_file() and planned:
+        result = json.loads(record.read_text()).get("result") or {}
+        if "tokens" in result:
+            return result["tokens"] / planned, f"{record}: {result['tokens']:,} tokens, for a run of {planned:,}"
+    return 1.0, "equal tokens: no auxiliary.model whose run says how many it was trained on"
+
+
+def _shape_of(config: PreTrainedConfig) -> dict[str, Any]:
+    return {
+        "architecture": config.model_type,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": getattr(config, "intermediate_size", None),
+    }

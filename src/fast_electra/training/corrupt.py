@@ -1,0 +1,342 @@
+"""Building a corruption cache: the auxiliary's pass over all rows that a run will see, and their temperature paths.
+
+Notable:
+- rows go through the auxiliary in the run's order and micro-batches, so the paths are those that `sampler: race` draws
+  on the fly, bit for bit;
+- parts are of a fixed number of rows and written one by one: processes share a folder by taking every n-th part, and a
+  killed one goes on behind its last finished part. Whoever finishes the last part writes the manifest;
+- a longer run adds the parts that are missing;
+- the auxiliary's own forward passes are timed apart from the race.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fast_electra.config.tree import Config, FastElectraObjective
+from fast_electra.corruption.auxiliary import Auxiliary
+from fast_electra.corruption.cache import (
+    FORMAT,
+    IDENTITY,
+    VERSION,
+    Part,
+    Piece,
+    differences,
+    expected_replaced,
+    token_type,
+    write_cache_manifest,
+    write_part,
+)
+from fast_electra.corruption.masking import originals
+from fast_electra.corruption.schedules import Difficulty
+from fast_electra.corruption.sources import race
+from fast_electra.data.batches import BatchSchedule, Prefetcher
+from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
+from fast_electra.errors import ConfigError, DataError
+from fast_electra.objectives.base import Prepared
+from fast_electra.training.assembly import Inputs, cache_identity, measured, read_inputs, validation_batches
+from fast_electra.training.auxiliary import freeze_auxiliary, load_auxiliary
+from fast_electra.training.card import training_flops
+from fast_electra.training.flops import count_flops
+from fast_electra.training.precision import Execution, apply_threads, choose_execution
+
+PART_TOKENS = 2**20
+"""tokens of a part, about: what a killed process loses at most"""
+
+Progress = Callable[[int, int], None]
+"""told of rows done and rows in all, of this process"""
+
+
+@dataclass
+class CacheReport:
+    """What a cache holds so far, and what it cost."""
+
+    folder: Path
+    finished: bool = False
+    """False while other processes' parts are missing"""
+    built_parts: int = 0
+    """in this call"""
+    rows: int = 0
+    """of the run's order"""
+    tokens: int = 0
+    """without padding, validation included, as what follows"""
+    positions: int = 0
+    """masked ones"""
+    segments: int = 0
+    bytes: int = 0
+    flops: int = 0
+    """of the auxiliary's forward passes"""
+    seconds: float = 0.0
+    """of all processes together, as are the next two"""
+    forward_seconds: float = 0.0
+    race_seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; what depends on the clock lies under `timing`."""
+        content = {**asdict(self), "folder": str(self.folder)}
+        timing = {name: content.pop(name) for name in ("seconds", "forward_seconds", "race_seconds")}
+        timing["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
+        timing["against_forward"] = self.seconds / max(self.forward_seconds, 1e-9)
+        content["bytes_per_token"] = self.bytes / max(self.tokens, 1)
+        content["segments_per_position"] = self.segments / max(self.positions, 1)
+        return {**content, "timing": timing}
+
+
+def build_cache(
+    config: Config,
+    folder: Path,
+    shard: tuple[int, int] = (1, 1),
+    progress: Progress = lambda done, total: None,
+    say: Callable[[str], None] = lambda _: None,
+    part_tokens: int = PART_TOKENS,
+) -> CacheReport:
+    """Run the auxiliary over what a run of this configuration will see, and store the paths.
+
+    Args:
+        config: of the run; its schedule does not matter.
+        folder: new, or a cache of the same settings, to which missing parts are added.
+        shard: (i, n), i from 1 to n: this process makes every n-th part, from the i-th on.
+        progress: told how far this process is.
+        say: is told one sentence at a time.
+        part_tokens: see `PART_TOKENS`; a folder keeps what it was begun with.
+
+    Raises:
+        ConfigError, DataError, ModelError: something is missing or doesn't fit, or the folder holds something else.
+    """
+    updates = _updates(config)
+    execution = choose_execution(config.training)
+    apply_threads(execution)
+    inputs = read_inputs(config, execution)
+    builder = _Builder.of(inputs, folder, updates * config.training.batch_size, part_tokens)
+    for note in inputs.notes:
+        say(note)
+    mine = [n for n in range(builder.parts + 1) if n % shard[1] == shard[0] - 1]
+    missing = [number for number in mine if not builder.is_finished(number)]
+    total, done = sum(map(builder.rows_of, missing)), 0
+    progress(0, total)
+    for number in missing:
+        for rows in builder.build(number):
+            progress(done := done + rows, total)
+    return builder.report(built=len(missing))
+
+
+def _updates(config: Config) -> int:
+    """How many updates the cache is for; refuses what has none."""
+    if not isinstance(config.objective, FastElectraObjective):
+        raise ConfigError(
+            f"objective.kind={config.objective.kind} has no frozen auxiliary, so there is nothing to compute ahead of "
+            "time: use objective.kind=fast_electra."
+        )
+    if config.corruption.augmentation.kind != "temperature":
+        raise ConfigError(
+            f"corruption.augmentation.kind={config.corruption.augmentation.kind} changes the auxiliary at every "
+            "update, so its output can't be computed ahead of time: use temperature."
+        )
+    if config.training.updates is not None:
+        return config.training.updates
+    if config.training.tokens is not None:
+        return max(1, config.training.tokens // (config.training.batch_size * config.data.length))
+    raise ConfigError(
+        "a budget in hours or FLOPs says not how many rows a cache needs: give training.updates or training.tokens."
+    )
+
+
+@dataclass
+class _Builder:
+    """A folder in the making. Part 0 holds the validation rows, part k the k-th of the run's order."""
+
+    folder: Path
+    inputs: Inputs
+    auxiliary: Auxiliary
+    about: dict[str, Any]
+    rows: int
+    """of the run's order, that are asked for"""
+    micro_batch: int
+    forward_seconds: float = field(default=0.0, init=False)
+    race_seconds: float = field(default=0.0, init=False)
+
+    @classmethod
+    def of(cls, inputs: Inputs, folder: Path, rows: int, part_tokens: int) -> "_Builder":
+        """Load the auxiliary, and begin the folder or compare it with what it is begun with."""
+        config, execution = inputs.config, inputs.execution
+        loaded = load_auxiliary(config, inputs.shards, inputs.tokenizer)
+        auxiliary = freeze_auxiliary(loaded, config, inputs.shards, inputs.special["mask"], execution)
+        micro_batch = config.training.micro_batch_size or config.training.batch_size
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": cache_identity(inputs, loaded),
+            "numerics": {
+                "device": execution.device.type,
+                "precision": execution.precision,
+                "auxiliary": str(execution.auxiliary_dtype).removeprefix("torch."),
+                "micro_batch": micro_batch,
+            },
+            "token_type": token_type(inputs.shards.vocabulary_size),
+            "chunk_rows": max(1, part_tokens // (config.data.length * micro_batch)) * micro_batch,
+        }
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        if IDENTITY in names:
+            return cls(folder, inputs, auxiliary, _begun(folder, about), rows, micro_batch)
+        # Another process may be about to begin it: hidden names are of files being written.
+        if folder.exists() and (not folder.is_dir() or any(not name.startswith(".") for name in names)):
+            raise DataError(f"{folder} holds something that is no corruption cache: choose a new or empty folder.")
+        measures = measured(inputs, auxiliary, loaded)
+        validation = validation_batches(inputs.rows("validation"), config)
+        about["validation"] = [int(index) for prepared in validation for index in prepared.batch.indices]
+        one = validation[0].split(1)[0].to(execution.device)
+        with execution.autocast(), torch.no_grad():
+            flops = count_flops(lambda: auxiliary.logits(one.batch, one.masked, Difficulty(1.0)))
+        named = config.auxiliary.model
+        about["auxiliary"] = {
+            "measures": measures,
+            "flops_per_row": flops,
+            "training_flops": training_flops(named, config.auxiliary.checkpoint) if named else 0,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / IDENTITY).exists():
+            write_json_atomically(folder / IDENTITY, about)
+        return cls(folder, inputs, auxiliary, _begun(folder, about), rows, micro_batch)
+
+    @property
+    def parts(self) -> int:
+        """Of the run's order."""
+        return -(-self.rows // self.about["chunk_rows"])
+
+    def rows_of(self, number: int) -> int:
+        """Rows that a part must hold."""
+        size = self.about["chunk_rows"]
+        return min(size, self.rows - (number - 1) * size) if number else len(self.about["validation"])
+
+    def is_finished(self, number: int) -> bool:
+        """Whether a sound file of a part is there, with all rows that are asked for."""
+        facts = self._facts(number)
+        if facts is None or facts["part"]["rows"] < self.rows_of(number):
+            return False
+        file = self.folder / facts["part"]["file"]
+        return file.exists() and sha256_of_file(file) == facts["entry"]["sha256"]
+
+    def build(self, number: int) -> Iterator[int]:
+        """Compute and write a part; yields the rows of each micro-batch."""
+        self.forward_seconds = self.race_seconds = 0.0
+        began = time.perf_counter()
+        pieces, tokens = [], 0
+        for prepared in self._batches(number):
+            tokens += int((~prepared.batch.padding).sum())
+            pieces.append(self._piece(prepared, seed=self.inputs.config.training.seed if number else 0))
+            yield len(prepared.batch.ids)
+        part, entry = write_part(self.folder, f"{_name(number)}.bin", pieces, self.inputs.shards.vocabulary_size)
+        timing = {
+            "seconds": time.perf_counter() - began,
+            "forward_seconds": self.forward_seconds,
+            "race_seconds": self.race_seconds,
+        }
+        facts = {"part": asdict(part), "entry": entry, "tokens": tokens, "timing": timing}
+        # Last: it says that the part is there.
+        write_json_atomically(self.folder / f"{_name(number)}.json", facts | {"digest": canonical_digest(facts)})
+
+    def report(self, built: int) -> CacheReport:
+        """What is there; the manifest is written when that is all."""
+        report = CacheReport(self.folder, built_parts=built)
+        validation = self._facts(0)
+        train: list[dict[str, Any]] = []
+        while (facts := self._facts(len(train) + 1)) is not None:
+            train.append(facts)
+            report.rows += facts["part"]["rows"]
+            if facts["part"]["rows"] < self.about["chunk_rows"]:
+                break
+        there = train if validation is None else [validation, *train]
+        for facts in there:
+            report.tokens += facts["tokens"]
+            report.bytes += facts["entry"]["bytes"]
+            for name in ("positions", "segments"):
+                setattr(report, name, getattr(report, name) + facts["part"][name])
+            for name, value in facts["timing"].items():
+                setattr(report, name, getattr(report, name) + value)
+            report.flops += facts["part"]["rows"] * self.about["auxiliary"]["flops_per_row"]
+        if validation is not None and report.rows >= self.rows:
+            write_cache_manifest(
+                self.folder,
+                [Part(**facts["part"]) for facts in train],
+                Part(**validation["part"]),
+                {facts["part"]["file"]: facts["entry"] for facts in there},
+            )
+            report.finished = True
+        return report
+
+    def _batches(self, number: int) -> Iterator[Prepared]:
+        config = self.inputs.config
+        if number == 0:
+            yield from validation_batches(self.inputs.rows("validation"), config)
+            return
+        schedule = BatchSchedule(self.inputs.rows("train"), self.micro_batch, config.training.seed)
+
+        def prepare(place: int) -> Prepared:
+            batch = schedule.at(place)
+            return Prepared(batch, self.inputs.masker(batch, config.training.seed))
+
+        first = (number - 1) * self.about["chunk_rows"] // self.micro_batch
+        loader = Prefetcher(prepare, first, first + self.rows_of(number) // self.micro_batch)
+        try:
+            for prepared, _ in loader:
+                yield prepared
+        finally:
+            loader.close()
+
+    @torch.no_grad()
+    def _piece(self, prepared: Prepared, seed: int) -> Piece:
+        objective, execution = self.inputs.config.objective, self.inputs.execution
+        disallow_correct = isinstance(objective, FastElectraObjective) and objective.disallow_correct
+        interval = self.inputs.config.corruption.race_interval
+        prepared = prepared.to(execution.device)
+        batch, masked = prepared.batch, prepared.masked
+        began = _now(execution)
+        with execution.autocast():
+            logits_NV = self.auxiliary.logits(batch, masked, Difficulty(1.0))
+        computed = _now(execution)
+        path = race(logits_NV, batch, masked, seed, interval, disallow_correct)
+        expected_BK = expected_replaced(logits_NV, originals(batch, masked), masked.valid_BM, interval)
+        if disallow_correct:
+            expected_BK = masked.valid_BM.sum(1, keepdim=True).expand_as(expected_BK)
+        self.forward_seconds += computed - began
+        self.race_seconds += _now(execution) - computed
+        return Piece.of(path, masked, expected_BK)
+
+    def _facts(self, number: int) -> dict[str, Any] | None:
+        """What a finished part's JSON file says; None where there is none, or it is damaged."""
+        try:
+            facts = json.loads((self.folder / f"{_name(number)}.json").read_bytes())
+            return facts if facts.pop("digest") == canonical_digest(facts) else None
+        except (FileNotFoundError, ValueError, KeyError, AttributeError):
+            return None
+
+
+def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What a folder was begun with; DataError where that is something else than `about`."""
+    try:
+        there = json.loads((folder / IDENTITY).read_bytes())
+        flat = [
+            {name: tree[name] for name in ("format", "version", "token_type")} | tree["identity"] | tree["numerics"]
+            for tree in (there, about)
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{folder / IDENTITY} is damaged: delete the folder, or choose another.") from None
+    if found := differences(*flat):
+        raise DataError(f"{folder} is a cache of other settings: {found}; choose another folder.")
+    return there
+
+
+def _name(number: int) -> str:
+    return f"train-{number - 1:05}" if number else "validation"
+
+
+def _now(execution: Execution) -> float:
+    """Seconds, once the device is done with what it was given."""
+    if execution.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,129 @@
+"""The bench: what its JSON holds, and how its ratios and intervals are made."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fast_electra.cli.main import main
+from fast_electra.config.tree import ElectraObjective
+from fast_electra.corruption.cache import CachedCorruption
+from fast_electra.studies import bench as studies
+from fast_electra.studies.bench import Given, Timing, interval, measure, rates, ratios, summary
+from fast_electra.training.assembly import assemble
+from tests import tiny
+
+
+def settings(**changes):
+    changes = {"main__architecture": "electra"} | changes
+    return tiny.settings(None, "fast_electra", **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    return studies.prepare(settings(), tmp_path_factory.mktemp("bench"))
+
+
+def test_ratios_are_of_the_same_round():
+    """A machine that is half as fast in the second round changes no ratio."""
+    turns = {
+        "rtd_only": [Timing(1.0, 4, 400), Timing(2.0, 4, 400), Timing(1.0, 4, 400)],
+        "joint": [Timing(1.5, 4, 400), Timing(3.0, 4, 400), Timing(1.5, 4, 400)],
+        "peer_default": [Timing(10.0, 2, 200), Timing(20.0, 2, 200), Timing(10.0, 2, 200)],
+    }
+    found = ratios(turns)
+    assert found["joint"] == {"median": 1.5, "low": 1.5, "high": 1.5}
+    assert found["peer_default"]["median"] == 20.0
+    assert "rtd_only" not in found
+    assert summary(turns)["rtd_only"]["tokens_per_second"]["median"] == 400.0
+
+
+def test_waiting_is_a_share_of_the_time():
+    found = summary({"rtd_only": [Timing(1.0, 1, 1, waited=0.25), Timing(3.0, 1, 1, waited=0.75)]})
+    assert found["rtd_only"]["data_wait_share"] == 0.25
+
+
+def test_the_share_of_matrix_products_is_of_the_same_round():
+    found = rates([Timing(2.0, 2, 1), Timing(4.0, 2, 1), Timing(2.0, 2, 1)], [0.5, 1.0, 0.5], flops=100)
+    assert found["matmul_share"] == 0.5
+    assert found["flops_per_second"] == 100.0
+    assert found["matmul_flops_per_second"] == 200.0
+
+
+def test_an_interval_holds_the_median_and_is_always_the_same():
+    values = np.random.default_rng(1).normal(10, 1, 31).tolist()
+    found = interval(values)
+    assert found == interval(values)
+    assert found["low"] < found["median"] == np.median(values) < found["high"]
+    assert found["high"] - found["low"] < 2.0
+    assert interval([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0}
+
+
+def test_the_parts_are_of_one_shape_and_one_batch(setup):
+    assert setup.online.main == setup.joint.main == setup.cached.main
+    assert isinstance(setup.joint.objective, ElectraObjective)
+    assert setup.joint.objective.generator.layers == 1
+    assert setup.joint.objective.sharing == "tied"
+    assert setup.cached.auxiliary.model is None
+    online, cached, joint = (assemble(config, setup.execution) for config in (setup.online, setup.cached, setup.joint))
+    assert isinstance(cached.objective.source, CachedCorruption)  # type: ignore[attr-defined]
+    for parts in (cached, joint):
+        assert torch.equal(parts.schedule.at(3).ids, online.schedule.at(3).ids)
+
+
+def test_given_replacements_are_written_at_the_masked_positions(setup):
+    parts = assemble(setup.online, setup.execution)
+    objective = studies.given(parts, setup.execution)
+    assert isinstance(objective.source, Given)
+    prepared = parts.objective.prepare(parts.schedule.at(0), 0)
+    corrupted = objective.source.corrupt(prepared.batch, prepared.masked, objective.curriculum.difficulty(0.0), 0)
+    changed = corrupted.ids_BS != prepared.batch.ids
+    masked = torch.zeros_like(changed).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
+    assert not (changed & ~masked).any()
+    assert changed.sum() > 0.9 * masked.sum()  # drawn evenly, few are the original
+
+
+def test_every_part_is_timed_in_every_round(setup):
+    facts, products = studies.alone(setup)
+    assert 1.0 < facts["flops_ratio"]["online"] < facts["flops_ratio"]["joint"]
+    turns, product_seconds = measure(studies.build_parts(setup), products, setup.execution, updates=2, rounds=2)
+    assert {"rtd_only", "cached", "online", "joint", "peer_best"} <= turns.keys()
+    assert all(len(timed) == 2 for timed in turns.values())
+    assert len(product_seconds) == 2
+    for timed in turns.values():
+        for turn in timed:
+            assert turn.updates == 2
+            assert turn.tokens == pytest.approx(2 * 8 * 32, abs=64)  # 2 updates of 8 rows of 32, the last row padded
+            assert 0 <= turn.waited < turn.seconds
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_the_plain_program_takes_other_architectures(architecture, tmp_path):
+    setup = studies.prepare(settings(main__architecture=architecture), tmp_path)
+    assert "peer_best" not in setup.skipped
+    assert studies._build("peer_best", setup).run(1).tokens == 8 * 32
+
+
+def test_what_can_not_run_is_skipped_with_a_word(tmp_path):
+    shape = {"layers": 2, "hidden_size": 16, "heads": 2, "intermediate_size": 24}
+    config = settings(objective__kind="electra", objective__generator=shape | {"architecture": "electra"})
+    setup = studies.prepare(config, tmp_path)
+    assert isinstance(setup.joint.objective, ElectraObjective)
+    assert setup.joint.objective.sharing == "none"
+    assert "widths differ" in setup.skipped["peer_default"]
+
+
+@pytest.mark.slow
+def test_the_command_prints_what_the_issue_asks_for(tmp_path, capsys):
+    small = ["main.layers=2", "main.hidden_size=32", "main.heads=2", "main.intermediate_size=48", "main.options={}"]
+    small += ["data.tokenizer.vocabulary_size=320", "data.length=32", "training.batch_size=8", "training.threads=1"]
+    assert main(["bench", "--shape", "electra-small", *small, "--updates", "2", "--rounds", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name in ("rtd_only", "cached", "online", "joint", "peer_best"):
+        assert found[name]["tokens_per_second"].keys() == {"median", "low", "high"}
+        assert found[name]["peak_memory_bytes"] > 0
+        assert found[name]["first_update_seconds"] > 0
+    assert found["peer_default"] is None or found["peer_default"]["peak_memory_bytes"] > 0
+    assert {"ratios", "flops_ratio", "device", "dtype", "shape", "matmul_share", "skipped"} <= found.keys()
+    assert found["ratios"]["cached"].keys() == {"median", "low", "high"}
