@@ -1,8 +1,8 @@
 """Objectives, curricula and starts at equal updates on the quickstart's data, one table.
 
     fast-electra quickstart --run runs/quickstart
-    python tools/methods.py runs/quickstart runs/methods --updates 200            train what is missing, print the table
-    python tools/methods.py runs/quickstart runs/methods --updates 200 --part 1/2   one of two processes: trains its half
+    python tools/methods.py runs/quickstart runs/methods --updates 200              train what is missing, print
+    python tools/methods.py runs/quickstart runs/methods --updates 200 --part 1/2   one of two processes: its half
 
 Every method trains the quickstart's main model (fresh unless said) for the same updates on the same rows. `rtd_auc` is
 by one reference auxiliary, the quickstart's, whatever a method trained against. Each run is an ordinary run folder.
