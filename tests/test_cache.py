@@ -29,6 +29,8 @@ from fast_electra.corruption.sources import OnTheFly
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.training.assembly import assemble
 from fast_electra.training.corrupt import build_cache
+from fast_electra.training.doctor import examine
+from fast_electra.training.loop import Interrupted
 from fast_electra.training.pretrain import pretrain
 from fast_electra.training.telemetry import read_metrics
 from tests import tiny
@@ -276,8 +278,6 @@ def test_what_changes_the_auxiliary_at_every_update_is_refused(shards, auxiliary
 
 
 def test_a_cached_run_holds_no_auxiliary_and_resumes_bit_for_bit(tmp_path, shards, cache):
-    from fast_electra.training.loop import Interrupted
-
     config = settings(shards, None, cache=cache)
     pretrain(config, tmp_path / "whole")
     asked = iter(range(100))
@@ -289,6 +289,10 @@ def test_a_cached_run_holds_no_auxiliary_and_resumes_bit_for_bit(tmp_path, shard
     assert record["auxiliary"] == open_cache(cache).about["identity"]["auxiliary.model"]
     assert record["earlier_flops"]["cache"] > 0
     assert record["earlier_flops"]["auxiliary"] > 0
+    found = {finding.check: finding for finding in examine(tmp_path / "whole")}
+    assert found["replaced fraction"].severity == "ok"
+    assert found["auxiliary unchanged"].severity == "ok"
+    assert found["labels"].severity == "ok"
     card = (tmp_path / "whole" / "model" / "README.md").read_text()
     assert str(cache) not in card
     assert "and its cache" in card

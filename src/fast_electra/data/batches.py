@@ -257,6 +257,17 @@ class Prefetcher(Generic[T]):
                 return
 
 
+def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Iterator[tuple[T, float]]:
+    """`Prefetcher` without its thread: (result, seconds that it took).
+
+    Where the model computes on the CPU, a second thread takes a core from it: an update took 5 % longer.
+    """
+    for update in range(start, stop):
+        began = time.perf_counter()
+        result = function(update)
+        yield result, time.perf_counter() - began
+
+
 def _positions_in_documents(ended_BS: Tensor) -> Tensor:
     """Positions (B, S) that start again behind every separator."""
     positions_S = torch.arange(ended_BS.shape[1])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast_electra.data.batches import Prefetcher
+from fast_electra.data.batches import Prefetcher, one_by_one
 from fast_electra.errors import TrainingError
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
@@ -96,7 +96,7 @@ def train(
     Args:
         state: objective, optimizers and counters.
         plan: numbers of updates between the things that happen now and then.
-        batches: update → prepared batch, a pure function, called in a background thread.
+        batches: update → prepared batch, a pure function; called in a background thread where a GPU trains.
         validate: measures for the record of a validation.
         save: writes a checkpoint.
         execution: device and precision.
@@ -110,7 +110,8 @@ def train(
     for observer in observers:
         observer.started(state.update, plan.updates)
     clock = _Clock()
-    loader = Prefetcher(batches, state.update, plan.updates)
+    load = one_by_one if execution.device.type == "cpu" else Prefetcher
+    loader = load(batches, state.update, plan.updates)
     try:
         for prepared, waited in loader:
             tokens = make_update(state, plan, prepared, execution)
