@@ -49,8 +49,8 @@ METHODS: dict[str, list[str]] = {
     "Fast-ELECTRA, constant 1": [f"{SCHEDULE}=constant", "corruption.schedule.initial=1.0"],
     "Fast-ELECTRA, constant 2": [f"{SCHEDULE}=constant", "corruption.schedule.initial=2.0"],
     "Fast-ELECTRA, adaptive": [f"{SCHEDULE}=adaptive"],
-    "unigram": ["auxiliary.kind=unigram", "auxiliary.model=null", f"{SCHEDULE}=constant"],
-    "uniform": ["auxiliary.kind=uniform", "auxiliary.model=null", f"{SCHEDULE}=constant"],
+    "unigram": ["auxiliary.kind=unigram", f"{SCHEDULE}=constant"],
+    "uniform": ["auxiliary.kind=uniform", f"{SCHEDULE}=constant"],
     "exponential, embeddings copied": ["main.embeddings=copied", "corruption.schedule.tau=0.1"],
     "exponential, auxiliary's plus delta": ["main.embeddings=auxiliary_plus_delta", "corruption.schedule.tau=0.1"],
     "exponential, start from auxiliary": ["main.start=auxiliary", "corruption.schedule.tau=0.1"],
@@ -65,7 +65,7 @@ def configuration(name: str, quickstart: Path, updates: int, seed: int) -> Confi
         f"training.seed={seed}",
         "main.start=fresh",
     ]
-    if not {"objective.kind=mlm", "objective.kind=electra"} & set(METHODS[name]):
+    if not any(setting.startswith(("objective.kind=", "auxiliary.kind=")) for setting in METHODS[name]):
         common.append(f"auxiliary.model={json.dumps(str(quickstart / 'auxiliary'))}")
     return load_config("quickstart", [*common, *METHODS[name]])
 

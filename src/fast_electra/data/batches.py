@@ -78,7 +78,7 @@ class Batch:
     def to(self, device: Any) -> "Batch":
         """A copy on a device."""
         moved = (getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)[:-1])
-        return Batch(*moved, self.samples)
+        return Batch(*moved, samples=self.samples)
 
 
 class Rows:

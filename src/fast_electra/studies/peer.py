@@ -25,7 +25,6 @@ from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForLanguageModeling,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -87,7 +86,7 @@ class PlainElectra:
         tables = [model.get_input_embeddings() for model in (self.generator, self.main)]
         if tables[0].weight.shape == tables[1].weight.shape:
             self.main.set_input_embeddings(tables[0])
-        self.parameters = list({p: None for m in (self.generator, self.main) for p in m.parameters()})
+        self.parameters: list[Tensor] = list({p: None for m in (self.generator, self.main) for p in m.parameters()})
         # With bfloat16 weights the optimizer needs float32 ones to step on; otherwise they are the parameters.
         self.masters = self.parameters
         if execution.weights_dtype == torch.bfloat16:
@@ -98,7 +97,7 @@ class PlainElectra:
         if compiled:
             self.generator.base_model.compile(dynamic=False)
             self.main.compile(dynamic=False)
-        self.mask_id = tokenizer.mask_token_id
+        self.mask_id: Any = tokenizer.mask_token_id
         self.special = torch.tensor(tokenizer.all_special_ids, device=device)
         self.batches = cycle(rows)
 
@@ -116,7 +115,8 @@ class PlainElectra:
         self.optimizer.zero_grad()
         if self.masters is not self.parameters:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, self.masters)
+                for parameter, master in zip(self.parameters, self.masters, strict=True):
+                    parameter.copy_(master)
         return ids_BS.numel()
 
     def loss(self, ids_BS: Tensor) -> Tensor:
@@ -197,11 +197,11 @@ class TxtaiElectra:
         return ends[-1] - ends[0]
 
 
-def _masked_lm(config: PreTrainedConfig, attention: str | None = None) -> PreTrainedModel:
+def _masked_lm(config: PreTrainedConfig, attention: str | None = None) -> Any:
     return AutoModelForMaskedLM.from_config(config, **_attention(attention))
 
 
-def _detector(config: PreTrainedConfig, labels: int, attention: str | None = None) -> PreTrainedModel:
+def _detector(config: PreTrainedConfig, labels: int, attention: str | None = None) -> Any:
     if config.model_type == "electra":
         return AutoModelForPreTraining.from_config(config, **_attention(attention))
     config.num_labels = labels
