@@ -40,7 +40,7 @@ from fast_electra.config.tree import ElectraObjective, ShapeConfig
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import Corrupted, replace
-from fast_electra.data.batches import Batch, Prefetcher
+from fast_electra.data.batches import Batch, Prefetcher, one_by_one
 from fast_electra.data.encoding import peak_memory
 from fast_electra.data.shards import TokenShards, build_shards, open_shards
 from fast_electra.data.sources import Document
@@ -311,10 +311,11 @@ class Trained:
         self._state, self._plan = start(config, dataclasses.replace(parts, objective=objective), execution)
 
     def run(self, updates: int) -> Timing:
-        """Make one update, then time `updates` more, the loader being a little ahead as it is in training."""
+        """Make one update, then time `updates` more, with the loader that `training.loop.train` takes."""
         began, tokens, waited_in_all = 0.0, 0, 0.0
         first = self._state.update
-        loader = Prefetcher(self._prepared, first, first + updates + 1)
+        load = one_by_one if self._execution.device.type == "cpu" else Prefetcher
+        loader = load(self._prepared, first, first + updates + 1)
         for number, (prepared, waited) in enumerate(loader):
             seen = make_update(self._state, self._plan, prepared, self._execution)
             if number == 0:
@@ -323,7 +324,6 @@ class Trained:
             else:
                 tokens, waited_in_all = tokens + seen, waited_in_all + waited
         _synchronize(self._execution.device)
-        loader.close()
         return Timing(time.perf_counter() - began, updates, tokens, waited_in_all)
 
     def _prepared(self, update: int) -> Prepared:
