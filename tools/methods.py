@@ -37,7 +37,7 @@ from fast_electra.training.pretrain import pretrain
 from fast_electra.training.telemetry import read_metrics
 
 GENERATOR = (
-    '{layers: 2, hidden_size: 256, heads: 4, intermediate_size: 512, options: {layer_types: [sliding_attention, '
+    "{layers: 2, hidden_size: 256, heads: 4, intermediate_size: 512, options: {layer_types: [sliding_attention, "
     "full_attention], local_attention: 16, rope_parameters: {sliding_attention: {rope_type: default, rope_theta: "
     "1000.0}, full_attention: {rope_type: default, rope_theta: 1000.0}}}}"
 )
