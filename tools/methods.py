@@ -63,8 +63,9 @@ def configuration(name: str, quickstart: Path, updates: int, seed: int) -> Confi
         f"data.shards={json.dumps(str(quickstart / 'shards'))}",
         f"training.updates={updates}",
         f"training.seed={seed}",
-        "main.start=fresh",
     ]
+    if not any(setting.startswith("main.start=") for setting in METHODS[name]):
+        common.append("main.start=fresh")
     if not any(setting.startswith(("objective.kind=", "auxiliary.kind=")) for setting in METHODS[name]):
         common.append(f"auxiliary.model={json.dumps(str(quickstart / 'auxiliary'))}")
     return load_config("quickstart", [*common, *METHODS[name]])
