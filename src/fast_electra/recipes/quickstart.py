@@ -56,7 +56,7 @@ _AUXILIARY_SHARE = 0.43
 _ESTIMATE_AFTER = 20
 _UNTRAINED = 10
 _UNTRAINED_PAIRS = {"operator": 300, "variable": 100}
-_EVERY_TOKEN = 12
+_EVERY_TOKEN = 10
 _TOKENIZER_CHARACTERS = 10_000_000
 
 USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -347,7 +347,9 @@ def _downstream(
         return {}, {"sentences": {"most": [vars(s) for s in most], "least": [vars(s) for s in least]}}
     frequencies = bugs.count_frequencies(sources.corpus.train)
     found = bugs.find_bugs(sources.corpus.held_out, frequencies, seed=0)
-    auxiliary = masked_prediction(MaskedLM(load_model(folder / "auxiliary", "mlm")))
+    auxiliary = masked_prediction(
+        MaskedLM(load_model(folder / "auxiliary", "mlm")).freeze(choose_execution(config.training).auxiliary_dtype)
+    )
     untrained = _untrained(parts, config)
     special = special_ids(parts.tokenizer)
     scores: dict[str, Any] = {}
