@@ -15,7 +15,7 @@ import queue
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, Generic, Literal, TypeVar
@@ -257,7 +257,7 @@ class Prefetcher(Generic[T]):
                 return
 
 
-def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Iterator[tuple[T, float]]:
+def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Generator[tuple[T, float], None, None]:
     """`Prefetcher` without its thread: (result, seconds that it took).
 
     Where the model computes on the CPU, a second thread takes a core from it: an update took 5 % longer.
