@@ -9,6 +9,7 @@ import torch
 from fast_electra.cli.main import main
 from fast_electra.config.tree import ElectraObjective
 from fast_electra.corruption.cache import CachedCorruption
+from fast_electra.errors import ConfigError
 from fast_electra.studies import bench as studies
 from fast_electra.studies.bench import Given, Timing, interval, measure, rates, ratios, summary
 from fast_electra.training.assembly import assemble
@@ -96,6 +97,14 @@ def test_every_part_is_timed_in_every_round(setup):
             assert turn.updates == 2
             assert turn.tokens == pytest.approx(2 * 8 * 32, abs=64)  # 2 updates of 8 rows of 32, the last row padded
             assert 0 <= turn.waited < turn.seconds
+
+
+def test_a_profile_names_the_operations_of_one_part(tmp_path):
+    table = studies.profile(settings(), tmp_path, "cached", updates=2)
+    assert "aten::addmm" in table
+    assert "Self CPU" in table
+    with pytest.raises(ConfigError, match=r"catched is no part of the bench; they are rtd_only, cached,"):
+        studies.profile(settings(), tmp_path / "none", "catched", updates=2)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

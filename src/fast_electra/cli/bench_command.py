@@ -12,6 +12,7 @@ def bench(
     shape: str | None = None,
     updates: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 4,
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 7,
+    profile: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Time steps with replacements given, cached, on the fly and joint, and those of other programs, interleaved.
@@ -29,6 +30,8 @@ def bench(
         Updates that are timed in each turn.
     rounds
         Turns of each part.
+    profile
+        Print where the time of one part's updates goes, by operation, instead of timing all parts.
     json
         Print one JSON object on standard output instead.
     """
@@ -43,8 +46,13 @@ def bench(
     name, *own = _DEFAULT if shape is None else (shape,)
     config = load_config(name, (*own, *overrides))
     from fast_electra.studies.bench import bench as run_bench
+    from fast_electra.studies.bench import profile as profile_part
 
     console = Console(stderr=True)
+    if profile is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            print(profile_part(config, Path(folder), profile, updates))
+        return
     with tempfile.TemporaryDirectory() as folder:
         found = run_bench(
             config, Path(folder), updates, rounds, lambda text: console.print(text, highlight=False, markup=False)

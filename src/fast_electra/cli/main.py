@@ -120,7 +120,8 @@ app.command(
     help_epilogue="""Examples:
   fast-electra bench
   fast-electra bench --shape paper-base training.micro_batch_size=32 --json
-  fast-electra bench --shape my.yaml data.shards=shards --rounds 15""",
+  fast-electra bench --shape my.yaml data.shards=shards --rounds 15
+  fast-electra bench --profile online""",
 )
 app.command(
     "fast_electra.cli.inspect_command:inspect",

@@ -15,7 +15,12 @@ SPACE = "\u00a0"  # between a number and its unit: they must not part at a line'
 
 
 def look_up(mapping: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path (`downstream.operator.model`), or None when a part of the path is missing."""
+    """The value at a dotted path (`downstream.operator.model`), or None when a part of the path is missing.
+
+    A key that holds the dots itself (`gradient_norm.main`) goes before a path.
+    """
+    if path in mapping:
+        return mapping[path]
     value: Any = mapping
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

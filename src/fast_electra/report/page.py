@@ -307,7 +307,7 @@ def _curves(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]]]:
             "gradients",
             "Gradient norm",
             _clipped_note(main),
-            [series_of(main, "gradient_norm", "gradient norm")],
+            [series_of(main, field, name) for field, name in _groups(main, "gradient_norm", "gradient norm")],
             y_title="norm before clipping, logarithmic",
             logarithmic=True,
             smoothing=0.02,
@@ -377,8 +377,26 @@ def _chart(key: str, title: str, note: str, lines: list[Series], **options: Any)
 
 
 def _clipped_note(records: Records) -> str:
-    clipped = [value for value in (_share(record.get("clipped")) for record in records) if value is not None]
-    return f"{percent(sum(clipped) / len(clipped))} of the updates were clipped." if clipped else ""
+    notes = []
+    for field, group in _groups(records, "clipped", ""):
+        clipped = [value for value in (_share(record.get(field)) for record in records) if value is not None]
+        if clipped:
+            notes.append(
+                f"{group + ': ' if group else ''}{percent(sum(clipped) / len(clipped))} of the updates clipped"
+            )
+    return "; ".join(notes) + "." if notes else ""
+
+
+def _groups(records: Records, metric: str, alone: str) -> list[tuple[str, str]]:
+    """Fields of a metric that each parameter group has (`gradient_norm.main`), with the groups' names.
+
+    Args:
+        records: of a run.
+        metric: without a group.
+        alone: the name where there is one group, whose field is `metric` itself.
+    """
+    fields = dict.fromkeys(key for record in records for key in record if key.split(".")[0] == metric)
+    return [(field, field.removeprefix(metric).lstrip(".") or alone) for field in fields]
 
 
 def _share(value: Any) -> float | None:

@@ -33,6 +33,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from fast_electra.config import Config, resolve
@@ -45,6 +47,7 @@ from fast_electra.data.encoding import peak_memory
 from fast_electra.data.shards import TokenShards, build_shards, open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
+from fast_electra.errors import ConfigError
 from fast_electra.models.build import build_model, resolve_model, stored_config, transformers_config
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
@@ -139,6 +142,29 @@ def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = la
         **rates(turns["rtd_only"], product_seconds, facts["flops_per_update"]["rtd_only"]),
         **facts,
     }
+
+
+def profile(config: Config, folder: Path, part: str, updates: int) -> str:
+    """PyTorch's profile of some updates of a part: a table of its operations, by their own time.
+
+    Raises:
+        ConfigError: there is no such part, or it can't run here.
+    """
+    if part not in PARTS:
+        raise ConfigError(f"{part} is no part of the bench; they are {', '.join(PARTS)}.")
+    setup = prepare(config, folder)
+    if part in setup.skipped:
+        raise ConfigError(f"{part} can't run: {setup.skipped[part]}.")
+    apply_threads(setup.execution)
+    built = _build(part, setup)
+    built.run(1)
+    on_gpu = setup.execution.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
+    # `run` makes one update that is not timed before those that are.
+    with torch_profile(activities=activities) as found:
+        built.run(updates - 1)
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    return found.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=60)
 
 
 def prepare(config: Config, folder: Path) -> Bench:
