@@ -12,7 +12,9 @@ from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.errors import ConfigError
 from fast_electra.studies import bench as studies
 from fast_electra.studies.bench import Given, Timing, interval, measure, rates, ratios, summary
+from fast_electra.studies.tune import tune
 from fast_electra.training.assembly import assemble
+from fast_electra.training.precision import cpu_has_bfloat16
 from tests import tiny
 
 
@@ -111,7 +113,7 @@ def test_a_profile_names_the_operations_of_one_part(tmp_path):
 def test_the_plain_program_takes_other_architectures(architecture, tmp_path):
     setup = studies.prepare(settings(main__architecture=architecture), tmp_path)
     assert "peer_best" not in setup.skipped
-    assert studies._build("peer_best", setup).run(1).tokens == 8 * 32
+    assert studies.build_part("peer_best", setup).run(1).tokens == 8 * 32
 
 
 def test_what_can_not_run_is_skipped_with_a_word(tmp_path):
@@ -136,3 +138,19 @@ def test_the_command_prints_what_the_issue_asks_for(tmp_path, capsys):
     assert found["peer_default"] is None or found["peer_default"]["peak_memory_bytes"] > 0
     assert {"ratios", "flops_ratio", "device", "dtype", "shape", "matmul_share", "skipped"} <= found.keys()
     assert found["ratios"]["cached"].keys() == {"median", "low", "high"}
+
+
+def test_every_choice_of_precision_and_compilation_is_timed_beside_the_table_s(tmp_path, monkeypatch):
+    def compile_fails(*_arguments, **_named):
+        raise RuntimeError("no C++ compiler\nmore lines")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_fails)
+    rows = tune(settings(), tmp_path, updates=1, rounds=2)
+    assert [row["chosen"] for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert rows[0]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert {row["precision"] for row in rows} == {"float32", *(["bfloat16", "bfloat16_autocast"] * cpu_has_bfloat16())}
+    for row in rows:
+        if row["compile"]:
+            assert row["failed"] == "no C++ compiler"
+        else:
+            assert row["tokens_per_second"]["median"] > 0

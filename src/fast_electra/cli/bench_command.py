@@ -13,6 +13,7 @@ def bench(
     updates: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 4,
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 7,
     profile: str | None = None,
+    tune: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Time steps with replacements given, cached, on the fly and joint, and those of other programs, interleaved.
@@ -32,6 +33,8 @@ def bench(
         Turns of each part.
     profile
         Print where the time of one part's updates goes, by operation, instead of timing all parts.
+    tune
+        Time every precision, compiled and not, instead: what to write into training.precision and training.compile.
     json
         Print one JSON object on standard output instead.
     """
@@ -47,20 +50,50 @@ def bench(
     config = load_config(name, (*own, *overrides))
     from fast_electra.studies.bench import bench as run_bench
     from fast_electra.studies.bench import profile as profile_part
+    from fast_electra.studies.tune import tune as time_choices
 
     console = Console(stderr=True)
-    if profile is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            print(profile_part(config, Path(folder), profile, updates))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        found = run_bench(
-            config, Path(folder), updates, rounds, lambda text: console.print(text, highlight=False, markup=False)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if profile is not None:
+            print(profile_part(config, folder, profile, updates))
+        elif tune:
+            choices = time_choices(config, folder, updates, rounds, say)
+            print(json_module.dumps(choices)) if json else _print_choices(choices)
+        else:
+            found = run_bench(config, folder, updates, rounds, say)
+            print(json_module.dumps(found)) if json else _print(found)
+
+
+def _print_choices(choices: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None)
+    table.add_column("training.precision")
+    table.add_column("training.compile")
+    for name in ("tokens/s", "time against the table's", "first update, s", "pays after, updates"):
+        table.add_column(name, justify="right")
+    for row in choices:
+        names = (row["precision"] + (" (the table's)" if row["chosen"] else ""), str(row["compile"]).lower())
+        first = f"{row['first_update_seconds']:.1f}"
+        if "failed" in row:
+            table.add_row(*names, "–", row["failed"], first, "–")
+            continue
+        speed, ratio, pays = row["tokens_per_second"], row["ratio"], row["pays_after_updates"]
+        table.add_row(
+            *names,
+            f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
+            f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+            first,
+            "" if row["chosen"] else "never" if pays is None else f"{pays:,}",
         )
-    if json:
-        print(json_module.dumps(found))
-        return
-    _print(found)
+    console.print(table)
 
 
 _NAMES = {

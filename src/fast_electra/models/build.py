@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from transformers import (
@@ -104,7 +105,7 @@ def transformers_config(
         if unknown:
             raise ModelError(f"{key}.options.{unknown[0]} is not a key of the {shape.architecture} configuration.")
         config = kind(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"Transformers refuses this {shape.architecture} shape: {_one_line(error)}") from error
     if "max_position_embeddings" not in shape.options:
         # Where positions start at 1 or 2, the table has a row for each number up to the last.

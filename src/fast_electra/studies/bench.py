@@ -156,7 +156,7 @@ def profile(config: Config, folder: Path, part: str, updates: int) -> str:
     if part in setup.skipped:
         raise ConfigError(f"{part} can't run: {setup.skipped[part]}.")
     apply_threads(setup.execution)
-    built = _build(part, setup)
+    built = build_part(part, setup)
     built.run(1)
     on_gpu = setup.execution.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
@@ -174,15 +174,15 @@ def prepare(config: Config, folder: Path) -> Bench:
     execution = choose_execution(config.training)
     folder.mkdir(parents=True, exist_ok=True)
     if config.data.shards is None:
-        config = _with(config, data={"shards": str(_random_shards(config, folder / "shards"))})
+        config = with_settings(config, data={"shards": str(_random_shards(config, folder / "shards"))})
     assert config.data.shards is not None
     shards = open_shards(config.data.shards, verify=False)
     if config.auxiliary.model is None:
         _random_auxiliary(shape, config, shards, folder / "auxiliary")
-        config = _with(config, auxiliary={"model": str(folder / "auxiliary"), "layers": None})
+        config = with_settings(config, auxiliary={"model": str(folder / "auxiliary"), "layers": None})
     main, generator = (_transformers(s, config, shards) for s in (config.main, shape))
     alike = _width(main) == _width(generator)
-    joint = _with(
+    joint = with_settings(
         config,
         auxiliary={"model": None, "layers": None},
         objective={
@@ -191,9 +191,11 @@ def prepare(config: Config, folder: Path) -> Bench:
             "sharing": "tied" if alike else "none",
         },
     )
-    cached = _with(config, training={"updates": _BATCHES})
+    cached = with_settings(config, training={"updates": _BATCHES})
     build_cache(cached, folder / "cache")
-    cached = _with(cached, corruption={"cache": str(folder / "cache")}, auxiliary={"model": None, "layers": None})
+    cached = with_settings(
+        cached, corruption={"cache": str(folder / "cache")}, auxiliary={"model": None, "layers": None}
+    )
     skipped = {"peer_best": plain_refusal(generator), "peer_default": txtai_refusal()}
     if not alike:
         skipped["peer_default"] = "txtai shares the embeddings, and their widths differ in this shape"
@@ -207,8 +209,8 @@ def alone(setup: Bench) -> tuple[dict[str, Any], Counter[MatrixProduct]]:
         operations of each part by count, the speed of loader and corruption by themselves; and the matrix products of
         an update with replacements given.
     """
-    execution, joint = setup.execution, _with(setup.joint, training={"compile": False})
-    online = _with(setup.online, training={"compile": False})
+    execution, joint = setup.execution, with_settings(setup.joint, training={"compile": False})
+    online = with_settings(setup.online, training={"compile": False})
     parts = assemble(online, execution)
     limit = dataclasses.replace(parts, objective=given(parts, execution))
     flops = {
@@ -385,10 +387,11 @@ class Txtai:
 
 def build_parts(setup: Bench) -> dict[str, Part]:
     """All parts that can run."""
-    return {name: _build(name, setup) for name in PARTS if name not in setup.skipped}
+    return {name: build_part(name, setup) for name in PARTS if name not in setup.skipped}
 
 
-def _build(name: str, setup: Bench) -> Part:
+def build_part(name: str, setup: Bench) -> Part:
+    """One of `PARTS`, ready to make updates."""
     execution = setup.execution
     if name in ("peer_best", "peer_default"):
         return _build_peer(name, setup)
@@ -442,7 +445,7 @@ def _first_updates(name: str, setup: Bench, began: float) -> dict[str, float]:
         importlib.import_module("txtai.models")
     apply_threads(setup.execution)
     before = peak_memory()
-    part = _build(name, setup)
+    part = build_part(name, setup)
     part.run(0)
     seconds = time.time() - began
     part.run(1)
@@ -500,11 +503,11 @@ def _timed(config: Config) -> Config:
     batch = config.training.micro_batch_size or config.training.batch_size
     budget = {"updates": 10**6, "tokens": None, "flops": None, "hours": None}
     training = {"batch_size": batch, "micro_batch_size": None, "validation_sequences": 8, **budget}
-    return _with(config, training=training, objective={"kind": "fast_electra"})
+    return with_settings(config, training=training, objective={"kind": "fast_electra"})
 
 
-def _with(config: Config, **sections: dict[str, Any]) -> Config:
-    """A configuration with some settings changed; an objective is replaced whole."""
+def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
+    """A configuration with some settings changed, section by section; an objective is replaced whole."""
     tree = config.model_dump(mode="json")
     for name, changed in sections.items():
         tree[name] = changed if name == "objective" else tree[name] | changed

@@ -4,8 +4,8 @@ Notable:
 - `PlainElectra` is the joint objective in a screen of code on Transformers' classes, given this project's precision,
   attention, sampler, compilation and fused optimizer, masked positions only through the head, and its batches for
   nothing: what remains is what the engineering of the rest is worth;
-- `TxtaiElectra` is txtai's class under Transformers' Trainer with both at their defaults: float32, dropout 0.1, the
-  default attention, every position through the head, a softmax over every position.
+- `TxtaiElectra` is txtai's class under Transformers' Trainer with both at their defaults: float32, dropout 0.1, every
+  position through the head, a softmax over every position; eager attention, which txtai's class allows alone.
 
 Shapes: B sequences, S positions, M masked positions, N = B · M, V vocabulary.
 """
@@ -157,7 +157,8 @@ class TxtaiElectra:
             for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, 0.1)
-        self.model = TokenDetection(_masked_lm(generator), _detector(main, 2), tokenizer)
+        # txtai 9.14 and Transformers 5 agree on no other attention: the class refuses SDPA, and the error says eager.
+        self.model = TokenDetection(_masked_lm(generator, "eager"), _detector(main, 2, "eager"), tokenizer)
         self.collator = DataCollatorForLanguageModeling(tokenizer)
         self.batch_size = len(rows[0])
         self.rows = [{"input_ids": row.tolist()} for batch in rows for row in batch]

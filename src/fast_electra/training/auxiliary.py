@@ -171,9 +171,10 @@ def check_auxiliary(
     _refuse_augmentation_without_effect(auxiliary, config, batches[0])
     unigram_V = unigram_log_probabilities(shards.split("train"), ~loaded.excluded_V)
     found = measure(auxiliary, ((b.batch, b.masked) for b in batches), shards.most_frequent_token(), unigram_V)
+    rows = sum(len(b.batch.ids) for b in batches)
     sentences = [
-        f"the auxiliary predicts {found['masked_accuracy']:.1%} of masked tokens (most frequent token: "
-        f"{found['unigram_accuracy']:.1%}), perplexity {found['perplexity']:.4g} "
+        f"checked on {rows} held-out rows, the auxiliary predicts {found['masked_accuracy']:.1%} of masked tokens "
+        f"(most frequent token: {found['unigram_accuracy']:.1%}), perplexity {found['perplexity']:.4g} "
         f"(unigram: {found['unigram_perplexity']:.4g})."
     ]
     better = found["masked_accuracy"] > found["unigram_accuracy"]

@@ -1,0 +1,94 @@
+"""Which precision, and whether to compile: every choice timed side by side, on the step of a shape.
+
+Notable:
+- a run takes its choice from a fixed table (training/precision.py), never from a stopwatch: what is found here is a
+  proposal, to be written into a configuration;
+- compiling costs time before the first update, so what counts is after how many updates it has been earned back.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fast_electra.config import Config
+from fast_electra.studies.bench import Part, Timing, build_part, interval, prepare, with_settings
+from fast_electra.training.precision import apply_threads, choose_execution, cpu_has_bfloat16
+
+
+def tune(
+    config: Config, folder: Path, updates: int, rounds: int, say: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Time a step on the fly under each precision, compiled and not, in turns.
+
+    Args:
+        config: as for `bench`.
+        folder: scratch.
+        updates: timed in a turn.
+        rounds: turns of each choice.
+        say: is told what is being done.
+
+    Returns:
+        a dict for each choice, the one of the fixed table first: `precision`, `compile`, `chosen`,
+        `first_update_seconds` and `tokens_per_second`, `ratio` (time against the chosen one in the same round; both
+        `median`, `low`, `high`), `pays_after_updates` (null: never); or `failed`, why it can't run.
+
+    Raises:
+        ConfigError, DataError, ModelError: a shape that can't be trained.
+    """
+    say("making data and an auxiliary")
+    setup = prepare(config, folder)
+    apply_threads(setup.execution)
+    chosen = (setup.execution.precision, setup.online.training.compile)
+    choices = [
+        (precision, compiled) for precision in _precisions(setup.execution.device.type) for compiled in (False, True)
+    ]
+    found: list[dict[str, Any]] = []
+    parts: dict[int, Part] = {}
+    for precision, compiled in sorted(choices, key=lambda choice: choice != chosen):
+        row: dict[str, Any] = {"precision": precision, "compile": compiled, "chosen": (precision, compiled) == chosen}
+        say(f"first update: precision {precision}{', compiled' if compiled else ''}")
+        online = with_settings(setup.online, training={"precision": precision, "compile": compiled})
+        began = time.perf_counter()
+        try:
+            part = build_part(
+                "online", dataclasses.replace(setup, online=online, execution=choose_execution(online.training))
+            )
+            part.run(0)
+            parts[len(found)] = part
+        except Exception as error:  # a compiler that is missing, or that fails: the other choices can still be timed
+            if row["chosen"]:
+                raise
+            row["failed"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        row["first_update_seconds"] = time.perf_counter() - began
+        found.append(row)
+    turns: dict[int, list[Timing]] = {number: [] for number in parts}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for place, part in parts.items():
+            turns[place].append(part.run(updates))
+    for place, timed in turns.items():
+        found[place] |= _measures(found[place], timed, found[0], turns[0])
+    return found
+
+
+def _precisions(device: str) -> tuple[str, ...]:
+    if device == "cuda":
+        return ("bfloat16_autocast", "bfloat16", "float32")
+    return ("bfloat16", "bfloat16_autocast", "float32") if device == "cpu" and cpu_has_bfloat16() else ("float32",)
+
+
+def _measures(
+    row: dict[str, Any], timed: list[Timing], chosen: dict[str, Any], chosen_timed: list[Timing]
+) -> dict[str, Any]:
+    seconds = [turn.seconds / turn.updates for turn in timed]
+    base = [turn.seconds / turn.updates for turn in chosen_timed]
+    ratio = interval([one / other for one, other in zip(seconds, base, strict=True)])
+    saved = interval(base)["median"] * (1 - ratio["median"])
+    later = row["first_update_seconds"] - chosen["first_update_seconds"]
+    return {
+        "tokens_per_second": interval([turn.tokens / turn.seconds for turn in timed]),
+        "ratio": ratio,
+        "pays_after_updates": max(0, round(later / saved)) if saved > 0 else None,
+    }
