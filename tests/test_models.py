@@ -203,7 +203,7 @@ def test_an_impossible_shape_or_architecture_is_one_clear_sentence():
     with pytest.raises(ModelError, match="not a key of the modernbert configuration"):
         transformers_config(ModelConfig(options={"local_atention": 8}, **SHAPE), 320, SPECIAL, 32)
     three = {"layer_types": ["full_attention"] * (SHAPE["layers"] + 1)}
-    with pytest.raises(ModelError, match="Transformers refuses this modernbert shape: .*num_hidden_layers"):
+    with pytest.raises(ModelError, match=r"Transformers refuses this modernbert shape: .*num_hidden_layers"):
         transformers_config(ModelConfig(options=three, **SHAPE), 320, SPECIAL, 32)
 
 

@@ -121,7 +121,8 @@ app.command(
   fast-electra bench
   fast-electra bench --shape paper-base training.micro_batch_size=32 --json
   fast-electra bench --shape my.yaml data.shards=shards --rounds 15
-  fast-electra bench --profile online""",
+  fast-electra bench --profile online
+  fast-electra bench --tune --shape modern-small""",
 )
 app.command(
     "fast_electra.cli.inspect_command:inspect",
@@ -177,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     # Our own displays say how far a command is; libraries' bars and remarks would break them.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         if arguments[:1] == ["pretrain"] and {"--help", "-h"} & set(arguments):
             app["pretrain"].help_epilogue = _pretrain_help()
