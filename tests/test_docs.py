@@ -14,7 +14,8 @@ from fast_electra.config import Config, load_config
 from fast_electra.config.loading import keys
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "benchmarks").glob("*.md"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 NO_COMMANDS = ("fast-electra token shards",)  # the format's name in a manifest
 SECTIONS = "|".join(Config.model_fields)

@@ -10,9 +10,11 @@ Notable:
 Shapes: B sequences, S positions, M masked positions, N = B · M, V vocabulary.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from itertools import cycle
 from typing import Any
@@ -177,7 +179,8 @@ class TxtaiElectra:
                     torch.cuda.synchronize()
                 ends.append(time.perf_counter())
 
-        with tempfile.TemporaryDirectory() as folder:
+        # The Trainer prints its summary on standard output, where JSON is to stand alone.
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
             arguments = TrainingArguments(
                 output_dir=folder,
                 max_steps=updates + 1,
