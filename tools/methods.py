@@ -23,14 +23,13 @@ from fast_electra.config.tree import Config
 from fast_electra.data.files import write_json_atomically
 from fast_electra.errors import UserError
 from fast_electra.evaluation import bugs
-from fast_electra.evaluation.detector import detector_of
+from fast_electra.evaluation.detector import detector_of, masked_prediction
 from fast_electra.evaluation.metrics import wins
 from fast_electra.models.build import load_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.recipes.python_corpus import collect
-from fast_electra.recipes.quickstart import masked_prediction
 from fast_electra.training.assembly import assemble, special_ids
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.pretrain import pretrain

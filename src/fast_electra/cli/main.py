@@ -80,6 +80,18 @@ config.command(
   and as a YAML file's first line: # yaml-language-server: $schema=schema.json""",
 )
 
+study = App(name="study", help="Studies that train and compare.", help_epilogue="")
+study.command(
+    "fast_electra.cli.study_command:claim",
+    name="claim",
+    help="Pre-train by several methods for equal seconds and judge them: Fast-ELECTRA against joint ELECTRA.",
+    help_epilogue="""Examples:
+  fast-electra study claim --out claim --dry-run
+  fast-electra study claim --out claim
+  fast-electra study claim --out claim --seconds 300 --seeds 1 2 3 4 5 \\
+      --corpus python english.txt.xz --glue GLUE""",
+)
+
 app.command(
     "fast_electra.cli.quickstart_command:quickstart",
     name="quickstart",
@@ -124,6 +136,25 @@ app.command(
   fast-electra bench --profile online
   fast-electra bench --tune --shape modern-small""",
 )
+app.command(
+    "fast_electra.cli.evaluate_command:evaluate",
+    name="evaluate",
+    help="Fine-tune a model on GLUE, on your own task or on finding bugs, and score it beside baselines.",
+    help_epilogue="""Examples:
+  fast-electra evaluate runs/main --tasks cola,sst2,mrpc,rte --data GLUE
+  fast-electra evaluate runs/main --train reviews.csv --text review --label stars
+  fast-electra evaluate runs/main --tasks bugs --recipe fast --seeds 5
+  fast-electra evaluate google/electra-small-discriminator --tasks rte --json""",
+)
+app.command(
+    "fast_electra.cli.compare_command:compare",
+    name="compare",
+    help="Compare models that were evaluated: one table, one plot, and whether a difference is decided.",
+    help_epilogue="""Examples:
+  fast-electra compare runs/a runs/b
+  fast-electra compare runs/a runs/b evaluations/all-MiniLM-L6-v2 --page compare.html""",
+)
+app.command(study)
 app.command(
     "fast_electra.cli.inspect_command:inspect",
     name="inspect",

@@ -1,9 +1,15 @@
 """`fast-electra pretrain`: train a configuration in a run folder, or go on with it."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
+
+if TYPE_CHECKING:
+    from fast_electra.config import Config
+    from fast_electra.training.assembly import Assembled
+    from fast_electra.training.telemetry import Observer
 
 
 def pretrain(
@@ -12,6 +18,9 @@ def pretrain(
     *overrides: str,
     run: Path,
     extend: int | None = None,
+    probe: str | None = None,
+    probe_data: Path | None = None,
+    probe_every: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Pre-train a model: `fast_electra` against a frozen auxiliary, or `mlm` to make an auxiliary.
@@ -28,6 +37,13 @@ def pretrain(
         The run's folder, new or the same run's.
     extend
         Go on with a finished run until it has this many updates in all; the schedules are recomputed over them.
+    probe
+        Tasks of GLUE, with commas between them, that a linear model on the frozen encoder is scored on during the run;
+        the scores go into the run's probes.jsonl, and change nothing.
+    probe_data
+        The folder of the GLUE download; without it the tasks come off the hub.
+    probe_every
+        Updates between two probes.
     json
         Print the result as one JSON object on standard output.
     """
@@ -50,6 +66,7 @@ def pretrain(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     with stop_on_signals() as stop:
         try:
             result = run_pretraining(
@@ -59,6 +76,7 @@ def pretrain(
                 say=say,
                 stop=stop,
                 extend=extend,
+                observe=probes,
             )
         except Interrupted as reason:
             more = [] if extend is None else ["--extend", str(extend)]
@@ -87,3 +105,21 @@ def pretrain(
         f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True
     )
     return 0
+
+
+def _probes(
+    names: str, data: Path | None, every: int, settings: "Config", run: Path, say: Callable[[str], None]
+) -> Callable[["Assembled"], Sequence["Observer"]]:
+    """What makes the probes once there is a model; the tasks are read now, before any work starts."""
+    from fast_electra.evaluation.glue import load_glue
+    from fast_electra.evaluation.probing import ProbeObserver
+    from fast_electra.training.precision import choose_execution
+
+    tasks = [load_glue(name.strip(), data, say=say) for name in names.split(",")]
+
+    def probes(parts: "Assembled") -> Sequence["Observer"]:
+        model: Any = parts.objective.models()["main"]
+        tokenizer: Any = parts.tokenizer
+        return [ProbeObserver(model, tokenizer, tasks, every, run, choose_execution(settings.training), say)]
+
+    return probes

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ModelError
+from fast_electra.evaluation.bugs import MaskedPrediction
 from fast_electra.models.build import load_model, resolve_model
 from fast_electra.models.layers import cast_weights
+from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.training.precision import cpu_has_bfloat16
 
@@ -49,6 +52,17 @@ def detector_of(model: PreTrainedModel) -> Suspicion:
         return replaced_logits(model(input_ids=ids_BS, attention_mask=mask).logits).float()
 
     return suspicion
+
+
+def masked_prediction(auxiliary: MaskedLM) -> MaskedPrediction:
+    """A masked language model's log-probabilities at one masked position a row: the same questions, put to it."""
+
+    @torch.inference_mode()
+    def predict(ids_BS: Tensor, padding_BS: Tensor, positions_B: Tensor) -> Tensor:
+        logits_BV = auxiliary.masked_logits(Batch.of(ids_BS, padding_BS), ids_BS, positions_B[:, None])
+        return logits_BV.float().log_softmax(-1)
+
+    return predict
 
 
 class Detector:

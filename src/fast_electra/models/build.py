@@ -36,7 +36,7 @@ from fast_electra.models.rotary import use_fast_rotary
 
 Head = Literal["mlm", "rtd", "causal_lm", "seq2seq_lm"]
 
-_DROPOUT_KEYS = (
+DROPOUT_KEYS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "attention_dropout",
@@ -98,7 +98,7 @@ def transformers_config(
         for name, other in _OTHER_NAMES.items():
             if hasattr(defaults, other) and not hasattr(defaults, name):
                 values[other] = values.pop(name)
-        values |= {key: shape.dropout for key in _DROPOUT_KEYS if hasattr(defaults, key)}
+        values |= {key: shape.dropout for key in DROPOUT_KEYS if hasattr(defaults, key)}
         values |= shape.options
         known = _UNDECLARED.get(shape.architecture, ())
         unknown = [name for name in shape.options if not hasattr(defaults, name) and name not in known]
@@ -127,7 +127,7 @@ def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedMo
             model = _head_class(config, head).from_config(config, attn_implementation=MATMUL_ATTENTION)
         except ValueError as error:
             raise ModelError(f"{config.model_type} has no {head} head in Transformers: {_one_line(error)}") from error
-    return _prepared(model).train()
+    return prepare_model(model).train()
 
 
 def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
@@ -174,7 +174,7 @@ def continue_model(source: str | Path, head: Head, seed: int, dropout: float) ->
     ours = head == "rtd" and dict(config.id2label or {}) == LABELS
     if head == "rtd" and config.model_type != "electra":
         config.num_labels = 2 if ours else 1
-    for key in _DROPOUT_KEYS:
+    for key in DROPOUT_KEYS:
         if hasattr(config, key):
             setattr(config, key, dropout)
     stored, report = _read(name, config, head)
@@ -308,7 +308,7 @@ def stored_config(source: str) -> PreTrainedConfig:
                 f"{source} needs code that comes with it, and such code is never run: take a model whose class "
                 "Transformers has itself."
             ) from error
-        raise _not_loaded(source, error) from error
+        raise not_loaded(source, error) from error
     for key in ("auto_map", "_attn_implementation_internal"):
         if hasattr(config, key):
             delattr(config, key)
@@ -329,14 +329,15 @@ def _read(source: str, config: PreTrainedConfig, head: Head) -> tuple[PreTrained
             attn_implementation=MATMUL_ATTENTION,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise _not_loaded(source, error, head) from error
+        raise not_loaded(source, error, head) from error
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ModelError(f"{source}: the weights {name} hold NaN or infinity; take an earlier checkpoint.")
-    return _prepared(model), report
+    return prepare_model(model), report
 
 
-def _not_loaded(source: str, error: Exception, head: Head | None = None) -> ModelError:
+def not_loaded(source: str, error: Exception, head: Head | None = None) -> ModelError:
+    """What Transformers raised while loading, as one sentence with the way out."""
     what = f"{head} model" if head else "model"
     if Path(source).is_dir():
         return ModelError(f"no {what} can be loaded from {source}: {_one_line(error)}")
@@ -346,7 +347,7 @@ def _not_loaded(source: str, error: Exception, head: Head | None = None) -> Mode
     )
 
 
-def _prepared(model: PreTrainedModel) -> PreTrainedModel:
+def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     """In float32, with what our attention needs of the class."""
     use_fast_rotary(model)
     use_document_masks(model)

@@ -1,16 +1,18 @@
-"""What the training loop knows of an objective: parameter groups, terms as sums and counts, and a state.
+"""What the training loop knows of what it trains: parameter groups, terms as sums and counts, and a state.
 
 Notable:
 - an objective returns sums; the loop divides by the count of the whole update, so micro-batches (and later, ranks) of
   uneven size equal one batch;
 - what doesn't depend on the update's difficulty (masks) is prepared in the loader's thread;
+- the loop asks for `Trainable` alone, on batches of any kind (fine-tuning's hold labels); `Objective` is what
+  pre-training asks for besides;
 - parameter groups are named, each with its own optimizer settings and clipping: one for Fast-ELECTRA, up to
   three for joint ELECTRA.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,12 +21,37 @@ from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 
 
+class Examples(Protocol):
+    """What an update is made on."""
+
+    @property
+    def tokens(self) -> int:
+        """Non-padding tokens."""
+        ...
+
+    def split(self, size: int) -> Sequence["Examples"]:
+        """Micro-batches of `size` sequences."""
+        ...
+
+    def to(self, device: Any) -> "Examples":
+        """A copy on a device."""
+        ...
+
+
+E = TypeVar("E", bound=Examples, contravariant=True)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A batch and its masked positions."""
 
     batch: Batch
     masked: Masked
+
+    @property
+    def tokens(self) -> int:
+        """Non-padding tokens."""
+        return int((~self.batch.padding).sum())
 
     def split(self, size: int) -> list["Prepared"]:
         """Micro-batches of `size` sequences."""
@@ -49,6 +76,8 @@ class ParameterGroup:
     settings: OptimizerConfig
     loss_weight: float = 1.0
     """gradients are divided by it before they are clipped: of a weighted loss they become those of the unweighted"""
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    """what AdamW's learning rate is multiplied by, for each parameter by name; 1 where it is left out"""
 
 
 @dataclass(frozen=True)
@@ -59,8 +88,8 @@ class Terms:
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """A function of a batch that can be trained."""
+class Trainable(Protocol[E]):
+    """A function of a batch that the loop can train."""
 
     weights: Mapping[str, float]
     """weight of each term of `Terms.losses` in the total"""
@@ -69,6 +98,34 @@ class Objective(Protocol):
     def observes(self) -> bool:
         """Whether `observe` is to be called after every update (adaptive curricula)."""
         ...
+
+    def counts(self, prepared: E) -> dict[str, Tensor]:
+        """The count of each loss term on a whole batch, known before any forward pass."""
+        ...
+
+    def terms(self, prepared: E, progress: float, seed: int) -> Terms:
+        """Losses and metrics of a micro-batch at a progress in [0, 1]."""
+        ...
+
+    def settings(self, progress: float) -> dict[str, float]:
+        """What the curriculum decides at a progress, for the log: the temperature, where there is one."""
+        ...
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Take note of an update's means of losses and metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, float]:
+        """State besides the parameters."""
+        ...
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from a `state_dict`."""
+        ...
+
+
+class Objective(Trainable[Prepared], Protocol):
+    """A function of a batch that an encoder can be pre-trained with."""
 
     def models(self) -> dict[str, nn.Module]:
         """The trained Transformers models by name; `main` is the one that a run exports as `model/`."""
@@ -82,30 +139,6 @@ class Objective(Protocol):
         """Masks: a pure function of batch and seed."""
         ...
 
-    def counts(self, prepared: Prepared) -> dict[str, Tensor]:
-        """The count of each loss term on a whole batch, known before any forward pass."""
-        ...
-
-    def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
-        """Losses and metrics of a micro-batch at a progress in [0, 1]."""
-        ...
-
-    def settings(self, progress: float) -> dict[str, float]:
-        """What the curriculum decides at a progress, for the log: the temperature, where there is one."""
-        ...
-
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Measures on validation batches, with fixed masks and noise."""
-        ...
-
-    def observe(self, metrics: dict[str, float]) -> None:
-        """Take note of an update's means of losses and metrics."""
-        ...
-
-    def state_dict(self) -> dict[str, float]:
-        """State besides the parameters."""
-        ...
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from a `state_dict`."""
         ...

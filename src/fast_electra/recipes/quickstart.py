@@ -26,14 +26,13 @@ import fast_electra
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config, DataConfig
 from fast_electra.corruption.schedules import Difficulty, temperature
-from fast_electra.data.batches import Batch
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, Sources
 from fast_electra.data.tokenizer import train_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation import bugs
-from fast_electra.evaluation.detector import Suspicion, detector_of
+from fast_electra.evaluation.detector import Suspicion, detector_of, masked_prediction
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.objectives.fast_electra import FastElectra
@@ -374,17 +373,6 @@ def _untrained(parts: Assembled, config: Config) -> list[Suspicion]:
     special = special_ids(parts.tokenizer)
     shape = transformers_config(config.main, parts.shards.vocabulary_size, special, config.data.length)
     return [detector_of(build_model(shape, "rtd", seed=10_000 + number)) for number in range(_UNTRAINED)]
-
-
-def masked_prediction(auxiliary: MaskedLM) -> bugs.MaskedPrediction:
-    """The auxiliary's log-probabilities at one masked position a row."""
-
-    @torch.inference_mode()
-    def predict(ids_BS: torch.Tensor, padding_BS: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
-        logits_BV = auxiliary.masked_logits(Batch.of(ids_BS, padding_BS), ids_BS, positions_B[:, None])
-        return logits_BV.float().log_softmax(-1)
-
-    return predict
 
 
 def _bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int = 3) -> list[dict[str, Any]]:

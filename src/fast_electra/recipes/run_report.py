@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.errors import CheckpointError
+from fast_electra.report import evaluation_page
 from fast_electra.training.telemetry import read_metrics
 
 REPORT_FILE = "report.json"
@@ -16,8 +17,9 @@ def report_content(run: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder is no run, or has no metrics yet.
     """
+    evaluation = evaluation_page.report_content(run)
     if (run / REPORT_FILE).exists():
-        return json.loads((run / REPORT_FILE).read_text(encoding="utf-8"))
+        return json.loads((run / REPORT_FILE).read_text(encoding="utf-8")) | {"evaluation": evaluation}
     if not (run / "run.json").exists():
         raise CheckpointError(f"{run} is neither a quickstart nor a run: give a folder that one of them wrote.")
     records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
@@ -33,4 +35,5 @@ def report_content(run: Path) -> dict[str, Any]:
         f"{part}_metrics": records,
         "environment": record["environment"],
         "config": (run / "config.yaml").read_text(encoding="utf-8"),
+        "evaluation": evaluation,
     }

@@ -77,6 +77,7 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
         bugs: {kind, source, original, replacement, tokens: [{text, suspicion, changed}]}.
         sentences: {most, least}, each a list of {text, source, suspicion} (the mean logit), and where there are some
             tokens: [{text, suspicion}] (probabilities).
+        evaluation: {tables, sentences}, as `evaluation_page.report_content` gives them.
         usage_code: the lines that load the model.
         config: the resolved configuration as YAML text.
         environment: names and values.
@@ -105,6 +106,7 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
             snippets=[_snippet(snippet["tokens"]) for snippet in content.get("snippets") or ()],
             bugs=[_bug(bug) for bug in content.get("bugs") or ()],
             sentences=_sentences(content.get("sentences") or {}),
+            evaluation=content.get("evaluation"),
             usage_code=content.get("usage_code") or "",
             config=content.get("config") or "",
             environment=content.get("environment") or {},

@@ -160,7 +160,7 @@ class TxtaiElectra:
                 if hasattr(config, key):
                     setattr(config, key, 0.1)
         # txtai 9.14 and Transformers 5 agree on no other attention: the class refuses SDPA, and the error says eager.
-        self.model = TokenDetection(_masked_lm(generator, "eager"), _detector(main, 2, "eager"), tokenizer)
+        self.model: Any = TokenDetection(_masked_lm(generator, "eager"), _detector(main, 2, "eager"), tokenizer)
         self.collator = DataCollatorForLanguageModeling(tokenizer)
         self.batch_size = len(rows[0])
         self.rows = [{"input_ids": row.tolist()} for batch in rows for row in batch]

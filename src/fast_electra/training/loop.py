@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fast_electra.data.batches import Prefetcher, one_by_one
 from fast_electra.errors import TrainingError
-from fast_electra.objectives.base import Objective, Prepared
+from fast_electra.objectives.base import Examples, Trainable
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import Observer, Record
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 class State:
     """Everything that changes during training; what a checkpoint holds."""
 
-    objective: Objective
+    objective: Trainable[Any]
     optimizers: list[GroupOptimizer]
     update: int = 0
     """updates done"""
@@ -84,7 +84,7 @@ class Plan:
 def train(
     state: State,
     plan: Plan,
-    batches: Callable[[int], Prepared],
+    batches: Callable[[int], Examples],
     validate: Callable[[], dict[str, float]],
     save: Callable[[State], None],
     execution: Execution,
@@ -139,7 +139,7 @@ def train(
             observer.finished()
 
 
-def make_update(state: State, plan: Plan, prepared: Prepared, execution: Execution) -> int:
+def make_update(state: State, plan: Plan, prepared: Examples, execution: Execution) -> int:
     """One optimizer step on one global batch.
 
     Returns:
@@ -147,7 +147,7 @@ def make_update(state: State, plan: Plan, prepared: Prepared, execution: Executi
     """
     objective = state.objective
     progress = state.update / plan.updates
-    tokens = int((~prepared.batch.padding).sum())
+    tokens = prepared.tokens
     # Dropout, where there is any, draws from (seed, update) alone.
     torch.manual_seed(plan.seed * 1_000_003 + state.update)
     totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}

@@ -61,8 +61,12 @@ class GroupOptimizer:
         self._masters = list(self.masters.values())
         by_muon = {name for name, p in self._parameters.items() if self._uses_muon(name, p)}
         rest = {name: p for name, p in self._parameters.items() if name not in by_muon}
-        decayed = [self.masters[name] for name, p in rest.items() if _is_decayed(name, p)]
-        others = [self.masters[name] for name, p in rest.items() if not _is_decayed(name, p)]
+        buckets: dict[tuple[float, bool], list[Tensor]] = {}
+        for factor in sorted({1.0, *group.rate_factors.values()}, reverse=True):
+            buckets |= {(factor, True): [], (factor, False): []}
+        for name, p in rest.items():
+            buckets[group.rate_factors.get(name, 1.0), _is_decayed(name, p)].append(self.masters[name])
+        self._buckets = list(buckets)
         self._by_muon = sorted(by_muon)
         self.muon = Muon(
             [self.masters[name] for name in self._by_muon],
@@ -71,10 +75,7 @@ class GroupOptimizer:
             dtype=muon_dtype,
         )
         self.adamw = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": group.settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
+            [{"params": masters} for masters in buckets.values()],
             lr=group.settings.learning_rate,
             betas=(group.settings.beta1, group.settings.beta2),
             eps=group.settings.epsilon,
@@ -153,10 +154,10 @@ class GroupOptimizer:
         settings = self.settings
         first, second = 1.0 - settings.beta1 ** (update + 1), (1.0 - settings.beta2 ** (update + 1)) ** 0.5
         factor, epsilon = (1.0, 1.0) if settings.bias_correction else (first / second, 1.0 / second)
-        for group, decay in zip(self.adamw.param_groups, (settings.weight_decay, 0.0), strict=True):
-            group["lr"] = rate * factor
+        for group, (rate_factor, is_decayed) in zip(self.adamw.param_groups, self._buckets, strict=True):
+            group["lr"] = rate * rate_factor * factor
             group["eps"] = settings.epsilon * epsilon
-            group["weight_decay"] = decay / factor
+            group["weight_decay"] = settings.weight_decay / factor if is_decayed else 0.0
 
     def _uses_muon(self, name: str, parameter: nn.Parameter) -> bool:
         """Matrices inside the encoder's layers; embeddings and heads stay with AdamW."""

@@ -69,6 +69,7 @@ def pretrain(
     say: Say = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     extend: int | None = None,
+    observe: Callable[[Assembled], Sequence[Observer]] = lambda _: (),
 ) -> RunResult:
     """Run a configuration in a folder, or go on with it there.
 
@@ -79,6 +80,7 @@ def pretrain(
         say: is told one sentence at a time.
         stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
         extend: go on with a finished run until it has this many updates in all.
+        observe: gives further observers, those that look at the models themselves (probes).
 
     Raises:
         ConfigError, DataError, ModelError: something doesn't fit; nothing was written.
@@ -137,7 +139,7 @@ def pretrain(
         validate=lambda: validate(parts, execution),
         save=lambda state: _save(state, folder, resolved.training.keep_checkpoints),
         execution=execution,
-        observers=[*own, *observers],
+        observers=[*own, *observers, *observe(parts)],
         stop=stop,
     )
     records = read_metrics(folder / "metrics.jsonl")

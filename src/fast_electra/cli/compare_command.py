@@ -1,0 +1,59 @@
+"""`fast-electra compare`: evaluated models side by side, and whether one is ahead."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def compare(
+    *models: str,
+    page: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Compare what evaluate found of two or more models: one table, and an interval for each two of them and task.
+
+    Nothing is decided while the interval holds 0, or within the minimal detectable difference.
+
+    Parameters
+    ----------
+    models
+        Two or more, as given to evaluate; or the folders of their results.
+    page
+        Write the table, the plot and the sentences to this page; a name in .svg or .png gives the plot alone.
+    json
+        Print one JSON object on standard output instead.
+    """
+    import json as json_module
+    import shlex
+    import sys
+
+    from rich.console import Console
+
+    from fast_electra.errors import ConfigError
+
+    names = list(dict.fromkeys(models))
+    if len(names) < 2:
+        raise ConfigError("compare needs two models or more: fast-electra compare MODEL MODEL.")
+    from fast_electra.evaluation.results import compare_evaluations, comparison_entry, find_evaluation
+
+    evaluations = [find_evaluation(model) for model in names]
+    contests = compare_evaluations(evaluations, names, say=lambda text: print(text, file=sys.stderr))
+    if json:
+        print(json_module.dumps({"comparisons": [comparison_entry(contest, names) for contest in contests]}))
+    if json and page is None:
+        return 0
+    from fast_electra.report.evaluation_page import contest_table, print_table, save_comparison, verdicts
+
+    if not json:
+        console = Console(highlight=False)
+        print_table(contest_table(contests, names), console)
+        console.print()
+        for sentence in verdicts(contests):
+            console.print(sentence, markup=False)
+    if page is not None:
+        command = shlex.join(["fast-electra", "compare", *names, "--page", str(page)])
+        commands = [command for one in evaluations for command in one.commands]
+        save_comparison(contests, names, [*commands, command], page)
+        print(page, file=sys.stderr)
+    return 0

@@ -1,0 +1,194 @@
+"""`fast-electra evaluate`: fine-tune a model on tasks and score it beside baselines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fast_electra.evaluation.results import Result
+
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def evaluate(
+    model: str,
+    /,
+    *,
+    tasks: str | None = None,
+    data: Path | None = None,
+    train: Path | None = None,
+    dev: Path | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    recipe: str | None = None,
+    learning_rates: str | None = None,
+    seeds: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
+    probe: Flag = False,
+    start: str | None = None,
+    overlap: Path | None = None,
+    predictions: Path | None = None,
+    save: Flag = False,
+    out: Path | None = None,
+    json: Flag = False,
+) -> int:
+    """Fine-tune a model on tasks, several seeds each, and score it beside baselines.
+
+    What is finished is kept and never done again: the same command goes on where a stopped one left off, and then only
+    prints its tables. Nothing is selected on dev, unless several learning rates are given.
+
+    Parameters
+    ----------
+    model
+        A run, a checkpoint of one (RUN/checkpoints/UPDATE), a folder or a hub name.
+    tasks
+        Tasks of GLUE by name (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), and bugs, separated by commas.
+    data
+        A folder in the layout of the GLUE download; left out: the hub, by datasets.
+    train
+        A task of your own: TSV, CSV, JSON lines or Parquet.
+    dev
+        Its examples to score; left out: a tenth of --train.
+    text
+        Its column of text, or two, separated by a comma.
+    label
+        Its column to predict.
+    recipe
+        electra, bert or fast; default: electra.
+    learning_rates
+        In place of the recipe's; of several, separated by commas, each task takes the best by its median on dev.
+    seeds
+        A number of seeds, or the seeds themselves; default: 3.
+    probe
+        A linear model on the frozen encoder instead of fine-tuning.
+    start
+        A fine-tuned folder whose encoder is taken in place of the model's (intermediate task).
+    overlap
+        Token shards or text of pre-training: count the tasks' texts that occur there.
+    predictions
+        A folder for predictions of the test sets, as GLUE's server takes them.
+    save
+        Keep the fine-tuned model of the first seed of each task, under models/ of the results' folder.
+    out
+        The results' folder; default: evaluation/ in the run, else evaluations/NAME here.
+    json
+        Print one JSON object on standard output instead.
+    """
+    import json as json_module
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from fast_electra.recipes.evaluate import REPORT_FILE, Request, evaluate_model
+
+    given = {
+        **{"--tasks": tasks, "--data": data, "--train": train, "--dev": dev, "--text": text, "--label": label},
+        **{"--recipe": recipe, "--learning-rates": learning_rates, "--start": start, "--overlap": overlap},
+        **{"--predictions": predictions, "--out": out},
+    }
+    request = Request(
+        model=model,
+        tasks=_words(tasks),
+        data=data,
+        train=train,
+        dev=dev,
+        text=_words(text),
+        label=label,
+        recipe=recipe,
+        learning_rates=_rates(learning_rates),
+        seeds=_seeds(seeds),
+        probe=probe,
+        start=start,
+        overlap=overlap,
+        predictions=predictions,
+        save=save,
+        out=out,
+        command=_command(model, given, seeds, {"--probe": probe, "--save": save}),
+    )
+    console = Console(stderr=True)
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+        bar = display.add_task("", total=None, visible=False)
+        evaluation, results = evaluate_model(
+            request,
+            say,
+            lambda done, total, doing: display.update(
+                bar, completed=done, total=total, description=doing, visible=True
+            ),
+        )
+    if json:
+        from fast_electra.evaluation.results import averages_of, entry
+
+        averages = [average._asdict() for average in averages_of(results)]
+        names = [result.task for result in results]
+        print(json_module.dumps({"tasks": dict(zip(names, map(entry, results), strict=True)), "averages": averages}))
+        return 0
+    _print(results, Console(highlight=False))
+    say(f"results  {evaluation.folder / 'results.json'}\nreport   {evaluation.folder / REPORT_FILE}")
+    return 0
+
+
+def _print(results: "list[Result]", console: "Console") -> None:
+    from fast_electra.report.evaluation_page import data_table, notes, print_table, score_tables
+
+    for table in [*score_tables(results), data_table(results)]:
+        print_table(table, console)
+        console.print()
+    for sentence in notes(results):
+        console.print(sentence, markup=False)
+
+
+def _words(given: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in given.split(",") if word.strip()) if given else ()
+
+
+def _rates(given: str | None) -> tuple[float, ...]:
+    from fast_electra.errors import ConfigError
+
+    rates: list[float] = []
+    for word in _words(given):
+        try:
+            rates.append(float(word))
+        except ValueError:
+            rates.append(0.0)
+        if not 0 < rates[-1] < 1:
+            raise ConfigError(f"--learning-rates: {word} is no learning rate; give numbers such as 1e-4,3e-4.")
+    return tuple(dict.fromkeys(rates))
+
+
+def _seeds(given: list[int] | None) -> tuple[int, ...]:
+    """One number is how many, several are the seeds."""
+    from fast_electra.errors import ConfigError
+
+    given = given or [3]
+    if len(given) == 1:
+        if not 1 <= given[0] <= 1000:
+            raise ConfigError(f"--seeds {given[0]} is no number of seeds: give 1 to 1000, or two or more seeds.")
+        return tuple(range(given[0]))
+    if len(set(given)) < len(given) or not all(0 <= seed < 2**32 for seed in given):
+        raise ConfigError(f"--seeds {' '.join(map(str, given))}: give different whole numbers from 0 to 4,294,967,295.")
+    return tuple(given)
+
+
+def _command(model: str, given: dict[str, object], seeds: list[int] | None, flags: dict[str, bool]) -> str:
+    """The command that repeats this one."""
+    import shlex
+
+    words = ["fast-electra", "evaluate", model]
+    for option, value in given.items():
+        words += [] if value is None else [option, str(value)]
+    words += ["--seeds", *map(str, seeds)] if seeds else []
+    return shlex.join([*words, *(flag for flag, is_set in flags.items() if is_set)])

@@ -1,0 +1,157 @@
+"""`fast-electra study`: studies that train and compare."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from fast_electra.studies.claim_corpora import Corpus
+
+_Several = Parameter(negative="", consume_multiple=True)
+
+
+def claim(
+    *,
+    out: Path,
+    seconds: float = 120.0,
+    seeds: Annotated[tuple[int, ...], _Several] = (1, 2, 3),
+    corpus: Annotated[tuple[str, ...], _Several] = ("python",),
+    glue: Path | None = None,
+    methods: Annotated[tuple[str, ...], _Several] = ("mlm", "joint", "exponential", "constant-1"),
+    auxiliary_share: float = 1 / 3,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Pre-train by several methods for equal seconds and judge them: Fast-ELECTRA against joint ELECTRA.
+
+    The same command goes on where a stopped one left off; when all is there it only prints its tables.
+
+    Parameters
+    ----------
+    out
+        The study's folder: token shards, runs, results.json, claim.md and claim.html.
+    seconds
+        Of training, each run; as a number of updates by the speed that is measured first.
+    seeds
+        Of pre-training.
+    corpus
+        python (this machine's Python source, judged by finding bugs), files or folders of English text (judged by
+        CoLA, SST-2 and MRPC); .gz and .xz are unpacked.
+    glue
+        The folder of the GLUE download, for English text.
+    methods
+        mlm, joint, exponential, constant-1, constant-2, slow, adaptive, copied, delta, started, unigram, uniform.
+    auxiliary_share
+        The auxiliary's training as a share of --seconds.
+    dry_run
+        List the runs with their seconds and train nothing.
+    json
+        Print one JSON object on standard output instead.
+    """
+    import json as json_module
+    import shlex
+
+    from rich.console import Console
+
+    from fast_electra.studies.claim_methods import Study, plan
+
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    study = Study(seconds, seeds, methods, auxiliary_share)
+    corpora = _corpora(corpus, glue, say)
+    if dry_run:
+        steps = plan(study, corpora)
+        print(json_module.dumps(steps)) if json else _print_plan(steps)
+        return 0
+    from fast_electra.studies.claim import Listener
+    from fast_electra.studies.claim import claim as run_claim
+    from fast_electra.training.loop import Interrupted
+    from fast_electra.training.pretrain import stop_on_signals
+    from fast_electra.training.telemetry import ProgressDisplay
+
+    words = ["fast-electra", "study", "claim", "--out", str(out), "--seconds", f"{seconds:g}"]
+    words += ["--seeds", *map(str, seeds), "--corpus", *corpus, *(["--glue", str(glue)] if glue else [])]
+    words += ["--methods", *methods]
+    words += ["--auxiliary-share", str(auxiliary_share)] if auxiliary_share != Study.auxiliary_share else []
+    with stop_on_signals() as stop:
+        listener = Listener(say, lambda name: ProgressDisplay(console, name), stop)
+        try:
+            results = run_claim(study, corpora, out, shlex.join(words), listener)
+        except Interrupted as reason:
+            say(f"{reason}; the same command goes on.")
+            return 130
+    if json:
+        print(json_module.dumps(results))
+        return 0
+    _print(results)
+    say(f"results  {out / 'results.json'}\npage     {out / 'claim.html'}, {out / 'claim.md'}")
+    return 0
+
+
+def _corpora(given: tuple[str, ...], glue: Path | None, say: Callable[[str], object]) -> "list[Corpus]":
+    """What the corpora are; tasks are read now, before any work starts."""
+    import re
+
+    from fast_electra.errors import ConfigError
+
+    names = [re.sub(r"[^\w-]+", "-", Path(each).name.split(".")[0]) for each in given]
+    for each, name in zip(given, names, strict=True):
+        if each != "python" and glue is None:
+            raise ConfigError(f"--corpus {each} is judged by tasks of GLUE: give its folder by --glue.")
+        if names.count(name) > 1:
+            raise ConfigError(f"--corpus: two are called {name}; rename one.")
+    from fast_electra.recipes.python_corpus import collect
+    from fast_electra.studies.claim_corpora import Code, Text
+
+    found: list[Corpus] = []
+    for each, name in zip(given, names, strict=True):
+        if each == "python":
+            files = collect()
+            found.append(Code(name, files.train, files.held_out, files.validation))
+        else:
+            assert glue is not None
+            found.append(Text.open(name, Path(each), glue, say))
+    return found
+
+
+def _print_plan(steps: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fast_electra.report import duration
+
+    table = Table(box=None)
+    table.add_column("corpus")
+    table.add_column("step")
+    for name in ("training", "other, about"):
+        table.add_column(name, justify="right")
+    seconds = ("seconds", "other_seconds")
+    for step in steps:
+        table.add_row(step["corpus"], step["what"], *(duration(step[key]) if step[key] else "" for key in seconds))
+    sums = [sum(step[key] for step in steps) for key in seconds]
+    table.add_row("", "in all, where nothing is there yet", *map(duration, sums))
+    Console(highlight=False).print(table)
+    print(f"together about {duration(sum(sums))}")
+
+
+def _print(results: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from fast_electra.report.claim_page import notes_of, sentences_of, tables_of
+    from fast_electra.report.evaluation_page import print_table
+
+    console = Console(highlight=False)
+    for corpus in results["corpora"]:
+        for table in tables_of(corpus):
+            print_table(table, console)
+            console.print()
+        for sentence in sentences_of(corpus):
+            console.print(sentence, markup=False)
+        console.print()
+    for note in notes_of(results):
+        console.print(note, markup=False)

@@ -1,0 +1,86 @@
+"""What a score has to beat: the majority class, and a bag of words.
+
+Notable:
+- both are fitted on train and scored on dev exactly as a model is (`scores.score_splits`);
+- the bag of words is scikit-learn's TF-IDF of words and of two neighbours, with a linear model on top. A pair of texts
+  has the features of each and their element-wise minimum, which is what the two share;
+- it is capped, so that it takes seconds whatever the task (8 with 364,000 pairs, one thread): `MOST_EXAMPLES` to train
+  on, drawn by the seed, and `MOST_FEATURES` n-grams.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, cast
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from fast_electra.evaluation.scores import score_splits
+from fast_electra.evaluation.tasks import Task
+
+MOST_EXAMPLES = 100_000
+MOST_FEATURES = 100_000
+
+
+def majority(task: Task) -> dict[str, dict[str, float]]:
+    """Scores {dev split: {metric: score}} of one answer for all: the commonest class of train, or its mean.
+
+    Of classes equally common the first in order; for tokens the commonest label of a word. A constant answer scores 0.0
+    by Matthews and the correlations.
+    """
+    if task.kind == "tokens":
+        common = _commonest(Counter(chain.from_iterable(cast("list[list[int]]", task.train.labels))))
+        return score_splits(task, {name: [[common] * len(s) for s in dev.texts] for name, dev in task.dev.items()})
+    answer = float(np.mean(task.train.labels)) if task.kind == "regression" else _commonest(Counter(task.train.labels))
+    return score_splits(task, {name: [answer] * len(dev) for name, dev in task.dev.items()})
+
+
+def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Scores {dev split: {metric: score}} of a linear model on words and pairs of neighbours, case aside.
+
+    Logistic regression for classes, ridge regression for values; for tokens each word's commonest label in train, the
+    commonest of all for a word that train lacks.
+
+    Args:
+        task: trained on at most `MOST_EXAMPLES` examples.
+        seed: which, where there are more.
+    """
+    if task.kind == "tokens":
+        return _commonest_by_word(task)
+    random = np.random.Generator(np.random.Philox(key=seed))
+    chosen = np.sort(random.permutation(len(task.train))[:MOST_EXAMPLES])
+    texts = [task.train.texts[place] for place in chosen]
+    # The default pattern drops punctuation and words of one letter, "I" and "a" among them.
+    vectors = TfidfVectorizer(ngram_range=(1, 2), max_features=MOST_FEATURES, token_pattern=r"\w+|[^\w\s]")
+    vectors.fit(text for pair in texts for text in pair)
+    model = Ridge(solver="lsqr") if task.kind == "regression" else LogisticRegression(C=4.0, tol=1e-3, max_iter=200)
+    model.fit(_features(vectors, texts), np.asarray(task.train.labels)[chosen])
+    answers = {name: np.asarray(model.predict(_features(vectors, dev.texts))) for name, dev in task.dev.items()}
+    return score_splits(task, {name: values.tolist() for name, values in answers.items()})
+
+
+def _features(vectors: TfidfVectorizer, texts: Sequence[tuple[str, ...]]) -> Any:
+    """Sparse rows, one an example."""
+    sides = [vectors.transform(side) for side in zip(*texts, strict=True)]
+    return sparse.hstack([*sides, sides[0].minimum(sides[1])], format="csr") if len(sides) == 2 else sides[0]
+
+
+def _commonest_by_word(task: Task) -> dict[str, dict[str, float]]:
+    sentences = cast("list[list[int]]", task.train.labels)
+    counts: dict[str, Counter[int]] = {}
+    for words, labels in zip(task.train.texts, sentences, strict=True):
+        for word, label in zip(words, labels, strict=True):
+            counts.setdefault(word, Counter())[label] += 1
+    by_word = {word: _commonest(found) for word, found in counts.items()}
+    other = _commonest(Counter(chain.from_iterable(sentences)))
+    return score_splits(
+        task,
+        {name: [[by_word.get(word, other) for word in words] for words in dev.texts] for name, dev in task.dev.items()},
+    )
+
+
+def _commonest(counts: Counter[Any]) -> int:
+    return min(counts, key=lambda label: (-counts[label], label))

@@ -1,0 +1,276 @@
+"""Whether one model is ahead of another on a task, or it could be the seeds and the examples.
+
+Notable:
+- both models are scored on the same dev examples, so resamples of the examples are shared (paired); seeds are resampled
+  together where both models have the same ones;
+- of S seeds S - 1 are drawn: drawing S would understate the variance of their mean by (S - 1) / S, a third with three
+  seeds (Rao & Wu, 1988);
+- scores of resamples are computed by weights: each metric is a function of a few weighted sums over the examples, so
+  thousands of resamples are one matrix product. Spearman's ranks are taken anew in each resample;
+- nothing is decided while the interval holds 0 or the difference is below the minimal detectable one, which counts the
+  spread over seeds alone. With one seed the spread is unknown, and nothing is decided.
+
+Shapes: N examples (or words), R resamples, S seeds, C classes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from fast_electra.evaluation.metrics import CHUNK
+from fast_electra.evaluation.scores import flatten, score
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One model, fine-tuned with several seeds, on one dev split."""
+
+    name: str
+    predictions: Mapping[int, Sequence[Any]]
+    """{seed: class number, value, or list of class numbers an example}"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What can be said about the difference of two models on one task."""
+
+    first: str
+    second: str
+    metric: str
+    difference: float
+    """first - second, mean over seeds, in points (hundredths of the score)"""
+    low: float
+    high: float
+    """ends of the 95 % interval, in points"""
+    detectable: float | None
+    """minimal detectable difference in points; None where a model has one seed"""
+    seeds: tuple[int, int]
+    """of each model"""
+    paired: bool
+    """both have the same seeds"""
+    examples: int
+
+    @property
+    def decided(self) -> bool:
+        """The interval leaves 0 out, and the difference is not below the minimal detectable one."""
+        outside = self.low > 0 or self.high < 0
+        return outside and self.detectable is not None and abs(self.difference) >= self.detectable
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        ahead, behind = (self.first, self.second) if self.difference >= 0 else (self.second, self.first)
+        low, high = (self.low, self.high) if self.difference >= 0 else (-self.high, -self.low)
+        seeds = f"{self.seeds[0]}" if self.seeds[0] == self.seeds[1] else f"{self.seeds[0]} and {self.seeds[1]}"
+        covers = f"{seeds} seeds"
+        if self.detectable is None:
+            covers = "1 seed (of examples alone)" if seeds == "1" else f"{seeds} seeds (one says nothing of its spread)"
+        if self.difference == 0:
+            lead = f"{ahead} and {behind} are level"
+        else:
+            lead = f"{ahead} is ahead of {behind} by {_points(abs(self.difference))} points"
+        verdict = "decided" if self.decided else "not decided"
+        return f"{lead}, interval {_points(low)} to {_points(high)}, {covers}: {verdict}"
+
+
+def compare(
+    first: Runs,
+    second: Runs,
+    labels: Sequence[Any],
+    metric: str,
+    *,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models by the paired hierarchical bootstrap over seeds and examples.
+
+    Args:
+        first: one model.
+        second: the other, its predictions for the same examples.
+        labels: of the dev split; for tokens one list a sentence, and sentences are resampled whole.
+        metric: one of `scores.METRICS`.
+        resamples: of the bootstrap.
+        confidence: of the interval.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: a prediction is not finite.
+        ValueError: numbers of labels and predictions differ.
+    """
+    random = np.random.Generator(np.random.Philox(key=seed))
+    truth_N = flatten(labels)
+    lengths = (
+        [len(label) for label in labels] if isinstance(labels[0], list | tuple | np.ndarray) else [1] * len(labels)
+    )
+    sentence_N = np.repeat(np.arange(len(labels)), lengths)
+    answers = [{s: flatten(values) for s, values in sorted(runs.predictions.items())} for runs in (first, second)]
+    scores = [np.asarray([score(metric, truth_N, values) for values in runs.values()]) for runs in answers]
+    seeds = (len(scores[0]), len(scores[1]))
+    paired = answers[0].keys() == answers[1].keys()
+    weights = _seed_weights(random, resamples, seeds, paired)
+    differences_R = np.empty(resamples)
+    rows = max(1, CHUNK // len(truth_N))
+    for start in range(0, resamples, rows):
+        part = slice(start, min(start + rows, resamples))
+        drawn_RN = _example_weights(random, part.stop - part.start, len(labels))[:, sentence_N]
+        means = [
+            (weighted_scores(metric, truth_N, list(runs.values()), drawn_RN) * of_seeds[part]).sum(axis=1)
+            for runs, of_seeds in zip(answers, weights, strict=True)
+        ]
+        differences_R[part] = means[0] - means[1]
+    low, high = np.quantile(differences_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    detectable = minimal_detectable_difference(scores[0], scores[1], paired=paired)
+    return Comparison(
+        first.name,
+        second.name,
+        metric,
+        100 * float(scores[0].mean() - scores[1].mean()),
+        100 * float(low),
+        100 * float(high),
+        None if detectable is None else 100 * detectable,
+        seeds,
+        paired,
+        len(labels),
+    )
+
+
+def minimal_detectable_difference(
+    first: ArrayLike, second: ArrayLike, *, paired: bool, significance: float = 0.05, power: float = 0.8
+) -> float | None:
+    """The smallest true difference of two means that this spread over seeds lets one find, in the scores' unit.
+
+    (t(1 - significance / 2) + t(power)) times the standard error of the difference, with Student's quantiles.
+
+    Args:
+        first: scores of one model, one a seed.
+        second: scores of the other; where `paired`, in the same order of seeds.
+        paired: the error is that of the differences seed by seed, else Welch's with his degrees of freedom.
+        significance: two-sided.
+        power: the odds of finding it.
+
+    Returns:
+        None where a model has one seed, since its spread is unknown.
+    """
+    first_S, second_S = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if min(first_S.size, second_S.size) < 2:
+        return None
+    if paired:
+        error = float((first_S - second_S).std(ddof=1)) / math.sqrt(first_S.size)
+        freedom = float(first_S.size - 1)
+    else:
+        parts = [float(scores.var(ddof=1)) / scores.size for scores in (first_S, second_S)]
+        error = math.sqrt(sum(parts))
+        below = sum(p**2 / (s.size - 1) for p, s in zip(parts, (first_S, second_S), strict=True))
+        freedom = sum(parts) ** 2 / below if below else 1.0
+    return float(stats.t.ppf(1 - significance / 2, freedom) + stats.t.ppf(power, freedom)) * error
+
+
+# --- Resampling -------------------------------------------------------------------------------------------------------
+
+
+def _seed_weights(random: np.random.Generator, resamples: int, seeds: tuple[int, int], paired: bool) -> list[Array]:
+    """(R, S) weights of each model's seeds, rows summing to 1: shares of S - 1 draws, or 1 for a single seed."""
+    weights: list[Array] = []
+    for count in seeds:
+        draws = max(1, count - 1)
+        weights.append(random.multinomial(draws, np.full(count, 1 / count), size=resamples) / draws)
+    return [weights[0], weights[0]] if paired else weights
+
+
+def _example_weights(random: np.random.Generator, resamples: int, examples: int) -> Array:
+    """(R, N) how often each example is drawn; a count of draws is faster than NumPy's multinomial."""
+    drawn_RN = random.integers(examples, size=(resamples, examples))
+    drawn_RN += np.arange(resamples)[:, None] * examples
+    counts = np.bincount(drawn_RN.ravel(), minlength=resamples * examples)
+    return counts.reshape(resamples, examples).astype(np.float64)
+
+
+# --- Scores of weighted examples --------------------------------------------------------------------------------------
+
+
+def weighted_scores(
+    metric: str, labels_N: NDArray[Any], predictions: Sequence[NDArray[Any]], weights_RN: Array
+) -> Array:
+    """(R, S) `scores.score` of every set of predictions (N,) in every resample, 0.0 where nothing was told apart."""
+    match metric:
+        case "accuracy" | "token_accuracy":
+            correct_NS = np.stack([p == labels_N for p in predictions], axis=1).astype(np.float64)
+            return weights_RN @ correct_NS / weights_RN.sum(axis=1, keepdims=True)
+        case "f1":
+            return _micro_f1(labels_N == 1, [p == 1 for p in predictions], weights_RN)
+        case "token_f1":
+            return _micro_f1(labels_N, predictions, weights_RN)
+        case "matthews":
+            columns = [_matthews(labels_N, p, weights_RN) for p in predictions]
+        case "pearson":
+            columns = [_correlation(labels_N[None], p[None], weights_RN) for p in predictions]
+        case "spearman":
+            label_ranks_RN = _ranks(labels_N, weights_RN)
+            columns = [_correlation(label_ranks_RN, _ranks(p, weights_RN), weights_RN) for p in predictions]
+        case _:
+            raise ValueError(f"unknown metric {metric}")
+    return np.stack(columns, axis=1)
+
+
+def _micro_f1(labels_N: NDArray[Any], predictions: Sequence[NDArray[Any]], weights_RN: Array) -> Array:
+    """2 · hits / (true + named) over all classes but 0."""
+    hits_NS = np.stack([(p == labels_N) & (p != 0) for p in predictions], axis=1).astype(np.float64)
+    either_NS = np.stack([(p != 0) * 1.0 + (labels_N != 0) for p in predictions], axis=1)
+    return _ratio(2 * (weights_RN @ hits_NS), weights_RN @ either_NS)
+
+
+def _matthews(labels_N: NDArray[Any], predictions_N: NDArray[Any], weights_RN: Array) -> Array:
+    """Gorodkin's R_K from the counts of each class (C) in labels, in predictions and in both."""
+    classes = np.union1d(labels_N, predictions_N)
+    true_RC = weights_RN @ (labels_N[:, None] == classes).astype(np.float64)
+    named_RC = weights_RN @ (predictions_N[:, None] == classes).astype(np.float64)
+    correct_R = weights_RN @ (labels_N == predictions_N).astype(np.float64)
+    total_R = weights_RN.sum(axis=1)
+    covariance_R = correct_R * total_R - (true_RC * named_RC).sum(axis=1)
+    spread_R = (total_R**2 - (true_RC**2).sum(axis=1)) * (total_R**2 - (named_RC**2).sum(axis=1))
+    return _ratio(covariance_R, np.sqrt(spread_R))
+
+
+def _correlation(first_RN: NDArray[Any], second_RN: NDArray[Any], weights_RN: Array) -> Array:
+    """Weighted Pearson of values that are the same in every resample (1, N), or not (R, N)."""
+    # About the plain means: weighted moments about 0 would lose digits where values are far from it.
+    first_RN = first_RN - first_RN.mean(axis=1, keepdims=True)
+    second_RN = second_RN - second_RN.mean(axis=1, keepdims=True)
+    total_R = weights_RN.sum(axis=1)
+    first_R, second_R, both_R, firsts_R, seconds_R = (
+        _sums(values, weights_RN) / total_R
+        for values in (first_RN, second_RN, first_RN * second_RN, first_RN**2, second_RN**2)
+    )
+    spread_R = (firsts_R - first_R**2) * (seconds_R - second_R**2)
+    rounding = 1e-12 * firsts_R * seconds_R  # a constant resample's variance is 0 but for this
+    return _ratio(both_R - first_R * second_R, np.sqrt(np.where(spread_R > rounding, spread_R, 0.0)))
+
+
+def _sums(values_RN: Array, weights_RN: Array) -> Array:
+    return weights_RN @ values_RN[0] if len(values_RN) == 1 else np.einsum("rn,rn->r", weights_RN, values_RN)
+
+
+def _ranks(values_N: NDArray[Any], weights_RN: Array) -> Array:
+    """(R, N) ranks in each resample, where an example stands as often as its weight; ties share their mean rank."""
+    distinct, group_N = np.unique(values_N, return_inverse=True)
+    ordered_RN = weights_RN[:, np.argsort(group_N, kind="stable")]
+    starts = np.searchsorted(np.sort(group_N), np.arange(len(distinct)))
+    sizes_RG = np.add.reduceat(ordered_RN, starts, axis=1)
+    return (np.cumsum(sizes_RG, axis=1) - (sizes_RG - 1) / 2)[:, group_N]
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """0 where `below` is."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _points(value: float) -> str:
+    return f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")

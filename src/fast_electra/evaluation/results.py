@@ -1,0 +1,500 @@
+"""What an evaluation found: all seeds' scores beside their baselines, where they are kept, what they say in words.
+
+Notable:
+- a result is one task under one setup (a recipe, a probe, zero-shot); its cells, a file each, hold predictions and
+  everything that repeats them;
+- a model that does not beat a baseline is called out, and so is one that is above it by less than its seeds can tell;
+- two models are compared where task, examples and setup are the same, each pair of them by `comparison.compare`;
+- nothing here needs torch, so `compare` answers at once.
+
+    OUT/cells/      a JSON file for each model, task, recipe and seed, the untrained baseline's among them
+    OUT/tasks/      a JSON file for each task: its dev labels, and the baselines that need no encoder
+    OUT/results.json
+    OUT/report.html
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fast_electra.data.files import write_json_atomically
+from fast_electra.errors import DataError
+from fast_electra.evaluation.comparison import Comparison, Runs, compare, minimal_detectable_difference
+from fast_electra.evaluation.glue import AVERAGES, averages
+from fast_electra.evaluation.metrics import paired_bootstrap
+
+RESULTS_FILE = "results.json"
+BASELINES = {
+    "chance": "chance",
+    "majority": "the majority class",
+    "bag_of_words": "a bag of words",
+    "frequency_table": "a frequency table",
+    "untrained": "an untrained encoder of its shape",
+}
+"""in the order in which they are shown, and what they are called in a sentence"""
+PAIRS = "pair"
+"""metric of the zero-shot tasks: share of pairs judged right, a half for a tie"""
+Scores = dict[str, dict[str, float]]
+"""{dev split: {metric: score}}"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task under one setup: what all seeds scored, and what has to be beaten."""
+
+    task: str
+    setup: str
+    """the recipe's name and what was done besides; "probe"; "zero-shot" """
+    digest: str
+    """the task's, test sets left out"""
+    recipe: dict[str, Any]
+    """its values"""
+    seeds: list[int]
+    scores: dict[str, dict[str, list[float | None]]]
+    """{dev split: {metric: one a seed, None where it failed}}; the first split and metric are the primary ones"""
+    baselines: dict[str, Scores | None]
+    """by the names of `BASELINES`; None for one that failed"""
+    n_train: int
+    n_dev: dict[str, int]
+    truncated: dict[str, int]
+    """texts longer than the model takes, of train and dev; those of the first seed"""
+    cells: dict[str, str]
+    """file of each seed under OUT/cells, and of "untrained" """
+    seconds: float
+    """of all its cells"""
+    tried: list[float] = field(default_factory=list)
+    """learning rates that the recipe's was chosen from on dev; [] where it was given"""
+    failed: dict[str, str] = field(default_factory=dict)
+    """seed → why it has no scores"""
+    degenerate: list[int] = field(default_factory=list)
+    """seeds that gave every example of a dev split one answer"""
+    overlap: dict[str, Any] | None = None
+    """texts seen in pre-training: {"corpus": …, "counts": {split: {"texts", "checked", "seen"}}}"""
+
+    @property
+    def split(self) -> str:
+        """The dev split that is compared."""
+        return next(iter(self.scores))
+
+    @property
+    def metric(self) -> str:
+        """The metric that is compared."""
+        return next(iter(self.scores[self.split]))
+
+    def of(self, split: str | None = None, metric: str | None = None) -> list[float]:
+        """Scores of the seeds that have one, by the primary metric where no other is named."""
+        scores = self.scores[split or self.split][metric or self.metric]
+        return [score for score in scores if score is not None]
+
+    def baseline(self, name: str, split: str | None = None, metric: str | None = None) -> float | None:
+        """A baseline's score, None where there is none."""
+        found = self.baselines.get(name)
+        return None if found is None else found[split or self.split].get(metric or self.metric)
+
+
+class Spread(NamedTuple):
+    """Scores of several seeds summed up; None where there are too few."""
+
+    median: float | None
+    mean: float | None
+    deviation: float | None
+    """of the sample, from two seeds on"""
+    best: float | None
+    detectable: float | None
+    """minimal detectable difference to another model of the same spread and number of seeds"""
+
+
+def spread(scores: Sequence[float]) -> Spread:
+    """Sum up the scores of several seeds."""
+    if not scores:
+        return Spread(None, None, None, None, None)
+    deviation = statistics.stdev(scores) if len(scores) > 1 else None
+    detectable = minimal_detectable_difference(scores, scores, paired=False)
+    return Spread(statistics.median(scores), statistics.fmean(scores), deviation, max(scores), detectable)
+
+
+def entry(result: Result) -> dict[str, Any]:
+    """A result for `--json`; shares and correlations as they are, not in points."""
+    found = spread(result.of())
+    return {
+        "metric": result.metric,
+        "scores": result.of(),
+        "median": found.median,
+        "mean": found.mean,
+        "std": found.deviation,
+        "best": found.best,
+        "detectable": found.detectable,
+        "n_train": result.n_train,
+        "n_dev": result.n_dev[result.split],
+        "baselines": {
+            name: result.baseline(name)
+            for name in BASELINES
+            if name in result.baselines or name in ("majority", "bag_of_words", "untrained")
+        },
+        "setup": result.setup,
+        "recipe": result.recipe,
+        "seeds": result.seeds,
+        "all": result.scores,
+        "truncated": result.truncated,
+        "failed": result.failed,
+        "degenerate": result.degenerate,
+        "overlap": result.overlap,
+        "remarks": remarks(result),
+        "timing": {"seconds": result.seconds},
+    }
+
+
+def remarks(result: Result) -> list[str]:
+    """Sentences on what a table of scores does not say by itself."""
+    found: list[str] = []
+    for seed, reason in result.failed.items():
+        found.append(f"{result.task}: seed {seed} has no score ({reason}) and is left out of median and mean.")
+    if result.degenerate:
+        seeds = ", ".join(map(str, result.degenerate))
+        found.append(f"{result.task}: every dev example got the same answer from seed {seeds}.")
+    if weak := _not_beaten(result):
+        found.append(weak)
+    if result.tried:
+        rates = ", ".join(f"{rate:g}" for rate in result.tried)
+        found.append(
+            f"{result.task}: the learning rate {result.recipe['learning_rate']:g} was selected from {rates} by the "
+            "median on the same dev examples, which flatters its scores."
+        )
+    for split, counts in (result.overlap or {}).get("counts", {}).items():
+        if counts["checked"]:
+            found.append(
+                f"{result.task}: {counts['seen']:,} of {counts['checked']:,} {split} texts of eight words or more "
+                f"occur in {result.overlap['corpus'] if result.overlap else ''}; "
+                f"{counts['texts'] - counts['checked']:,} shorter ones are not checked."
+            )
+    return found
+
+
+def _not_beaten(result: Result) -> str | None:
+    """A sentence where the median is not above every baseline, or not clearly."""
+    found = spread(result.of())
+    if found.median is None:
+        return None
+    scores = {name: score for name in BASELINES if (score := result.baseline(name)) is not None}
+    score = f"{result.task}: {result.metric} {100 * found.median:.1f}"
+    if worse := [name for name, score in scores.items() if found.median <= score]:
+        names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in worse]
+        return f"{score} does not beat {_listed(names)}."
+    near = [name for name, score in scores.items() if found.detectable and found.median - score < found.detectable]
+    if near:
+        names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in near]
+        return f"{score} is above {_listed(names)} by less than these seeds can tell."
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+class Averaged(NamedTuple):
+    """One of the published ways to average GLUE."""
+
+    name: str
+    setup: str
+    value: float
+    of: str
+    """what is averaged"""
+
+
+def averages_of(results: Sequence[Result]) -> list[Averaged]:
+    """The averages of medians over seeds whose tasks are all there under one setup."""
+    found: list[Averaged] = []
+    for setup in dict.fromkeys(result.setup for result in results):
+        medians: dict[str, Scores] = {}
+        for result in results:
+            if result.setup == setup and result.of():
+                medians[result.task] = {
+                    split: {metric: statistics.median(result.of(split, metric)) for metric in metrics}
+                    for split, metrics in result.scores.items()
+                }
+        try:
+            values = averages(medians)
+        except KeyError:  # a file of one's own that is called like a task of GLUE
+            continue
+        found += [Averaged(name, setup, value, AVERAGES[name].of) for name, value in values.items()]
+    return found
+
+
+# --- On disk ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found of one model."""
+
+    model: str
+    digest: str
+    folder: Path
+    results: list[Result]
+    commands: list[str]
+    """that made them"""
+
+
+def results_folder(model: str) -> Path:
+    """Where the results of a model go: `evaluation/` in its run, else `evaluations/NAME` here.
+
+    A checkpoint's (RUN/checkpoints/UPDATE) go to the run's `evaluation/UPDATE`; RUN/model is its run.
+    """
+    path = Path(model)
+    if run := checkpoint_run(path):
+        return run / "evaluation" / path.name
+    if path.name == "model" and _is_run(path.parent):
+        path = path.parent
+    if _is_run(path):
+        return path / "evaluation"
+    name = path.resolve().name if path.exists() else model
+    return Path("evaluations") / re.sub(r"[^\w.-]+", "--", name)
+
+
+def checkpoint_run(path: Path) -> Path | None:
+    """The run that a path is a checkpoint of, None where it is something else."""
+    run = path.parent.parent
+    is_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal() and (run / "run.json").exists()
+    return run if is_checkpoint else None
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").exists() or (path / "model" / "config.json").exists()
+
+
+def store(evaluation: Evaluation) -> Evaluation:
+    """Write results.json: the results given, and those of the same weights that are there under other setups.
+
+    Returns:
+        all of them.
+    """
+    before = load(evaluation.folder)
+    kept: list[Result] = []
+    commands = evaluation.commands
+    new = list(evaluation.results)
+    if before is not None and before.digest == evaluation.digest:
+        there = {(result.task, result.setup): result for result in before.results}
+        for place, result in enumerate(new):
+            old = there.pop((result.task, result.setup), None)
+            if old is not None and result.overlap is None and old.digest == result.digest:
+                new[place] = replace(result, overlap=old.overlap)
+        kept = list(there.values())
+        commands = [*(command for command in before.commands if command not in commands), *commands]
+    whole = Evaluation(evaluation.model, evaluation.digest, evaluation.folder, [*kept, *new], commands)
+    cells = [read_cell(path) or {} for path in sorted((whole.folder / "cells").glob("*.json"))]
+    write_json_atomically(
+        whole.folder / RESULTS_FILE,
+        {
+            "model": whole.model,
+            "digest": whole.digest,
+            "commands": whole.commands,
+            "averages": [average._asdict() for average in averages_of(whole.results)],
+            "results": [asdict(result) for result in whole.results],
+            "cells": [
+                {key: value for key, value in cell.items() if key not in ("predictions", "test_predictions")}
+                for cell in cells
+                if cell.get("identity", {}).get("model") == whole.digest
+            ],
+        },
+    )
+    return whole
+
+
+def load(folder: Path) -> Evaluation | None:
+    """What `store` wrote, None where there is nothing.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    path = folder / RESULTS_FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = [Result(**result) for result in content["results"]]
+        return Evaluation(content["model"], content["digest"], folder, results, content["commands"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.") from error
+
+
+def read_cell(path: Path) -> dict[str, Any] | None:
+    """A cell's record, None where there is none or it is no JSON object."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def task_file(folder: Path, task: str, digest: str) -> Path:
+    """Where labels and baselines of a task are kept."""
+    return folder / "tasks" / f"{task}-{digest[:12]}.json"
+
+
+# --- Comparing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Several models on one dev split of one task under one setup."""
+
+    task: str
+    setup: str
+    split: str
+    metric: str
+    spreads: list[Spread | None]
+    """one a model, in their order; None for one that lacks the task"""
+    scores: list[list[float]]
+    """of all seeds, likewise"""
+    comparisons: dict[tuple[int, int], Comparison]
+    """of each two models, by their places; empty where no predictions are kept (probes)"""
+
+    @property
+    def detectable(self) -> float | None:
+        """The largest minimal detectable difference of two models, in points; None where one is unknown."""
+        found = [comparison.detectable for comparison in self.comparisons.values()]
+        return max((d for d in found if d is not None), default=None) if None not in found else None
+
+    @property
+    def leader(self) -> int | None:
+        """The model that is ahead of every other one, each time decided; None where there is none."""
+        for place, one in enumerate(self.spreads):
+            others = [other for other, of in enumerate(self.spreads) if other != place and of is not None]
+            if one is not None and others and all(self._is_ahead(place, other) for other in others):
+                return place
+        return None
+
+    def _is_ahead(self, place: int, other: int) -> bool:
+        comparison = self.comparisons.get((min(place, other), max(place, other)))
+        return comparison is not None and comparison.decided and (comparison.difference > 0) == (place < other)
+
+
+def find_evaluation(model: str) -> Evaluation:
+    """The results of a model: given as to `evaluate`, or as the folder that they were written to.
+
+    Raises:
+        DataError: there are none.
+    """
+    for folder in (Path(model), results_folder(model)):
+        if (found := load(folder)) is not None:
+            return found
+    raise DataError(
+        f"{model} has no results (looked for {results_folder(model) / RESULTS_FILE}): run `fast-electra evaluate "
+        f"{model} --tasks …` first, or name the folder that its --out gave."
+    )
+
+
+def compare_evaluations(
+    evaluations: Sequence[Evaluation], names: Sequence[str], say: Callable[[str], object]
+) -> list[Contest]:
+    """Every task that two or more models share, under the same setup.
+
+    Args:
+        evaluations: two or more.
+        names: of the models, as sentences call them.
+        say: is told what can't be compared.
+
+    Raises:
+        DataError: nothing is shared; or the files of a cell or task are missing.
+    """
+    contests: list[Contest] = []
+    keys = dict.fromkeys((result.task, result.setup) for one in evaluations for result in one.results)
+    for task, setup in keys:
+        found = [next((r for r in one.results if (r.task, r.setup) == (task, setup)), None) for one in evaluations]
+        there = [result for result in found if result is not None]
+        if len(there) < 2:
+            continue
+        if len({result.digest for result in there}) > 1:
+            say(f"{task} ({setup}) is not compared: the models were trained or scored on different examples.")
+            continue
+        contests += [_contest(evaluations, names, found, split) for split in there[0].scores]
+    if not contests:
+        held = "; ".join(
+            f"{name} has {', '.join(f'{r.task} ({r.setup})' for r in one.results) or 'none'}"
+            for name, one in zip(names, evaluations, strict=True)
+        )
+        raise DataError(f"no task is there twice under one setup: {held}; evaluate them with the same options.")
+    return contests
+
+
+def _contest(
+    evaluations: Sequence[Evaluation], names: Sequence[str], found: Sequence[Result | None], split: str
+) -> Contest:
+    one = next(result for result in found if result is not None)
+    metric = next(iter(one.scores[split]))
+    scores = [[] if result is None else result.of(split, metric) for result in found]
+    runs = [
+        None if result is None else _runs(evaluations[place], names[place], result, split)
+        for place, result in enumerate(found)
+    ]
+    comparisons: dict[tuple[int, int], Comparison] = {}
+    for first, second in combinations(range(len(found)), 2):
+        one_runs, other_runs = runs[first], runs[second]
+        if one_runs is None or other_runs is None:
+            continue
+        if metric == PAIRS:
+            comparisons[first, second] = _compare_pairs(one_runs, other_runs)
+        else:
+            labels = _labels(evaluations[first], one, split)
+            comparisons[first, second] = compare(one_runs, other_runs, labels, metric)
+    spreads = [None if result is None else spread(scores[place]) for place, result in enumerate(found)]
+    return Contest(one.task, one.setup, split, metric, spreads, scores, comparisons)
+
+
+def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs | None:
+    """Predictions of every seed that has a score; None where there is none, or cells keep none."""
+    predictions: dict[int, Sequence[Any]] = {}
+    for seed in result.seeds:
+        if str(seed) in result.failed:
+            continue
+        path = evaluation.folder / "cells" / result.cells[str(seed)]
+        cell = read_cell(path)
+        if cell is None:
+            raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
+        if not cell["predictions"]:
+            return None
+        predictions[seed] = cell["predictions"][split]
+    return Runs(name, predictions) if predictions else None
+
+
+def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]:
+    path = task_file(evaluation.folder, result.task, result.digest)
+    facts = read_cell(path)
+    if facts is None:
+        raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
+    return facts["dev"][split]
+
+
+def _compare_pairs(first: Runs, second: Runs) -> Comparison:
+    """Of zero-shot results: one score of each, and pairs that both judged."""
+    values = [next(iter(runs.predictions.values())) for runs in (first, second)]
+    difference, low, high = (100 * value for value in paired_bootstrap(*values))
+    return Comparison(
+        first.name, second.name, PAIRS, difference, low, high, None, (1, 1), paired=True, examples=len(values[0])
+    )
+
+
+def comparison_entry(contest: Contest, names: Sequence[str]) -> Mapping[str, Any]:
+    """A contest for `--json`; models' scores as they are, differences in points."""
+    return {
+        "task": contest.task,
+        "setup": contest.setup,
+        "split": contest.split,
+        "metric": contest.metric,
+        "models": {
+            name: {"scores": scores, **one._asdict()}
+            for name, scores, one in zip(names, contest.scores, contest.spreads, strict=True)
+            if one is not None
+        },
+        "detectable": contest.detectable,
+        "leader": None if contest.leader is None else names[contest.leader],
+        "comparisons": [
+            {**asdict(comparison), "decided": comparison.decided, "sentence": comparison.sentence}
+            for comparison in contest.comparisons.values()
+        ],
+    }

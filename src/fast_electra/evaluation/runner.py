@@ -1,0 +1,529 @@
+"""Evaluating a model on tasks, cell by cell: what is finished is never done again, and a killed command goes on.
+
+Notable:
+- a cell is one model, task, recipe and seed; its file is named after the digest of exactly these, is written whole or
+  not at all, and is read instead of computed whenever it is there;
+- the untrained encoder of the same shape is a cell like others, one seed of it; baselines without an encoder are kept a
+  file a task;
+- of several learning rates one is chosen for each task by the median on dev, and the result says so.
+"""
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fast_electra.data.files import (
+    MANIFEST,
+    canonical_digest,
+    read_manifest,
+    sha256_of_file,
+    write_json_atomically,
+)
+from fast_electra.data.shards import open_shards
+from fast_electra.data.sources import Sources
+from fast_electra.data.tokenizer import fingerprint, load_tokenizer
+from fast_electra.errors import DataError
+from fast_electra.evaluation.baselines import bag_of_words, majority
+from fast_electra.evaluation.fine_tuning import fine_tune
+from fast_electra.evaluation.glue import write_server_predictions
+from fast_electra.evaluation.overlap import count_overlap
+from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe
+from fast_electra.evaluation.recipes import Recipe, grid, recipe_for
+from fast_electra.evaluation.results import Result, Scores, checkpoint_run, read_cell, task_file
+from fast_electra.evaluation.scores import flatten
+from fast_electra.evaluation.tasks import Task, make_task
+from fast_electra.models.build import resolve_model, stored_config, weights_digest
+from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
+from fast_electra.training.exporting import export_run
+from fast_electra.training.precision import Execution, apply_threads
+from fast_electra.training.telemetry import QuietObserver
+
+Say = Callable[[str], None]
+Progress = Callable[[float, float, str], object]
+"""told (examples done, examples in all, what is being done)"""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is evaluated."""
+
+    name: str
+    """as it was given"""
+    source: str
+    """folder or hub name that it is loaded from"""
+    digest: str
+    """of weights, configuration and tokenizer"""
+    width: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How tasks are learned."""
+
+    recipe: str = "electra"
+    """a name of `recipes.RECIPES`"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    learning_rates: tuple[float, ...] = ()
+    """in place of the recipe's; of several the one with the best median on dev is taken, task by task"""
+    probe: bool = False
+    """a linear model on the frozen encoder instead of fine-tuning"""
+    start: str | None = None
+    """a fine-tuned folder whose encoder is taken in place of the model's"""
+    save: bool = False
+    """keep the fine-tuned model of the first seed under OUT/models"""
+
+    @property
+    def name(self) -> str:
+        """What tells it from other setups, in words."""
+        if self.probe:
+            return "probe"
+        rates = f", learning rate {' or '.join(f'{r:g}' for r in self.learning_rates)}" if self.learning_rates else ""
+        return f"{self.recipe}{rates}{f', started from {self.start}' if self.start else ''}"
+
+
+def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
+    """Find a model and its tokenizer, and tell its weights.
+
+    Args:
+        model: a run, RUN/checkpoints/UPDATE, a folder or a hub name.
+        out: the evaluation's folder; a checkpoint is exported there first.
+        say: is told of the export.
+
+    Raises:
+        ModelError, DataError, CheckpointError: there is no such model, or it can't be used; it has no tokenizer.
+    """
+    source = model
+    if run := checkpoint_run(Path(model)):
+        # Another run in the same place has other weights under the same number.
+        exported = out / f"model-{canonical_digest(read_manifest(Path(model), 'take another checkpoint'))[:12]}"
+        if not exported.exists():
+            export_run(run, exported, int(Path(model).name), auxiliary=False, say=say)
+        source = str(exported)
+    name = resolve_model(source)
+    config = stored_config(name)
+    tokenizer = fingerprint(load_task_tokenizer(name))
+    folder = Path(name)
+    parts = [name, getattr(config, "_commit_hash", None)]
+    if folder.is_dir():
+        parts = [weights_digest(folder), sha256_of_file(folder / "config.json")]
+    return Subject(model, name, canonical_digest([*parts, tokenizer]), config.hidden_size)
+
+
+# --- Cells ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is computed once and kept in a file."""
+
+    task: str
+    kind: str
+    """the recipe's name, "probe" or "zero-shot" """
+    identity: Mapping[str, Any]
+    """everything that decides what comes out"""
+    seed: int
+    untrained: bool
+
+    @property
+    def name(self) -> str:
+        """Of its file under OUT/cells, without the ending."""
+        untrained = "-untrained" if self.untrained else ""
+        return f"{self.task}-{self.kind}-{self.seed}{untrained}-{canonical_digest(self.identity)[:12]}"
+
+    @property
+    def file(self) -> str:
+        """Its name under OUT/cells."""
+        return f"{self.name}.json"
+
+
+def make_cell(task: str, digest: str, settings: Mapping[str, Any], seed: int, untrained: bool, model: str) -> Cell:
+    """A cell of a task (by name and digest) and a model (by digest), with the values of a recipe."""
+    identity = {"task": digest, "recipe": settings, "seed": seed, "untrained": untrained, "model": model}
+    return Cell(task, settings["name"], identity, seed, untrained)
+
+
+def finished_cell(out: Path, cell: Cell) -> Record | None:
+    """The record of a cell that is there already."""
+    record = read_cell(out / "cells" / cell.file)
+    return record if record is not None and record.get("identity") == cell.identity else None
+
+
+def keep_cell(out: Path, cell: Cell, record: Record) -> Record:
+    """Write a cell's record, its identity added."""
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    whole = {**record, "identity": dict(cell.identity)}
+    write_json_atomically(out / "cells" / cell.file, whole)
+    return whole
+
+
+def without_tests(task: Task) -> Task:
+    """The task without its test sets, whose digest two machines share whether or not they have those."""
+    if not task.test:
+        return task
+    swapped = task.augment_swapped
+    return make_task(task.name, task.kind, task.labels, task.train, task.dev, {}, task.metrics, augment_swapped=swapped)
+
+
+# --- Evaluating -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    subject: Subject,
+    tasks: Sequence[Task],
+    setup: Setup,
+    out: Path,
+    execution: Execution,
+    *,
+    say: Say = lambda _: None,
+    progress: Progress = lambda _, __, ___: None,
+) -> Iterator[Result]:
+    """Every task of one model, each as soon as all its cells are there.
+
+    Args:
+        subject: the model.
+        tasks: with test sets where they are to be predicted.
+        setup: how they are learned.
+        out: the folder for cells and task files.
+        execution: device, precision, threads.
+        say: is told of every cell that was computed.
+        progress: is told how far the cells are that have to be computed.
+
+    Raises:
+        ModelError, DataError: the model can't be fine-tuned on a task.
+    """
+    work = _Work(subject, setup, out, execution, say, progress)
+    plans = [_Plan(task, work) for task in tasks]
+    work.total = sum(plan.waiting() for plan in plans)
+    for plan in plans:
+        yield plan.result()
+
+
+class _Work:
+    """What the cells of one command share."""
+
+    def __init__(
+        self, subject: Subject, setup: Setup, out: Path, execution: Execution, say: Say, progress: Progress
+    ) -> None:
+        self.subject, self.setup, self.out, self.execution, self.say = subject, setup, out, execution, say
+        self.start = None if setup.start is None else resolve_model(setup.start)
+        folder = Path(self.start or "")
+        self.start_digest = weights_digest(folder) if self.start and folder.is_dir() else self.start
+        width = stored_config(self.start).hidden_size if self.start else subject.width
+        recipe = None if setup.probe else recipe_for(setup.recipe, width)
+        self.recipes = [None] if recipe is None else grid(recipe, setup.learning_rates or (recipe.learning_rate,))
+        """None for a probe"""
+        self.total = self._done = 0.0
+        self._progress = progress
+
+    def advance(self, examples: float, doing: str) -> None:
+        """So many more training examples are done."""
+        self._done += examples
+        self._progress(self._done, self.total, doing)
+
+
+class _Plan:
+    """The cells of one task."""
+
+    def __init__(self, task: Task, work: _Work) -> None:
+        self.task, self.work = task, work
+        self.digest = without_tests(task).digest
+        self.seeds = (0,) if work.setup.probe else work.setup.seeds
+
+    def waiting(self) -> float:
+        """Training examples of all cells that are not there yet."""
+        recipes, first = self.work.recipes, self.seeds[0]
+        cells = [(recipe, seed, False) for recipe in recipes for seed in self.seeds]
+        if not any(self.finished(recipe, first, True) for recipe in recipes):  # which one is not chosen yet
+            cells.append((recipes[0], first, True))
+        return sum(self.examples(cell[0]) for cell in cells if not self.finished(*cell))
+
+    def examples(self, recipe: Recipe | None) -> float:
+        """Training examples of a cell, each as often as it is seen."""
+        if recipe is None:
+            return TRAIN_EXAMPLES
+        swapped = 2 if recipe.swapped and self.task.augment_swapped else 1
+        return recipe.epochs_of(self.task.name) * swapped * _used(self.task, recipe)
+
+    def cell(self, recipe: Recipe | None, seed: int, untrained: bool) -> Cell:
+        """What is computed."""
+        if recipe is None:
+            settings: dict[str, Any] = {
+                "name": "probe",
+                "train_examples": TRAIN_EXAMPLES,
+                "dev_examples": DEV_EXAMPLES,
+            }
+        else:
+            settings = asdict(recipe)
+        if self.work.start_digest and not untrained:
+            settings["start"] = self.work.start_digest
+        return make_cell(self.task.name, self.digest, settings, seed, untrained, self.work.subject.digest)
+
+    def saved_to(self, recipe: Recipe | None, seed: int, untrained: bool) -> Path | None:
+        """Where a cell's model goes, None where it is not kept."""
+        is_kept = self.work.setup.save and seed == self.seeds[0] and not untrained
+        return self.work.out / "models" / self.cell(recipe, seed, untrained).name if is_kept else None
+
+    def finished(self, recipe: Recipe | None, seed: int, untrained: bool) -> Record | None:
+        """A cell's record, where it has all that is asked for."""
+        record = finished_cell(self.work.out, self.cell(recipe, seed, untrained))
+        if record is None or record["failed"] or untrained:
+            return record
+        saved = self.saved_to(recipe, seed, untrained)
+        has_tests = self.task.test.keys() <= record["test_predictions"].keys()
+        return record if has_tests and (saved is None or saved.exists()) else None
+
+    def record(self, recipe: Recipe | None, seed: int, untrained: bool = False) -> Record:
+        """A cell's record, computed where it is not there."""
+        if (record := self.finished(recipe, seed, untrained)) is not None:
+            return record
+        work = self.work
+        several = recipe is not None and len(work.recipes) > 1
+        doing = f"{self.task.name}, {'untrained' if untrained else f'seed {seed}'}"
+        doing += f", learning rate {recipe.learning_rate:g}" if recipe and several else ""
+        work.advance(0, doing)
+        if recipe is None:
+            record = _probe(work.subject, self.task, seed, untrained, work.execution)
+            work.advance(TRAIN_EXAMPLES, doing)
+        else:
+            saved = self.saved_to(recipe, seed, untrained)
+            if saved is not None:  # a command that was killed before it wrote the cell
+                shutil.rmtree(saved, ignore_errors=True)
+            size = recipe.batch_size
+            record = fine_tune(
+                work.subject.source,
+                replace(self.task, test={}, digest=self.digest) if untrained else self.task,
+                recipe,
+                seed,
+                work.execution,
+                untrained=untrained,
+                start=None if untrained else work.start,
+                save=saved,
+                observers=[_Steps(lambda: work.advance(size, doing))],
+            ).record()
+        work.say(f"{doing}: {_said(record)}; {record['timing']['seconds']:.0f} s")
+        return keep_cell(work.out, self.cell(recipe, seed, untrained), record | {"model": work.subject.name})
+
+    def result(self) -> Result:
+        """All cells of the task, and what they say."""
+        task, work = self.task, self.work
+        facts = _facts(task, self.digest, work.out)
+        tried = [(recipe, [self.record(recipe, seed) for seed in self.seeds]) for recipe in work.recipes]
+        recipe, records = max(tried, key=lambda item: _median(item[1]))
+        untrained = self.record(recipe, self.seeds[0], untrained=True)
+        seeds = list(self.seeds)
+        first = records[0]
+        return Result(
+            task=task.name,
+            setup=work.setup.name,
+            digest=self.digest,
+            recipe=dict(first["identity"]["recipe"]),
+            seeds=seeds,
+            scores={
+                split: {
+                    metric: [None if r["failed"] else r["scores"][split][metric] for r in records]
+                    for metric in task.metrics
+                }
+                for split in task.dev
+            },
+            baselines={**facts["baselines"], "untrained": None if untrained["failed"] else untrained["scores"]},
+            n_train=_used(task, recipe),
+            n_dev={name: min(len(dev), DEV_EXAMPLES) if recipe is None else len(dev) for name, dev in task.dev.items()},
+            truncated={name: count for name, count in first["truncated"].items() if name != "test"},
+            cells={str(seed): self.cell(recipe, seed, False).file for seed in seeds}
+            | {"untrained": self.cell(recipe, seeds[0], True).file},
+            seconds=sum(r["timing"]["seconds"] for r in [*(r for _, rs in tried for r in rs), untrained]),
+            tried=[r.learning_rate for r in work.recipes if r is not None] if len(work.recipes) > 1 else [],
+            failed={str(seed): r["failed"] for seed, r in zip(seeds, records, strict=True) if r["failed"]},
+            degenerate=[seed for seed, r in zip(seeds, records, strict=True) if r["degenerate"]],
+        )
+
+
+def _used(task: Task, recipe: Recipe | None) -> int:
+    """Different training examples that a recipe, or a probe, uses."""
+    most = TRAIN_EXAMPLES if recipe is None else recipe.train_examples
+    return min(len(task.train), most or len(task.train))
+
+
+class _Steps(QuietObserver):
+    """Calls a function after each update."""
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        self._step = step
+
+    def updated(self, update: int) -> None:
+        """One more."""
+        self._step()
+
+
+def _median(records: Sequence[Record]) -> float:
+    """Of the primary score; a seed that failed is below every other."""
+    return statistics.median(float("-inf") if record["failed"] else _primary(record) for record in records)
+
+
+def _primary(record: Record) -> float:
+    return next(iter(next(iter(record["scores"].values())).values()))
+
+
+def _said(record: Record) -> str:
+    if record["failed"]:
+        return record["failed"]
+    scores = next(iter(record["scores"].values()))
+    return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
+
+
+def _facts(task: Task, digest: str, out: Path) -> Record:
+    """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there."""
+    path = task_file(out, task.name, digest)
+    facts = read_cell(path)
+    if facts is not None and facts.get("digest") == digest:
+        return facts
+    try:
+        words = bag_of_words(task)
+    except ValueError:  # no text has a word
+        words = None
+    facts = {
+        "task": task.name,
+        "digest": digest,
+        "kind": task.kind,
+        "labels": list(task.labels),
+        "metrics": list(task.metrics),
+        "dev": {name: dev.labels for name, dev in task.dev.items()},
+        "baselines": {"chance": chance(task), "majority": majority(task), "bag_of_words": words},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(path, facts)
+    return facts
+
+
+def chance(task: Task) -> Scores:
+    """Scores {dev split: {metric: score}} to be expected of guessing every class equally often, whatever the text."""
+    guessed = 1 / max(1, len(task.labels))
+    found: Scores = {}
+    for name, dev in task.dev.items():
+        labels = flatten(dev.labels)
+        true = float(np.mean(labels != 0)) if task.kind == "tokens" else float(np.mean(labels == 1))
+        named = 1 - guessed if task.kind == "tokens" else guessed  # share of guesses that F1 counts
+        scores = {
+            "accuracy": guessed,
+            "token_accuracy": guessed,
+            "f1": 2 * true * guessed / (true + named),
+            "token_f1": 2 * true * guessed / (true + named),
+        }
+        found[name] = {metric: scores.get(metric, 0.0) for metric in task.metrics}
+    return found
+
+
+def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: Execution) -> Record:
+    """The record of a frozen encoder under a linear model."""
+    began = time.perf_counter()
+    apply_threads(execution)
+    if untrained:
+        model = load_classifier(subject.source, "sequence", task.labels, seed, 0.0, untrained=True).eval()
+    else:
+        model = load_encoder(subject.source)
+    model.to(execution.device)  # type: ignore[arg-type]
+    with execution.autocast():
+        scores = probe(model, load_task_tokenizer(subject.source), task)
+    return {
+        "task": task.name,
+        "untrained": untrained,
+        "seed": seed,
+        "scores": scores,
+        "predictions": {},
+        "test_predictions": {},
+        "truncated": {},
+        "failed": None,
+        "degenerate": [],
+        "execution": {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads},
+        "timing": {"seconds": time.perf_counter() - began},
+        "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
+    }
+
+
+# --- Beside the scores ------------------------------------------------------------------------------------------------
+
+
+def write_predictions(results: Sequence[Result], tasks: Sequence[Task], out: Path, folder: Path) -> list[Path]:
+    """Files for GLUE's server, by the seed whose dev score is the median (the lower of two).
+
+    Args:
+        results: of `evaluate`.
+        tasks: those it was given, of GLUE and with test sets.
+        out: the evaluation's folder.
+        folder: for the files.
+
+    Raises:
+        DataError: all seeds of a task failed.
+    """
+    written: list[Path] = []
+    named = {task.name: task for task in tasks}
+    for result in results:
+        scores = result.scores[result.split][result.metric]
+        ranked = sorted((score, seed) for score, seed in zip(scores, result.seeds, strict=True) if score is not None)
+        if not ranked:
+            raise DataError(
+                f"{result.task}: every seed failed, so there is nothing to predict with; take another recipe."
+            )
+        seed = ranked[(len(ranked) - 1) // 2][1]
+        cell = read_cell(out / "cells" / result.cells[str(seed)])
+        assert cell is not None
+        written += write_server_predictions(named[result.task], cell["test_predictions"], folder)
+    return written
+
+
+def count_seen(tasks: Sequence[Task], corpus: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """Texts of each task that occur in a pre-training corpus, counted once and kept.
+
+    Args:
+        tasks: whose texts are looked for.
+        corpus: token shards, or files or folders of text.
+        out: the evaluation's folder.
+
+    Returns:
+        {task: {"corpus", "counts": {split: {"texts", "checked", "seen"}}}}.
+
+    Raises:
+        DataError: the corpus can't be read.
+    """
+    files = sorted(path for path in corpus.rglob("*") if path.is_file()) if corpus.is_dir() else [corpus]
+    state = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    key = canonical_digest([state, [[task.name, task.digest] for task in tasks]])
+    path = out / "tasks" / f"overlap-{key[:12]}.json"
+    if (kept := read_cell(path)) is None:
+        documents = _decoded(corpus) if (corpus / MANIFEST).exists() else (d.text for d in Sources([corpus]))
+        counts = count_overlap(tasks, documents)
+        kept = {
+            task: {
+                "corpus": str(corpus),
+                "counts": {split: found._asdict() for split, found in splits.items()},
+            }
+            for task, splits in counts.items()
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(path, kept)
+    return kept
+
+
+def _decoded(folder: Path, together: int = 256) -> Iterator[str]:
+    """The training documents of token shards as text."""
+    shards = open_shards(folder, verify=False)
+    backend = load_tokenizer(shards.folder / "tokenizer").backend_tokenizer
+    stream = shards.split("train")
+    held: list[list[int]] = []
+    start = 0
+    for ends in stream.ends():
+        for end in ends.tolist():
+            held.append(stream.read(start, end - 1).tolist())  # without its separator
+            start = end
+            if len(held) == together:
+                yield from backend.decode_batch(held)
+                held = []
+    yield from backend.decode_batch(held)

@@ -1,0 +1,247 @@
+"""An encoder under a fresh head: what is fine-tuned, and without the head what is probed.
+
+Notable:
+- any encoder that Transformers loads: a run, our exports, a masked language model, a bare encoder, a fine-tuned folder.
+  Only the encoder's weights are taken: the head is new, from the seed, even where a stored one would fit by its shape;
+- heads are Transformers' own `…ForSequenceClassification` and `…ForTokenClassification`; a pooler that the checkpoint
+  lacks counts as head;
+- layer-wise decay counts the head as the top: the last layer learns at decay¹ of its rate, the embeddings, and what all
+  layers share (DeBERTa's and MPNet's relative positions), at decay^(layers + 1);
+- a token that the task never shows has no gradient and its embedding no weight decay, so fine-tuning would not change
+  its row: the table is cut down to the rows that are read, and put back whole. On short texts the table's gradient,
+  clipping, AdamW and rounding were half of a step.
+
+Shapes: V vocabulary, R rows that are read, d width of the embeddings.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
+from fast_electra.errors import ModelError
+from fast_electra.models.attention import MATMUL_ATTENTION
+from fast_electra.models.build import DROPOUT_KEYS, not_loaded, prepare_model, resolve_model, stored_config
+from fast_electra.models.inputs import longest_row
+from fast_electra.models.layers import layer_stacks
+
+Unit = Literal["sequence", "token"]
+"""what a label is given to"""
+
+_HEADS: dict[Unit, Any] = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
+# Modules of an encoder that stand behind its last layer; everything else outside of the layers comes before the first.
+_BEHIND = re.compile(r"(pooler|final_norm|norm)\.")
+
+
+def load_encoder(source: str | Path) -> PreTrainedModel:
+    """The bare encoder of a run, a folder or a hub name, in float32 and evaluation mode.
+
+    Raises:
+        ModelError: not a model, not in safetensors, weights of the encoder missing, NaN or infinite.
+    """
+    name = resolve_model(source)
+    encoder, absent = _read_encoder(name, stored_config(name))
+    _refuse_holes(source, encoder.config, absent)
+    return encoder.eval()
+
+
+def load_classifier(
+    source: str | Path, unit: Unit, labels: Sequence[str], seed: int, dropout: float, untrained: bool = False
+) -> PreTrainedModel:
+    """An encoder under a new head, in float32 and training mode.
+
+    Args:
+        source: a run, a folder or a hub name.
+        unit: what a label is given to.
+        labels: names of the classes in order; empty: one output, a value.
+        seed: of the head; of all weights if `untrained`.
+        dropout: on hidden states, attention and the head, whatever the checkpoint was trained with.
+        untrained: draw the encoder's weights too: the baseline of the same shape.
+
+    Raises:
+        ModelError: as `load_encoder`, or the architecture has no such head.
+    """
+    name = resolve_model(source)
+    config = stored_config(name)
+    config.num_labels = max(1, len(labels))
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if labels else "regression"
+    set_dropout(config, dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = _HEADS[unit].from_config(config, dtype=torch.float32, attn_implementation=MATMUL_ATTENTION)
+        except ValueError as error:
+            raise ModelError(
+                f"{source} is a {config.model_type}, which has no {unit} classification in Transformers: take an "
+                "encoder that has."
+            ) from error
+    if not untrained:
+        encoder, absent = _read_encoder(name, config)
+        state = {key: value for key, value in encoder.state_dict().items() if key not in absent}
+        _refuse_holes(source, config, set(model.base_model.load_state_dict(state, strict=False).missing_keys))
+    return prepare_model(model).train()
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """One rate for hidden states, attention and head, by whatever names the class has for them."""
+    for key in DROPOUT_KEYS:
+        if hasattr(config, key):
+            setattr(config, key, dropout)
+
+
+def load_task_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that belongs to a model.
+
+    Raises:
+        DataError: there is none, or it lacks a special token.
+        ModelError: there is none, or it gives ids that the model has no embedding for.
+    """
+    name = resolve_model(source)
+    local = Path(name)
+    # Without this file Transformers makes up a tokenizer that knows its special tokens alone.
+    if local.is_dir() and not any((local / file).exists() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        raise ModelError(f"{source} has no tokenizer beside its weights: save the one it was trained with to {local}.")
+    tokenizer = load_tokenizer(name)
+    config = stored_config(name)
+    if vocabulary_size(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"{source} has embeddings for {config.vocab_size:,} tokens and a tokenizer of "
+            f"{vocabulary_size(tokenizer):,}: save the one it was trained with."
+        )
+    return tokenizer
+
+
+def longest_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, most: int) -> int:
+    """Tokens of the longest example, special ones included: what is asked for, or what model and tokenizer take."""
+    bounds = [most, longest_row(config), tokenizer.model_max_length]
+    return min(bound for bound in bounds if bound is not None)
+
+
+def uses_segments(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the second text of a pair is marked as such: tokenizer and model must both know segments."""
+    return "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", None) or 0) > 1
+
+
+def rate_factors(model: PreTrainedModel, decay: float) -> dict[str, float]:
+    """What layer-wise decay multiplies each parameter's learning rate by, by its name.
+
+    The head, a pooler and a norm behind the last layer have 1, layer i of n (from 0) decay^(n - i), everything before
+    and beside the layers decay^(n + 1). Where all layers are one (ALBERT), the whole encoder has decay.
+    """
+    stacks = layer_stacks(model)
+    layers = max((len(stack) for stack in stacks), default=0)
+    inside = {
+        id(parameter): layers - number
+        for stack in stacks
+        for number, layer in enumerate(stack)
+        for parameter in layer.parameters()
+    }
+    prefix = model.base_model_prefix + "."
+    factors = {}
+    for name, parameter in model.named_parameters():
+        is_head = not name.startswith(prefix) or _BEHIND.match(name, len(prefix)) is not None
+        factors[name] = decay ** inside.get(id(parameter), 0 if is_head else layers + 1)
+    return factors
+
+
+class ReadRows(nn.Module):
+    """Token embeddings cut down to the rows that are read; takes the same ids and gives the same vectors."""
+
+    def __init__(self, table: nn.Embedding, tokens: Tensor):
+        """Rows of a table.
+
+        Args:
+            table: (V, d); kept aside, not a part of the model meanwhile.
+            tokens: (R,) int64, all ids that will be asked for, each once.
+        """
+        super().__init__()
+        self._table = (table,)  # in a tuple, so that Module does not register it
+        self._tokens = tokens
+        row_of = torch.zeros(table.num_embeddings, dtype=torch.int64, device=table.weight.device)
+        row_of[tokens] = torch.arange(len(tokens), device=row_of.device)
+        self.register_buffer("row_of", row_of, persistent=False)
+        self.weight = nn.Parameter(table.weight.detach()[tokens])
+        padding = table.padding_idx
+        self.padding_idx = None if padding is None or padding not in tokens else int(row_of[padding])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings (..., d) of `ids` (...)."""
+        return nn.functional.embedding(cast(Tensor, self.row_of)[ids], self.weight, self.padding_idx)
+
+    @torch.no_grad()
+    def whole(self) -> nn.Embedding:
+        """The table (V, d) with the rows as they are now, on their device and in their type."""
+        table = self._table[0].to(device=self.weight.device, dtype=self.weight.dtype)
+        table.weight[self._tokens.to(table.weight.device)] = self.weight
+        return table
+
+
+def cut_table(model: PreTrainedModel, tokens: Tensor) -> None:
+    """Cut a model's token embeddings down to the ids (R,) int64 that will be asked for, in place."""
+    model.set_input_embeddings(ReadRows(cast(nn.Embedding, model.get_input_embeddings()), tokens))
+
+
+def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a fine-tuned model in float32 for `AutoModel…` and `pipeline`; `model` is made whole in place."""
+    embeddings = model.get_input_embeddings()
+    if isinstance(embeddings, ReadRows):
+        model.set_input_embeddings(embeddings.whole())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    file = folder / "config.json"  # a process without this package has no attention of our name
+    kept = {key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_attn")}
+    file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+
+
+def output_layer(model: PreTrainedModel) -> nn.Linear:
+    """The head's last layer, whose outputs are the logits or the value."""
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
+    return linear[-1]
+
+
+def _read_encoder(name: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The encoder of a checkpoint, and the names of its weights that the checkpoint lacks, or has in another shape."""
+    with torch.random.fork_rng(devices=[]):  # what is missing is drawn, and not kept
+        try:
+            encoder, report = AutoModel.from_pretrained(
+                name,
+                config=copy.deepcopy(config),
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                attn_implementation=MATMUL_ATTENTION,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise not_loaded(name, error) from error
+    for key, parameter in encoder.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelError(f"{name}: the weights {key} hold NaN or infinity; take an earlier checkpoint.")
+    return prepare_model(encoder), {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+
+
+def _refuse_holes(source: str | Path, config: PreTrainedConfig, absent: set[str]) -> None:
+    if holes := sorted(key for key in absent if not key.startswith("pooler.")):
+        raise ModelError(
+            f"{source} has no weights for {holes[0]}"
+            + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
+            + f": its encoder is not a whole {config.model_type}; give another checkpoint."
+        )

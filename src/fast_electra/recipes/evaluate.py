@@ -1,0 +1,295 @@
+"""`fast-electra evaluate`: tasks of GLUE, of one's own and of the bug-finding benchmark, one model, one folder.
+
+Notable:
+- everything that can be refused is refused before a model is loaded: options first, then data, then the model;
+- `bugs` stands for three tasks: fine-tuned (is this function changed?), and for a model with an RTD head zero-shot, as
+  at the end of a quickstart, for operators and variables;
+- torch is imported where something is computed, so that a misspelt name is answered at once.
+"""
+
+import difflib
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fast_electra.data.files import canonical_digest, sha256_of_file, write_text_atomically
+from fast_electra.errors import ConfigError, DataError, ModelError
+from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
+from fast_electra.evaluation.readers import load_own
+from fast_electra.evaluation.results import PAIRS, Evaluation, Result, Scores, results_folder, store
+from fast_electra.evaluation.tasks import Task
+from fast_electra.recipes.python_corpus import Corpus, collect
+
+if TYPE_CHECKING:
+    from fast_electra.evaluation.bugs import Kind
+    from fast_electra.evaluation.detector import Detector
+    from fast_electra.evaluation.runner import Subject
+
+Say = Callable[[str], None]
+Progress = Callable[[float, float, str], object]
+BUGS = "bugs"
+REPORT_FILE = "report.html"
+_UNTRAINED = 10
+_UNTRAINED_PAIRS = {"operator": 300, "variable": 100}
+_LONGEST = 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: the command's options, checked against each other."""
+
+    model: str
+    tasks: tuple[str, ...] = ()
+    """names of GLUE's tasks, and "bugs" """
+    data: Path | None = None
+    """the folder of the GLUE download; None: the hub"""
+    train: Path | None = None
+    """one's own task"""
+    dev: Path | None = None
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    recipe: str | None = None
+    learning_rates: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    probe: bool = False
+    start: str | None = None
+    overlap: Path | None = None
+    """token shards or text that the model was pre-trained on"""
+    predictions: Path | None = None
+    save: bool = False
+    out: Path | None = None
+    command: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ConfigError: says what, and what to do.
+        """
+        from fast_electra.evaluation.recipes import recipe_for
+
+        if not self.tasks and self.train is None:
+            raise ConfigError("nothing to evaluate on: give --tasks, or --train with --text and --label.")
+        known = [*GLUE, BUGS]
+        for name in self.tasks:
+            if name not in known:
+                close = difflib.get_close_matches(name.lower().replace("-", ""), known, n=1)
+                remedy = f"did you mean {close[0]}?" if close else f"the tasks are {', '.join(known)}."
+                raise ConfigError(f"--tasks: {name} is no task; {remedy}")
+            if self.tasks.count(name) > 1:
+                raise ConfigError(f"--tasks: {name} is there twice.")
+        own = {"--dev": self.dev, "--text": self.text, "--label": self.label}
+        if self.train is None and (given := [option for option, value in own.items() if value]):
+            raise ConfigError(f"{given[0]} is about a task of your own: give --train too.")
+        if self.train is not None and not (self.text and self.label):
+            raise ConfigError("--train needs --text and --label: the columns to read and to predict.")
+        if self.train is not None and self.train.stem in self.tasks:
+            raise ConfigError(f"{self.train} is called like the task {self.train.stem}; rename the file.")
+        if self.recipe is not None:
+            recipe_for(self.recipe, 256)
+        fine_tuning = {
+            "--recipe": self.recipe,
+            "--learning-rates": self.learning_rates,
+            "--start": self.start,
+            "--save": self.save,
+            "--predictions": self.predictions,
+        }
+        if self.probe and (given := [option for option, value in fine_tuning.items() if value]):
+            raise ConfigError(f"{given[0]} is about fine-tuning, and --probe trains no encoder: leave one of them out.")
+        if self.predictions is not None and (
+            other := [*({BUGS} & {*self.tasks}), *([self.train] if self.train else [])]
+        ):
+            raise ConfigError(f"--predictions writes files for GLUE's server, which has no task {other[0]}.")
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.out or results_folder(self.model)
+
+
+def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Evaluation, list[Result]]:
+    """Evaluate a model and write results.json and the page; what is finished is not done again.
+
+    Args:
+        request: what to do.
+        say: is told one sentence at a time.
+        progress: (training examples done, in all, what is being done).
+
+    Returns:
+        all that the folder now holds of the model, and what was asked for.
+
+    Raises:
+        UserError: data or model can't be used.
+    """
+    tasks = load_tasks(request, say)
+    from fast_electra.config.tree import TrainingConfig
+    from fast_electra.evaluation.runner import Setup, count_seen, evaluate, open_subject, write_predictions
+    from fast_electra.report.evaluation_page import render_evaluation_page
+    from fast_electra.training.precision import choose_execution
+
+    out = request.folder
+    subject = open_subject(request.model, out, say)
+    if BUGS in request.tasks:
+        tasks.append(load_bugs(say))
+    setup = Setup(
+        request.recipe or "electra", request.seeds, request.learning_rates, request.probe, request.start, request.save
+    )
+    execution = choose_execution(TrainingConfig(batch_size=1, updates=1))
+    seen = {} if request.overlap is None else count_seen(tasks, request.overlap, out)
+    results: list[Result] = []
+
+    def keep(found: Sequence[Result]) -> Evaluation:
+        results.extend(replace(result, overlap=seen.get(result.task)) for result in found)
+        commands = [request.command] if request.command else []
+        return store(Evaluation(subject.name, subject.digest, out, results, commands))
+
+    for result in evaluate(subject, tasks, setup, out, execution, say=say, progress=progress):
+        keep([result])
+    whole = keep(zero_shot(subject, out, say) if BUGS in request.tasks else [])
+    if request.predictions is not None:
+        files = write_predictions(results, tasks, out, request.predictions)
+        say(f"predictions for GLUE's server: {', '.join(path.name for path in files)} in {request.predictions}.")
+    write_text_atomically(out / REPORT_FILE, render_evaluation_page(whole))
+    return whole, results
+
+
+def load_tasks(request: Request, say: Say) -> list[Task]:
+    """GLUE's tasks and one's own, in the order asked for; test sets only where they are to be predicted.
+
+    Raises:
+        DataError: a file is missing or not as said.
+    """
+    if request.overlap is not None and not request.overlap.exists():
+        raise DataError(f"{request.overlap} does not exist: name token shards, or a file or folder of text.")
+    tasks: list[Task] = []
+    for name in request.tasks:
+        if name == BUGS:
+            continue
+        task = load_glue(name, request.data, say=say)
+        if request.predictions is not None and not task.test:
+            file = "test_matched.tsv" if name == "mnli" else "test.tsv"
+            where = f"{request.data}/{GLUE[name].folder}/{file}" if request.data else f"the test set of {name}"
+            raise DataError(f"{where} is missing, which --predictions needs; put it there, or leave --predictions out.")
+        if name == "mnli" and request.predictions is not None and task.test.keys() != SERVER_FILES.keys():
+            raise DataError(
+                f"{request.data}/MNLI needs both test_matched.tsv and test_mismatched.tsv for --predictions."
+            )
+        tasks.append(task)
+    if request.train is not None:
+        assert request.label is not None
+        tasks.append(load_own(request.train, request.dev, request.text, request.label))
+    if request.predictions is None:
+        from fast_electra.evaluation.runner import without_tests
+
+        tasks = [without_tests(task) for task in tasks]
+    return tasks
+
+
+def load_bugs(say: Say) -> Task:
+    """The bug-finding benchmark for fine-tuning, out of this machine's Python source."""
+    from fast_electra.evaluation.bug_task import bug_task
+
+    say("bugs: functions are collected from this machine's Python source; half a minute.")
+    return bug_task(_corpus().train, _corpus().held_out)
+
+
+# --- Bug finding without fine-tuning ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def _corpus() -> Corpus:
+    return collect()
+
+
+def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
+    """The bug-finding benchmark as a quickstart ends with, for a model with an RTD head; [] for any other.
+
+    A frequency table and ten untrained encoders of the same shape stand beside it.
+    """
+    from fast_electra.evaluation.bugs import KINDS
+    from fast_electra.evaluation.detector import Detector
+    from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell
+
+    try:
+        detector = Detector(subject.source)
+    except ModelError as error:
+        say(f"bugs without fine-tuning are left out, since they need a main model with its RTD head: {error}")
+        return []
+    corpus = _corpus()
+    files = [[[file.source, sha256_of_file(file.path)] for file in half] for half in (corpus.train, corpus.held_out)]
+    digest = canonical_digest(files)
+    settings = {"name": "zero-shot"}
+    cells = {
+        kind: make_cell(f"{BUGS}-{kind}", digest, settings, 0, untrained=False, model=subject.digest) for kind in KINDS
+    }
+    records = {kind: finished_cell(out, cell) for kind, cell in cells.items()}
+    if None in records.values():
+        say("bugs without fine-tuning: both versions of 4,000 functions are scored; about a minute.")
+        for kind, record in _judge(detector, subject.source).items():
+            records[kind] = keep_cell(out, cells[kind], record)
+    return [_result(cells[kind].file, digest, record) for kind, record in records.items() if record is not None]
+
+
+def _judge(detector: "Detector", source: str) -> "dict[Kind, dict[str, Any]]":
+    """A record of each kind of bug."""
+    from fast_electra.evaluation import bugs
+    from fast_electra.evaluation.detector import detector_of
+    from fast_electra.models.build import build_model, stored_config
+
+    corpus = _corpus()
+    frequencies = bugs.count_frequencies(corpus.train)
+    found = bugs.find_bugs(corpus.held_out, frequencies, seed=0)
+    untrained = [detector_of(build_model(stored_config(source), "rtd", 10_000 + n)) for n in range(_UNTRAINED)]
+    pad_id = cast(int, detector.tokenizer.pad_token_id)
+    records: dict[Kind, dict[str, Any]] = {}
+    for kind in bugs.KINDS:
+        began = time.perf_counter()
+        pairs = bugs.encode_bugs(
+            [bug for bug in found if bug.kind == kind], detector.tokenizer, min(detector.length, _LONGEST)
+        )
+        first = pairs[: _UNTRAINED_PAIRS[kind]]
+        judged = bugs.evaluate_bugs(pairs, detector.suspicion, pad_id=pad_id)
+        summary = bugs.summarise(
+            judged,
+            bugs.frequency_table(pairs, frequencies),
+            [bugs.evaluate_bugs(first, each, pad_id=pad_id) for each in untrained],
+        )
+        records[kind] = {
+            "task": f"{BUGS}-{kind}",
+            "seed": 0,
+            "scores": {"dev": {PAIRS: summary["model"]["pair"]}},
+            "predictions": {"dev": judged.pair.tolist()},
+            "n_dev": len(pairs),
+            "failed": None,
+            "summary": summary,
+            "timing": {"seconds": time.perf_counter() - began},
+        }
+    return records
+
+
+def _result(file: str, digest: str, record: dict[str, Any]) -> Result:
+    def scores(name: str) -> Scores:
+        return {"dev": {PAIRS: record["summary"][name]["pair"]}}
+
+    return Result(
+        task=record["task"],
+        setup="zero-shot",
+        digest=digest,
+        recipe={"name": "zero-shot"},
+        seeds=[0],
+        scores={"dev": {PAIRS: [record["scores"]["dev"][PAIRS]]}},
+        baselines={
+            "chance": {"dev": {PAIRS: 0.5}},
+            "majority": {"dev": {PAIRS: 0.5}},  # one answer for all is a tie in every pair
+            "frequency_table": scores("frequency_table"),
+            "untrained": scores("untrained"),
+        },
+        n_train=0,
+        n_dev={"dev": record["n_dev"]},
+        truncated={},
+        cells={"0": file},
+        seconds=record["timing"]["seconds"],
+    )

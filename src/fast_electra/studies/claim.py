@@ -1,0 +1,571 @@
+"""The claim put to the test: masked language models, joint ELECTRA and Fast-ELECTRA at equal seconds of training.
+
+In this order, for each corpus:
+  shards → updates a second of every method → auxiliaries → learning rates → runs → what they are worth → a page
+
+Notable:
+- no clock decides inside a run: the speed of all methods is measured first, in turns in one process, and a budget in
+  seconds becomes a number of updates; the seconds that a run then took stand beside those that it was given;
+- Fast-ELECTRA is there twice: its auxiliary for free, as where one serves many runs, and its auxiliary's seconds taken
+  off its own. Every seed has an auxiliary of its own, so that the auxiliary's luck is in the intervals;
+- learning rates are chosen from a seed and by examples that nothing is judged by (claim_corpora.py);
+- everything is kept: a run is an ordinary run folder named after its configuration, an answer a cell in its
+  `evaluation/`. The same command goes on where it was stopped, and then only prints;
+- intervals are Student's over pre-training seeds, differences are seed by seed; what is within the minimal detectable
+  difference, or whose interval holds 0, is not decided.
+
+    OUT/corpora/      unpacked text, token shards
+    OUT/calibration.json, OUT/lr.json
+    OUT/runs/         METHOD-CORPUS-SEED-DIGEST
+    OUT/results.json, OUT/claim.md, OUT/claim.html, OUT/claim.svg
+"""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from fast_electra.config.loading import load_config
+from fast_electra.config.tree import Config
+from fast_electra.data.files import canonical_digest, write_json_atomically, write_text_atomically
+from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.errors import TrainingError
+from fast_electra.evaluation.comparison import Comparison, minimal_detectable_difference
+from fast_electra.evaluation.metrics import student_interval
+from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell, open_subject
+from fast_electra.models.build import load_model
+from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.report.claim_page import chart_of, markdown_of, page_of
+from fast_electra.report.plots import save_svg
+from fast_electra.studies.bench import Trained, interval, with_settings
+from fast_electra.studies.claim_corpora import Corpus, Question, Record
+from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, Study, updates_of
+from fast_electra.studies.claim_runs import Material, Planned, helper_shape
+from fast_electra.training.assembly import assemble
+from fast_electra.training.doctor import examine
+from fast_electra.training.loop import Interrupted
+from fast_electra.training.precision import Execution, apply_threads, choose_execution
+from fast_electra.training.pretrain import pretrain
+from fast_electra.training.telemetry import Observer, QuietObserver, read_metrics
+
+_AUXILIARY = "auxiliary"
+
+
+# --- Speed ------------------------------------------------------------------------------------------------------------
+
+
+def time_updates(
+    configs: Mapping[str, Config], execution: Execution, rounds: int, updates: int
+) -> dict[str, dict[str, float]]:
+    """Updates a second of several configurations, measured in turns in this process.
+
+    Args:
+        configs: by name.
+        execution: the same for all.
+        rounds: turns of each; each round begins with another one.
+        updates: timed in a turn, behind one that is not.
+
+    Returns:
+        {name: median over the turns, and the low and high end of its 95 % bootstrap interval}.
+    """
+    apply_threads(execution)
+    parts: dict[str, Trained] = {}
+    for name, config in configs.items():
+        config = with_settings(config, training={"updates": 10**6})
+        assembled = assemble(config, execution)
+        parts[name] = Trained(config, assembled, assembled.objective, execution)
+    found: dict[str, list[float]] = {name: [] for name in parts}
+    names = list(parts)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(updates / parts[name].run(updates).seconds)
+    return {name: interval(values) for name, values in found.items()}
+
+
+# --- One corpus -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of a study's progress, and may stop it."""
+
+    say: Callable[[str], object] = lambda _: None
+    display: Callable[[str], Observer] = lambda _: QuietObserver()
+    """makes the progress display of a run"""
+    stop: Callable[[], bool] = lambda: False
+
+
+class _Trial:
+    """One corpus of a study."""
+
+    def __init__(self, study: Study, corpus: Corpus, out: Path, execution: Execution, listener: Listener) -> None:
+        self.study, self.corpus, self._out, self._execution, self._listener = study, corpus, out, execution, listener
+        home = out / "corpora" / corpus.name
+        self.material = Material(study, corpus, out / "runs", home / "shards", self._shards(home))
+        width = self.material.base.main.hidden_size
+        assert width is not None
+        self.questions = corpus.questions(width)
+        self.rates = self._calibrated()
+
+    def _shards(self, home: Path) -> str:
+        self._listener.say(f"{self.corpus.name}: tokenizer and token shards")
+        config = load_config("quickstart", self.study.overrides)
+        data = with_settings(config, data=self.corpus.settings(config.data)).data
+        build_shards(self.corpus.documents(home), None, home / "shards", data, self.corpus.validation())
+        return open_shards(home / "shards", verify=False).fingerprint
+
+    # Speed
+
+    def _calibrated(self) -> dict[str, dict[str, float]]:
+        """Updates a second of the auxiliary and of each method, from calibration.json where they are there.
+
+        A method that comes later is timed beside those that are there, and its speed put on their scale: runs that are
+        finished keep their number of updates, and a slower machine of the day cuts nobody's budget.
+        """
+        path = self._out / "calibration.json"
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        execution = self._execution
+        identity = canonical_digest(
+            [
+                self.material.fingerprint,
+                {
+                    **self.material.method(REFERENCE, 1, 0).model_dump(mode="json"),
+                    "data": self.material.base.data.length,
+                },
+                [execution.device.type, execution.precision, execution.threads, torch.__version__],
+                torch.backends.cpu.get_cpu_capability(),
+            ]
+        )
+        entry = stored.get(self.corpus.name, {})
+        known: dict[str, dict[str, float]] = entry.get("rates", {}) if entry.get("identity") == identity else {}
+        known = {name: rate for name, rate in known.items() if name == _AUXILIARY or name in METHODS}
+        wanted = [_AUXILIARY, *self.study.methods]
+        if not set(wanted) <= known.keys():
+            measured = self._timed(list(dict.fromkeys([*known, *wanted])))
+            scale = statistics.median([known[name]["median"] / measured[name]["median"] for name in known] or [1.0])
+            scaled = {name: {key: scale * value for key, value in rate.items()} for name, rate in measured.items()}
+            known = scaled | known
+            write_json_atomically(path, stored | {self.corpus.name: {"identity": identity, "rates": known}})
+        return {name: known[name] for name in wanted}
+
+    def _timed(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        self._listener.say(f"{self.corpus.name}: updates a second of {', '.join(names)}, in turns")
+        material, execution = self.material, self._execution
+        with tempfile.TemporaryDirectory() as folder:
+            config = material.auxiliary(1, 0)
+            parts = assemble(config, execution)  # an auxiliary of random weights takes as long as one that was trained
+            cast(PreTrainedModel, parts.objective.models()["main"]).save_pretrained(folder)
+            parts.tokenizer.save_pretrained(folder)
+            configs = {
+                name: config if name == _AUXILIARY else material.method(name, 1, 0, auxiliary=Path(folder))
+                for name in names
+            }
+            return time_updates(configs, execution, self.study.rounds, self.study.timed_updates)
+
+    # Runs
+
+    def auxiliary(self, seed: int) -> Planned:
+        """The auxiliary of a seed."""
+        seconds = self.study.auxiliary_seconds
+        config = self.material.auxiliary(updates_of(seconds, self.rates[_AUXILIARY]["median"]), seed)
+        return self.material.planned(_AUXILIARY, config, seconds)
+
+    def run(self, method: str, seed: int, seconds: float, factor: float) -> Planned:
+        """A method's run."""
+        auxiliary = self.auxiliary(seed) if METHODS[method].auxiliary else None
+        updates = updates_of(seconds, self.rates[method]["median"])
+        folder = auxiliary and self.material.runs / auxiliary.name
+        config = self.material.method(method, updates, seed, factor, folder)
+        return self.material.planned(method, config, seconds, auxiliary)
+
+    def trained(self, planned: Planned) -> Path:
+        """The finished run, trained where it is not there.
+
+        Raises:
+            TrainingError: it diverged.
+            Interrupted: stopped on request.
+        """
+        folder = self.material.runs / planned.name
+        record = folder / "run.json"
+        if not (record.exists() and json.loads(record.read_text())["status"] == "finished"):
+            if planned.auxiliary is not None:
+                self.trained(planned.auxiliary)
+            self._listener.say(f"{planned.name}: {planned.config.training.updates} updates, {planned.seconds:.0f} s")
+            pretrain(planned.config, folder, [self._listener.display(planned.name)], stop=self._listener.stop)
+        return folder
+
+    # Learning rates
+
+    @cached_property
+    def choices(self) -> dict[str, Record]:
+        """The learning rate of each method, by its score on examples that nothing is judged by."""
+        path = self._out / "lr.json"
+        records: list[Record] = json.loads(path.read_text()) if path.exists() else []
+        question = self.corpus.choosing()
+        chosen: dict[str, Record] = {}
+        for method in self.study.methods:
+            runs = {
+                f"{factor:g}": self.run(method, self.study.choosing_seed, self.study.choosing_seconds, factor)
+                for factor in self.study.factors
+            }
+            identity = canonical_digest([question.digest, [planned.name for planned in runs.values()]])
+            record = next((record for record in records if record["identity"] == identity), None)
+            if record is None:
+                scores = {factor: self._choosing_score(planned, question) for factor, planned in runs.items()}
+                record = {
+                    "corpus": self.corpus.name,
+                    "method": method,
+                    "by": question.title,
+                    "scores": scores,
+                    "factor": best_factor(scores, f"{METHODS[method].title} on {self.corpus.name}"),
+                    "runs": [planned.name for planned in runs.values()],
+                    "identity": identity,
+                }
+                records.append(record)
+                write_json_atomically(path, records)
+            chosen[method] = record
+        return chosen
+
+    def _choosing_score(self, planned: Planned, question: Question) -> float | None:
+        try:
+            run = self.trained(planned)
+        except TrainingError:
+            return None
+        return question.answer(run, self.study.choosing_seed, self._execution)["score"]
+
+    # Judging
+
+    def judged(self, contestant: Contestant, seed: int) -> Record:
+        """A contestant's run of a seed: what it spent, how it went, what it is worth; scores in points."""
+        factor = self.choices[contestant.method]["factor"]
+        planned = self.run(contestant.method, seed, self.study.seconds_of(contestant), factor)
+        record: Record = {
+            "contestant": contestant.title,
+            "method": contestant.method,
+            "counted": contestant.counted,
+            "seed": seed,
+            "run": planned.name,
+            "given_seconds": round(planned.seconds, 1),
+            "updates": planned.config.training.updates,
+        }
+        try:
+            run = self.trained(planned)
+        except TrainingError as error:
+            return record | {"failed": str(error), "scores": {}}
+        diagnosis = self._kept(
+            run, "diagnosis", self._reference_name, {"name": "diagnosis"}, lambda: self._diagnosis(run)
+        )
+        answers = {question: self._answer(run, question, seed) for question in self.questions}
+        points = {
+            question.name: round(100 * answer["score"], 2)
+            for question, answer in answers.items()
+            if answer["score"] is not None
+        }
+        remarks = [f"{question.title}: {said}" for question, answer in answers.items() if (said := remark(answer))]
+        return record | diagnosis["diagnosis"] | {"scores": points, "remarks": remarks}
+
+    def _answer(self, run: Path, question: Question, seed: int, untrained: bool = False) -> Record:
+        def answer() -> Record:
+            self._listener.say(f"{run.name}: {question.title}{', untrained' if untrained else ''}")
+            apply_threads(self._execution)
+            return question.answer(run, seed, self._execution, untrained)
+
+        return self._kept(run, question.name, question.digest, question.settings, answer, seed, untrained)
+
+    def _kept(
+        self,
+        run: Path,
+        name: str,
+        digest: str,
+        settings: Mapping[str, Any],
+        compute: Callable[[], Record],
+        seed: int = 0,
+        untrained: bool = False,
+    ) -> Record:
+        """A cell of a run, computed where it is not there."""
+        out = run / "evaluation"
+        cell = make_cell(name, digest, settings, seed, untrained, open_subject(str(run), out).digest)
+        record = finished_cell(out, cell)
+        if record is None:
+            if self._listener.stop():
+                raise Interrupted(f"stopped before {name} of {run.name}")
+            record = keep_cell(out, cell, compute())
+        return record
+
+    def baselines(self, judged: Record) -> dict[str, dict[str, float]]:
+        """{question: {baseline: points}}; an untrained encoder of a judged run's shape where one is fine-tuned."""
+        run = self.material.runs / judged["run"]
+        found: dict[str, dict[str, float]] = {}
+        for question in self.questions:
+            name = f"{question.name}-baselines"
+            kept = self._kept(run, name, question.digest, {"name": "baselines"}, question.baselines)
+            scores = {name: score for name, score in kept.items() if name != "identity"}
+            if not question.zero_shot:
+                scores["untrained"] = self._answer(run, question, judged["seed"], untrained=True)["score"]
+            found[question.name] = {k: round(100 * score, 2) for k, score in scores.items() if score is not None}
+        return found
+
+    # Diagnosis
+
+    @property
+    def _reference_name(self) -> str:
+        return self.auxiliary(self.study.choosing_seed).name
+
+    @cached_property
+    def _reference(self) -> tuple[FastElectra, list[Any]]:
+        """Corruption by the auxiliary of the choosing seed, which no run that is judged trained against."""
+        auxiliary = self.trained(self.auxiliary(self.study.choosing_seed))
+        parts = assemble(self.material.method("constant-1", 1, 0, auxiliary=auxiliary), self._execution)
+        assert isinstance(parts.objective, FastElectra)
+        return parts.objective, parts.validation
+
+    def _diagnosis(self, run: Path) -> Record:
+        """How a run went, in one record under `diagnosis`."""
+        records = read_metrics(run / "metrics.jsonl")
+        seconds = seconds_of(records)
+
+        def mean(key: str, scale: float = 1.0, digits: int = 3) -> float | None:
+            values = [record[key] for record in records if key in record]
+            return round(scale * float(np.mean(values)), digits) if values else None
+
+        clipped = [key for key in records[-1] if key.split(".")[0] == "clipped"]
+        findings = [each for each in examine(run) if each.severity in ("warning", "problem")]
+        found: Record = {
+            "seconds": round(seconds, 1),
+            "updates_per_second": round(records[-1]["update"] / seconds, 3),
+            "clipped": {key.removeprefix("clipped").lstrip(".") or "main": mean(key, 100, 1) for key in clipped},
+            "temperature": mean("temperature"),
+            "replaced": mean("replaced_fraction", 100, 1),
+            "rtd_auc": None,
+            "findings": len(findings),
+            "found": [each.sentence() for each in findings],
+        }
+        if load_config(run / "config.yaml").objective.kind != "mlm":
+            found["rtd_auc"] = round(self._rtd_auc(run), 4)
+        return {"diagnosis": found}
+
+    def _rtd_auc(self, run: Path) -> float:
+        objective, validation = self._reference
+        execution = self._execution
+        model = load_model(run / "model", "rtd").to(execution.weights_dtype)  # type: ignore[arg-type]
+        objective.main = ReplacedTokenDetector(model.to(execution.device).eval())  # type: ignore[arg-type]
+        with execution.autocast():
+            return objective.validate([batch.to(execution.device) for batch in validation], seed=0)["rtd_auc"]
+
+    # All of it
+
+    def results(self) -> Record:
+        """What the corpus says, for results.json."""
+        study = self.study
+        choices = self.choices
+        runs = [self.judged(contestant, seed) for seed in study.seeds for contestant in study.contestants]
+        auxiliaries = [self._auxiliary_record(seed) for seed in self._auxiliary_seeds()]
+        shards = open_shards(self.material.shards, verify=False)
+        main, helper = self.material.base.main, helper_shape(self.material.base.main)
+        optimizer = self.material.base.optimizer
+        return {
+            "corpus": self.corpus.name,
+            "tokens": {name: shards.split(name).tokens for name in ("train", "validation")},
+            "vocabulary": shards.vocabulary_size,
+            "model": {"architecture": main.architecture, "layers": main.layers, "width": main.hidden_size},
+            "generator_layers": helper["layers"],
+            "questions": [
+                {"name": q.name, "title": q.title, "metric": q.metric, "zero_shot": q.zero_shot} for q in self.questions
+            ],
+            "calibration": [
+                {"what": METHODS[name].title if name in METHODS else name}
+                | {key: round(value, 3) for key, value in rate.items()}
+                for name, rate in self.rates.items()
+            ],
+            "learning_rates": [
+                {
+                    "method": METHODS[method].title,
+                    "by": record["by"],
+                    "factor": record["factor"],
+                    "learning_rate": optimizer.learning_rate * record["factor"],
+                    "muon_learning_rate": optimizer.muon_learning_rate
+                    and optimizer.muon_learning_rate * record["factor"],
+                    "scores": {f: None if s is None else round(100 * s, 2) for f, s in record["scores"].items()},
+                }
+                for method, record in choices.items()
+            ],
+            "auxiliaries": auxiliaries,
+            "runs": runs,
+            "baselines": next((self.baselines(run) for run in runs if "failed" not in run), {}),
+            "contestants": [summarise(contestant, self.questions, runs) for contestant in study.contestants],
+            "differences": differences(study.contestants, self.questions, runs),
+        }
+
+    def _auxiliary_seeds(self) -> list[int]:
+        used = any(METHODS[name].auxiliary for name in self.study.methods)
+        return [self.study.choosing_seed, *(self.study.seeds if used else ())]
+
+    def _auxiliary_record(self, seed: int) -> Record:
+        planned = self.auxiliary(seed)
+        records = read_metrics(self.trained(planned) / "metrics.jsonl")
+        measured = records[-1]["validation"]
+        return {
+            "seed": seed,
+            "run": planned.name,
+            "given_seconds": round(planned.seconds, 1),
+            "seconds": round(seconds_of(records), 1),
+            "updates": planned.config.training.updates,
+            "masked_accuracy": round(100 * measured["masked_accuracy"], 2),
+            "unigram_accuracy": round(100 * measured["unigram_accuracy"], 2),
+        }
+
+
+def seconds_of(records: Sequence[Record]) -> float:
+    """Seconds of a run's updates, from its metrics; those that a stop left unlogged at the mean speed of the others."""
+    timed = sum(record["timing"]["seconds"] for record in records)
+    tokens = sum(record["timing"]["seconds"] * record["timing"]["tokens_per_second"] for record in records)
+    return timed * records[-1]["tokens"] / tokens
+
+
+def remark(answer: Record) -> str | None:
+    """What has to be known of a fine-tuning that failed or taught nothing."""
+    if answer.get("failed"):
+        return answer["failed"]
+    return "every example is called the same" if answer.get("degenerate") else None
+
+
+def best_factor(scores: Mapping[str, float | None], who: str) -> float:
+    """The factor with the best score; of equal ones the nearest to 1.
+
+    Raises:
+        TrainingError: every one diverged.
+    """
+    found = {float(factor): score for factor, score in scores.items() if score is not None}
+    if not found:
+        raise TrainingError(f"{who} diverged at every learning rate that was tried; nothing can be said of it.")
+    return max(found, key=lambda factor: (found[factor], -abs(np.log(factor))))
+
+
+# --- What it says -----------------------------------------------------------------------------------------------------
+
+
+def summarise(contestant: Contestant, questions: Sequence[Question], runs: Sequence[Record]) -> Record:
+    """Mean over seeds and Student's 95 % interval, in points; None where there is none."""
+    found: Record = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
+    scores: dict[str, Record] = {}
+    for question in questions:
+        by_seed = _scores(contestant, question.name, runs)
+        if by_seed:
+            mean, low, high = (_rounded(value) for value in student_interval(list(by_seed.values())))
+            scores[question.name] = {"mean": mean, "low": low, "high": high, "seeds": len(by_seed)}
+    return found | {"scores": scores}
+
+
+def differences(
+    contestants: Sequence[Contestant], questions: Sequence[Question], runs: Sequence[Record]
+) -> list[Record]:
+    """Every other contestant against joint ELECTRA, seed by seed, in points; not where the question is another one."""
+    reference = Contestant(REFERENCE, counted=False)
+    found: list[Record] = []
+    for question in questions:
+        base = _scores(reference, question.name, runs)
+        for contestant in contestants:
+            if contestant == reference or (contestant.method == "mlm" and question.zero_shot):
+                continue
+            scores = _scores(contestant, question.name, runs)
+            seeds = [seed for seed in scores if seed in base]
+            if seeds:
+                pairs = [scores[seed] for seed in seeds], [base[seed] for seed in seeds]
+                found.append({"question": question.name} | _difference(contestant.title, question, *pairs))
+    return found
+
+
+def _difference(title: str, question: Question, scores: list[float], base: list[float]) -> Record:
+    reference = METHODS[REFERENCE].title
+    mean, low, high = student_interval(np.subtract(scores, base))
+    detectable = minimal_detectable_difference(scores, base, paired=True)
+    seeds = len(scores)
+    if detectable is None:
+        ahead, behind = (title, reference) if mean >= 0 else (reference, title)
+        sentence = f"{ahead} is ahead of {behind} by {abs(mean):.1f} points, 1 seed: not decided"
+        decided = False
+    else:
+        comparison = Comparison(
+            title, reference, question.metric, mean, low, high, detectable, (seeds, seeds), paired=True, examples=0
+        )
+        sentence, decided = comparison.sentence, comparison.decided
+    return {
+        "contestant": title,
+        "difference": _rounded(mean),
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "detectable": None if detectable is None else _rounded(detectable),
+        "seeds": seeds,
+        "decided": decided,
+        "sentence": f"{question.title}: {sentence}.",
+    }
+
+
+def _scores(contestant: Contestant, question: str, runs: Sequence[Record]) -> dict[int, float]:
+    """By seed, those that there are."""
+    return {
+        run["seed"]: run["scores"][question]
+        for run in runs
+        if (run["method"], run["counted"]) == contestant and question in run["scores"]
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 2)
+
+
+# --- The study --------------------------------------------------------------------------------------------------------
+
+
+def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, listener: Listener) -> Record:
+    """Train and judge what is not there yet, and write results.json, claim.md, claim.html and claim.svg.
+
+    Args:
+        study: what to do.
+        corpora: different names.
+        out: the study's folder.
+        command: that repeats it, for the page.
+        listener: is told of progress.
+
+    Returns:
+        the content of results.json: everything in it is in claim.md too, rounded as there; what is not rounded is in
+        the runs.
+
+    Raises:
+        UserError: a run, an auxiliary or a task can't be made or used.
+        Interrupted: stopped on request; the same command goes on.
+    """
+    execution = choose_execution(load_config("quickstart", study.overrides).training)
+    out = out.resolve()
+    results: Record = {
+        "command": command,
+        "seconds": study.seconds,
+        "auxiliary_seconds": round(study.auxiliary_seconds, 1),
+        "seeds": list(study.seeds),
+        "choosing_seed": study.choosing_seed,
+        "choosing_seconds": round(study.choosing_seconds, 1),
+        "machine": {
+            "device": f"{execution.device.type} {torch.backends.cpu.get_cpu_capability()}",
+            "precision": execution.precision,
+            "threads": execution.threads,
+        },
+        "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
+        "methods": {METHODS[name].title: json.dumps(METHODS[name].settings) for name in study.methods},
+        "corpora": [_Trial(study, corpus, out, execution, listener).results() for corpus in corpora],
+    }
+    write_json_atomically(out / "results.json", results)
+    write_text_atomically(out / "claim.md", markdown_of(results))
+    write_text_atomically(out / "claim.html", page_of(results))
+    save_svg(chart_of(results), out / "claim.svg")
+    return results

@@ -1,0 +1,402 @@
+"""What the claim study pre-trains on, and the questions that choose its learning rates and judge its runs.
+
+| corpus | chosen by                                    | judged by                                          |
+| ------ | -------------------------------------------- | -------------------------------------------------- |
+| code   | pairs of one half of the held-out functions  | pairs of the other half, as it is; its bugs, tuned |
+| text   | a probe on examples of SST-2, then left out  | CoLA, SST-2 and MRPC, tuned                        |
+
+Notable:
+- what chooses is never what judges: functions and examples are parted by a digest of their text, before any bug is put
+  in or any example drawn, so equal ones fall on the same side;
+- a question knows its examples by a digest that costs a second; the examples are made when it is first answered;
+- without fine-tuning a main model is asked which version it finds more suspicious, a masked language model which it
+  finds likelier behind a mask that it is shown: not the same question, so these answers are never compared.
+"""
+
+import functools
+import hashlib
+import lzma
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_electra.config.loading import load_config
+from fast_electra.config.tree import DataConfig, MLMObjective
+from fast_electra.data.files import canonical_digest
+from fast_electra.data.sources import Document, Sources
+from fast_electra.errors import DataError
+from fast_electra.evaluation import bugs
+from fast_electra.evaluation.baselines import bag_of_words, majority
+from fast_electra.evaluation.bug_task import bug_task
+from fast_electra.evaluation.detector import detector_of, masked_prediction
+from fast_electra.evaluation.fine_tuning import fine_tune
+from fast_electra.evaluation.glue import load_glue
+from fast_electra.evaluation.metrics import wins
+from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe
+from fast_electra.evaluation.recipes import Recipe, recipe_for
+from fast_electra.evaluation.runner import without_tests
+from fast_electra.evaluation.tasks import Split, Task, make_task
+from fast_electra.models.build import load_model
+from fast_electra.models.classifier import load_encoder, load_task_tokenizer
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.training.assembly import special_ids
+from fast_electra.training.precision import Execution
+
+Record = dict[str, Any]
+RECIPE = "fast"
+TASKS = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC"}
+_ZERO_SHOT = "zero-shot"
+_CHOOSING_SHARE = 0.25
+"""of a task's training examples at most"""
+
+
+class Answer(Protocol):
+    """Puts a question to a model."""
+
+    def __call__(self, run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+        """Its record, with the `score` in [0, 1], None where fine-tuning failed.
+
+        Args:
+            run: of the model.
+            seed: of fine-tuning.
+            execution: device, precision, threads.
+            untrained: of an encoder of the same shape with fresh weights instead; only where one is fine-tuned.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Something that models are asked."""
+
+    name: str
+    title: str
+    metric: str
+    settings: Mapping[str, Any]
+    """how it is asked: "zero-shot", or the values of a recipe"""
+    digest: str
+    """of the examples"""
+    answer: Answer
+    baselines: Callable[[], dict[str, float]]
+    """scores that need no encoder"""
+
+    @property
+    def zero_shot(self) -> bool:
+        """The model is asked as it is."""
+        return self.settings["name"] == _ZERO_SHOT
+
+
+class Corpus(Protocol):
+    """A text to pre-train on, with its questions."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def judging_seconds(self) -> float:
+        """Judging one run, roughly: four layers of 256 on two cores."""
+        ...
+
+    def settings(self, data: DataConfig) -> dict[str, Any]:
+        """What is different in a configuration's section `data`."""
+        ...
+
+    def documents(self, folder: Path) -> Iterable[Document]:
+        """The text; `folder` is for what has to be unpacked."""
+        ...
+
+    def validation(self) -> Callable[[Document], bool] | None:
+        """Which documents are held out; None: a share by digest."""
+        ...
+
+    def choosing(self) -> Question:
+        """The question that learning rates are chosen by."""
+        ...
+
+    def questions(self, width: int) -> list[Question]:
+        """Those that runs are judged by, for models of a width."""
+        ...
+
+
+# --- Code -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """Python source, parted by files: judged by finding bugs in functions that were held out."""
+
+    name: str
+    train: Sequence[bugs.SourceText]
+    held_out: Sequence[bugs.SourceText]
+    """functions to be judged by, in files that no training file equals"""
+    validation_texts: Sequence[bugs.SourceText]
+    """files for validation while training"""
+    pairs: tuple[int, int] = (2_500, 1_500)
+    """functions with a wrong operator, and with a wrong variable, that judge; two fifths of them choose"""
+    functions: tuple[int, int] = (4_000, 1_000)
+    """functions that fine-tuning trains on and is scored on, at most"""
+
+    judging_seconds = 240.0
+
+    def settings(self, data: DataConfig) -> dict[str, Any]:
+        """A code tokenizer."""
+        return {"format": "code", "tokenizer": data.tokenizer.model_dump() | {"path": None, "kind": "code"}}
+
+    def documents(self, folder: Path) -> Iterable[Document]:
+        """Training files, then those for validation, as often as one iterates."""
+        return _Documents((*self.train, *self.validation_texts))
+
+    def validation(self) -> Callable[[Document], bool]:
+        """By the name of the file."""
+        names = frozenset(text.source for text in self.validation_texts)
+        return lambda document: document.source in names
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of everything that bugs are made from."""
+        return canonical_digest([[_digest(text.text) for text in texts] for texts in (self.train, self.held_out)])
+
+    @functools.cached_property
+    def halves(self) -> tuple[list[Document], list[Document]]:
+        """The held-out functions to choose by and to judge by."""
+        return halves(self.held_out)
+
+    @functools.cached_property
+    def frequencies(self) -> bugs.Frequencies:
+        """Of operators and names in the training files."""
+        return bugs.count_frequencies(self.train)
+
+    def choosing(self) -> Question:
+        """Pairs of both kinds of the choosing half; the mean of their two scores."""
+        sizes = (2 * self.pairs[0] // 5, 2 * self.pairs[1] // 5)
+
+        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+            found = [
+                pair_score(run, self._bugs(0, kind, size), execution)
+                for kind, size in zip(bugs.KINDS, sizes, strict=True)
+            ]
+            return {"score": float(np.mean([each["score"] for each in found]))}
+
+        digest = canonical_digest([self.digest, "choosing", sizes])
+        title = "pairs of functions, operators and variables"
+        return Question("choosing", title, "pairs", {"name": _ZERO_SHOT}, digest, answer, dict)
+
+    def questions(self, width: int) -> list[Question]:
+        """Pairs of the judging half by kind, and its functions fine-tuned."""
+        asked = [self._pairs(kind, size) for kind, size in zip(bugs.KINDS, self.pairs, strict=True)]
+        digest = canonical_digest([self.digest, "judging", self.functions])
+        return [*asked, fine_tuned("bugs", "bugs, fine-tuned", lambda: self.task, digest, "accuracy", width)]
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """Is this function changed? Dev functions are those of the judging half."""
+        trained, scored = self.functions
+        return bug_task(self.train, self.halves[1], train_functions=trained, dev_functions=scored)
+
+    def _pairs(self, kind: bugs.Kind, size: int) -> Question:
+        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+            return pair_score(run, self._bugs(1, kind, size), execution)
+
+        def baselines() -> dict[str, float]:
+            counts = self.frequencies.operators if kind == "operator" else self.frequencies.identifiers
+            found = self._bugs(1, kind, size)
+            better = wins([counts[bug.original] for bug in found], [counts[bug.replacement] for bug in found])
+            return {"frequency_table": float(better.mean())}
+
+        digest = canonical_digest([self.digest, "judging", kind, size])
+        return Question(f"{kind}s", f"wrong {kind}s", "pairs", {"name": _ZERO_SHOT}, digest, answer, baselines)
+
+    def _bugs(self, half: int, kind: bugs.Kind, size: int) -> list[bugs.Bug]:
+        wanted = {f"{each}s": size if each == kind else 0 for each in bugs.KINDS}
+        return bugs.find_bugs(self.halves[half], self.frequencies, **wanted)
+
+
+class _Documents:
+    """Files as documents, read when their turn comes."""
+
+    def __init__(self, texts: Sequence[bugs.SourceText]) -> None:
+        self._texts = texts
+
+    def __iter__(self) -> Iterator[Document]:
+        return (Document(text.text, text.source) for text in self._texts)
+
+
+def halves(texts: Iterable[bugs.SourceText]) -> tuple[list[Document], list[Document]]:
+    """Every function of some files as a text of its own, parted in two by a digest of it; none twice.
+
+    A function that is not found again in its own text (its body begins with two strings) is left out.
+    """
+    found: tuple[list[Document], list[Document]] = ([], [])
+    seen: set[str] = set()
+    for text in texts:
+        for function in bugs.extract_functions(text.text, text.source):
+            if function.text in seen:
+                continue
+            seen.add(function.text)
+            if [again.text for again in bugs.extract_functions(function.text, "")] == [function.text]:
+                found[int(_share(function.text) >= 0.5)].append(Document(function.text, function.source))
+    return found
+
+
+def pair_score(run: Path, found: Sequence[bugs.Bug], execution: Execution) -> Record:
+    """The share of pairs that a run's model judges right, a half for a tie: by its logits, or behind a mask."""
+    config = load_config(run / "config.yaml")
+    tokenizer = load_task_tokenizer(run)
+    special = special_ids(tokenizer)
+    pairs = bugs.encode_bugs(found, tokenizer, config.data.length)
+    if isinstance(config.objective, MLMObjective):
+        model = MaskedLM(load_model(run / "model", "mlm")).freeze(execution.auxiliary_dtype)
+        scores: NDArray[np.float64] = bugs.evaluate_masked(
+            pairs, masked_prediction(model), mask_id=special["mask"], pad_id=special["pad"], every_token=0
+        ).pair
+    else:
+        scores = bugs.evaluate_bugs(pairs, detector_of(load_model(run / "model", "rtd")), pad_id=special["pad"]).pair
+    return {"score": float(scores.mean()), "examples": len(pairs)}
+
+
+# --- Text -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """English text of one's own, judged by tasks of GLUE."""
+
+    name: str
+    path: Path
+    """a file or folder as `data build` reads it, or a text file packed with xz"""
+    tasks: Mapping[str, Task]
+    """`TASKS`, without test sets; SST-2 whole"""
+
+    judging_seconds = 150.0
+
+    @staticmethod
+    def open(name: str, path: Path, glue: Path, say: Callable[[str], object]) -> "Text":
+        """Read the tasks, so that a missing file is told before any work starts.
+
+        Raises:
+            DataError: the text or a task is not there.
+        """
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give python, or a file or folder of text.")
+        return Text(name, path, {task: without_tests(load_glue(task, glue, say=say)) for task in TASKS})
+
+    def settings(self, data: DataConfig) -> dict[str, Any]:
+        """A text tokenizer."""
+        return {"format": "auto", "tokenizer": data.tokenizer.model_dump() | {"path": None, "kind": "text"}}
+
+    def documents(self, folder: Path) -> Iterable[Document]:
+        """The documents as `data build` finds them."""
+        return Sources([_unpacked(self.path, folder) if self.path.suffix == ".xz" else self.path])
+
+    def validation(self) -> None:
+        """A share by digest."""
+
+    @functools.cached_property
+    def carved(self) -> tuple[Task, Task]:
+        """SST-2 to choose by, and to judge by."""
+        return carve(self.tasks["sst2"], TRAIN_EXAMPLES + DEV_EXAMPLES)
+
+    def choosing(self) -> Question:
+        """A probe on examples of SST-2's training set that are not trained on later."""
+        task = self.carved[0]
+
+        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+            model = load_encoder(run)
+            model.to(execution.device)  # type: ignore[arg-type]
+            with execution.autocast():
+                scores = probe(model, load_task_tokenizer(run), task)
+            return {"score": scores["dev"]["accuracy"]}
+
+        title = "SST-2, a probe on training examples that are not used later"
+        return Question("choosing", title, "accuracy", {"name": "probe"}, task.digest, answer, dict)
+
+    def questions(self, width: int) -> list[Question]:
+        """The three tasks, fine-tuned."""
+        judging = {**self.tasks, "sst2": self.carved[1]}
+        return [
+            fine_tuned(name, title, functools.partial(judging.__getitem__, name), task.digest, task.metrics[0], width)
+            for name, title in TASKS.items()
+            if (task := judging[name])
+        ]
+
+
+def carve(task: Task, most: int) -> tuple[Task, Task]:
+    """Two tasks out of a task's training examples: one to choose by, with a dev split of its own, and one to judge by.
+
+    Args:
+        task: of classes; the second keeps its dev splits.
+        most: examples to choose by, about; at most a quarter of all. Half of them train, half score.
+    """
+    shares = np.array([_share("\n".join(texts)) for texts in task.train.texts])
+    cut = min(_CHOOSING_SHARE, most / len(shares))
+
+    def part(low: float, high: float) -> Split:
+        chosen = np.flatnonzero((shares >= low) & (shares < high))
+        labels = cast("list[int]", task.train.labels)
+        return Split([task.train.texts[i] for i in chosen], [labels[i] for i in chosen])
+
+    def make(train: Split, dev: Mapping[str, Split]) -> Task:
+        return make_task(task.name, task.kind, task.labels, train, dev, {}, task.metrics)
+
+    choosing = make(part(0, cut / 2), {"dev": part(cut / 2, cut)})
+    return choosing, replace(make(part(cut, 1), task.dev), augment_swapped=task.augment_swapped)
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    """The text of an xz file, unpacked once."""
+    target = folder / path.with_suffix("").name
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            with lzma.open(path) as packed, partial.open("wb") as whole:
+                shutil.copyfileobj(packed, whole, 2**20)
+        except (lzma.LZMAError, EOFError) as error:
+            partial.unlink()
+            raise DataError(f"{path} can't be unpacked ({error}); mend it, or give the text as it is.") from error
+        os.replace(partial, target)
+    return target
+
+
+# --- Both -------------------------------------------------------------------------------------------------------------
+
+
+def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, metric: str, width: int) -> Question:
+    """A task as a question, by the fast recipe.
+
+    Args:
+        name: of the question.
+        title: in tables.
+        task: makes it; only called where something is answered.
+        digest: of its examples.
+        metric: its primary one.
+        width: of the models.
+    """
+    recipe: Recipe = recipe_for(RECIPE, width)
+
+    def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+        record = fine_tune(run, task(), recipe, seed, execution, untrained=untrained).record()
+        del record["test_predictions"], record["model"]
+        score = None if record["failed"] else record["scores"]["dev"][metric]
+        return {"score": score, "examples": record["n_dev"], **record}
+
+    def baselines() -> dict[str, float]:
+        found = {"majority": majority(task()), "bag_of_words": bag_of_words(task())}
+        return {baseline: scores["dev"][metric] for baseline, scores in found.items()}
+
+    settings = asdict(recipe) | {"epochs_by_task": dict(recipe.epochs_by_task)}
+    return Question(name, title, metric, settings, digest, answer, baselines)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) by which texts are parted."""
+    return int(_digest(text)[:12], 16) / 2**48

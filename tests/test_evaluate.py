@@ -1,0 +1,641 @@
+"""`fast-electra evaluate` and `compare`: what they promise of cells, baselines, bad input and differences."""
+
+import json
+import random
+import shutil
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.metrics import matthews_corrcoef
+
+from fast_electra.cli.main import main
+from fast_electra.config.tree import ModelConfig
+from fast_electra.evaluation import results as results_module
+from fast_electra.evaluation import runner
+from fast_electra.evaluation.comparison import Comparison
+from fast_electra.evaluation.results import (
+    Contest,
+    Evaluation,
+    Result,
+    averages_of,
+    entry,
+    find_evaluation,
+    load,
+    remarks,
+    results_folder,
+    spread,
+    store,
+)
+from fast_electra.evaluation.runner import chance, without_tests
+from fast_electra.evaluation.tasks import Split, make_task
+from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.export import write_model
+from fast_electra.recipes import evaluate as recipe
+from fast_electra.recipes.python_corpus import Corpus, SourceFile
+from fast_electra.report.evaluation_page import contest_table, print_table, score_tables, verdicts
+from tests import tiny
+
+WORDS = ["value", "total", "count", "items", "name", "limit"]
+
+
+def text(draw: random.Random, extra: str, longest: int = 6) -> str:
+    words = [draw.choice(WORDS) for _ in range(draw.randint(2, longest))]
+    words.insert(draw.randint(0, len(words)), extra)
+    return " ".join(words)
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory) -> Path:
+    """CoLA and RTE as the GLUE download has them, each a few words long; CoLA with a test set."""
+    folder, draw = tmp_path_factory.mktemp("data") / "glue", random.Random(0)
+    (folder / "CoLA").mkdir(parents=True)
+    (folder / "RTE").mkdir()
+    for split, count in (("train", 48), ("dev", 30)):
+        sides = [number % 2 for number in range(count)]
+        rows = [f"x\t{side}\t\t{text(draw, ('left', 'right')[side])}\n" for side in sides]
+        (folder / "CoLA" / f"{split}.tsv").write_text("".join(rows))
+        names = [("entailment", "not_entailment")[side] for side in sides]
+        rows = [f"{i}\t{text(draw, 'left')}\t{text(draw, n[:3])}\t{n}\n" for i, n in enumerate(names)]
+        (folder / "RTE" / f"{split}.tsv").write_text("index\tsentence1\tsentence2\tlabel\n" + "".join(rows))
+    rows = [f"{i}\t{text(draw, 'left')}\n" for i in range(5)]
+    (folder / "CoLA" / "test.tsv").write_text("index\tsentence\n" + "".join(rows))
+    return folder
+
+
+def make_model(folder: Path, tokenizer, head: str, seed: int) -> Path:
+    config = ModelConfig(layers=1, hidden_size=32, heads=2, intermediate_size=48)
+    write_model(build_model(transformers_config(config, 320, tiny.SPECIAL, 64), head, seed), tokenizer, folder, "")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tokenizer) -> tuple[Path, Path]:
+    home = tmp_path_factory.mktemp("models")
+    return make_model(home / "first", tokenizer, "rtd", 1), make_model(home / "second", tokenizer, "mlm", 2)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, models, glue) -> tuple[Path, Path]:
+    """Both models on CoLA and RTE, two seeds each."""
+    home = tmp_path_factory.mktemp("results")
+    for model in models:
+        options = ["--tasks", "cola,rte", "--data", str(glue), "--recipe", "fast", "--seeds", "0", "1"]
+        assert main(["evaluate", str(model), *options, "--out", str(home / model.name)]) == 0
+    return home / "first", home / "second"
+
+
+def again(folder: Path, model: Path, glue: Path, *more: str) -> list[str]:
+    options = ["--data", str(glue), "--recipe", "fast", "--out", str(folder), *more]
+    for name, values in {"--tasks": ["cola,rte"], "--seeds": ["0", "1"]}.items():
+        options += [] if name in more else [name, *values]
+    return ["evaluate", str(model), *options]
+
+
+def forbid(monkeypatch, *names: str) -> None:
+    def fail(*_, **__):
+        raise AssertionError("computed again")
+
+    for name in names:
+        monkeypatch.setattr(runner, name, fail)
+
+
+# Cells
+
+
+def test_the_json_holds_every_seeds_score_beside_its_baselines(evaluated, models, glue, capsys):
+    assert main(again(evaluated[0], models[0], glue, "--json")) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert list(content["tasks"]) == ["cola", "rte"]
+    cola = content["tasks"]["cola"]
+    assert (cola["metric"], content["tasks"]["rte"]["metric"]) == ("matthews", "accuracy")
+    assert (cola["n_train"], cola["n_dev"], len(cola["scores"])) == (48, 30, 2)
+    assert {"majority", "bag_of_words", "untrained"} <= set(cola["baselines"])
+    assert cola["baselines"]["majority"] == 0.0
+    assert cola["baselines"]["bag_of_words"] == 1.0  # one word decides
+    assert all(isinstance(task["baselines"]["untrained"], float) for task in content["tasks"].values())
+    labels = [number % 2 for number in range(30)]
+    cells = [json.loads(path.read_text()) for path in (evaluated[0] / "cells").glob("cola-fast-[01]-*.json")]
+    trained = sorted((cell["seed"], cell["predictions"]["dev"]) for cell in cells if not cell["untrained"])
+    expected = [float(matthews_corrcoef(labels, predictions)) for _, predictions in trained]
+    assert cola["scores"] == pytest.approx(expected)
+    assert cola["median"] == pytest.approx(np.median(expected))
+    assert cola["mean"] == pytest.approx(np.mean(expected))
+    assert cola["std"] == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_a_second_run_computes_nothing_and_prints_the_same(evaluated, models, glue, capsys, monkeypatch):
+    main(again(evaluated[0], models[0], glue, "--json"))
+    before = capsys.readouterr().out
+    forbid(monkeypatch, "fine_tune", "bag_of_words", "majority", "_probe")
+    assert main(again(evaluated[0], models[0], glue, "--json")) == 0
+    assert capsys.readouterr().out == before
+
+
+def test_a_run_killed_after_its_first_cell_goes_on(tmp_path, models, glue, monkeypatch, capsys):
+    calls = []
+    fine_tune = runner.fine_tune
+
+    def dies(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fine_tune(*arguments, **options)
+
+    monkeypatch.setattr(runner, "fine_tune", dies)
+    assert main(again(tmp_path, models[0], glue)) == 130
+    assert len(list((tmp_path / "cells").iterdir())) == 1
+    assert main(again(tmp_path, models[0], glue)) == 0
+    assert len(calls) == 2 + 5  # of six cells the first was there
+    assert len(list((tmp_path / "cells").iterdir())) == 6
+
+
+def test_a_cell_belongs_to_its_weights_task_recipe_and_seed(tmp_path, evaluated, models, glue, tokenizer, monkeypatch):
+    """Other weights in the same folder, other examples or more seeds are computed; the rest is read."""
+    folder = shutil.copytree(evaluated[0], tmp_path / "results")
+    model = shutil.copytree(models[0], tmp_path / "model")
+    calls = []
+    fine_tune = runner.fine_tune
+    monkeypatch.setattr(runner, "fine_tune", lambda *a, **o: calls.append(a[1].name) or fine_tune(*a, **o))
+    assert main(again(folder, model, glue)) == 0  # the same weights elsewhere
+    assert calls == []
+    assert main(again(folder, model, glue, "--seeds", "1", "2")) == 0
+    assert calls == ["cola", "cola", "rte", "rte"]  # seed 2, and the untrained one of the new first seed
+    calls.clear()
+    other = shutil.copytree(glue, tmp_path / "glue")
+    path = other / "RTE" / "dev.tsv"
+    path.write_text(path.read_text().replace("left", "right", 1))
+    assert main(again(folder, model, other)) == 0
+    assert calls == ["rte"] * 3
+    calls.clear()
+    shutil.rmtree(model)
+    make_model(model, tokenizer, "rtd", 9)
+    assert main(again(folder, model, glue, "--tasks", "rte")) == 0
+    assert calls == ["rte"] * 3
+    content = json.loads((folder / "results.json").read_text())
+    assert [result["task"] for result in content["results"]] == ["rte"]  # of these weights alone
+    assert {cell["identity"]["model"] for cell in content["cells"]} == {content["digest"]}
+
+
+def test_a_damaged_cell_is_computed_again(tmp_path, evaluated, models, glue):
+    folder = shutil.copytree(evaluated[0], tmp_path / "results")
+    path = next((folder / "cells").glob("cola-fast-1-*.json"))
+    whole = json.loads(path.read_text())
+    path.write_text(path.read_text()[:100])
+    assert main(again(folder, models[0], glue)) == 0
+    assert json.loads(path.read_text())["predictions"] == whole["predictions"]
+
+
+def test_results_hold_what_repeats_every_cell_and_tell_the_command(evaluated):
+    content = json.loads((evaluated[0] / "results.json").read_text())
+    assert len(content["cells"]) == 6
+    for cell in content["cells"]:
+        assert cell["recipe"]["learning_rate"] > 0
+        assert {"seed", "identity", "execution", "versions", "scores", "truncated"} <= set(cell)
+        assert "predictions" not in cell
+    (command,) = content["commands"]
+    assert "--tasks cola,rte" in command
+    assert "--seeds 0 1" in command
+
+
+def test_the_table_and_page_show_scores_baselines_and_what_was_cut(evaluated, models, glue, capsys):
+    assert main(again(evaluated[0], models[0], glue)) == 0
+    shown = capsys.readouterr().out
+    for word in ("fast, 2 seeds", "mean ±", "std", "majority", "bag of words", "untrained", "cut, train"):
+        assert word in " ".join(shown.split()), word
+    assert "does not beat chance (0.0), the majority class (0.0), a bag of words (100.0)" in " ".join(shown.split())
+    page = (evaluated[0] / "report.html").read_text()
+    assert "<svg" in page
+    assert "fast-electra evaluate" in page
+    assert "cut, train" in page
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_texts_longer_than_the_model_takes_are_counted(tmp_path, models, capsys):
+    rows = "".join(f"{'value ' * (90 if i == 0 else 3)}{('left', 'right')[i % 2]} {i},{i % 2}\n" for i in range(40))
+    (tmp_path / "long.csv").write_text("text,label\n" + rows)
+    options = ["--train", str(tmp_path / "long.csv"), "--text", "text", "--label", "label", "--seeds", "1"]
+    assert main(["evaluate", str(models[0]), *options, "--out", str(tmp_path / "out"), "--json"]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["long"]
+    assert sum(task["truncated"].values()) == 1
+    assert task["std"] is None  # of one seed
+    assert task["n_train"] + task["n_dev"] == 40
+
+
+def test_a_task_of_ones_own_may_have_line_breaks_pairs_and_values(tmp_path, models, capsys):
+    rows = "".join(f'"value\nleft {i}","total, {i}",{i}.5\n' for i in range(30))
+    (tmp_path / "own.csv").write_text("a,b,score\n" + rows)
+    (tmp_path / "dev.csv").write_text("a,b,score\n" + rows)
+    options = ["--train", str(tmp_path / "own.csv"), "--dev", str(tmp_path / "dev.csv"), "--text", "a,b"]
+    options += ["--label", "score", "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path / "out"), "--json"]
+    assert main(["evaluate", str(models[0]), *options]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["own"]
+    assert (task["metric"], task["n_train"], task["n_dev"]) == ("pearson", 30, 30)
+
+
+# Setups
+
+
+def test_of_several_learning_rates_the_best_median_is_taken_and_said(tmp_path, models, glue, capsys):
+    rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "rte", "--recipe", "fast"]
+    assert main(["evaluate", str(models[0]), *rates, "--data", str(glue), "--out", str(tmp_path), "--seeds", "2"]) == 0
+    shown = capsys.readouterr().out
+    (result,) = load(tmp_path).results
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
+    trained = [cell for cell in cells if not cell["untrained"]]
+    assert len(trained) == 4
+    medians = {
+        rate: statistics.median(c["scores"]["dev"]["accuracy"] for c in trained if c["recipe"]["learning_rate"] == rate)
+        for rate in (1e-9, 3e-3)
+    }
+    assert medians[result.recipe["learning_rate"]] == max(medians.values())
+    assert "was selected from 1e-09, 0.003 by the median on the same dev examples" in " ".join(shown.split())
+
+
+def test_a_probe_scores_the_frozen_encoder_once(tmp_path, models, glue, capsys):
+    options = ["--tasks", "cola", "--data", str(glue), "--probe", "--out", str(tmp_path), "--json"]
+    assert main(["evaluate", str(models[0]), *options]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["cola"]
+    assert (task["setup"], len(task["scores"])) == ("probe", 1)
+    assert isinstance(task["baselines"]["untrained"], float)
+
+
+def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue):
+    common = ["--data", str(glue), "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path)]
+    assert main(["evaluate", str(models[0]), "--tasks", "cola", "--save", *common]) == 0
+    (saved,) = (tmp_path / "models").iterdir()
+    assert main(["evaluate", str(models[0]), "--tasks", "rte", "--start", str(saved), *common]) == 0
+    found = {result.task: result for result in load(tmp_path).results}
+    assert found["rte"].setup == f"fast, started from {saved}"
+    cell = json.loads((tmp_path / "cells" / found["rte"].cells["0"]).read_text())
+    untrained = json.loads((tmp_path / "cells" / found["rte"].cells["untrained"]).read_text())
+    assert (cell["start"], untrained["start"]) == (str(saved), None)
+
+
+def test_predictions_for_the_server_are_the_median_seeds(tmp_path, models, glue, monkeypatch):
+    options = [
+        "--tasks",
+        "cola",
+        "--data",
+        str(glue),
+        "--recipe",
+        "fast",
+        "--seeds",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["evaluate", str(models[0]), *options]) == 0  # without test predictions: they are made up for
+    assert main(["evaluate", str(models[0]), *options, "--predictions", str(tmp_path / "server")]) == 0
+    forbid(monkeypatch, "fine_tune")
+    assert main(["evaluate", str(models[0]), *options, "--predictions", str(tmp_path / "server")]) == 0
+    assert main(["evaluate", str(models[0]), *options]) == 0
+    lines = (tmp_path / "server" / "CoLA.tsv").read_text().splitlines()
+    (result,) = load(tmp_path / "out").results
+    scores = result.scores["dev"]["matthews"]
+    seed = sorted(range(3), key=lambda seed: (scores[seed], seed))[1]
+    cell = json.loads((tmp_path / "out" / "cells" / result.cells[str(seed)]).read_text())
+    assert lines == ["index\tprediction", *(f"{i}\t{p}" for i, p in enumerate(cell["test_predictions"]["test"]))]
+    assert len(lines) == 6
+
+
+def test_the_digest_of_a_task_does_not_depend_on_its_test_sets():
+    split = Split([("a",), ("b",)], [0, 1])
+    bare = make_task("x", "classification", ("a", "b"), split, {"dev": split}, {}, ("accuracy",))
+    tested = make_task("x", "classification", ("a", "b"), split, {"dev": split}, {"test": split}, ("accuracy",))
+    assert tested.digest != bare.digest == without_tests(tested).digest
+
+
+@pytest.mark.parametrize("kind", ["text", "shards"])
+def test_texts_of_pre_training_are_counted(kind, tmp_path, models, capsys, shards):
+    seen = tiny.documents()[3].text  # one of the shards'
+    labelled = [f"left {' '.join(WORDS)} {WORDS[i % 6]} {i}" for i in range(20)]
+    rows = [*labelled, seen, "too short"]
+    lines = [json.dumps({"text": text, "label": i % 2}) for i, text in enumerate(rows)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    (tmp_path / "corpus.txt").write_text(seen)
+    corpus = shards if kind == "shards" else tmp_path / "corpus.txt"
+    options = ["--train", str(tmp_path / "own.jsonl"), "--dev", str(tmp_path / "own.jsonl"), "--text", "text"]
+    options += ["--label", "label", "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path / "out"), "--json"]
+    assert main(["evaluate", str(models[0]), *options, "--overlap", str(corpus)]) == 0
+    found = json.loads(capsys.readouterr().out)["tasks"]["own"]
+    assert found["overlap"]["counts"]["dev"] == {"texts": 22, "checked": 21, "seen": 1}
+    assert any("1 of 21 dev texts" in sentence for sentence in found["remarks"])
+    assert main(["evaluate", str(models[0]), *options]) == 0
+    assert load(tmp_path / "out").results[0].overlap == found["overlap"]  # kept where it is not counted again
+
+
+# Models
+
+
+def test_results_lie_in_the_run_or_under_the_models_name(tmp_path, auxiliary, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert results_folder(str(auxiliary)) == auxiliary / "evaluation"
+    assert results_folder(str(auxiliary / "model")) == auxiliary / "evaluation"
+    checkpoint = sorted((auxiliary / "checkpoints").iterdir())[-1]
+    assert results_folder(str(checkpoint)) == auxiliary / "evaluation" / checkpoint.name
+    (tmp_path / "all-MiniLM").mkdir()
+    assert results_folder("all-MiniLM") == Path("evaluations/all-MiniLM")
+    assert results_folder("google/electra-small") == Path("evaluations/google--electra-small")
+
+
+def test_a_run_and_its_checkpoint_are_evaluated_and_reported(tmp_path, auxiliary, glue, capsys):
+    run = shutil.copytree(auxiliary, tmp_path / "run")
+    last = sorted((run / "checkpoints").iterdir())[-1]
+    options = ["--tasks", "rte", "--data", str(glue), "--probe", "--json"]
+    found = []
+    for model in (run, last):
+        assert main(["evaluate", str(model), *options]) == 0
+        found.append(json.loads(capsys.readouterr().out)["tasks"]["rte"])
+    assert found[0]["scores"] == found[1]["scores"]  # the last checkpoint has the run's weights
+    assert (run / "evaluation" / last.name / "results.json").exists()
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert 'id="evaluation"' in page
+    assert "probe, 1 seed: scores on dev" in page
+
+
+def test_bugs_are_found_with_and_without_fine_tuning(tmp_path, models, monkeypatch, capsys):
+    for number, document in enumerate(tiny.documents(60)):
+        (tmp_path / f"{number}.py").write_text(document.text)
+    files = [SourceFile(tmp_path / f"{n}.py", "p", f"p/{n}.py") for n in range(60)]
+    corpus = Corpus(files[:40], files[40:], files[40:], {}, {})
+    monkeypatch.setattr(recipe, "_corpus", lambda: corpus)
+    monkeypatch.setattr(recipe, "_UNTRAINED", 2)
+    options = ["--tasks", "bugs", "--recipe", "fast", "--seeds", "1", "--json"]
+    assert main(["evaluate", str(models[0]), *options, "--out", str(tmp_path / "a")]) == 0
+    found = json.loads(capsys.readouterr().out)["tasks"]
+    assert list(found) == ["bugs", "bugs-operator", "bugs-variable"]
+    zero_shot = found["bugs-operator"]
+    assert (zero_shot["metric"], zero_shot["setup"]) == ("pair", "zero-shot")
+    assert (zero_shot["baselines"]["majority"], zero_shot["n_dev"], zero_shot["n_train"]) == (0.5, 20, 0)
+    assert 0 <= zero_shot["baselines"]["frequency_table"] <= 1
+    monkeypatch.setattr(recipe, "_judge", lambda *_: pytest.fail("judged again"))
+    assert main(["evaluate", str(models[0]), *options, "--out", str(tmp_path / "a")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(models[1]), *options, "--out", str(tmp_path / "b")]) == 0
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["tasks"]) == ["bugs"]
+    assert "are left out" in err
+    assert "masked language model" in err
+
+
+# Bad input
+
+
+BAD = [
+    (["--tasks", "cloa"], "--tasks: cloa is no task; did you mean cola?"),
+    (["--tasks", "bug"], "--tasks: bug is no task; did you mean bugs?"),
+    (["--tasks", "cola,cola"], "cola is there twice"),
+    ([], "nothing to evaluate on: give --tasks, or --train with --text and --label."),
+    (["--tasks", "sst2"], "SST-2/train.tsv is missing; give the folder of the GLUE download, where sst2 is SST-2/"),
+    (["--tasks", "rte", "--predictions", "p"], "RTE/test.tsv is missing, which --predictions needs"),
+    (["--tasks", "bugs", "--predictions", "p"], "GLUE's server, which has no task bugs"),
+    (["--tasks", "cola", "--recipe", "electro"], "electro is no fine-tuning recipe"),
+    (["--tasks", "cola", "--learning-rates", "fast"], "--learning-rates: fast is no learning rate"),
+    (["--tasks", "cola", "--seeds", "0"], "--seeds 0 is no number of seeds"),
+    (["--tasks", "cola", "--seeds", "1", "1"], "--seeds 1 1: give different whole numbers"),
+    (
+        ["--tasks", "cola", "--probe", "--recipe", "bert"],
+        "--recipe is about fine-tuning, and --probe trains no encoder",
+    ),
+    (["--tasks", "cola", "--label", "x"], "--label is about a task of your own: give --train too"),
+    (["--train", "own.csv"], "--train needs --text and --label"),
+    (["--train", "own.csv", "--text", "txt", "--label", "label"], "no column txt; did you mean text?"),
+    (
+        ["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "unknown.csv"],
+        "label c, which train lacks",
+    ),
+    (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "one.csv"], "which dev lacks"),
+    (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "empty.csv"], "empty.csv has no examples"),
+    (["--train", "nowhere.csv", "--text", "text", "--label", "label"], "nowhere.csv is no file"),
+    (["--tasks", "cola", "--overlap", "nowhere"], "nowhere does not exist: name token shards"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), BAD, ids=[" ".join(options) or "nothing" for options, _ in BAD])
+def test_bad_input_is_refused_before_a_model_is_looked_at(
+    options, sentence, tmp_path, glue, models, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(f"word {i},{'ab'[i % 2]}\n" for i in range(20)))
+    (tmp_path / "unknown.csv").write_text("text,label\nx,a\ny,c\n")
+    (tmp_path / "one.csv").write_text("text,label\nx,a\n")
+    (tmp_path / "empty.csv").write_text("text,label\n")
+    forbid(monkeypatch, "open_subject")
+    assert main(["evaluate", str(models[0]), "--data", str(glue), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+
+
+def test_a_model_without_a_tokenizer_or_none_at_all_is_refused(tmp_path, models, glue, capsys):
+    bare = shutil.copytree(models[0], tmp_path / "bare")
+    for path in bare.glob("token*"):
+        path.unlink()
+    for model, sentence in ((bare, "has no tokenizer beside its weights"), (tmp_path / "x y", "is not a folder")):
+        assert main(["evaluate", str(model), "--tasks", "cola", "--data", str(glue)]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+# Words
+
+
+def result(scores: list[float | None], **changes) -> Result:
+    given = {
+        "task": "rte",
+        "setup": "fast",
+        "digest": "d",
+        "recipe": {"name": "fast", "learning_rate": 1e-4},
+        "seeds": list(range(len(scores))),
+        "scores": {"dev": {"accuracy": scores}},
+        "baselines": {"majority": {"dev": {"accuracy": 0.527}}, "untrained": {"dev": {"accuracy": 0.54}}},
+        "n_train": 10,
+        "n_dev": {"dev": 277},
+        "truncated": {"train": 3, "dev": 0},
+        "cells": {},
+        "seconds": 1.0,
+    }
+    return Result(**(given | changes))
+
+
+def test_a_model_that_does_not_beat_a_baseline_is_called_out():
+    assert remarks(result([0.53, 0.53, 0.55])) == [
+        "rte: accuracy 53.0 does not beat an untrained encoder of its shape (54.0)."
+    ]
+    assert remarks(result([0.5, 0.52])) == [
+        "rte: accuracy 51.0 does not beat the majority class (52.7) and an untrained encoder of its shape (54.0)."
+    ]
+    assert remarks(result([0.55, 0.6, 0.65])) == [
+        "rte: accuracy 60.0 is above the majority class (52.7) and an untrained encoder of its shape (54.0) by less "
+        "than these seeds can tell."
+    ]
+    assert remarks(result([0.70, 0.701, 0.702])) == []
+
+
+def test_failed_and_degenerate_seeds_are_named():
+    sentences = remarks(result([0.7, None, 0.7], failed={"1": "diverged"}, degenerate=[2]))
+    assert sentences == [
+        "rte: seed 1 has no score (diverged) and is left out of median and mean.",
+        "rte: every dev example got the same answer from seed 2.",
+    ]
+    assert entry(result([None], failed={"0": "diverged"}))["median"] is None
+    json.dumps(entry(result([None], failed={"0": "diverged"})), allow_nan=False)
+    assert score_tables([result([None], failed={"0": "diverged"})])[0].rows[0][2:6] == ["–", "–", "–", "–"]
+
+
+def test_the_spread_is_that_of_a_sample():
+    found = spread([0.5, 0.6, 0.9])
+    assert found.median == 0.6
+    assert found.best == 0.9
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.deviation == pytest.approx(np.std([0.5, 0.6, 0.9], ddof=1))
+    # Welch with equal deviations: 4 degrees of freedom; Student's quantiles 0.975 and 0.8 from tables.
+    assert found.detectable == pytest.approx((2.7764 + 0.9410) * found.deviation * (2 / 3) ** 0.5, rel=1e-4)
+    assert spread([0.5]).detectable is None
+
+
+def test_chance_is_what_guessing_scores_on_average():
+    labels = [0, 1, 1, 1] * 500
+    split = Split([("x",)] * len(labels), labels)
+    task = make_task("x", "classification", ("a", "b"), split, {"dev": split}, {}, ("accuracy", "f1", "matthews"))
+    guesses = np.random.Generator(np.random.Philox(key=0)).integers(2, size=(200, len(labels)))
+    expected = [runner.majority.__globals__["score_splits"](task, {"dev": row.tolist()})["dev"] for row in guesses]
+    for metric, value in chance(task)["dev"].items():
+        assert value == pytest.approx(np.mean([scores[metric] for scores in expected]), abs=3e-3)  # 3 standard errors
+
+
+def test_averages_are_printed_only_when_all_tasks_are_there():
+    from fast_electra.evaluation.glue import GLUE
+
+    def of(name: str) -> Result:
+        task = GLUE[name]
+        scores = {
+            split: {metric: [0.5, 0.7] for metric in (*task.metrics, "spearman", "accuracy")}
+            for split in task.splits or ("dev",)
+        }
+        return replace(result([0.5, 0.7]), task=name, scores=scores)
+
+    whole = [of(name) for name in GLUE if name != "wnli"]
+    assert [(a.name, round(a.value, 6)) for a in averages_of(whole)] == [("ELECTRA", 0.6), ("BERT", 0.6)]
+    assert averages_of(whole[1:]) == []
+
+
+# Comparing
+
+
+def test_compare_says_in_words_whether_a_difference_is_decided(evaluated, capsys, tmp_path):
+    page = tmp_path / "compare.html"
+    assert main(["compare", *map(str, evaluated), "--page", str(page)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mean ± std over seeds" in shown
+    for task in ("cola (fast): ", "rte (fast): "):
+        sentence = shown.partition(task + str(tmp_path.parent)[:1])[2].partition(" cola")[0]
+        assert "interval" in sentence
+        assert "2 seeds: " in sentence
+    assert "<svg" in page.read_text()
+    assert main(["compare", *map(str, evaluated), "--json"]) == 0
+    contests = json.loads(capsys.readouterr().out)["comparisons"]
+    assert [contest["task"] for contest in contests] == ["cola", "rte"]
+    for contest in contests:
+        (comparison,) = contest["comparisons"]
+        assert comparison["paired"]
+        assert comparison["examples"] == 30
+        means = [statistics.fmean(model["scores"]) for model in contest["models"].values()]
+        assert comparison["difference"] == pytest.approx(100 * (means[0] - means[1]))
+        assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+        assert contest["detectable"] == comparison["detectable"]
+    for ending in ("svg", "png"):
+        assert main(["compare", *map(str, evaluated), "--page", str(tmp_path / f"plot.{ending}")]) == 0
+        assert (tmp_path / f"plot.{ending}").stat().st_size > 1_000
+
+
+def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, models, glue, capsys):
+    folders = []
+    for model in models:
+        folders.append(tmp_path / model.name)
+        options = ["--tasks", "rte", "--data", str(glue), "--probe", "--out", str(folders[-1])]
+        assert main(["evaluate", str(model), *options]) == 0
+    assert main(["compare", *map(str, folders)]) == 0
+    assert "no interval, since a probe has one score" in " ".join(capsys.readouterr().out.split())
+    for folder, values in zip(folders, ([1.0] * 90 + [0.0] * 10, [0.5] * 100), strict=True):
+        (folder / "cells" / "pairs.json").write_text(json.dumps({"predictions": {"dev": values}}))
+        scores = {"dev": {"pair": [statistics.fmean(values)]}}
+        found = replace(
+            result([0.0]), task="bugs-operator", setup="zero-shot", scores=scores, cells={"0": "pairs.json"}
+        )
+        before = load(folder)
+        store(Evaluation(before.model, before.digest, folder, [found], []))
+    assert main(["compare", *map(str, folders)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (of examples alone): not decided" in shown
+
+
+def contest(difference: float, low: float, high: float, detectable: float | None) -> Contest:
+    one = Comparison("a", "b", "accuracy", difference, low, high, detectable, (3, 3), paired=True, examples=100)
+    spreads = [spread([0.70, 0.71, 0.72]), spread([0.6, 0.61, 0.62])]
+    return Contest("rte", "fast", "dev", "accuracy", spreads, [[0.7, 0.71, 0.72], [0.6, 0.61, 0.62]], {(0, 1): one})
+
+
+@pytest.mark.parametrize(
+    ("values", "leader"),
+    [
+        ((10.0, 8.0, 12.0, 2.0), 0),
+        ((-10.0, -12.0, -8.0, 2.0), 1),
+        ((10.0, 8.0, 12.0, 11.0), None),  # inside the minimal detectable difference
+        ((10.0, -1.0, 21.0, 2.0), None),  # the interval holds 0
+        ((10.0, 8.0, 12.0, None), None),  # one seed
+    ],
+)
+def test_only_a_decided_lead_is_marked(values, leader, capsys):
+    found = contest(*values)
+    assert found.leader == leader
+    table = contest_table([found], ["a", "b"])
+    assert table.strong == (set() if leader is None else {(0, 2 + leader)})
+    print_table(table, Console(width=120))
+    assert "71.0\u00a0±\u00a01.0" in capsys.readouterr().out
+    assert ("not decided" in verdicts([found])[0]) == (leader is None)
+
+
+def test_what_cannot_be_compared_is_said(evaluated, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", str(evaluated[0])]) == 2
+    assert "two models or more" in capsys.readouterr().err
+    assert main(["compare", str(evaluated[0]), "nowhere"]) == 2
+    assert "nowhere has no results (looked for evaluations/nowhere/results.json): run" in capsys.readouterr().err
+    other = shutil.copytree(evaluated[1], tmp_path / "other")
+    found = load(other)
+    store(replace(found, results=[replace(r, digest="x") for r in found.results if r.task == "rte"]))
+    assert main(["compare", str(evaluated[0]), str(other)]) == 0
+    assert "rte (fast) is not compared" in capsys.readouterr().err
+    shutil.rmtree(other / "cells")
+    assert main(["compare", str(evaluated[0]), str(other)]) == 2
+    assert "evaluate" in capsys.readouterr().err
+    store(replace(found, digest="other weights", results=[replace(found.results[0], setup="bert")]))
+    assert main(["compare", str(evaluated[0]), str(other)]) == 2
+    assert "no task is there twice under one setup" in capsys.readouterr().err
+    (other / "results.json").write_text("{}")
+    assert main(["compare", str(evaluated[0]), str(other)]) == 2
+    assert "is damaged: delete it" in capsys.readouterr().err
+
+
+def test_comparing_loads_no_torch(evaluated):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from fast_electra.cli.main import main; "
+        f"main(['compare', {str(evaluated[0])!r}, {str(evaluated[1])!r}]); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_results_are_found_by_the_models_name(evaluated, monkeypatch, tmp_path):
+    monkeypatch.setattr(results_module, "results_folder", lambda model: evaluated[0])
+    assert find_evaluation("anything").digest == load(evaluated[0]).digest
