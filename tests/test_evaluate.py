@@ -31,12 +31,15 @@ from fast_electra.evaluation.results import (
     store,
 )
 from fast_electra.evaluation.runner import chance, without_tests
+from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, make_task
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import write_model
 from fast_electra.recipes import evaluate as recipe
 from fast_electra.recipes.python_corpus import Corpus, SourceFile
+from fast_electra.report import page
 from fast_electra.report.evaluation_page import contest_table, print_table, score_tables, verdicts
+from fast_electra.training import precision
 from tests import tiny
 
 WORDS = ["value", "total", "count", "items", "name", "limit"]
@@ -46,6 +49,13 @@ def text(draw: random.Random, extra: str, longest: int = 6) -> str:
     words = [draw.choice(WORDS) for _ in range(draw.randint(2, longest))]
     words.insert(draw.randint(0, len(words)), extra)
     return " ".join(words)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_core():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +353,8 @@ def test_results_lie_in_the_run_or_under_the_models_name(tmp_path, auxiliary, mo
     assert results_folder("google/electra-small") == Path("evaluations/google--electra-small")
 
 
-def test_a_run_and_its_checkpoint_are_evaluated_and_reported(tmp_path, auxiliary, glue, capsys):
+def test_a_run_and_its_checkpoint_are_evaluated_and_reported(tmp_path, auxiliary, glue, capsys, monkeypatch):
+    monkeypatch.setattr(page, "_bundle", str)  # the charts' script takes a second, and is not looked at
     run = shutil.copytree(auxiliary, tmp_path / "run")
     last = sorted((run / "checkpoints").iterdir())[-1]
     options = ["--tasks", "rte", "--data", str(glue), "--probe", "--json"]
@@ -354,9 +365,9 @@ def test_a_run_and_its_checkpoint_are_evaluated_and_reported(tmp_path, auxiliary
     assert found[0]["scores"] == found[1]["scores"]  # the last checkpoint has the run's weights
     assert (run / "evaluation" / last.name / "results.json").exists()
     assert main(["report", str(run)]) == 0
-    page = (run / "report.html").read_text()
-    assert 'id="evaluation"' in page
-    assert "probe, 1 seed: scores on dev" in page
+    written = (run / "report.html").read_text()
+    assert 'id="evaluation"' in written
+    assert "probe, 1 seed: scores on dev" in written
 
 
 def test_bugs_are_found_with_and_without_fine_tuning(tmp_path, models, monkeypatch, capsys):
@@ -504,10 +515,10 @@ def test_chance_is_what_guessing_scores_on_average():
     labels = [0, 1, 1, 1] * 500
     split = Split([("x",)] * len(labels), labels)
     task = make_task("x", "classification", ("a", "b"), split, {"dev": split}, {}, ("accuracy", "f1", "matthews"))
-    guesses = np.random.Generator(np.random.Philox(key=0)).integers(2, size=(200, len(labels)))
-    expected = [runner.majority.__globals__["score_splits"](task, {"dev": row.tolist()})["dev"] for row in guesses]
+    guesses = np.random.Generator(np.random.Philox(key=0)).integers(2, size=(50, len(labels)))
+    expected = [score_splits(task, {"dev": row.tolist()})["dev"] for row in guesses]
     for metric, value in chance(task)["dev"].items():
-        assert value == pytest.approx(np.mean([scores[metric] for scores in expected]), abs=3e-3)  # 3 standard errors
+        assert value == pytest.approx(np.mean([scores[metric] for scores in expected]), abs=5e-3)  # 3 standard errors
 
 
 def test_averages_are_printed_only_when_all_tasks_are_there():

@@ -41,6 +41,7 @@ from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.tasks import Task, make_task
 from fast_electra.models.build import resolve_model, stored_config, weights_digest
 from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
+from fast_electra.models.layers import cast_weights
 from fast_electra.training.exporting import export_run
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import QuietObserver
@@ -430,6 +431,7 @@ def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: 
     else:
         model = load_encoder(subject.source)
     model.to(execution.device)  # type: ignore[arg-type]
+    cast_weights(model, execution.weights_dtype)
     with execution.autocast():
         scores = probe(model, load_task_tokenizer(subject.source), task)
     return {
