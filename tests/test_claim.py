@@ -57,7 +57,7 @@ STUDY = Study(seconds=1.5, seeds=(1, 2), methods=("joint", "exponential"), facto
 
 def code() -> Code:
     held_out = tiny.documents(90, seed=1)
-    return Code("code", tiny.documents(60), held_out, held_out[:20], pairs=(20, 10), functions=(20, 10))
+    return Code("code", tiny.documents(60), held_out, held_out[:20], pairs=(20, 10), examples=20, scored=10)
 
 
 class Watch:

@@ -21,6 +21,7 @@ def claim(
     glue: Path | None = None,
     methods: Annotated[tuple[str, ...], _Several] = ("mlm", "joint", "exponential", "constant-1"),
     auxiliary_share: float = 1 / 3,
+    examples: int = 4_000,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -45,6 +46,8 @@ def claim(
         mlm, joint, exponential, constant-1, constant-2, slow, adaptive, copied, delta, started, unigram, uniform.
     auxiliary_share
         The auxiliary's training as a share of --seconds.
+    examples
+        That fine-tuning trains on when runs are judged, at most.
     dry_run
         List the runs with their seconds and train nothing.
     json
@@ -63,13 +66,14 @@ def claim(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     study = Study(seconds, seeds, methods, auxiliary_share)
-    corpora = _corpora(corpus, glue, say)
+    corpora = _corpora(corpus, glue, examples, say)
     if dry_run:
         steps = plan(study, corpora)
         print(json_module.dumps(steps)) if json else _print_plan(steps)
         return 0
     from fast_electra.studies.claim import Listener
     from fast_electra.studies.claim import claim as run_claim
+    from fast_electra.studies.claim_corpora import EXAMPLES
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
@@ -78,6 +82,7 @@ def claim(
     words += ["--seeds", *map(str, seeds), "--corpus", *corpus, *(["--glue", str(glue)] if glue else [])]
     words += ["--methods", *methods]
     words += ["--auxiliary-share", str(auxiliary_share)] if auxiliary_share != Study.auxiliary_share else []
+    words += ["--examples", str(examples)] if examples != EXAMPLES else []
     with stop_on_signals() as stop:
         listener = Listener(say, lambda name: ProgressDisplay(console, name), stop)
         try:
@@ -93,12 +98,14 @@ def claim(
     return 0
 
 
-def _corpora(given: tuple[str, ...], glue: Path | None, say: Callable[[str], object]) -> "list[Corpus]":
+def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Callable[[str], object]) -> "list[Corpus]":
     """What the corpora are; tasks are read now, before any work starts."""
     import re
 
     from fast_electra.errors import ConfigError
 
+    if examples < 1:
+        raise ConfigError(f"--examples {examples}: give a number from 1.")
     names = [re.sub(r"[^\w-]+", "-", Path(each).name.split(".")[0]) for each in given]
     for each, name in zip(given, names, strict=True):
         if each != "python" and glue is None:
@@ -112,10 +119,10 @@ def _corpora(given: tuple[str, ...], glue: Path | None, say: Callable[[str], obj
     for each, name in zip(given, names, strict=True):
         if each == "python":
             files = collect()
-            found.append(Code(name, files.train, files.held_out, files.validation))
+            found.append(Code(name, files.train, files.held_out, files.validation, examples=examples))
         else:
             assert glue is not None
-            found.append(Text.open(name, Path(each), glue, say))
+            found.append(Text.open(name, Path(each), glue, say, examples))
     return found
 
 

@@ -50,6 +50,8 @@ from fast_electra.training.precision import Execution
 
 Record = dict[str, Any]
 RECIPE = "fast"
+EXAMPLES = 4_000
+"""that fine-tuning trains on, at most"""
 TASKS = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC"}
 _ZERO_SHOT = "zero-shot"
 _CHOOSING_SHARE = 0.25
@@ -138,8 +140,10 @@ class Code:
     """files for validation while training"""
     pairs: tuple[int, int] = (2_500, 1_500)
     """functions with a wrong operator, and with a wrong variable, that judge; two fifths of them choose"""
-    functions: tuple[int, int] = (4_000, 1_000)
-    """functions that fine-tuning trains on and is scored on, at most"""
+    examples: int = EXAMPLES
+    """functions that fine-tuning trains on, at most"""
+    scored: int = 1_000
+    """functions that it is scored on, at most"""
 
     judging_seconds = 240.0
 
@@ -189,14 +193,14 @@ class Code:
     def questions(self, width: int) -> list[Question]:
         """Pairs of the judging half by kind, and its functions fine-tuned."""
         asked = [self._pairs(kind, size) for kind, size in zip(bugs.KINDS, self.pairs, strict=True)]
-        digest = canonical_digest([self.digest, "judging", self.functions])
-        return [*asked, fine_tuned("bugs", "bugs, fine-tuned", lambda: self.task, digest, "accuracy", width)]
+        digest = canonical_digest([self.digest, "judging", self.examples, self.scored])
+        recipe = recipe_for(RECIPE, width)
+        return [*asked, fine_tuned("bugs", "bugs, fine-tuned", lambda: self.task, digest, "accuracy", recipe)]
 
     @functools.cached_property
     def task(self) -> Task:
         """Is this function changed? Dev functions are those of the judging half."""
-        trained, scored = self.functions
-        return bug_task(self.train, self.halves[1], train_functions=trained, dev_functions=scored)
+        return bug_task(self.train, self.halves[1], train_functions=self.examples, dev_functions=self.scored)
 
     def _pairs(self, kind: bugs.Kind, size: int) -> Question:
         def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
@@ -271,11 +275,13 @@ class Text:
     """a file or folder as `data build` reads it, or a text file packed with xz"""
     tasks: Mapping[str, Task]
     """`TASKS`, without test sets; SST-2 whole"""
+    examples: int = EXAMPLES
+    """of a task that fine-tuning trains on, at most"""
 
     judging_seconds = 150.0
 
     @staticmethod
-    def open(name: str, path: Path, glue: Path, say: Callable[[str], object]) -> "Text":
+    def open(name: str, path: Path, glue: Path, say: Callable[[str], object], examples: int = EXAMPLES) -> "Text":
         """Read the tasks, so that a missing file is told before any work starts.
 
         Raises:
@@ -283,7 +289,7 @@ class Text:
         """
         if not path.exists():
             raise DataError(f"{path} does not exist; give python, or a file or folder of text.")
-        return Text(name, path, {task: without_tests(load_glue(task, glue, say=say)) for task in TASKS})
+        return Text(name, path, {task: without_tests(load_glue(task, glue, say=say)) for task in TASKS}, examples)
 
     def settings(self, data: DataConfig) -> dict[str, Any]:
         """A text tokenizer."""
@@ -318,8 +324,9 @@ class Text:
     def questions(self, width: int) -> list[Question]:
         """The three tasks, fine-tuned."""
         judging = {**self.tasks, "sst2": self.carved[1]}
+        recipe = replace(recipe_for(RECIPE, width), train_examples=self.examples)
         return [
-            fine_tuned(name, title, functools.partial(judging.__getitem__, name), task.digest, task.metrics[0], width)
+            fine_tuned(name, title, functools.partial(judging.__getitem__, name), task.digest, task.metrics[0], recipe)
             for name, title in TASKS.items()
             if (task := judging[name])
         ]
@@ -366,8 +373,8 @@ def _unpacked(path: Path, folder: Path) -> Path:
 # --- Both -------------------------------------------------------------------------------------------------------------
 
 
-def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, metric: str, width: int) -> Question:
-    """A task as a question, by the fast recipe.
+def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, metric: str, recipe: Recipe) -> Question:
+    """A task as a question.
 
     Args:
         name: of the question.
@@ -375,9 +382,8 @@ def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, met
         task: makes it; only called where something is answered.
         digest: of its examples.
         metric: its primary one.
-        width: of the models.
+        recipe: to fine-tune by.
     """
-    recipe: Recipe = recipe_for(RECIPE, width)
 
     def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
         record = fine_tune(run, task(), recipe, seed, execution, untrained=untrained).record()
