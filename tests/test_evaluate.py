@@ -1,15 +1,20 @@
 """`fast-electra evaluate` and `compare`: what they promise of cells, baselines, bad input and differences."""
 
+import contextlib
 import json
 import random
 import shutil
 import statistics
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
 
 from fast_electra.cli.main import main
@@ -161,6 +166,56 @@ def test_a_run_killed_after_its_first_cell_goes_on(tmp_path, models, glue, monke
     assert main(again(tmp_path, models[0], glue)) == 0
     assert len(calls) == 2 + 5  # of six cells the first was there
     assert len(list((tmp_path / "cells").iterdir())) == 6
+
+
+def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path, models, glue, capsys, monkeypatch):
+    options = again(tmp_path, models[0], glue, "--workers", "2")
+    with monkeypatch.context() as patch:
+        forbid(patch, "fine_tune")  # in this process
+        assert main(options) == 0
+    assert capsys.readouterr().err.count(" s\n") == 6  # said of each cell
+    for path in sorted((evaluated[0] / "cells").iterdir()):
+        ours, others = (json.loads((folder / "cells" / path.name).read_text()) for folder in (tmp_path, evaluated[0]))
+        assert ours["predictions"] == others["predictions"]
+
+
+def test_what_a_worker_cannot_do_is_told_as_without_workers(tmp_path, models, glue, capsys):
+    model = shutil.copytree(models[0], tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    for tensor in weights.values():
+        tensor[:1] = float("nan")  # found when a cell is computed
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    said = []
+    for workers in ("1", "2"):
+        assert main(again(tmp_path / workers, model, glue, "--workers", workers)) == 2
+        said.append(capsys.readouterr().err.splitlines()[-1])
+    assert "hold NaN" in said[0]
+    assert said[0] == said[1]
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path, models, glue):
+    words = again(tmp_path / "out", models[0], glue, "--workers", "2", "--seeds", "300")
+    command = [sys.executable, "-c", "import sys; from fast_electra.cli.main import main; sys.exit(main(sys.argv[1:]))"]
+    with subprocess.Popen([*command, *words], stderr=subprocess.DEVNULL, start_new_session=True) as parent:
+        while not list((tmp_path / "out").glob("cells/*.json")):
+            time.sleep(0.2)
+            assert parent.poll() is None
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while _of_session(parent.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _of_session(parent.pid) == []
+
+
+def _of_session(session: int) -> list[int]:
+    """Processes of a session that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
+            found += [int(path.parent.name)] * (int(of) == session and state != "Z")
+    return found
 
 
 def test_a_cell_belongs_to_its_weights_task_recipe_and_seed(tmp_path, evaluated, models, glue, tokenizer, monkeypatch):

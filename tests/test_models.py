@@ -10,7 +10,7 @@ from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.build import build_model, load_model, start_from, transformers_config
+from fast_electra.models.build import build_model, load_model, start_from, transformers_config, weights_digest
 from fast_electra.models.export import export_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
@@ -222,3 +222,9 @@ def test_what_is_no_model_is_refused(tmp_path, tokenizer):
     export_model(damaged, tokenizer, tmp_path / "nan", "card")
     with pytest.raises(ModelError, match="hold NaN"):
         load_model(tmp_path / "nan", "mlm")
+    weights = tmp_path / "rtd" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="no rtd model can be loaded"):
+        load_model(tmp_path / "rtd", "rtd")
+    with pytest.raises(ModelError, match=r"model.safetensors is damaged or incomplete"):
+        weights_digest(tmp_path / "rtd")

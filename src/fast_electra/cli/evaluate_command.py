@@ -31,6 +31,7 @@ def evaluate(
     overlap: Path | None = None,
     predictions: Path | None = None,
     save: Flag = False,
+    workers: int | None = None,
     out: Path | None = None,
     json: Flag = False,
 ) -> int:
@@ -71,6 +72,8 @@ def evaluate(
         A folder for predictions of the test sets, as GLUE's server takes them.
     save
         Keep the fine-tuned model of the first seed of each task, under models/ of the results' folder.
+    workers
+        Processes that fine-tune side by side and share the cores; default: one for each CUDA device, otherwise one.
     out
         The results' folder; default: evaluation/ in the run, else evaluations/NAME here.
     json
@@ -104,6 +107,7 @@ def evaluate(
         overlap=overlap,
         predictions=predictions,
         save=save,
+        workers=workers,
         out=out,
         command=_command(model, given, seeds, {"--probe": probe, "--save": save}),
     )

@@ -200,18 +200,24 @@ def evaluate(
     Raises:
         ModelError, DataError: the model can't be fine-tuned on a task.
     """
-    work = _Work(subject, setup, out, execution, say, progress)
-    plans = [_Plan(task, work) for task in tasks]
-    work.total = sum(plan.waiting() for plan in plans)
+    work = Work(subject, setup, out, execution, say, progress)
+    plans = [TaskCells(task, work) for task in tasks]
+    work.total = sum(plan.examples(cell[0]) for plan in plans for cell in plan.missing())
     for plan in plans:
         yield plan.result()
 
 
-class _Work:
+class Work:
     """What the cells of one command share."""
 
     def __init__(
-        self, subject: Subject, setup: Setup, out: Path, execution: Execution, say: Say, progress: Progress
+        self,
+        subject: Subject,
+        setup: Setup,
+        out: Path,
+        execution: Execution,
+        say: Say = lambda _: None,
+        progress: Progress = lambda _, __, ___: None,
     ) -> None:
         self.subject, self.setup, self.out, self.execution, self.say = subject, setup, out, execution, say
         self.start = None if setup.start is None else resolve_model(setup.start)
@@ -230,21 +236,21 @@ class _Work:
         self._progress(self._done, self.total, doing)
 
 
-class _Plan:
+class TaskCells:
     """The cells of one task."""
 
-    def __init__(self, task: Task, work: _Work) -> None:
+    def __init__(self, task: Task, work: Work) -> None:
         self.task, self.work = task, work
         self.digest = without_tests(task).digest
         self.seeds = (0,) if work.setup.probe else work.setup.seeds
 
-    def waiting(self) -> float:
-        """Training examples of all cells that are not there yet."""
+    def missing(self) -> list[tuple[Recipe | None, int, bool]]:
+        """Arguments of `record` for all cells that are not there yet."""
         recipes, first = self.work.recipes, self.seeds[0]
         cells = [(recipe, seed, False) for recipe in recipes for seed in self.seeds]
         if not any(self.finished(recipe, first, True) for recipe in recipes):  # which one is not chosen yet
             cells.append((recipes[0], first, True))
-        return sum(self.examples(cell[0]) for cell in cells if not self.finished(*cell))
+        return [cell for cell in cells if not self.finished(*cell)]
 
     def examples(self, recipe: Recipe | None) -> float:
         """Training examples of a cell, each as often as it is seen."""

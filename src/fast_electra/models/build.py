@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -34,6 +34,8 @@ from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import first_position
 from fast_electra.models.rotary import use_fast_rotary
 
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+"""what Transformers raises on a folder or name that it can't load"""
 Head = Literal["mlm", "rtd", "causal_lm", "seq2seq_lm"]
 
 DROPOUT_KEYS = (
@@ -272,13 +274,20 @@ def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_on
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all tensors in a folder's safetensors files."""
+    """SHA-256 over the names and bytes of all tensors in a folder's safetensors files.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for name in sorted(tensors.keys()):
-                digest.update(name.encode())
-                digest.update(tensors.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in sorted(tensors.keys()):
+                    digest.update(name.encode())
+                    digest.update(tensors.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
+        except SafetensorError as error:
+            raise ModelError(f"{file} is damaged or incomplete ({error}); fetch or export it again.") from error
     return digest.hexdigest()
 
 
@@ -328,7 +337,7 @@ def _read(source: str, config: PreTrainedConfig, head: Head) -> tuple[PreTrained
             ignore_mismatched_sizes=True,
             attn_implementation=MATMUL_ATTENTION,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except LOADING_ERRORS as error:
         raise not_loaded(source, error, head) from error
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():

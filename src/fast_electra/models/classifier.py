@@ -35,7 +35,14 @@ from transformers import (
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.build import DROPOUT_KEYS, not_loaded, prepare_model, resolve_model, stored_config
+from fast_electra.models.build import (
+    DROPOUT_KEYS,
+    LOADING_ERRORS,
+    not_loaded,
+    prepare_model,
+    resolve_model,
+    stored_config,
+)
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import layer_stacks
 
@@ -230,7 +237,7 @@ def _read_encoder(name: str, config: PreTrainedConfig) -> tuple[PreTrainedModel,
                 ignore_mismatched_sizes=True,
                 attn_implementation=MATMUL_ATTENTION,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except LOADING_ERRORS as error:
             raise not_loaded(name, error) from error
     for key, parameter in encoder.named_parameters():
         if not parameter.isfinite().all():

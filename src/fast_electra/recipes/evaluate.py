@@ -60,6 +60,8 @@ class Request:
     """token shards or text that the model was pre-trained on"""
     predictions: Path | None = None
     save: bool = False
+    workers: int | None = None
+    """processes that compute side by side; None: one for each CUDA device, otherwise one"""
     out: Path | None = None
     command: str = field(default="", compare=False)
 
@@ -71,6 +73,8 @@ class Request:
         """
         from fast_electra.evaluation.recipes import recipe_for
 
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: give a number from 1.")
         if not self.tasks and self.train is None:
             raise ConfigError("nothing to evaluate on: give --tasks, or --train with --text and --label.")
         known = [*GLUE, BUGS]
@@ -127,6 +131,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     tasks = load_tasks(request, say)
     from fast_electra.config.tree import TrainingConfig
     from fast_electra.evaluation.runner import Setup, count_seen, evaluate, open_subject, write_predictions
+    from fast_electra.evaluation.side_by_side import compute_side_by_side, workers_for
     from fast_electra.report.evaluation_page import render_evaluation_page
     from fast_electra.training.precision import choose_execution
 
@@ -146,6 +151,8 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         commands = [request.command] if request.command else []
         return store(Evaluation(subject.name, subject.digest, out, results, commands))
 
+    workers = request.workers or workers_for(execution)
+    compute_side_by_side(subject, tasks, setup, out, execution, workers, say=say, progress=progress)
     for result in evaluate(subject, tasks, setup, out, execution, say=say, progress=progress):
         keep([result])
     whole = keep(zero_shot(subject, out, say) if BUGS in request.tasks else [])

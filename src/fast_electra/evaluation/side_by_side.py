@@ -1,0 +1,153 @@
+"""Cells side by side: one process for each device, or several that share a machine's cores.
+
+Notable:
+- a worker computes a cell and writes its file, as a single process would; `runner.evaluate` then finds it there. A
+  command that is killed loses the cells under way and nothing else;
+- workers hold the reading end of a pipe whose other end only the parent has: it closes when the parent is stopped or
+  killed, and they end at once.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fast_electra.errors import TrainingError
+from fast_electra.evaluation.recipes import Recipe
+from fast_electra.evaluation.runner import Progress, Say, Setup, Subject, TaskCells, Work
+from fast_electra.evaluation.tasks import Task
+from fast_electra.training.precision import Execution
+
+_POLL = 0.5
+"""seconds between two looks at how far the workers are"""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A cell that is not there yet."""
+
+    task: int
+    """its place among the tasks"""
+    recipe: Recipe | None
+    seed: int
+    untrained: bool
+
+
+def workers_for(execution: Execution) -> int:
+    """One for each CUDA device that is visible, otherwise one."""
+    return torch.cuda.device_count() if execution.device.type == "cuda" else 1
+
+
+def compute_side_by_side(
+    subject: Subject,
+    tasks: Sequence[Task],
+    setup: Setup,
+    out: Path,
+    execution: Execution,
+    workers: int,
+    *,
+    say: Say,
+    progress: Progress,
+) -> None:
+    """Compute the cells that are not there yet in several processes.
+
+    Args:
+        subject: the model.
+        tasks: with test sets where they are to be predicted.
+        setup: how they are learned.
+        out: the folder for cells and task files.
+        execution: of all processes together: they share its threads, and take CUDA devices in turn.
+        workers: processes; of one nothing is done.
+        say: is told of every cell that was computed.
+        progress: is told how far the cells are.
+
+    Raises:
+        ModelError, DataError: the model can't be fine-tuned on a task.
+        TrainingError: a process ended unexpectedly.
+    """
+    work = Work(subject, setup, out, execution)
+    plans = [TaskCells(task, work) for task in tasks]
+    jobs = [_Job(number, *cell) for number, plan in enumerate(plans) for cell in plan.missing()]
+    if workers == 1 or len(jobs) < 2:
+        return
+    total = sum(plans[job.task].examples(job.recipe) for job in jobs)
+    context = get_context("spawn")
+    places, examples = context.SimpleQueue(), context.Value("d", 0.0)
+    for place in range(workers):
+        places.put(place)
+    held, lifeline = context.Pipe(duplex=False)
+    shares = replace(execution, threads=max(1, execution.threads // workers))
+    shared = (subject, tasks, setup, out, shares, places, examples, held)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, shared)
+    try:
+        waiting = {pool.submit(_compute, job) for job in jobs}
+        while waiting:
+            finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
+            for future in finished:
+                say(future.result())
+            progress(examples.value, total, f"{len(jobs) - len(waiting)} of {len(jobs)} done")
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that fine-tunes ended unexpectedly, perhaps for lack of memory; "
+            "the same command goes on: give it fewer of them by --workers."
+        ) from error
+    except BaseException:
+        lifeline.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        lifeline.close()
+
+
+# --- In a worker ------------------------------------------------------------------------------------------------------
+
+_plans: list[TaskCells] = []
+_said: list[str] = []
+
+
+def _start(
+    subject: Subject,
+    tasks: Sequence[Task],
+    setup: Setup,
+    out: Path,
+    execution: Execution,
+    places: Any,
+    examples: Any,
+    held: Connection,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, args=(held,), daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if execution.device.type == "cuda":
+        device = torch.device("cuda", places.get() % torch.cuda.device_count())
+        execution = replace(execution, device=device)
+    told = 0.0
+
+    def progress(done: float, total: float, doing: str) -> None:
+        nonlocal told
+        with examples.get_lock():
+            examples.value += done - told
+        told = done
+
+    work = Work(subject, setup, out, execution, _said.append, progress)
+    _plans[:] = [TaskCells(task, work) for task in tasks]
+
+
+def _end_with_parent(held: Connection) -> None:
+    held.poll(None)  # nothing is ever sent: it is the end of the pipe
+    os._exit(1)
+
+
+def _compute(job: _Job) -> str:
+    """Compute a cell and keep it; returns what is said of it."""
+    _plans[job.task].record(job.recipe, job.seed, job.untrained)
+    return _said.pop()
