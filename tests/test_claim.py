@@ -498,6 +498,8 @@ def test_missing_numbers_read_as_a_dash():
         (["--seeds", "1", "99"], "99 is the seed that learning rates are chosen by"),
         (["--seconds", "0"], "give a number above 0"),
         (["--auxiliary-share", "1"], "between 0 and 1"),
+        (["--examples", "0"], "give a number from 1"),
+        (["main.layer=2"], "did you mean main.layers?"),
         (["--corpus", "english.txt.xz"], "give its folder by --glue"),
     ],
 )

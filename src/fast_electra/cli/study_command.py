@@ -13,7 +13,7 @@ _Several = Parameter(negative="", consume_multiple=True)
 
 
 def claim(
-    *,
+    *overrides: str,
     out: Path,
     seconds: float = 120.0,
     seeds: Annotated[tuple[int, ...], _Several] = (1, 2, 3),
@@ -31,6 +31,8 @@ def claim(
 
     Parameters
     ----------
+    overrides
+        Settings of every run as section.key=value, over those of the preset quickstart.
     out
         The study's folder: token shards, runs, results.json, claim.md and claim.html.
     seconds
@@ -58,6 +60,7 @@ def claim(
 
     from rich.console import Console
 
+    from fast_electra.config.loading import load_config
     from fast_electra.studies.claim_methods import Study, plan
 
     console = Console(stderr=True)
@@ -65,7 +68,8 @@ def claim(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    study = Study(seconds, seeds, methods, auxiliary_share)
+    study = Study(seconds, seeds, methods, auxiliary_share, overrides=overrides)
+    load_config("quickstart", overrides)  # a misspelt key is told before any work starts
     corpora = _corpora(corpus, glue, examples, say)
     if dry_run:
         steps = plan(study, corpora)
@@ -78,7 +82,7 @@ def claim(
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
-    words = ["fast-electra", "study", "claim", "--out", str(out), "--seconds", f"{seconds:g}"]
+    words = ["fast-electra", "study", "claim", *overrides, "--out", str(out), "--seconds", f"{seconds:g}"]
     words += ["--seeds", *map(str, seeds), "--corpus", *corpus, *(["--glue", str(glue)] if glue else [])]
     words += ["--methods", *methods]
     words += ["--auxiliary-share", str(auxiliary_share)] if auxiliary_share != Study.auxiliary_share else []
