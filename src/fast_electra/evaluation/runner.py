@@ -202,7 +202,7 @@ def evaluate(
     """
     work = Work(subject, setup, out, execution, say, progress)
     plans = [TaskCells(task, work) for task in tasks]
-    work.total = sum(plan.examples(cell[0]) for plan in plans for cell in plan.missing())
+    work.total = tell_missing(plans, say)
     for plan in plans:
         yield plan.result()
 
@@ -351,6 +351,15 @@ class TaskCells:
             failed={str(seed): r["failed"] for seed, r in zip(seeds, records, strict=True) if r["failed"]},
             degenerate=[seed for seed, r in zip(seeds, records, strict=True) if r["degenerate"]],
         )
+
+
+def tell_missing(plans: Sequence[TaskCells], say: Say) -> float:
+    """Say how many cells are to be computed, if any; returns their training examples."""
+    missing = [plan.examples(recipe) for plan in plans for recipe, _, _ in plan.missing()]
+    if missing:
+        cells = f"{len(missing)} cells (a task and a seed each) are" if len(missing) > 1 else "1 cell is"
+        say(f"{cells} to be computed; each is kept when it is done.")
+    return sum(missing)
 
 
 def _used(task: Task, recipe: Recipe | None) -> int:

@@ -23,7 +23,7 @@ import torch
 
 from fast_electra.errors import TrainingError
 from fast_electra.evaluation.recipes import Recipe
-from fast_electra.evaluation.runner import Progress, Say, Setup, Subject, TaskCells, Work
+from fast_electra.evaluation.runner import Progress, Say, Setup, Subject, TaskCells, Work, tell_missing
 from fast_electra.evaluation.tasks import Task
 from fast_electra.training.precision import Execution
 
@@ -79,7 +79,7 @@ def compute_side_by_side(
     jobs = [_Job(number, *cell) for number, plan in enumerate(plans) for cell in plan.missing()]
     if workers == 1 or len(jobs) < 2:
         return
-    total = sum(plans[job.task].examples(job.recipe) for job in jobs)
+    total = tell_missing(plans, say)
     context = get_context("spawn")
     places, examples = context.SimpleQueue(), context.Value("d", 0.0)
     for place in range(workers):
