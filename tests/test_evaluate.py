@@ -592,6 +592,25 @@ def test_averages_are_printed_only_when_all_tasks_are_there():
     assert averages_of(whole[1:]) == []
 
 
+def test_the_average_of_bert_is_that_of_its_own_table():
+    """BERT-base, Devlin et al. (2019), table 1: test scores, and 79.6 as their average."""
+    published = {
+        "mnli": {"matched": {"accuracy": 84.6}, "mismatched": {"accuracy": 83.4}},
+        "qqp": {"dev": {"f1": 71.2, "accuracy": 0}},
+        "qnli": {"dev": {"accuracy": 90.5}},
+        "sst2": {"dev": {"accuracy": 93.5}},
+        "cola": {"dev": {"matthews": 52.1}},
+        "stsb": {"dev": {"pearson": 0, "spearman": 85.8}},
+        "mrpc": {"dev": {"f1": 88.9, "accuracy": 0}},
+        "rte": {"dev": {"accuracy": 66.4}},
+    }
+    results = [
+        replace(result([0.0]), task=task, scores={s: {m: [v / 100] for m, v in of.items()} for s, of in splits.items()})
+        for task, splits in published.items()
+    ]
+    assert {average.name: round(100 * average.value, 1) for average in averages_of(results)}["BERT"] == 79.6
+
+
 # Comparing
 
 
