@@ -14,10 +14,6 @@ from scipy import stats
 from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
 from fast_electra.errors import ConfigError, DataError, TrainingError
-from fast_electra.evaluation import bugs
-from fast_electra.evaluation.fine_tuning import training_task
-from fast_electra.evaluation.recipes import recipe_for
-from fast_electra.evaluation.tasks import Split, make_task
 from fast_electra.report import claim_page
 from fast_electra.studies import claim as studies
 from fast_electra.studies.claim import (
@@ -30,7 +26,7 @@ from fast_electra.studies.claim import (
     summarise,
     time_updates,
 )
-from fast_electra.studies.claim_corpora import Code, Text, carve, halves
+from fast_electra.studies.claim_corpora import Code, Text
 from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, Study, plan, updates_of
 from fast_electra.studies.claim_runs import Material, helper_shape
 from fast_electra.training.loop import Interrupted
@@ -176,6 +172,8 @@ def test_learning_rates_are_kept_and_chosen_by_the_best_score(done):
     assert twice.optimizer.learning_rate == 2 * preset.optimizer.learning_rate
     assert twice.optimizer.muon_learning_rate == 2 * preset.optimizer.muon_learning_rate
     assert twice.training.updates == 3  # half a second
+    assert [record["by"] for record in records] == ["rtd_auc", "rtd_auc"]
+    assert all(0 < score < 1 for record in records for score in record["scores"].values())
 
 
 def numbers(value):
@@ -294,48 +292,7 @@ def test_updates_that_a_stop_left_unlogged_are_counted_at_the_others_speed():
     assert seconds_of([record(400, 4, 2.0), record(1000, 4, 2.0)]) == pytest.approx(5.0)  # two updates are missing
 
 
-# --- Choosing never sees what judges ----------------------------------------------------------------------------------
-
-
-def test_the_functions_that_choose_are_not_those_that_judge():
-    corpus = code()
-    choosing, judging = ({function.text for function in half} for half in corpus.halves)
-    assert choosing
-    assert judging
-    assert not choosing & judging
-    assert len(choosing | judging) == 90
-    chosen = [bug.clean for kind in bugs.KINDS for bug in corpus._bugs(0, kind, 40)]
-    judged = [bug.clean for kind in bugs.KINDS for bug in corpus._bugs(1, kind, 40)]
-    dev = corpus.task.dev["dev"]
-    tuned = {text for (text,), changed in zip(dev.texts, dev.labels, strict=True) if not changed}
-    assert set(chosen) <= choosing
-    assert set(judged) <= judging
-    assert tuned <= judging
-
-
-def test_equal_functions_are_on_one_side():
-    text = tiny.documents(1)[0].text
-    twice = [tiny.Document(text, "a.py"), tiny.Document(f"x = 1\n\n\n{text}", "b.py")]
-    assert sum(map(len, halves(twice))) == 1
-
-
-def test_the_examples_that_choose_are_left_out_of_training():
-    draw = random.Random(0)
-    texts = [(f"{draw.choice(tiny.NAMES)} {draw.randrange(500)}",) for _ in range(2_000)]
-    texts += texts[:200]
-    labels = [len(text) % 2 for (text,) in texts]
-    dev = Split(texts[:20], labels[:20])
-    task = make_task("sst2", "classification", ("a", "b"), Split(texts, labels), {"dev": dev}, {}, ("accuracy",))
-    choosing, judging = carve(task, 400)
-    sides = [set(choosing.train.texts), set(choosing.dev["dev"].texts), set(judging.train.texts)]
-    assert all(sides)
-    assert not sides[0] & sides[1]
-    assert not (sides[0] | sides[1]) & sides[2]
-    assert not (sides[0] | sides[1]) & set(training_task(judging, recipe_for("fast", 256)).train.texts)
-    assert len(choosing.train) + len(choosing.dev["dev"]) + len(judging.train) == 2_200
-    assert len(choosing.train) + len(choosing.dev["dev"]) == pytest.approx(400, rel=0.2)
-    assert judging.dev["dev"] == dev
-    assert len({task.digest, choosing.digest, judging.digest}) == 3
+# --- Learning rates ---------------------------------------------------------------------------------------------------
 
 
 def test_of_equal_scores_the_rate_nearest_to_the_presets_is_chosen():
@@ -380,10 +337,9 @@ def test_english_text_is_unpacked_and_judged_by_three_tasks(glue, auxiliary, tmp
         ("sst2", "accuracy", False),
         ("mrpc", "f1", False),
     ]
-    assert 0 <= corpus.choosing().answer(auxiliary, 1, CPU)["score"] <= 1
     record = questions[1].answer(auxiliary, 1, CPU)
     assert record["score"] == record["scores"]["dev"]["accuracy"]
-    assert record["n_train"] == len(corpus.carved[1].train) < 300
+    assert record["n_train"] == 300
     assert questions[1].baselines()["majority"] == 0.5
     assert questions[1].answer(auxiliary, 1, CPU, untrained=True)["untrained"]
 
@@ -498,6 +454,7 @@ def test_missing_numbers_read_as_a_dash():
         (["--seeds", "1", "99"], "99 is the seed that learning rates are chosen by"),
         (["--seconds", "0"], "give a number above 0"),
         (["--auxiliary-share", "1"], "between 0 and 1"),
+        (["--factors", "0", "1"], "different numbers above 0"),
         (["--examples", "0"], "give a number from 1"),
         (["main.layer=2"], "did you mean main.layers?"),
         (["--corpus", "english.txt.xz"], "give its folder by --glue"),

@@ -21,6 +21,7 @@ def claim(
     glue: Path | None = None,
     methods: Annotated[tuple[str, ...], _Several] = ("mlm", "joint", "exponential", "constant-1"),
     auxiliary_share: float = 1 / 3,
+    factors: Annotated[tuple[float, ...], _Several] = (0.5, 1.0, 2.0),
     examples: int = 4_000,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -48,6 +49,8 @@ def claim(
         mlm, joint, exponential, constant-1, constant-2, slow, adaptive, copied, delta, started, unigram, uniform.
     auxiliary_share
         The auxiliary's training as a share of --seconds.
+    factors
+        On the preset's learning rates: each is tried for a third of --seconds, the best one taken for each method.
     examples
         That fine-tuning trains on when runs are judged, at most.
     dry_run
@@ -68,7 +71,7 @@ def claim(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    study = Study(seconds, seeds, methods, auxiliary_share, overrides=overrides)
+    study = Study(seconds, seeds, methods, auxiliary_share, factors=factors, overrides=overrides)
     load_config("quickstart", overrides)  # a misspelt key is told before any work starts
     corpora = _corpora(corpus, glue, examples, say)
     if dry_run:
@@ -86,6 +89,7 @@ def claim(
     words += ["--seeds", *map(str, seeds), "--corpus", *corpus, *(["--glue", str(glue)] if glue else [])]
     words += ["--methods", *methods]
     words += ["--auxiliary-share", str(auxiliary_share)] if auxiliary_share != Study.auxiliary_share else []
+    words += ["--factors", *(f"{factor:g}" for factor in factors)] if factors != Study.factors else []
     words += ["--examples", str(examples)] if examples != EXAMPLES else []
     with stop_on_signals() as stop:
         listener = Listener(say, lambda name: ProgressDisplay(console, name), stop)

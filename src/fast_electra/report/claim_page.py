@@ -141,6 +141,7 @@ def _rates(corpus: Results) -> TextTable:
     rows = [
         [
             found["method"],
+            found["by"],
             *(number(found["scores"].get(factor)) for factor in factors),
             number(found["factor"]),
             number(found["learning_rate"]),
@@ -148,9 +149,8 @@ def _rates(corpus: Results) -> TextTable:
         ]
         for found in corpus["learning_rates"]
     ]
-    by = corpus["learning_rates"][0]["by"]
-    columns = ["method", *(f"× {factor}" for factor in factors), "chosen", "AdamW", "Muon"]
-    return TextTable(f"{corpus['corpus']}: learning rates, chosen by {by}; points", columns, rows)
+    columns = ["method", "by", *(f"× {factor}" for factor in factors), "chosen", "AdamW", "Muon"]
+    return TextTable(f"{corpus['corpus']}: learning rates, chosen on validation text; points", columns, rows)
 
 
 def _speed(corpus: Results) -> TextTable:
@@ -221,7 +221,7 @@ def notes_of(results: Results) -> list[str]:
         f"Every run has {number(results['seconds'])} seconds of training, by its own measured speed; where the "
         f"auxiliary is counted, the {number(results['auxiliary_seconds'])} seconds that it trained come off.",
         f"Learning rates were chosen with seed {results['choosing_seed']} in {number(results['choosing_seconds'])} "
-        f"seconds each, by examples that nothing is judged by; then seeds "
+        f"seconds each, on validation text of pre-training; then seeds "
         f"{', '.join(str(seed) for seed in results['seeds'])}, each with an auxiliary of its own.",
         f"Methods, as settings on the quickstart's main model with fresh weights: {methods}.",
         f"Models: {models}.",

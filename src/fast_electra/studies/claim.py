@@ -8,7 +8,7 @@ Notable:
   seconds becomes a number of updates; the seconds that a run then took stand beside those that it was given;
 - Fast-ELECTRA is there twice: its auxiliary for free, as where one serves many runs, and its auxiliary's seconds taken
   off its own. Every seed has an auxiliary of its own, so that the auxiliary's luck is in the intervals;
-- learning rates are chosen from a seed and by examples that nothing is judged by (claim_corpora.py);
+- learning rates are chosen from a seed that nothing is judged by, on validation text of pre-training;
 - everything is kept: a run is an ordinary run folder named after its configuration, an answer a cell in its
   `evaluation/`. The same command goes on where it was stopped, and then only prints;
 - intervals are Student's over pre-training seeds, differences are seed by seed; what is within the minimal detectable
@@ -209,24 +209,23 @@ class _Trial:
 
     @cached_property
     def choices(self) -> dict[str, Record]:
-        """The learning rate of each method, by its score on examples that nothing is judged by."""
+        """The learning rate of each method: the best of those tried, by how it does what it is trained for."""
         path = self._out / "lr.json"
         records: list[Record] = json.loads(path.read_text()) if path.exists() else []
-        question = self.corpus.choosing()
         chosen: dict[str, Record] = {}
         for method in self.study.methods:
             runs = {
                 f"{factor:g}": self.run(method, self.study.choosing_seed, self.study.choosing_seconds, factor)
                 for factor in self.study.factors
             }
-            identity = canonical_digest([question.digest, [planned.name for planned in runs.values()]])
+            identity = canonical_digest([planned.name for planned in runs.values()])
             record = next((record for record in records if record["identity"] == identity), None)
             if record is None:
-                scores = {factor: self._choosing_score(planned, question) for factor, planned in runs.items()}
+                scores = {factor: self._choosing_score(planned) for factor, planned in runs.items()}
                 record = {
                     "corpus": self.corpus.name,
                     "method": method,
-                    "by": question.title,
+                    "by": "masked_accuracy" if method == "mlm" else "rtd_auc",
                     "scores": scores,
                     "factor": best_factor(scores, f"{METHODS[method].title} on {self.corpus.name}"),
                     "runs": [planned.name for planned in runs.values()],
@@ -237,12 +236,15 @@ class _Trial:
             chosen[method] = record
         return chosen
 
-    def _choosing_score(self, planned: Planned, question: Question) -> float | None:
+    def _choosing_score(self, planned: Planned) -> float | None:
+        """On validation text: masked tokens predicted, or AUC against the replacements of the reference auxiliary."""
         try:
             run = self.trained(planned)
         except TrainingError:
             return None
-        return question.answer(run, self.study.choosing_seed, self._execution)["score"]
+        if planned.config.objective.kind == "mlm":
+            return read_metrics(run / "metrics.jsonl")[-1]["validation"]["masked_accuracy"]
+        return self._rtd_auc(run)
 
     # Judging
 

@@ -1,13 +1,11 @@
-"""What the claim study pre-trains on, and the questions that choose its learning rates and judge its runs.
+"""What the claim study pre-trains on, and the questions that judge its runs.
 
-| corpus | chosen by                                    | judged by                                          |
-| ------ | -------------------------------------------- | -------------------------------------------------- |
-| code   | pairs of one half of the held-out functions  | pairs of the other half, as it is; its bugs, tuned |
-| text   | a probe on examples of SST-2, then left out  | CoLA, SST-2 and MRPC, tuned                        |
+| corpus | judged by                                                                          |
+| ------ | ---------------------------------------------------------------------------------- |
+| code   | functions with a wrong operator or variable, as it is; changed or not, fine-tuned  |
+| text   | CoLA, SST-2 and MRPC, fine-tuned                                                   |
 
 Notable:
-- what chooses is never what judges: functions and examples are parted by a digest of their text, before any bug is put
-  in or any example drawn, so equal ones fall on the same side;
 - a question knows its examples by a digest that costs a second; the examples are made when it is first answered;
 - without fine-tuning a main model is asked which version it finds more suspicious, a masked language model which it
   finds likelier behind a mask that it is shown: not the same question, so these answers are never compared.
@@ -21,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +36,11 @@ from fast_electra.evaluation.detector import detector_of, masked_prediction
 from fast_electra.evaluation.fine_tuning import fine_tune
 from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.metrics import wins
-from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.runner import without_tests
-from fast_electra.evaluation.tasks import Split, Task, make_task
+from fast_electra.evaluation.tasks import Task
 from fast_electra.models.build import load_model
-from fast_electra.models.classifier import load_encoder, load_task_tokenizer
+from fast_electra.models.classifier import load_task_tokenizer
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.training.assembly import special_ids
 from fast_electra.training.precision import Execution
@@ -54,8 +51,6 @@ EXAMPLES = 4_000
 """that fine-tuning trains on, at most"""
 TASKS = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC"}
 _ZERO_SHOT = "zero-shot"
-_CHOOSING_SHARE = 0.25
-"""of a task's training examples at most"""
 
 
 class Answer(Protocol):
@@ -116,12 +111,8 @@ class Corpus(Protocol):
         """Which documents are held out; None: a share by digest."""
         ...
 
-    def choosing(self) -> Question:
-        """The question that learning rates are chosen by."""
-        ...
-
     def questions(self, width: int) -> list[Question]:
-        """Those that runs are judged by, for models of a width."""
+        """What runs are judged by, for models of a width."""
         ...
 
 
@@ -139,7 +130,7 @@ class Code:
     validation_texts: Sequence[bugs.SourceText]
     """files for validation while training"""
     pairs: tuple[int, int] = (2_500, 1_500)
-    """functions with a wrong operator, and with a wrong variable, that judge; two fifths of them choose"""
+    """functions with a wrong operator, and with a wrong variable"""
     examples: int = EXAMPLES
     """functions that fine-tuning trains on, at most"""
     scored: int = 1_000
@@ -166,58 +157,38 @@ class Code:
         return canonical_digest([[_digest(text.text) for text in texts] for texts in (self.train, self.held_out)])
 
     @functools.cached_property
-    def halves(self) -> tuple[list[Document], list[Document]]:
-        """The held-out functions to choose by and to judge by."""
-        return halves(self.held_out)
-
-    @functools.cached_property
     def frequencies(self) -> bugs.Frequencies:
         """Of operators and names in the training files."""
         return bugs.count_frequencies(self.train)
 
-    def choosing(self) -> Question:
-        """Pairs of both kinds of the choosing half; the mean of their two scores."""
-        sizes = (2 * self.pairs[0] // 5, 2 * self.pairs[1] // 5)
-
-        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
-            found = [
-                pair_score(run, self._bugs(0, kind, size), execution)
-                for kind, size in zip(bugs.KINDS, sizes, strict=True)
-            ]
-            return {"score": float(np.mean([each["score"] for each in found]))}
-
-        digest = canonical_digest([self.digest, "choosing", sizes])
-        title = "pairs of functions, operators and variables"
-        return Question("choosing", title, "pairs", {"name": _ZERO_SHOT}, digest, answer, dict)
-
     def questions(self, width: int) -> list[Question]:
-        """Pairs of the judging half by kind, and its functions fine-tuned."""
+        """Pairs by kind, and functions to fine-tune on."""
         asked = [self._pairs(kind, size) for kind, size in zip(bugs.KINDS, self.pairs, strict=True)]
-        digest = canonical_digest([self.digest, "judging", self.examples, self.scored])
+        digest = canonical_digest([self.digest, self.examples, self.scored])
         recipe = recipe_for(RECIPE, width)
         return [*asked, fine_tuned("bugs", "bugs, fine-tuned", lambda: self.task, digest, "accuracy", recipe)]
 
     @functools.cached_property
     def task(self) -> Task:
-        """Is this function changed? Dev functions are those of the judging half."""
-        return bug_task(self.train, self.halves[1], train_functions=self.examples, dev_functions=self.scored)
+        """Functions, changed or not."""
+        return bug_task(self.train, self.held_out, train_functions=self.examples, dev_functions=self.scored)
 
     def _pairs(self, kind: bugs.Kind, size: int) -> Question:
         def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
-            return pair_score(run, self._bugs(1, kind, size), execution)
+            return pair_score(run, self._bugs(kind, size), execution)
 
         def baselines() -> dict[str, float]:
             counts = self.frequencies.operators if kind == "operator" else self.frequencies.identifiers
-            found = self._bugs(1, kind, size)
+            found = self._bugs(kind, size)
             better = wins([counts[bug.original] for bug in found], [counts[bug.replacement] for bug in found])
             return {"frequency_table": float(better.mean())}
 
-        digest = canonical_digest([self.digest, "judging", kind, size])
+        digest = canonical_digest([self.digest, kind, size])
         return Question(f"{kind}s", f"wrong {kind}s", "pairs", {"name": _ZERO_SHOT}, digest, answer, baselines)
 
-    def _bugs(self, half: int, kind: bugs.Kind, size: int) -> list[bugs.Bug]:
+    def _bugs(self, kind: bugs.Kind, size: int) -> list[bugs.Bug]:
         wanted = {f"{each}s": size if each == kind else 0 for each in bugs.KINDS}
-        return bugs.find_bugs(self.halves[half], self.frequencies, **wanted)
+        return bugs.find_bugs(self.held_out, self.frequencies, **wanted)
 
 
 class _Documents:
@@ -228,23 +199,6 @@ class _Documents:
 
     def __iter__(self) -> Iterator[Document]:
         return (Document(text.text, text.source) for text in self._texts)
-
-
-def halves(texts: Iterable[bugs.SourceText]) -> tuple[list[Document], list[Document]]:
-    """Every function of some files as a text of its own, parted in two by a digest of it; none twice.
-
-    A function that is not found again in its own text (its body begins with two strings) is left out.
-    """
-    found: tuple[list[Document], list[Document]] = ([], [])
-    seen: set[str] = set()
-    for text in texts:
-        for function in bugs.extract_functions(text.text, text.source):
-            if function.text in seen:
-                continue
-            seen.add(function.text)
-            if [again.text for again in bugs.extract_functions(function.text, "")] == [function.text]:
-                found[int(_share(function.text) >= 0.5)].append(Document(function.text, function.source))
-    return found
 
 
 def pair_score(run: Path, found: Sequence[bugs.Bug], execution: Execution) -> Record:
@@ -302,56 +256,16 @@ class Text:
     def validation(self) -> None:
         """A share by digest."""
 
-    @functools.cached_property
-    def carved(self) -> tuple[Task, Task]:
-        """SST-2 to choose by, and to judge by."""
-        return carve(self.tasks["sst2"], TRAIN_EXAMPLES + DEV_EXAMPLES)
-
-    def choosing(self) -> Question:
-        """A probe on examples of SST-2's training set that are not trained on later."""
-        task = self.carved[0]
-
-        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
-            model = load_encoder(run)
-            model.to(execution.device)  # type: ignore[arg-type]
-            with execution.autocast():
-                scores = probe(model, load_task_tokenizer(run), task)
-            return {"score": scores["dev"]["accuracy"]}
-
-        title = "SST-2, a probe on training examples that are not used later"
-        return Question("choosing", title, "accuracy", {"name": "probe"}, task.digest, answer, dict)
-
     def questions(self, width: int) -> list[Question]:
         """The three tasks, fine-tuned."""
-        judging = {**self.tasks, "sst2": self.carved[1]}
         recipe = replace(recipe_for(RECIPE, width), train_examples=self.examples)
         return [
-            fine_tuned(name, title, functools.partial(judging.__getitem__, name), task.digest, task.metrics[0], recipe)
+            fine_tuned(
+                name, title, functools.partial(self.tasks.__getitem__, name), task.digest, task.metrics[0], recipe
+            )
             for name, title in TASKS.items()
-            if (task := judging[name])
+            if (task := self.tasks[name])
         ]
-
-
-def carve(task: Task, most: int) -> tuple[Task, Task]:
-    """Two tasks out of a task's training examples: one to choose by, with a dev split of its own, and one to judge by.
-
-    Args:
-        task: of classes; the second keeps its dev splits.
-        most: examples to choose by, about; at most a quarter of all. Half of them train, half score.
-    """
-    shares = np.array([_share("\n".join(texts)) for texts in task.train.texts])
-    cut = min(_CHOOSING_SHARE, most / len(shares))
-
-    def part(low: float, high: float) -> Split:
-        chosen = np.flatnonzero((shares >= low) & (shares < high))
-        labels = cast("list[int]", task.train.labels)
-        return Split([task.train.texts[i] for i in chosen], [labels[i] for i in chosen])
-
-    def make(train: Split, dev: Mapping[str, Split]) -> Task:
-        return make_task(task.name, task.kind, task.labels, train, dev, {}, task.metrics)
-
-    choosing = make(part(0, cut / 2), {"dev": part(cut / 2, cut)})
-    return choosing, replace(make(part(cut, 1), task.dev), augment_swapped=task.augment_swapped)
 
 
 def _unpacked(path: Path, folder: Path) -> Path:
@@ -401,8 +315,3 @@ def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, met
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _share(text: str) -> float:
-    """A number in [0, 1) by which texts are parted."""
-    return int(_digest(text)[:12], 16) / 2**48

@@ -104,6 +104,8 @@ class Study:
             raise ConfigError(f"--seconds {self.seconds:g}: give a number above 0.")
         if not 0 < self.auxiliary_share < 1:
             raise ConfigError(f"--auxiliary-share {self.auxiliary_share:g}: give a share between 0 and 1.")
+        if not self.factors or len(set(self.factors)) < len(self.factors) or not min(self.factors) > 0:
+            raise ConfigError("--factors: give one or more different numbers above 0.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError("--seeds: give one or more different whole numbers from 0.")
         if self.choosing_seed in self.seeds:
