@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from fast_electra.report import MISSING, finite
 from fast_electra.report.evaluation_page import TextTable
-from fast_electra.report.page import _asset, _environment
 from fast_electra.report.plots import Specification, to_svg
+from fast_electra.report.templating import asset, templates
 
 Results = Mapping[str, Any]
 _SEED, _MEAN = "a seed", "mean and 95 % interval"
@@ -265,7 +265,7 @@ def page_of(results: Results) -> str:
     """The results as an HTML page that needs nothing else."""
     sentences = [sentence for corpus in results["corpora"] for sentence in sentences_of(corpus)]
     return (
-        _environment()
+        templates()
         .get_template("evaluation.html.j2")
         .render(
             title="Fast-ELECTRA and joint ELECTRA at equal seconds",
@@ -276,7 +276,7 @@ def page_of(results: Results) -> str:
             spoken=" ".join(sentences),
             commands=[results["command"]],
             details={},
-            style=_asset("page.css"),
+            style=asset("page.css"),
         )
     )
 

@@ -28,8 +28,8 @@ from fast_electra.evaluation.results import (
     spread,
 )
 from fast_electra.report import MISSING, decimal, duration, finite
-from fast_electra.report.page import _asset, _environment
 from fast_electra.report.plots import Specification, save_png, save_svg, to_svg
+from fast_electra.report.templating import asset, templates
 
 DETECTABLE = (
     "MDD, minimal detectable difference: the smallest between two models of this spread that so many seeds find 8 "
@@ -337,5 +337,5 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
 
 def _render(*, chart: Specification | None, **content: Any) -> str:
     image = None if chart is None else Markup(to_svg(chart, page=True))
-    template = _environment().get_template("evaluation.html.j2")
-    return template.render(**content, image=image, style=_asset("page.css"))
+    template = templates().get_template("evaluation.html.j2")
+    return template.render(**content, image=image, style=asset("page.css"))

@@ -12,12 +12,10 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fast_electra.data.files import write_text_atomically
@@ -33,7 +31,6 @@ from fast_electra.report import (
     interval,
     look_up,
     percent,
-    power,
     tokens_per_second,
     total_seconds,
 )
@@ -48,6 +45,7 @@ from fast_electra.report.plots import (
     theme,
     to_svg,
 )
+from fast_electra.report.templating import asset, templates
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -92,7 +90,7 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
         "file_theme": theme(),
     }
     return (
-        _environment()
+        templates()
         .get_template("quickstart.html.j2")
         .render(
             title=content["title"],
@@ -111,8 +109,8 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
             config=content.get("config") or "",
             environment=content.get("environment") or {},
             embedded=embedded,
-            style=_asset("page.css"),
-            script=_asset("page.js"),
+            style=asset("page.css"),
+            script=asset("page.js"),
             bundle=_bundle(),
         )
     )
@@ -121,27 +119,6 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
 def save_page(html: str, path: str | Path) -> None:
     """Write the page so that it is there wholly or not at all; half a surrogate pair in a snippet becomes a `?`."""
     write_text_atomically(Path(path), html.encode("utf-8", "replace").decode("utf-8"))
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fast_electra.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "decimal": decimal, "duration": duration, "power": power}
-    environment.globals |= {"interval": interval, "missing": MISSING}
-    # JSON has no NaN: a value that is none would end the whole script.
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "sort_keys": False}
-    return environment
-
-
-@functools.cache
-def _asset(name: str) -> Markup:
-    return Markup(resources.files("fast_electra.report").joinpath("templates", name).read_text(encoding="utf-8"))
 
 
 @functools.cache
