@@ -52,7 +52,7 @@ def claim(
     factors
         On the preset's learning rates: each is tried for a third of --seconds, the best one taken for each method.
     examples
-        That fine-tuning trains on when runs are judged, at most.
+        That fine-tuning trains on when runs are judged, at most; of functions, which are longer, a quarter as many.
     dry_run
         List the runs with their seconds and train nothing.
     json
@@ -127,7 +127,7 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
     for each, name in zip(given, names, strict=True):
         if each == "python":
             files = collect()
-            found.append(Code(name, files.train, files.held_out, files.validation, examples=examples))
+            found.append(Code(name, files.train, files.held_out, files.validation, examples=-(-examples // 4)))
         else:
             assert glue is not None
             found.append(Text.open(name, Path(each), glue, say, examples))

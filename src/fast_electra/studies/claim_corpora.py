@@ -131,7 +131,7 @@ class Code:
     """files for validation while training"""
     pairs: tuple[int, int] = (2_500, 1_500)
     """functions with a wrong operator, and with a wrong variable"""
-    examples: int = EXAMPLES
+    examples: int = EXAMPLES // 4
     """functions that fine-tuning trains on, at most"""
     scored: int = 1_000
     """functions that it is scored on, at most"""
