@@ -207,6 +207,14 @@ def test_an_impossible_shape_or_architecture_is_one_clear_sentence():
         transformers_config(ModelConfig(options=three, **SHAPE), 320, SPECIAL, 32)
 
 
+def test_sequences_are_classified_by_the_mean_of_their_tokens_unless_said():
+    """No loss reaches [CLS] in pre-training; ModernBERT's own class would read it alone."""
+    shape = ModelConfig(layers=1, hidden_size=32, heads=2, intermediate_size=48)
+    said = shape.model_copy(update={"options": {"classifier_pooling": "cls"}})
+    found = [transformers_config(each, 320, SPECIAL, 64).classifier_pooling for each in (shape, said)]
+    assert found == ["mean", "cls"]
+
+
 def test_what_is_no_model_is_refused(tmp_path, tokenizer):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"config.json is missing"):

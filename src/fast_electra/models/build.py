@@ -97,6 +97,8 @@ def transformers_config(
             values["num_key_value_heads"] = shape.heads
         if hasattr(defaults, "embedding_size"):
             values["embedding_size"] = shape.hidden_size
+        if hasattr(defaults, "classifier_pooling"):  # no loss reaches [CLS] in pre-training, every other token has one
+            values["classifier_pooling"] = "mean"
         for name, other in _OTHER_NAMES.items():
             if hasattr(defaults, other) and not hasattr(defaults, name):
                 values[other] = values.pop(name)
