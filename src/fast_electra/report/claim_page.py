@@ -227,7 +227,9 @@ def notes_of(results: Results) -> list[str]:
         f"Models: {models}.",
         "Intervals are Student's over seeds, of pre-training and fine-tuning together. detectable: the smallest "
         "difference that these seeds find 8 times out of 10 (two-sided, 5 %); a smaller one is never called decided.",
-        "rtd_auc is by one auxiliary, that of the seed which chose the learning rates, and no run trained against it. "
+        "rtd_auc is by one auxiliary, that of the seed which chose the learning rates, and no run trained against it; "
+        "those of Fast-ELECTRA trained against others of its kind, at temperature 1 as here or above, so it is nearest "
+        "to them. "
         "findings: warnings and problems of `fast-electra doctor`. Mean T and % replaced: of the run's records.",
         f"Machine: {machine['device']}, {machine['precision']}, {number(machine['threads'])} threads; "
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -59,6 +59,19 @@ from fast_electra.training.pretrain import pretrain
 from fast_electra.training.telemetry import Observer, QuietObserver, read_metrics
 
 _AUXILIARY = "auxiliary"
+
+
+class Measure(NamedTuple):
+    """What methods are compared by."""
+
+    name: str
+    title: str
+    metric: str
+    zero_shot: bool
+    """of the model as it is: a masked language model has none, or another one"""
+
+
+_DETECTION = Measure("rtd_auc", "replaced tokens of validation text", "rtd_auc", zero_shot=True)
 
 
 # --- Speed ------------------------------------------------------------------------------------------------------------
@@ -268,12 +281,14 @@ class _Trial:
         diagnosis = self._kept(
             run, "diagnosis", self._reference_name, {"name": "diagnosis"}, lambda: self._diagnosis(run)
         )
+        detection = diagnosis["diagnosis"]["rtd_auc"]
         answers = {question: self._answer(run, question, seed) for question in self.questions}
         points = {
             question.name: round(100 * answer["score"], 2)
             for question, answer in answers.items()
             if answer["score"] is not None
         }
+        points |= {} if detection is None else {_DETECTION.name: round(100 * detection, 2)}
         remarks = [f"{question.title}: {said}" for question, answer in answers.items() if (said := remark(answer))]
         return record | diagnosis["diagnosis"] | {"scores": points, "remarks": remarks}
 
@@ -376,15 +391,14 @@ class _Trial:
         shards = open_shards(self.material.shards, verify=False)
         main, helper = self.material.base.main, helper_shape(self.material.base.main)
         optimizer = self.material.base.optimizer
+        measures = [*(Measure(q.name, q.title, q.metric, q.zero_shot) for q in self.questions), _DETECTION]
         return {
             "corpus": self.corpus.name,
             "tokens": {name: shards.split(name).tokens for name in ("train", "validation")},
             "vocabulary": shards.vocabulary_size,
             "model": {"architecture": main.architecture, "layers": main.layers, "width": main.hidden_size},
             "generator_layers": helper["layers"],
-            "questions": [
-                {"name": q.name, "title": q.title, "metric": q.metric, "zero_shot": q.zero_shot} for q in self.questions
-            ],
+            "questions": [measure._asdict() for measure in measures],
             "calibration": [
                 {"what": METHODS[name].title if name in METHODS else name}
                 | {key: round(value, 3) for key, value in rate.items()}
@@ -405,8 +419,8 @@ class _Trial:
             "auxiliaries": auxiliaries,
             "runs": runs,
             "baselines": next((self.baselines(run) for run in runs if "failed" not in run), {}),
-            "contestants": [summarise(contestant, self.questions, runs) for contestant in study.contestants],
-            "differences": differences(study.contestants, self.questions, runs),
+            "contestants": [summarise(contestant, measures, runs) for contestant in study.contestants],
+            "differences": differences(study.contestants, measures, runs),
         }
 
     def _auxiliary_seeds(self) -> list[int]:
@@ -457,7 +471,7 @@ def best_factor(scores: Mapping[str, float | None], who: str) -> float:
 # --- What it says -----------------------------------------------------------------------------------------------------
 
 
-def summarise(contestant: Contestant, questions: Sequence[Question], runs: Sequence[Record]) -> Record:
+def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequence[Record]) -> Record:
     """Mean over seeds and Student's 95 % interval, in points; None where there is none."""
     found: Record = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
     scores: dict[str, Record] = {}
@@ -470,7 +484,7 @@ def summarise(contestant: Contestant, questions: Sequence[Question], runs: Seque
 
 
 def differences(
-    contestants: Sequence[Contestant], questions: Sequence[Question], runs: Sequence[Record]
+    contestants: Sequence[Contestant], questions: Sequence[Measure], runs: Sequence[Record]
 ) -> list[Record]:
     """Every other contestant against joint ELECTRA, seed by seed, in points; not where the question is another one."""
     reference = Contestant(REFERENCE, counted=False)
@@ -488,7 +502,7 @@ def differences(
     return found
 
 
-def _difference(title: str, question: Question, scores: list[float], base: list[float]) -> Record:
+def _difference(title: str, question: Measure, scores: list[float], base: list[float]) -> Record:
     reference = METHODS[REFERENCE].title
     mean, low, high = student_interval(np.subtract(scores, base))
     detectable = minimal_detectable_difference(scores, base, paired=True)
