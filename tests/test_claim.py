@@ -283,6 +283,8 @@ def test_speed_is_measured_in_turns(shards, auxiliary):
     found = time_updates(configs, CPU, rounds=3, updates=2)
     assert found.keys() == configs.keys()
     assert all(0 < rate["low"] <= rate["median"] <= rate["high"] for rate in found.values())
+    with pytest.raises(Interrupted, match="while speed was measured"):
+        time_updates(configs, CPU, rounds=3, updates=2, stop=lambda: True)
 
 
 def test_updates_that_a_stop_left_unlogged_are_counted_at_the_others_speed():

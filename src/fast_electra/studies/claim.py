@@ -78,7 +78,11 @@ _DETECTION = Measure("rtd_auc", "replaced tokens of validation text", "rtd_auc",
 
 
 def time_updates(
-    configs: Mapping[str, Config], execution: Execution, rounds: int, updates: int
+    configs: Mapping[str, Config],
+    execution: Execution,
+    rounds: int,
+    updates: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[str, float]]:
     """Updates a second of several configurations, measured in turns in this process.
 
@@ -87,6 +91,10 @@ def time_updates(
         execution: the same for all.
         rounds: turns of each; each round begins with another one.
         updates: timed in a turn, behind one that is not.
+        stop: asked before each turn.
+
+    Raises:
+        Interrupted: stopped on request.
 
     Returns:
         {name: median over the turns, and the low and high end of its 95 % bootstrap interval}.
@@ -102,6 +110,8 @@ def time_updates(
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            if stop():
+                raise Interrupted("stopped while speed was measured")
             found[name].append(updates / parts[name].run(updates).seconds)
     return {name: interval(values) for name, values in found.items()}
 
@@ -184,7 +194,7 @@ class _Trial:
                 name: config if name == _AUXILIARY else material.method(name, 1, 0, auxiliary=Path(folder))
                 for name in names
             }
-            return time_updates(configs, execution, self.study.rounds, self.study.timed_updates)
+            return time_updates(configs, execution, self.study.rounds, self.study.timed_updates, self._listener.stop)
 
     # Runs
 
