@@ -271,7 +271,7 @@ def test_the_table_and_page_show_scores_baselines_and_what_was_cut(evaluated, mo
     shown = capsys.readouterr().out
     for word in ("fast, 2 seeds", "mean ±", "std", "majority", "bag of words", "untrained", "cut, train"):
         assert word in " ".join(shown.split()), word
-    assert "does not beat chance (0.0), the majority class (0.0), a bag of words (100.0)" in " ".join(shown.split())
+    assert "does not beat a bag of words (100.0)" in " ".join(shown.split())
     page = (evaluated[0] / "report.html").read_text()
     assert "<svg" in page
     assert "fast-electra evaluate" in page
