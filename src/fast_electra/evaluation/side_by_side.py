@@ -93,7 +93,8 @@ def compute_side_by_side(
         while waiting:
             finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
             for future in finished:
-                say(future.result())
+                for sentence in future.result():
+                    say(sentence)
             progress(examples.value, total, f"{len(jobs) - len(waiting)} of {len(jobs)} done")
     except BrokenProcessPool as error:
         raise TrainingError(
@@ -147,7 +148,8 @@ def _end_with_parent(held: Connection) -> None:
     os._exit(1)
 
 
-def _compute(job: _Job) -> str:
-    """Compute a cell and keep it; returns what is said of it."""
+def _compute(job: _Job) -> list[str]:
+    """Compute a cell and keep it; returns what is said of it: nothing where another command has kept it meanwhile."""
+    _said.clear()
     _plans[job.task].record(job.recipe, job.seed, job.untrained)
-    return _said.pop()
+    return list(_said)
