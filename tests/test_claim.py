@@ -442,6 +442,29 @@ def test_a_run_that_diverged_is_told_on_every_page(done):
     assert told in claim_page.page_of(results)
 
 
+def test_sentences_say_what_is_decided_and_gather_the_rest():
+    scores = {("joint", False): [60.0, 61.0], ("exponential", False): [65.0, 66.1], ("mlm", False): [59.0, 64.0]}
+    runs = runs_of(scores)
+    for number, run in enumerate(runs):
+        title = Contestant(run["method"], run["counted"]).title
+        run |= {"contestant": title, "remarks": ["CoLA: all the same"] if number < 3 else []}
+    contestants = [JOINT, FAST, Contestant("mlm", False)]
+    found = {
+        "corpus": "english",
+        "questions": [vars(QUESTION)],
+        "differences": differences(contestants, [QUESTION], runs),  # type: ignore[list-item]
+        "runs": runs,
+        "learning_rates": [],
+    }
+    decided, other, chance, remarked = claim_page.sentences_of(found)
+    assert decided.startswith("bugs: Fast-ELECTRA, exponential is ahead of joint ELECTRA, tied by 5.0 points")
+    assert other == "bugs, not decided, in points ahead of joint ELECTRA: MLM 1.0."
+    assert "of 2 between equal methods" in chance
+    assert remarked == (
+        "english, CoLA: all the same (3 of 6 runs: joint ELECTRA, tied, seeds 0, 1; Fast-ELECTRA, exponential, seed 0)."
+    )
+
+
 def test_missing_numbers_read_as_a_dash():
     assert [claim_page.number(value) for value in (None, float("nan"), 1234, -1.5)] == ["–", "–", "1,234", "−1.5"]
 

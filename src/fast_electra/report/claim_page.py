@@ -166,7 +166,12 @@ def _speed(corpus: Results) -> TextTable:
 
 def sentences_of(corpus: Results) -> list[str]:
     """What is decided, what is not, and what has to be known of it."""
-    found = [difference["sentence"] for difference in corpus["differences"]]
+    found = [difference["sentence"] for difference in corpus["differences"] if difference["decided"]]
+    for question in corpus["questions"]:
+        left = [each for each in corpus["differences"] if each["question"] == question["name"] and not each["decided"]]
+        if left:
+            ahead = "; ".join(f"{each['contestant']} {number(each['difference'])}" for each in left)
+            found.append(f"{question['title']}, not decided, in points ahead of joint ELECTRA: {ahead}.")
     several = [difference for difference in corpus["differences"] if difference["seeds"] > 1]
     if len(several) > 1:
         found.append(
@@ -178,11 +183,16 @@ def sentences_of(corpus: Results) -> list[str]:
 
 def _cautions(corpus: Results) -> Iterator[str]:
     name = corpus["corpus"]
+    remarked: dict[str, dict[str, list[str]]] = {}
     for run in corpus["runs"]:
         if "failed" in run:
             yield f"{name}: {run['contestant']}, seed {run['seed']}, has no score: {run['failed']}"
         for remark in run.get("remarks", ()):
-            yield f"{name}: {run['contestant']}, seed {run['seed']}, {remark}."
+            remarked.setdefault(remark, {}).setdefault(run["contestant"], []).append(number(run["seed"]))
+    for remark, seeds in remarked.items():
+        runs = "; ".join(f"{who}, seed{'s' * (len(found) > 1)} {', '.join(found)}" for who, found in seeds.items())
+        count = sum(map(len, seeds.values()))
+        yield f"{name}, {remark.rstrip('.')} ({count} of {len(corpus['runs'])} runs: {runs})."
     spent = [run["seconds"] / run["given_seconds"] for run in corpus["runs"] if "seconds" in run]
     if spent:
         yield (

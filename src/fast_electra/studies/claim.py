@@ -587,7 +587,7 @@ def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, list
             "threads": execution.threads,
         },
         "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
-        "methods": {METHODS[name].title: json.dumps(METHODS[name].settings) for name in study.methods},
+        "methods": {METHODS[name].title: METHODS[name].overrides for name in study.methods},
         "corpora": [_Trial(study, corpus, out, execution, listener).results() for corpus in corpora],
     }
     write_json_atomically(out / "results.json", results)

@@ -5,7 +5,7 @@ method says.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,19 @@ class Method:
     """sections of the configuration; joint ELECTRA's generator is filled in"""
     auxiliary: bool = False
     """it needs one that was trained"""
+
+    @property
+    def overrides(self) -> str:
+        """The settings as one would give them."""
+
+        def lines(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+            for key, value in settings.items():
+                if isinstance(value, Mapping):
+                    yield from lines(value, f"{prefix}{key}.")
+                else:
+                    yield f"{prefix}{key}={value}"
+
+        return " ".join(lines(self.settings))
 
 
 def _fast_electra(title: str, schedule: dict[str, Any], **sections: dict[str, Any]) -> Method:
