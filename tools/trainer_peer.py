@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--tasks", default="rte,mrpc,cola,sst2")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--recipe", choices=list(RECIPES), default="bert")
+    parser.add_argument("--recipe", choices=RECIPES, default="bert")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--examples", type=int, help="train on at most so many")
     parser.add_argument("--epochs", type=int)
