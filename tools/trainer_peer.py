@@ -161,7 +161,9 @@ def main() -> int:
             measured[_RATE] = cell.timing["examples_per_second"], speed
             for key, pair in measured.items():
                 rows.setdefault(key, []).append(pair)
-                table.add_row(name, key, str(seed), *(f"{value:.1f}" for value in pair), _against(key, *pair))
+                cells = [name, key, str(seed), *(f"{value:.1f}" for value in pair), _against(key, *pair)]
+                table.add_row(*cells)
+                print("  ".join(cells), file=sys.stderr, flush=True)
         for key, pairs in rows.items():
             means = tuple(np.mean(pairs, axis=0).tolist())
             table.add_row(name, key, "mean", *(f"{value:.1f}" for value in means), _against(key, *means), style="bold")
