@@ -88,7 +88,6 @@ _ELECTRA = Recipe(
 # Devlin et al. (2019), appendix A.3: 3 epochs, batches of 32, the best of 2e-5, 3e-5, 4e-5 and 5e-5 (`grid`). Weight
 # decay and epsilon from its code, which leaves out the bias correction; with it fewer runs fail (Zhang et al., 2021).
 _BERT = Recipe("bert", learning_rate=3e-5, epochs=3, weight_decay=0.01)
-BERT_RATES = (2e-5, 3e-5, 4e-5, 5e-5)
 _PUBLISHED: Mapping[str, Mapping[Size, Recipe]] = {
     "electra": {
         "small": replace(_ELECTRA, learning_rate=3e-4),

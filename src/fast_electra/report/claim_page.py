@@ -219,7 +219,7 @@ def _cautions(corpus: Results) -> Iterator[str]:
 def notes_of(results: Results) -> list[str]:
     """How it was done."""
     machine = results["machine"]
-    methods = "; ".join(f"{title} {settings}" for title, settings in results["methods"].items())
+    methods = "; ".join(f"{title}: {settings}" for title, settings in results["methods"].items())
     models = "; ".join(
         f"{corpus['corpus']}: {corpus['model']['architecture']}, {number(corpus['model']['layers'])} layers × "
         f"{number(corpus['model']['width'])}, generator and auxiliary {number(corpus['generator_layers'])} layers, "
