@@ -462,6 +462,10 @@ def test_sentences_say_what_is_decided_and_gather_the_rest():
         "learning_rates": [],
     }
     decided, other, chance, remarked = claim_page.sentences_of(found)
+    found["questions"] = [vars(QUESTION) | {"zero_shot": True}]
+    assert "without fine-tuning MLM is asked" in claim_page.sentences_of(found)[-1]
+    found["runs"] = [run for run in runs if run["method"] != "mlm"]
+    assert "MLM" not in claim_page.sentences_of(found)[-1]
     assert decided.startswith("bugs: Fast-ELECTRA, exponential is ahead of joint ELECTRA, tied by 5.0 points")
     assert other == "bugs, not decided, in points ahead of joint ELECTRA: MLM 1.0."
     assert "of 2 between equal methods" in chance

@@ -19,8 +19,8 @@ from sklearn.metrics import matthews_corrcoef
 
 from fast_electra.cli.main import main
 from fast_electra.config.tree import ModelConfig
+from fast_electra.evaluation import detector, runner
 from fast_electra.evaluation import results as results_module
-from fast_electra.evaluation import runner
 from fast_electra.evaluation.comparison import Comparison
 from fast_electra.evaluation.results import (
     Contest,
@@ -318,7 +318,20 @@ def test_of_several_learning_rates_the_best_median_is_taken_and_said(tmp_path, m
         for rate in (1e-9, 3e-3)
     }
     assert medians[result.recipe["learning_rate"]] == max(medians.values())
+    untrained = [cell["recipe"]["learning_rate"] for cell in cells if cell["untrained"]]
+    assert untrained == [result.recipe["learning_rate"]]
     assert "was selected from 1e-09, 0.003 by the median on the same dev examples" in " ".join(shown.split())
+
+
+def test_workers_train_the_untrained_encoder_at_the_rate_that_was_chosen(tmp_path, models, glue, capsys, monkeypatch):
+    forbid(monkeypatch, "fine_tune")  # in this process
+    rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "cola,rte", "--workers", "2"]
+    assert main(again(tmp_path, models[0], glue, *rates)) == 0
+    assert "10 cells (a task and a seed each) are to be computed" in capsys.readouterr().err
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
+    chosen = {found.task: found.recipe["learning_rate"] for found in load(tmp_path).results}
+    assert {c["task"]: c["recipe"]["learning_rate"] for c in cells if c["untrained"]} == chosen
+    assert len(cells) == 10
 
 
 def test_a_probe_scores_the_frozen_encoder_once(tmp_path, models, glue, capsys):
@@ -335,7 +348,12 @@ def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue)
     (saved,) = (tmp_path / "models").iterdir()
     assert main(["evaluate", str(models[0]), "--tasks", "rte", "--start", str(saved), *common]) == 0
     found = {result.task: result for result in load(tmp_path).results}
-    assert found["rte"].setup == f"fast, started from {saved}"
+    # Not the folder's whole name, whose digest is the model's: another one that starts from its own can be compared.
+    assert found["rte"].setup == "fast, started from cola-fast-0"
+    assert (
+        found["rte"].recipe["start"]
+        == json.loads((tmp_path / "cells" / found["rte"].cells["0"]).read_text())["identity"]["recipe"]["start"]
+    )
     cell = json.loads((tmp_path / "cells" / found["rte"].cells["0"]).read_text())
     untrained = json.loads((tmp_path / "cells" / found["rte"].cells["untrained"]).read_text())
     assert (cell["start"], untrained["start"]) == (str(saved), None)
@@ -366,6 +384,19 @@ def test_predictions_for_the_server_are_the_median_seeds(tmp_path, models, glue,
     cell = json.loads((tmp_path / "out" / "cells" / result.cells[str(seed)]).read_text())
     assert lines == ["index\tprediction", *(f"{i}\t{p}" for i, p in enumerate(cell["test_predictions"]["test"]))]
     assert len(lines) == 6
+
+
+def test_another_test_set_is_predicted_anew(tmp_path, models, glue, capsys):
+    data = shutil.copytree(glue, tmp_path / "glue")
+    server = tmp_path / "server"
+    options = again(tmp_path / "out", models[0], data, "--tasks", "cola", "--predictions", str(server))
+    assert main(options) == 0
+    capsys.readouterr()
+    path = data / "CoLA" / "test.tsv"
+    path.write_text("index\tsentence\n" + "".join(f"{i}\tright value {i}\n" for i in range(7)))
+    assert main(options) == 0
+    assert "2 cells (a task and a seed each) are to be computed" in capsys.readouterr().err
+    assert len((server / "CoLA.tsv").read_text().splitlines()) == 8
 
 
 def test_the_digest_of_a_task_does_not_depend_on_its_test_sets():
@@ -403,8 +434,12 @@ def test_results_lie_in_the_run_or_under_the_models_name(tmp_path, auxiliary, mo
     assert results_folder(str(auxiliary / "model")) == auxiliary / "evaluation"
     checkpoint = sorted((auxiliary / "checkpoints").iterdir())[-1]
     assert results_folder(str(checkpoint)) == auxiliary / "evaluation" / checkpoint.name
-    (tmp_path / "all-MiniLM").mkdir()
+    (tmp_path / "home" / "all-MiniLM").mkdir(parents=True)
+    assert results_folder("home/all-MiniLM") == results_folder("home/../home/all-MiniLM/")
+    assert results_folder("home/all-MiniLM") == Path("evaluations/home--all-MiniLM")
+    monkeypatch.chdir(tmp_path / "home")
     assert results_folder("all-MiniLM") == Path("evaluations/all-MiniLM")
+    assert results_folder("..") == Path("evaluations") / str(tmp_path).strip("/").replace("/", "--")
     assert results_folder("google/electra-small") == Path("evaluations/google--electra-small")
 
 
@@ -431,7 +466,7 @@ def test_bugs_are_found_with_and_without_fine_tuning(tmp_path, models, monkeypat
     files = [SourceFile(tmp_path / f"{n}.py", "p", f"p/{n}.py") for n in range(60)]
     corpus = Corpus(files[:40], files[40:], files[40:], {}, {})
     monkeypatch.setattr(recipe, "_corpus", lambda: corpus)
-    monkeypatch.setattr(recipe, "_UNTRAINED", 2)
+    monkeypatch.setattr(detector, "_UNTRAINED", 2)
     options = ["--tasks", "bugs", "--recipe", "fast", "--seeds", "1", "--json"]
     assert main(["evaluate", str(models[0]), *options, "--out", str(tmp_path / "a")]) == 0
     found = json.loads(capsys.readouterr().out)["tasks"]
@@ -448,6 +483,21 @@ def test_bugs_are_found_with_and_without_fine_tuning(tmp_path, models, monkeypat
     assert list(json.loads(out)["tasks"]) == ["bugs"]
     assert "are left out" in err
     assert "masked language model" in err
+
+
+@pytest.mark.parametrize("architecture", ["modernbert", "roberta"])
+def test_a_text_longer_than_the_model_takes_is_inspected_in_windows(architecture, tmp_path, tokenizer):
+    """RoBERTa counts its positions from two, so that it takes two tokens fewer than it has positions."""
+    shape = ModelConfig(architecture=architecture, layers=1, hidden_size=32, heads=2, intermediate_size=48)
+    config = transformers_config(shape, 320, tiny.SPECIAL, 64)
+    tokenizer.model_max_length, before = 66, tokenizer.model_max_length
+    write_model(build_model(config, "rtd", 0), tokenizer, tmp_path / "model", "")
+    tokenizer.model_max_length = before
+    found = detector.Detector(tmp_path / "model")
+    assert found.length == 64
+    tokens = found.inspect("value total " * 100)
+    assert len(tokens) >= 200
+    assert all(0 < token.probability < 1 for token in tokens)
 
 
 # Bad input
@@ -647,9 +697,15 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
         options = ["--tasks", "rte", "--data", str(glue), "--probe", "--out", str(folders[-1])]
         assert main(["evaluate", str(model), *options]) == 0
     assert main(["compare", *map(str, folders)]) == 0
-    assert "no interval, since a probe has one score" in " ".join(capsys.readouterr().out.split())
-    for folder, values in zip(folders, ([1.0] * 90 + [0.0] * 10, [0.5] * 100), strict=True):
-        (folder / "cells" / "pairs.json").write_text(json.dumps({"predictions": {"dev": values}}))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no interval, since a probe has one score" in shown
+    assert "Each interval is" not in shown  # there is none
+    # One tokenizer leaves out functions 0 to 9, the other one the last 50: by place 100 functions are there twice.
+    judged = {**dict.fromkeys(range(10, 100), 1.0), **dict.fromkeys(range(100, 160), 0.0)}
+    others = dict.fromkeys(range(110), 0.5)
+    for folder, pairs in zip(folders, (judged, others), strict=True):
+        values = list(pairs.values())
+        (folder / "cells" / "pairs.json").write_text(json.dumps({"predictions": {"dev": list(pairs.items())}}))
         scores = {"dev": {"pair": [statistics.fmean(values)]}}
         found = replace(
             result([0.0]), task="bugs-operator", setup="zero-shot", scores=scores, cells={"0": "pairs.json"}
@@ -719,6 +775,49 @@ def test_comparing_loads_no_torch(evaluated):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_two_models_of_one_last_name_have_results_of_their_own(evaluated, models, glue, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for place, model in zip("ab", models, strict=True):
+        shutil.copytree(model, tmp_path / place / "encoder")
+        shutil.copytree(evaluated["ab".index(place)], results_folder(f"{place}/encoder"))
+    assert main(["compare", "a/encoder", "b/encoder", "--json"]) == 0
+    named = json.loads(capsys.readouterr().out)["comparisons"][0]["models"]
+    assert named["a/encoder"]["scores"] == load(evaluated[0]).results[0].of()
+    assert named["b/encoder"]["scores"] == load(evaluated[1]).results[0].of()
+    assert main(["compare", "a/encoder", str(tmp_path / "a" / "encoder")]) == 2
+    assert "have the same results" in capsys.readouterr().err
+    held = results_folder("a/encoder")
+    before = (held / "results.json").read_text()
+    assert main(["evaluate", "b/encoder", "--tasks", "cola", "--data", str(glue), "--out", str(held)]) == 2
+    assert f"{held} holds the results of {models[0]}; give another folder by --out" in capsys.readouterr().err
+    assert (held / "results.json").read_text() == before
+
+
+def test_a_file_where_a_folder_should_be_is_refused_in_one_sentence(
+    evaluated, models, glue, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "file"
+    file.write_text("x")
+    forbid(monkeypatch, "open_subject")
+    for option in ("--out", "--predictions"):
+        for path in (file, file / "deeper" / "still"):
+            assert main(["evaluate", str(models[0]), "--tasks", "cola", "--data", str(glue), option, str(path)]) == 2
+            error = capsys.readouterr().err
+            assert error == f"error: {option} {path}: {file} is a file; name a folder.\n"
+    assert main(["compare", *map(str, evaluated), "--page", str(tmp_path)]) == 2
+    assert f"--page {tmp_path} is a folder; name a file, such as {tmp_path}/compare.html" in capsys.readouterr().err
+    assert main(["compare", *map(str, evaluated), "--page", str(file / "compare.html")]) == 2
+    assert f"{file}: File exists; give another path" in capsys.readouterr().err
+
+
+def test_a_result_of_other_examples_takes_the_place_of_one_and_says_so(tmp_path):
+    said = []
+    for digest in ("x", "y", "y"):
+        store(Evaluation("m", "w", tmp_path, [result([0.5], digest=digest)], []), said.append)
+    assert len(said) == 1
+    assert "rte (fast): the examples are others than those of the result that was here, which is replaced" in said[0]
 
 
 def test_results_are_found_by_the_models_name(evaluated, monkeypatch, tmp_path):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from fast_electra.evaluation.fine_tuning import sample
 from fast_electra.evaluation.probing import ProbeObserver, probe
+from fast_electra.evaluation.tasks import Split
 from fast_electra.models.classifier import load_encoder, load_task_tokenizer
 from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.loop import Interrupted, train
@@ -49,6 +51,26 @@ def test_values_words_and_pairs_can_be_probed(encoder):
     assert probe(*encoder, values_task())["dev"]["pearson"] > 0.5
     assert probe(*encoder, tokens_task())["dev"]["token_f1"] > 0.9
     assert probe(*encoder, words_task(pairs=True))["dev"].keys() == {"accuracy", "matthews"}
+
+
+def test_a_class_that_the_few_examples_lack_is_never_predicted(encoder):
+    task = words_task(2_000)
+    used = sample(task.train, 50).texts
+    rare = [int(texts not in used and place > 1_900) for place, texts in enumerate(task.train.texts)]
+    assert sum(rare) > 50
+    task = replace(task, train=replace(task.train, labels=rare), digest="rare")
+    dev = task.dev["dev"]
+    scores = probe(*encoder, task, train_examples=50)
+    assert scores["dev"]["accuracy"] == dev.labels.count(0) / len(dev)
+
+
+def test_words_behind_the_end_of_a_text_have_the_most_common_label(encoder):
+    task = tokens_task()
+    (words, labels), rest = (task.dev["dev"].texts[0], task.dev["dev"].labels[0]), 2_000
+    long = Split([(*words, *["left"] * rest)], [[*labels, *[1] * rest]])
+    scores = probe(*encoder, replace(task, dev={"dev": long}, digest="long"))
+    # "left" is a B wherever it is read; 128 tokens hold the others' beginning alone.
+    assert scores["dev"]["token_accuracy"] < 0.1
 
 
 def test_a_probe_reads_no_more_examples_than_it_may(encoder):

@@ -318,6 +318,29 @@ def test_without_a_dev_file_a_tenth_is_held_out_by_the_seed(tmp_path):
         load_own(path, None, ["text"], "label")
 
 
+def test_equal_texts_of_different_labels_are_held_out_without_taking_a_label_from_train(tmp_path):
+    """Both of "b" have it as their second label; one of them is held out, and the other stays."""
+    rows = [*sentiment(40), *({"text": f"odd {i}", "label": label} for label in ("pos", "b") for i in range(2))]
+    path = own(tmp_path, "train.csv", rows)
+    for seed in range(20):
+        task = load_own(path, None, ["text"], "label", seed=seed)
+        b = task.labels.index("b")
+        assert (task.train.labels.count(b), task.dev["dev"].labels.count(b)) == (1, 1)
+        assert not set(task.train.texts) & set(task.dev["dev"].texts)
+
+
+def test_the_last_sentence_with_a_label_is_never_held_out(tmp_path):
+    rows = [{"text": ["x", f"w{i}"], "label": ["O", f"RARE{i}" if i < 8 else "B"]} for i in range(12)]
+    path = own(tmp_path, "train.jsonl", rows)
+    for seed in range(20):
+        task = load_own(path, None, ["text"], "label", seed=seed)
+        assert len(task.dev["dev"]) == 1
+        assert {label for labels in task.dev["dev"].labels for label in labels} == {0, 1}
+    path = own(tmp_path, "rare.jsonl", rows[:8])
+    with pytest.raises(DataError, match="every text has a label that no other one has, too few to split; give a dev"):
+        load_own(path, None, ["text"], "label")
+
+
 def test_values_and_sentences_are_split_too(tmp_path):
     path = own(tmp_path, "a.csv", [{"text": f"t{i}", "label": i + 0.5} for i in range(20)])
     assert len(load_own(path, None, ["text"], "label").dev["dev"]) == 2

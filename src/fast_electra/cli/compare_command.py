@@ -35,9 +35,16 @@ def compare(
     names = list(dict.fromkeys(models))
     if len(names) < 2:
         raise ConfigError("compare needs two models or more: fast-electra compare MODEL MODEL.")
+    if page is not None and page.is_dir():
+        raise ConfigError(f"--page {page} is a folder; name a file, such as {page / 'compare.html'}.")
     from fast_electra.evaluation.results import compare_evaluations, comparison_entry, find_evaluation
 
     evaluations = [find_evaluation(model) for model in names]
+    folders = [one.folder.resolve() for one in evaluations]
+    for name, folder in zip(names, folders, strict=True):
+        first = names[folders.index(folder)]
+        if first != name:
+            raise ConfigError(f"{first} and {name} have the same results, in {folder}: name two models.")
     contests = compare_evaluations(evaluations, names, say=lambda text: print(text, file=sys.stderr))
     if json:
         print(json_module.dumps({"comparisons": [comparison_entry(contest, names) for contest in contests]}))

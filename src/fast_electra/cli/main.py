@@ -152,7 +152,7 @@ app.command(
     help="Compare models that were evaluated: one table, one plot, and whether a difference is decided.",
     help_epilogue="""Examples:
   fast-electra compare runs/a runs/b
-  fast-electra compare runs/a runs/b evaluations/all-MiniLM-L6-v2 --page compare.html""",
+  fast-electra compare runs/a runs/b sentence-transformers/all-MiniLM-L6-v2 --page compare.html""",
 )
 app.command(study)
 app.command(
@@ -202,8 +202,9 @@ Every setting, with its default:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status.
 
-    A command returns None or its exit status. Unexpected exceptions pass through: Python prints the traceback and
-    exits with status 1.
+    A command returns None or its exit status. A path that is a file where a folder is needed, or the reverse, or that
+    may not be written is told in a sentence, wherever it was found. Unexpected exceptions pass through: Python prints
+    the traceback and exits with status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
     # Our own displays say how far a command is; libraries' bars and remarks would break them.
@@ -219,6 +220,10 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(str(error))
     except CycloptsError as error:
         return _failed(_sentence(error))
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        return _failed(f"{error.filename}: {error.strerror}; give another path.")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

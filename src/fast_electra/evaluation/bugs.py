@@ -22,7 +22,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -45,6 +45,8 @@ from fast_electra.evaluation.metrics import (
 
 Kind = Literal["operator", "variable"]
 KINDS: tuple[Kind, ...] = ("operator", "variable")
+UNTRAINED_PAIRS: Mapping[Kind, int] = {"operator": 300, "variable": 100}
+"""how many untrained models are judged on, the first ones: there are ten of them for one that is trained"""
 
 # (ids (B, S) int64, padding (B, S) bool) -> logits (B, S) float32; the higher, the more suspicious.
 Suspicion = Callable[[Tensor, Tensor], Tensor]
@@ -730,6 +732,31 @@ def _top1(labels: NDArray[np.bool_], scores: NDArray[Any]) -> float:
 
 
 # --- Summary ----------------------------------------------------------------------------------------------------------
+
+
+def judge(
+    pairs: Sequence[Pair],
+    frequencies: Frequencies,
+    suspicion: Suspicion,
+    untrained: Sequence[Suspicion],
+    auxiliary: MaskedScores | None = None,
+    *,
+    pad_id: int,
+) -> tuple[BugScores, dict[str, Any]]:
+    """A model's scores of pairs of one kind, and their figures beside baselines, as of `summarise`.
+
+    Args:
+        pairs: of `encode_bugs`.
+        frequencies: of the training corpus.
+        suspicion: the model.
+        untrained: models of its shape, judged on the first `UNTRAINED_PAIRS`.
+        auxiliary: what a masked language model says of the pairs.
+        pad_id: of the tokenizer.
+    """
+    first = [pair for place, pair in enumerate(pairs) if place < UNTRAINED_PAIRS[pair.bug.kind]]
+    model = evaluate_bugs(pairs, suspicion, pad_id=pad_id)
+    baselines = [evaluate_bugs(first, each, pad_id=pad_id) for each in untrained]
+    return model, summarise(model, frequency_table(pairs, frequencies), baselines, auxiliary)
 
 
 def summarise(

@@ -9,26 +9,26 @@ Shapes: B sequences, S positions.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ModelError
-from fast_electra.evaluation.bugs import MaskedPrediction
-from fast_electra.models.build import load_model, resolve_model
+from fast_electra.evaluation.bugs import MaskedPrediction, Suspicion
+from fast_electra.models.build import build_model, load_model, resolve_model
+from fast_electra.models.classifier import longest_text
+from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import cast_weights
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.training.precision import cpu_has_bfloat16
 
-Suspicion = Callable[[Tensor, Tensor], Tensor]
-"""ids (B, S) int64 and padding (B, S) bool → log-odds of "replaced" (B, S) float32"""
+_UNTRAINED = 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ def detector_of(model: PreTrainedModel) -> Suspicion:
         return replaced_logits(model(input_ids=ids_BS, attention_mask=mask).logits).float()
 
     return suspicion
+
+
+def untrained_detectors(config: PreTrainedConfig) -> list[Suspicion]:
+    """Scorers from ten main models of a shape with fresh weights, each from a seed of its own."""
+    return [detector_of(build_model(config, "rtd", seed=10_000 + number)) for number in range(_UNTRAINED)]
 
 
 def masked_prediction(auxiliary: MaskedLM) -> MaskedPrediction:
@@ -86,10 +91,11 @@ class Detector:
             raise ModelError(
                 f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced."
             )
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
+        self.config = model.config
+        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(folder)
         self.suspicion = detector_of(model)
-        positions = getattr(model.config, "max_position_embeddings", None) or 512
-        self.length = min(positions, self.tokenizer.model_max_length)
+        self.length = longest_text(model.config, self.tokenizer, longest_row(model.config) or 512)
+        """tokens of a window, special ones included"""
 
     def inspect(self, text: str, batch_size: int = 32) -> list[SuspectToken]:
         """Every token of a text with its probability of having been replaced, in order.

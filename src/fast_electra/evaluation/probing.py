@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -73,16 +74,20 @@ def probe(
     longest = longest_text(model.config, tokenizer, _LONGEST)
     encoded = encode_task(small, tokenizer, longest, uses_segments(model.config, tokenizer))
     padding = padding_for(tokenizer, longest, model.device)
-    is_value = task.kind == "regression"
-    linear = Ridge(_RIDGE_STRENGTH) if is_value else LogisticRegression(C=_LOGISTIC_STRENGTH, max_iter=1_000)
-    fitted = make_pipeline(StandardScaler(), linear)
     known = encoded.train.words >= 0 if task.kind == "tokens" else slice(None)
-    train_Nd = _features(model, encoded.train, padding)
-    fitted.fit(train_Nd[known], encoded.train.labels[known])
+    train_Nd, labels_N = _features(model, encoded.train, padding)[known], encoded.train.labels[known]
+    if task.kind == "regression":
+        linear = Ridge(_RIDGE_STRENGTH)
+    elif len(np.unique(labels_N)) == 1:  # a rare class need not be among the few examples
+        linear = DummyClassifier()
+    else:
+        linear = LogisticRegression(C=_LOGISTIC_STRENGTH, max_iter=1_000)
+    fitted = make_pipeline(StandardScaler(), linear).fit(train_Nd, labels_N)
     predictions: dict[str, list[Any]] = {}
     for name, split in encoded.dev.items():
         found = fitted.predict(_features(model, split, padding))
         if task.kind == "tokens":
+            found = np.where(split.words >= 0, found, np.bincount(encoded.train.labels).argmax())
             predictions[name] = [words.tolist() for words in np.split(found, split.word_starts[1:-1])]
         else:
             predictions[name] = found.tolist()

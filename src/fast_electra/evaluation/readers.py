@@ -12,6 +12,7 @@ import difflib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def load_own(train: Path, dev: Path | None, text_columns: Sequence[str], label_c
     Args:
         train: examples to train on; its stem is the task's name.
         dev: examples to score; without it a tenth of `train`, drawn by `seed`: of each class at least one, and equal
-            texts on one side.
+            texts on one side, whatever their labels.
         text_columns: one column, or two for pairs. A column of lists of words makes a task of token labels.
         label_column: class names, values (see `guess_kind`), or lists of class names for words.
         seed: of the split.
@@ -313,19 +314,44 @@ def _train_and_dev(
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, texts in enumerate(split.texts):
         groups.setdefault(texts, []).append(place)
-    strata: dict[Any, list[list[int]]] = {}
-    for places in groups.values():
-        label = split.labels[places[0]]
-        strata.setdefault(label if isinstance(label, int) else None, []).append(places)
+    left: Counter[int] = Counter()
+    """distinct texts of each label that stay in train"""
+    labels_of = {texts: _labels_of(split, places) for texts, places in groups.items()}
+    for labels in labels_of.values():
+        left.update(labels)
+    by_class = bool(names) and not isinstance(split.labels[0], list)
+    rare = min((label for label in left if by_class), key=left.__getitem__, default=None)
+    if len(groups) < 2 or (rare is not None and left[rare] < 2):
+        whose = "there is" if rare is None else f"label {names[rare]} has"
+        raise DataError(f"{path}: {whose} one distinct text, too few to split; add examples, or give a dev file.")
+    strata: dict[int | None, list[tuple[str, ...]]] = {}
+    for texts, labels in labels_of.items():
+        strata.setdefault(min(labels, key=lambda label: (left[label], label)) if by_class else None, []).append(texts)
     random = np.random.Generator(np.random.Philox(key=seed))
     held_out: set[int] = set()
-    for label, stratum in strata.items():
-        if len(stratum) < 2:
-            whose = "there is" if label is None else f"label {names[label]} has"
-            raise DataError(f"{path}: {whose} one distinct text, too few to split; add examples, or give a dev file.")
-        for chosen in random.permutation(len(stratum))[: max(1, round(DEV_SHARE * len(stratum)))]:
-            held_out.update(stratum[chosen])
+    for stratum in strata.values():
+        wanted = max(1, round(DEV_SHARE * len(stratum)))
+        for chosen in random.permutation(len(stratum)):
+            texts = stratum[chosen]
+            if wanted and all(left[label] > 1 for label in labels_of[texts]):  # the last one of a label is for training
+                held_out.update(groups[texts])
+                left.subtract(labels_of[texts])
+                wanted -= 1
+    if not held_out:
+        raise DataError(f"{path}: every text has a label that no other one has, too few to split; give a dev file.")
     parts = ([i for i in range(len(split)) if (i in held_out) == dev] for dev in (False, True))
     labels = cast("list[int]", split.labels)  # of whatever kind, all of one
     train, dev = (Split([split.texts[i] for i in part], [labels[i] for i in part]) for part in parts)
     return train, {"dev": dev}
+
+
+def _labels_of(split: Split, places: Sequence[int]) -> set[int]:
+    """The classes of a text that occurs at some places, of its words where these have them; none of values."""
+    found: set[int] = set()
+    for place in places:
+        match split.labels[place]:
+            case list(labels):
+                found.update(labels)
+            case int(label):
+                found.add(label)
+    return found

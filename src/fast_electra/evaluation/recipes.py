@@ -7,7 +7,7 @@ Notable:
 - where a paper and its code disagree, a comment says which is followed (docs/fine-tuning-recipes.md says more).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -85,7 +85,7 @@ _ELECTRA = Recipe(
     bias_correction=False,
     swapped=True,
 )
-# Devlin et al. (2019), appendix A.3: 3 epochs, batches of 32, the best of 2e-5, 3e-5, 4e-5 and 5e-5 (`grid`). Weight
+# Devlin et al. (2019), appendix A.3: 3 epochs, batches of 32, the best of 2e-5, 3e-5, 4e-5 and 5e-5. Weight
 # decay and epsilon from its code, which leaves out the bias correction; with it fewer runs fail (Zhang et al., 2021).
 _BERT = Recipe("bert", learning_rate=3e-5, epochs=3, weight_decay=0.01)
 _PUBLISHED: Mapping[str, Mapping[Size, Recipe]] = {
@@ -120,9 +120,3 @@ def recipe_for(name: str, hidden_size: int) -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"{name} is no fine-tuning recipe; they are {', '.join(RECIPES)}.")
     return _fast(hidden_size) if name == "fast" else _PUBLISHED[name][size_of(hidden_size)]
-
-
-def grid(recipe: Recipe, learning_rates: Sequence[float] = ()) -> list[Recipe]:
-    """A recipe at several learning rates: those given, or half, once and twice its own."""
-    rates = learning_rates or tuple(factor * recipe.learning_rate for factor in (0.5, 1.0, 2.0))
-    return [replace(recipe, learning_rate=rate) for rate in rates]

@@ -243,7 +243,8 @@ class Evaluation:
 def results_folder(model: str) -> Path:
     """Where the results of a model go: `evaluation/` in its run, else `evaluations/NAME` here.
 
-    A checkpoint's (RUN/checkpoints/UPDATE) go to the run's `evaluation/UPDATE`; RUN/model is its run.
+    A checkpoint's (RUN/checkpoints/UPDATE) go to the run's `evaluation/UPDATE`; RUN/model is its run. NAME is the whole
+    path or hub name, "--" in place of "/", since many folders have a last part like `checkpoint-500`.
     """
     path = Path(model)
     if run := checkpoint_run(path):
@@ -252,8 +253,10 @@ def results_folder(model: str) -> Path:
         path = path.parent
     if _is_run(path):
         return path / "evaluation"
-    name = path.resolve().name if path.exists() else model
-    return Path("evaluations") / re.sub(r"[^\w.-]+", "--", name)
+    if path.exists():
+        path, here = path.resolve(), Path.cwd()
+        model = str(path.relative_to(here) if here in path.parents else path)
+    return Path("evaluations") / re.sub(r"[^\w.-]+", "--", model.strip("/"))
 
 
 def checkpoint_run(path: Path) -> Path | None:
@@ -267,8 +270,12 @@ def _is_run(path: Path) -> bool:
     return (path / "run.json").exists() or (path / "model" / "config.json").exists()
 
 
-def store(evaluation: Evaluation) -> Evaluation:
+def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None) -> Evaluation:
     """Write results.json: the results given, and those of the same weights that are there under other setups.
+
+    Args:
+        evaluation: what was found.
+        say: is told of a result whose place is taken by one of other examples.
 
     Returns:
         all of them.
@@ -281,7 +288,14 @@ def store(evaluation: Evaluation) -> Evaluation:
         there = {(result.task, result.setup): result for result in before.results}
         for place, result in enumerate(new):
             old = there.pop((result.task, result.setup), None)
-            if old is not None and result.overlap is None and old.digest == result.digest:
+            if old is None:
+                continue
+            if old.digest != result.digest:
+                say(
+                    f"{result.task} ({result.setup}): the examples are others than those of the result that was here, "
+                    "which is replaced; its cells are kept. To have both, rename the file or give another --out."
+                )
+            elif result.overlap is None:
                 new[place] = replace(result, overlap=old.overlap)
         kept = list(there.values())
         commands = [*(command for command in before.commands if command not in commands), *commands]
@@ -471,11 +485,13 @@ def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]
 
 
 def _compare_pairs(first: Runs, second: Runs) -> Comparison:
-    """Of zero-shot results: one score of each, and pairs that both judged."""
-    values = [next(iter(runs.predictions.values())) for runs in (first, second)]
-    difference, low, high = (100 * value for value in paired_bootstrap(*values))
+    """Of zero-shot results, on the functions that both judged: a tokenizer leaves out those that it cannot tell."""
+    one, other = (dict(next(iter(runs.predictions.values()))) for runs in (first, second))
+    both = sorted(one.keys() & other.keys())
+    interval = paired_bootstrap([one[place] for place in both], [other[place] for place in both])
+    difference, low, high = (100 * value for value in interval)
     return Comparison(
-        first.name, second.name, PAIRS, difference, low, high, None, (1, 1), paired=True, examples=len(values[0])
+        first.name, second.name, PAIRS, difference, low, high, None, (1, 1), paired=True, examples=len(both)
     )
 
 

@@ -8,6 +8,7 @@ Notable:
 - of several learning rates one is chosen for each task by the median on dev, and the result says so.
 """
 
+import re
 import shutil
 import statistics
 import time
@@ -35,7 +36,7 @@ from fast_electra.evaluation.fine_tuning import fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe
-from fast_electra.evaluation.recipes import Recipe, grid, recipe_for
+from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.results import Result, Scores, checkpoint_run, read_cell, task_file
 from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.tasks import Task, make_task
@@ -87,7 +88,15 @@ class Setup:
         if self.probe:
             return "probe"
         rates = f", learning rate {' or '.join(f'{r:g}' for r in self.learning_rates)}" if self.learning_rates else ""
-        return f"{self.recipe}{rates}{f', started from {self.start}' if self.start else ''}"
+        return f"{self.recipe}{rates}{f', started from {_start_name(self.start)}' if self.start else ''}"
+
+
+def _start_name(start: str) -> str:
+    """What a start is called, for two models alike that each have one of their own: without what tells whose it is.
+
+    Models that `Setup.save` keeps are named after their cell: task, recipe, seed, and a digest of all.
+    """
+    return re.sub(r"-[0-9a-f]{12}$", "", Path(start).resolve().name) if Path(start).exists() else start
 
 
 def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
@@ -202,7 +211,7 @@ def evaluate(
     """
     work = Work(subject, setup, out, execution, say, progress)
     plans = [TaskCells(task, work) for task in tasks]
-    work.total = tell_missing(plans, say)
+    _, work.total = tell_missing(plans, say)
     for plan in plans:
         yield plan.result()
 
@@ -225,7 +234,8 @@ class Work:
         self.start_digest = weights_digest(folder) if self.start and folder.is_dir() else self.start
         width = stored_config(self.start).hidden_size if self.start else subject.width
         recipe = None if setup.probe else recipe_for(setup.recipe, width)
-        self.recipes = [None] if recipe is None else grid(recipe, setup.learning_rates or (recipe.learning_rate,))
+        rates = setup.learning_rates or (() if recipe is None else (recipe.learning_rate,))
+        self.recipes = [None] if recipe is None else [replace(recipe, learning_rate=rate) for rate in rates]
         """None for a probe"""
         self.total = self._done = 0.0
         self._progress = progress
@@ -243,14 +253,25 @@ class TaskCells:
         self.task, self.work = task, work
         self.digest = without_tests(task).digest
         self.seeds = (0,) if work.setup.probe else work.setup.seeds
+        self.tests = {name: canonical_digest(split.texts) for name, split in task.test.items()}
+        """digest of each test set"""
 
     def missing(self) -> list[tuple[Recipe | None, int, bool]]:
-        """Arguments of `record` for all cells that are not there yet."""
-        recipes, first = self.work.recipes, self.seeds[0]
-        cells = [(recipe, seed, False) for recipe in recipes for seed in self.seeds]
-        if not any(self.finished(recipe, first, True) for recipe in recipes):  # which one is not chosen yet
-            cells.append((recipes[0], first, True))
-        return [cell for cell in cells if not self.finished(*cell)]
+        """Arguments of `record` for all cells that are not there yet, but see `is_open`."""
+        cells = [(recipe, seed, False) for recipe in self.work.recipes for seed in self.seeds]
+        missing = [cell for cell in cells if not self.finished(*cell)]
+        if len(self.work.recipes) == 1:
+            untrained = (self.work.recipes[0], self.seeds[0], True)
+        elif missing:
+            return missing
+        else:
+            untrained = (self._best(self._tried())[0], self.seeds[0], True)
+        return missing if self.finished(*untrained) else [*missing, untrained]
+
+    @property
+    def is_open(self) -> bool:
+        """No learning rate is chosen yet: the untrained encoder gets it, whose cell is then not among `missing`."""
+        return len(self.work.recipes) > 1 and any(not untrained for _, _, untrained in self.missing())
 
     def examples(self, recipe: Recipe | None) -> float:
         """Training examples of a cell, each as often as it is seen."""
@@ -284,7 +305,7 @@ class TaskCells:
         if record is None or record["failed"] or untrained:
             return record
         saved = self.saved_to(recipe, seed, untrained)
-        has_tests = self.task.test.keys() <= record["test_predictions"].keys()
+        has_tests = not self.tests or record.get("tests") == self.tests
         return record if has_tests and (saved is None or saved.exists()) else None
 
     def record(self, recipe: Recipe | None, seed: int, untrained: bool = False) -> Record:
@@ -316,14 +337,25 @@ class TaskCells:
                 observers=[_Steps(lambda: work.advance(size, doing))],
             ).record()
         work.say(f"{doing}: {_said(record)}; {record['timing']['seconds']:.0f} s")
-        return keep_cell(work.out, self.cell(recipe, seed, untrained), record | {"model": work.subject.name})
+        return keep_cell(
+            work.out,
+            self.cell(recipe, seed, untrained),
+            record | {"model": work.subject.name, "tests": {} if untrained else self.tests},
+        )
+
+    def _tried(self) -> list[tuple[Recipe | None, list[Record]]]:
+        return [(recipe, [self.record(recipe, seed) for seed in self.seeds]) for recipe in self.work.recipes]
+
+    def _best(self, tried: Sequence[tuple[Recipe | None, list[Record]]]) -> tuple[Recipe | None, list[Record]]:
+        """By the median on dev."""
+        return max(tried, key=lambda item: _median(item[1]))
 
     def result(self) -> Result:
         """All cells of the task, and what they say."""
         task, work = self.task, self.work
         facts = _facts(task, self.digest, work.out)
-        tried = [(recipe, [self.record(recipe, seed) for seed in self.seeds]) for recipe in work.recipes]
-        recipe, records = max(tried, key=lambda item: _median(item[1]))
+        tried = self._tried()
+        recipe, records = self._best(tried)
         untrained = self.record(recipe, self.seeds[0], untrained=True)
         seeds = list(self.seeds)
         first = records[0]
@@ -353,13 +385,14 @@ class TaskCells:
         )
 
 
-def tell_missing(plans: Sequence[TaskCells], say: Say) -> float:
-    """Say how many cells are to be computed, if any; returns their training examples."""
+def tell_missing(plans: Sequence[TaskCells], say: Say) -> tuple[int, float]:
+    """Say how many cells are to be computed, if any; returns their number and their training examples."""
     missing = [plan.examples(recipe) for plan in plans for recipe, _, _ in plan.missing()]
+    missing += [plan.examples(plan.work.recipes[0]) for plan in plans if plan.is_open]
     if missing:
         cells = f"{len(missing)} cells (a task and a seed each) are" if len(missing) > 1 else "1 cell is"
         say(f"{cells} to be computed; each is kept when it is done.")
-    return sum(missing)
+    return len(missing), sum(missing)
 
 
 def _used(task: Task, recipe: Recipe | None) -> int:

@@ -76,10 +76,11 @@ def compute_side_by_side(
     """
     work = Work(subject, setup, out, execution)
     plans = [TaskCells(task, work) for task in tasks]
-    jobs = [_Job(number, *cell) for number, plan in enumerate(plans) for cell in plan.missing()]
+    jobs = _jobs(plans)
     if workers == 1 or len(jobs) < 2:
         return
-    total = tell_missing(plans, say)
+    count, total = tell_missing(plans, say)
+    done = 0
     context = get_context("spawn")
     places, examples = context.SimpleQueue(), context.Value("d", 0.0)
     for place in range(workers):
@@ -89,13 +90,16 @@ def compute_side_by_side(
     shared = (subject, tasks, setup, out, shares, places, examples, held)
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, shared)
     try:
-        waiting = {pool.submit(_compute, job) for job in jobs}
-        while waiting:
-            finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
-            for future in finished:
-                for sentence in future.result():
-                    say(sentence)
-            progress(examples.value, total, f"{len(jobs) - len(waiting)} of {len(jobs)} done")
+        while jobs:
+            waiting = {pool.submit(_compute, job) for job in jobs}
+            while waiting:
+                finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
+                for future in finished:
+                    for sentence in future.result():
+                        say(sentence)
+                done += len(finished)
+                progress(examples.value, total, f"{done} of {count} done")
+            jobs = [job for job in _jobs(plans) if job.untrained]  # whose learning rate had to be chosen first
     except BrokenProcessPool as error:
         raise TrainingError(
             "a process that fine-tunes ended unexpectedly, perhaps for lack of memory; "
@@ -107,6 +111,10 @@ def compute_side_by_side(
     finally:
         pool.shutdown(cancel_futures=True)
         lifeline.close()
+
+
+def _jobs(plans: Sequence[TaskCells]) -> list[_Job]:
+    return [_Job(number, *cell) for number, plan in enumerate(plans) for cell in plan.missing()]
 
 
 # --- In a worker ------------------------------------------------------------------------------------------------------

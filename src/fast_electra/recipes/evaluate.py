@@ -19,7 +19,7 @@ from fast_electra.data.files import canonical_digest, sha256_of_file, write_text
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
 from fast_electra.evaluation.readers import load_own
-from fast_electra.evaluation.results import PAIRS, Evaluation, Result, Scores, results_folder, store
+from fast_electra.evaluation.results import PAIRS, Evaluation, Result, Scores, load, results_folder, store
 from fast_electra.evaluation.tasks import Task
 from fast_electra.recipes.python_corpus import Corpus, collect
 
@@ -32,9 +32,8 @@ Say = Callable[[str], None]
 Progress = Callable[[float, float, str], object]
 BUGS = "bugs"
 REPORT_FILE = "report.html"
-_UNTRAINED = 10
-_UNTRAINED_PAIRS = {"operator": 300, "variable": 100}
 _LONGEST = 512
+"""tokens of a function; a longer one is cropped around its bug"""
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,10 @@ class Request:
             other := [*({BUGS} & {*self.tasks}), *([self.train] if self.train else [])]
         ):
             raise ConfigError(f"--predictions writes files for GLUE's server, which has no task {other[0]}.")
+        for option, folder in {"--out": self.out, "--predictions": self.predictions}.items():
+            nearest = next((path for path in (folder, *folder.parents) if path.exists()), None) if folder else None
+            if nearest is not None and not nearest.is_dir():
+                raise ConfigError(f"{option} {folder}: {nearest} is a file; name a folder.")
 
     @property
     def folder(self) -> Path:
@@ -137,6 +140,13 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
 
     out = request.folder
     subject = open_subject(request.model, out, say)
+    held = load(out)
+    if (
+        held is not None
+        and held.digest != subject.digest
+        and Path(held.model).resolve() != Path(subject.name).resolve()
+    ):
+        raise ConfigError(f"{out} holds the results of {held.model}; give another folder by --out.")
     if BUGS in request.tasks:
         tasks.append(load_bugs(say))
     setup = Setup(
@@ -149,7 +159,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     def keep(found: Sequence[Result]) -> Evaluation:
         results.extend(replace(result, overlap=seen.get(result.task)) for result in found)
         commands = [request.command] if request.command else []
-        return store(Evaluation(subject.name, subject.digest, out, results, commands))
+        return store(Evaluation(subject.name, subject.digest, out, results, commands), say)
 
     workers = request.workers or workers_for(execution)
     compute_side_by_side(subject, tasks, setup, out, execution, workers, say=say, progress=progress)
@@ -228,28 +238,28 @@ def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
     corpus = _corpus()
     files = [[[file.source, sha256_of_file(file.path)] for file in half] for half in (corpus.train, corpus.held_out)]
     digest = canonical_digest(files)
-    settings = {"name": "zero-shot"}
+    settings = {"name": "zero-shot", "longest": _LONGEST}
     cells = {
         kind: make_cell(f"{BUGS}-{kind}", digest, settings, 0, untrained=False, model=subject.digest) for kind in KINDS
     }
     records = {kind: finished_cell(out, cell) for kind, cell in cells.items()}
     if None in records.values():
         say("bugs without fine-tuning: both versions of 4,000 functions are scored; about a minute.")
-        for kind, record in _judge(detector, subject.source).items():
+        for kind, record in _judge(detector).items():
             records[kind] = keep_cell(out, cells[kind], record)
     return [_result(cells[kind].file, digest, record) for kind, record in records.items() if record is not None]
 
 
-def _judge(detector: "Detector", source: str) -> "dict[Kind, dict[str, Any]]":
+def _judge(detector: "Detector") -> "dict[Kind, dict[str, Any]]":
     """A record of each kind of bug."""
     from fast_electra.evaluation import bugs
-    from fast_electra.evaluation.detector import detector_of
-    from fast_electra.models.build import build_model, stored_config
+    from fast_electra.evaluation.detector import untrained_detectors
 
     corpus = _corpus()
     frequencies = bugs.count_frequencies(corpus.train)
     found = bugs.find_bugs(corpus.held_out, frequencies, seed=0)
-    untrained = [detector_of(build_model(stored_config(source), "rtd", 10_000 + n)) for n in range(_UNTRAINED)]
+    place_of = {id(bug): place for place, bug in enumerate(found)}
+    untrained = untrained_detectors(detector.config)
     pad_id = cast(int, detector.tokenizer.pad_token_id)
     records: dict[Kind, dict[str, Any]] = {}
     for kind in bugs.KINDS:
@@ -257,18 +267,15 @@ def _judge(detector: "Detector", source: str) -> "dict[Kind, dict[str, Any]]":
         pairs = bugs.encode_bugs(
             [bug for bug in found if bug.kind == kind], detector.tokenizer, min(detector.length, _LONGEST)
         )
-        first = pairs[: _UNTRAINED_PAIRS[kind]]
-        judged = bugs.evaluate_bugs(pairs, detector.suspicion, pad_id=pad_id)
-        summary = bugs.summarise(
-            judged,
-            bugs.frequency_table(pairs, frequencies),
-            [bugs.evaluate_bugs(first, each, pad_id=pad_id) for each in untrained],
-        )
+        judged, summary = bugs.judge(pairs, frequencies, detector.suspicion, untrained, pad_id=pad_id)
         records[kind] = {
             "task": f"{BUGS}-{kind}",
             "seed": 0,
             "scores": {"dev": {PAIRS: summary["model"]["pair"]}},
-            "predictions": {"dev": judged.pair.tolist()},
+            # With its place among all: another tokenizer leaves out other ones.
+            "predictions": {
+                "dev": [[place_of[id(pair.bug)], won] for pair, won in zip(pairs, judged.pair.tolist(), strict=True)]
+            },
             "n_dev": len(pairs),
             "failed": None,
             "summary": summary,

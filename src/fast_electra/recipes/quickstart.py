@@ -32,8 +32,8 @@ from fast_electra.data.sources import Document, Sources
 from fast_electra.data.tokenizer import train_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation import bugs
-from fast_electra.evaluation.detector import Suspicion, detector_of, masked_prediction
-from fast_electra.models.build import build_model, load_model, transformers_config
+from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
+from fast_electra.models.build import load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
@@ -53,8 +53,6 @@ from fast_electra.training.telemetry import ProgressDisplay, QuietObserver, Reco
 _OTHER_SECONDS = 75.0
 _AUXILIARY_SHARE = 0.43
 _ESTIMATE_AFTER = 20
-_UNTRAINED = 10
-_UNTRAINED_PAIRS = {"operator": 300, "variable": 100}
 _EVERY_TOKEN = 10
 _TOKENIZER_CHARACTERS = 10_000_000
 
@@ -349,30 +347,20 @@ def _downstream(
     auxiliary = masked_prediction(
         MaskedLM(load_model(folder / "auxiliary", "mlm")).freeze(choose_execution(config.training).auxiliary_dtype)
     )
-    untrained = _untrained(parts, config)
     special = special_ids(parts.tokenizer)
+    untrained = untrained_detectors(
+        transformers_config(config.main, parts.shards.vocabulary_size, special, config.data.length)
+    )
     scores: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
     for kind in bugs.KINDS:
         pairs = bugs.encode_bugs([bug for bug in found if bug.kind == kind], parts.tokenizer, config.data.length)
-        trained = bugs.evaluate_bugs(pairs, suspicion, pad_id=special["pad"])
-        scores[kind] = bugs.summarise(
-            trained,
-            bugs.frequency_table(pairs, frequencies),
-            [bugs.evaluate_bugs(pairs[: _UNTRAINED_PAIRS[kind]], each, pad_id=special["pad"]) for each in untrained],
-            bugs.evaluate_masked(
-                pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=_EVERY_TOKEN
-            ),
+        masked = bugs.evaluate_masked(
+            pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=_EVERY_TOKEN
         )
+        trained, scores[kind] = bugs.judge(pairs, frequencies, suspicion, untrained, masked, pad_id=special["pad"])
         examples += _bug_examples(pairs, trained)
     return scores, {"bugs": examples}
-
-
-def _untrained(parts: Assembled, config: Config) -> list[Suspicion]:
-    """Main models with fresh weights, each from its own seed."""
-    special = special_ids(parts.tokenizer)
-    shape = transformers_config(config.main, parts.shards.vocabulary_size, special, config.data.length)
-    return [detector_of(build_model(shape, "rtd", seed=10_000 + number)) for number in range(_UNTRAINED)]
 
 
 def _bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int = 3) -> list[dict[str, Any]]:

@@ -209,7 +209,8 @@ def _cautions(corpus: Results) -> Iterator[str]:
             by_check.setdefault(sentence.partition(":")[0], set()).add(run["contestant"])
     for check, contestants in by_check.items():
         yield f"{name}: doctor speaks of {check} in runs of {'; '.join(sorted(contestants))}."
-    if any(question["zero_shot"] for question in corpus["questions"]):
+    is_mlm_there = any(run["method"] == "mlm" for run in corpus["runs"])
+    if is_mlm_there and any(question["zero_shot"] for question in corpus["questions"]):
         yield (
             f"{name}: without fine-tuning MLM is asked what is likelier behind a mask whose place it is shown, "
             "which is another question than the main models', so it is not compared there."

@@ -286,10 +286,11 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
         found += [f"{lead}{comparison.sentence}." for comparison in contest.comparisons.values()]
         if not contest.comparisons and sum(bool(scores) for scores in contest.scores) > 1:
             found.append(f"{lead}no interval, since a probe has one score and keeps no predictions: not decided.")
-    if len(found) > 1:
+    intervals = sum(len(contest.comparisons) for contest in contests)
+    if intervals > 1:
         found.append(
-            f"Each interval is a 95 % one by itself: of {len(found)} between equal models, "
-            f"{0.05 * len(found):.1f} would be expected to leave 0 out."
+            f"Each interval is a 95 % one by itself: of {intervals} between equal models, "
+            f"{0.05 * intervals:.1f} would be expected to leave 0 out."
         )
     found.append(
         "MDD, minimal detectable difference: the smallest that these seeds find 8 times out of 10 (two-sided, 5 %), of "
