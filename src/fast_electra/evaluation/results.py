@@ -184,15 +184,16 @@ def _not_beaten(result: Result) -> str | None:
     score = f"{result.task}: {result.metric} {100 * found.median:.1f}"
     if worse := [name for name, score in scores.items() if found.median <= score]:
         names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in worse]
-        return f"{score} does not beat {_listed(names)}."
+        return f"{score} does not beat {listed(names)}."
     near = [name for name, score in scores.items() if found.detectable and found.median - score < found.detectable]
     if near:
         names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in near]
-        return f"{score} is above {_listed(names)} by less than these seeds can tell."
+        return f"{score} is above {listed(names)} by less than these seeds can tell."
     return None
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

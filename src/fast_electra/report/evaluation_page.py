@@ -23,6 +23,7 @@ from fast_electra.evaluation.results import (
     Evaluation,
     Result,
     averages_of,
+    listed,
     load,
     remarks,
     spread,
@@ -324,7 +325,7 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
         case _:
             sentences = verdicts(contests)
             page = _render(
-                title=f"Comparison of {' and '.join(names)}",
+                title=f"Comparison of {listed(names)}",
                 subtitle="Dev scores in points, every seed; intervals by the bootstrap over seeds and examples.",
                 chart=chart,
                 spoken=" ".join(sentences),
