@@ -384,6 +384,21 @@ def test_logits_that_are_not_finite_are_refused(tokenizer) -> None:
         bugs.evaluate_bugs(pairs, lambda ids, padding: torch.full(ids.shape, float("nan")))
 
 
+def test_untrained_models_are_judged_on_the_first_pairs_alone(tokenizer, monkeypatch) -> None:
+    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
+    monkeypatch.setattr(bugs, "UNTRAINED_PAIRS", {"operator": 7})
+    seen: list[int] = []
+
+    def untrained(ids: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        seen.append(len(ids))
+        return ids.float()
+
+    scores, summary = bugs.judge(pairs, CORPUS, lambda ids, _: ids.float(), [untrained, untrained], pad_id=0)
+    assert sum(seen) == 2 * 2 * 7  # models, versions, pairs
+    assert len(scores.pair) == summary["model"]["n"] == len(pairs) > 7
+    assert summary["untrained"]["pair"] == pytest.approx(scores.pair[:7].mean())
+
+
 def test_the_summary_holds_every_comparison(tokenizer) -> None:
     pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
     generator = torch.Generator().manual_seed(0)

@@ -22,6 +22,8 @@ from fast_electra.config.tree import ModelConfig
 from fast_electra.evaluation import detector, runner
 from fast_electra.evaluation import results as results_module
 from fast_electra.evaluation.comparison import Comparison
+from fast_electra.evaluation.fine_tuning import sample
+from fast_electra.evaluation.readers import load_own
 from fast_electra.evaluation.results import (
     Contest,
     Evaluation,
@@ -238,11 +240,34 @@ def test_a_cell_belongs_to_its_weights_task_recipe_and_seed(tmp_path, evaluated,
     calls.clear()
     shutil.rmtree(model)
     make_model(model, tokenizer, "rtd", 9)
+    before = (folder / "results.json").read_text()
+    assert main(again(folder, model, glue, "--tasks", "rte")) == 2  # other weights' results are not written over
+    assert (calls, (folder / "results.json").read_text()) == ([], before)
+    (folder / "results.json").unlink()
     assert main(again(folder, model, glue, "--tasks", "rte")) == 0
     assert calls == ["rte"] * 3
     content = json.loads((folder / "results.json").read_text())
     assert [result["task"] for result in content["results"]] == ["rte"]  # of these weights alone
     assert {cell["identity"]["model"] for cell in content["cells"]} == {content["digest"]}
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_a_cell_belongs_to_what_its_model_and_start_are_read_with(file, tmp_path, models, glue, monkeypatch, capsys):
+    """A shorter row is cut, a configuration computes otherwise: the weights alone do not say what comes out."""
+    model, start = (shutil.copytree(models[0], tmp_path / name) for name in ("model", "start"))
+    plain = again(tmp_path / "plain", model, glue, "--tasks", "rte", "--seeds", "1")
+    started = again(tmp_path / "started", model, glue, "--tasks", "rte", "--seeds", "1", "--start", str(start))
+    for options, changed, cells in ((plain, model, "2 cells"), (started, start, "1 cell")):
+        assert main(options) == 0
+        content = json.loads((changed / file).read_text())
+        content |= {"model_max_length": 6} if file == "tokenizer_config.json" else {"norm_eps": 1e-3}
+        (changed / file).write_text(json.dumps(content))
+        (Path(options[options.index("--out") + 1]) / "results.json").unlink()
+        capsys.readouterr()
+        assert main(options) == 0
+        assert f"{cells}" in capsys.readouterr().err
+        assert main(options) == 0
+        assert "to be computed" not in capsys.readouterr().err
 
 
 def test_a_damaged_cell_is_computed_again(tmp_path, evaluated, models, glue):
@@ -321,6 +346,9 @@ def test_of_several_learning_rates_the_best_median_is_taken_and_said(tmp_path, m
     untrained = [cell["recipe"]["learning_rate"] for cell in cells if cell["untrained"]]
     assert untrained == [result.recipe["learning_rate"]]
     assert "was selected from 1e-09, 0.003 by the median on the same dev examples" in " ".join(shown.split())
+    other = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-other")
+    assert main(["compare", str(tmp_path), str(other)]) == 0
+    assert "the learning rates were selected on the same dev examples" in " ".join(capsys.readouterr().out.split())
 
 
 def test_workers_train_the_untrained_encoder_at_the_rate_that_was_chosen(tmp_path, models, glue, capsys, monkeypatch):
@@ -332,6 +360,36 @@ def test_workers_train_the_untrained_encoder_at_the_rate_that_was_chosen(tmp_pat
     chosen = {found.task: found.recipe["learning_rate"] for found in load(tmp_path).results}
     assert {c["task"]: c["recipe"]["learning_rate"] for c in cells if c["untrained"]} == chosen
     assert len(cells) == 10
+
+
+def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, capsys):
+    rows = [f"value {i},{'left' if i % 3 else 'right'}\n" for i in range(2_600)]
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(rows))
+    own = [
+        "--train",
+        str(tmp_path / "own.csv"),
+        "--dev",
+        str(tmp_path / "own.csv"),
+        "--text",
+        "text",
+        "--label",
+        "label",
+    ]
+    assert main(["evaluate", str(models[0]), *own, "--probe", "--out", str(tmp_path / "out"), "--json"]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["own"]
+    assert (task["n_train"], task["n_dev"]) == (2_000, 2_000)
+    seen = sample(load_own(tmp_path / "own.csv", tmp_path / "own.csv", ["text"], "label").dev["dev"], 2_000)
+    assert task["baselines"]["majority"] == seen.labels.count(0) / 2_000
+
+
+def test_progress_ends_at_what_there_is_to_do(tmp_path, models, glue, monkeypatch):
+    """24 and 48 examples are no whole number of batches."""
+    told = []
+    asked = recipe.Request(str(models[0]), ("cola",), glue, recipe="fast", seeds=(0,), out=tmp_path)
+    recipe.evaluate_model(asked, lambda _: None, lambda *progress: told.append(progress))
+    done, total, _ = told[-1]
+    assert done == pytest.approx(total)
+    assert all(done <= total * (1 + 1e-9) for done, total, _ in told)
 
 
 def test_a_probe_scores_the_frozen_encoder_once(tmp_path, models, glue, capsys):
@@ -475,6 +533,11 @@ def test_bugs_are_found_with_and_without_fine_tuning(tmp_path, models, monkeypat
     assert (zero_shot["metric"], zero_shot["setup"]) == ("pair", "zero-shot")
     assert (zero_shot["baselines"]["majority"], zero_shot["n_dev"], zero_shot["n_train"]) == (0.5, 20, 0)
     assert 0 <= zero_shot["baselines"]["frequency_table"] <= 1
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "a" / "cells").glob("bugs-*-zero-shot-*.json")]
+    places = [[place for place, _ in cell["predictions"]["dev"]] for cell in cells]
+    # Each function has a place among all, whichever of them a tokenizer leaves out.
+    assert sorted(place for of_kind in places for place in of_kind) == list(range(sum(map(len, places))))
+    assert {cell["identity"]["recipe"]["longest"] for cell in cells} == {512}
     monkeypatch.setattr(recipe, "_judge", lambda *_: pytest.fail("judged again"))
     assert main(["evaluate", str(models[0]), *options, "--out", str(tmp_path / "a")]) == 0
     capsys.readouterr()
@@ -529,6 +592,7 @@ BAD = [
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "one.csv"], "which dev lacks"),
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "empty.csv"], "empty.csv has no examples"),
     (["--train", "nowhere.csv", "--text", "text", "--label", "label"], "nowhere.csv is no file"),
+    (["--train", "rte.csv", "--text", "text", "--label", "label"], "rte.csv is called like the task rte; rename"),
     (["--tasks", "cola", "--overlap", "nowhere"], "nowhere does not exist: name token shards"),
 ]
 
@@ -698,7 +762,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
         assert main(["evaluate", str(model), *options]) == 0
     assert main(["compare", *map(str, folders)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "no interval, since a probe has one score" in shown
+    assert "no interval, since there are no predictions of the same examples: not decided" in shown
     assert "Each interval is" not in shown  # there is none
     # One tokenizer leaves out functions 0 to 9, the other one the last 50: by place 100 functions are there twice.
     judged = {**dict.fromkeys(range(10, 100), 1.0), **dict.fromkeys(range(100, 160), 0.0)}
@@ -715,6 +779,11 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
     assert main(["compare", *map(str, folders)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (of examples alone): not decided" in shown
+    assert "not decided. On the 100 functions that both were asked about." in shown
+    (folders[1] / "cells" / "pairs.json").write_text(json.dumps({"predictions": {"dev": [[999, 1.0]]}}))
+    assert main(["compare", *map(str, folders), "--json"]) == 0
+    (probe, pairs) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert (probe["comparisons"], pairs["comparisons"]) == ([], [])
 
 
 def contest(difference: float, low: float, high: float, detectable: float | None) -> Contest:
@@ -760,7 +829,7 @@ def test_what_cannot_be_compared_is_said(evaluated, tmp_path, capsys, monkeypatc
     store(replace(found, digest="other weights", results=[replace(found.results[0], setup="bert")]))
     assert main(["compare", str(evaluated[0]), str(other)]) == 2
     assert "no task is there twice under one setup" in capsys.readouterr().err
-    (other / "results.json").write_text("{}")
+    (other / "results.json").write_text("{")
     assert main(["compare", str(evaluated[0]), str(other)]) == 2
     assert "is damaged: delete it" in capsys.readouterr().err
 
@@ -777,6 +846,18 @@ def test_comparing_loads_no_torch(evaluated):
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_a_results_file_of_somebody_else_is_left_alone(evaluated, models, glue, tmp_path, monkeypatch, capsys):
+    """Trainers put a results.json of their own beside a model, and so does `study claim`."""
+    monkeypatch.chdir(tmp_path)
+    model = shutil.copytree(models[0], tmp_path / "model")
+    (model / "results.json").write_text('{"eval_accuracy": 0.9}')
+    shutil.copytree(evaluated[0], results_folder("model"))
+    assert find_evaluation("model").digest == load(evaluated[0]).digest
+    assert main(again(model, model, glue)) == 2
+    assert "model/results.json is there and was not written by evaluate: give another folder" in capsys.readouterr().err
+    assert (model / "results.json").read_text() == '{"eval_accuracy": 0.9}'
+
+
 def test_two_models_of_one_last_name_have_results_of_their_own(evaluated, models, glue, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for place, model in zip("ab", models, strict=True):
@@ -791,7 +872,10 @@ def test_two_models_of_one_last_name_have_results_of_their_own(evaluated, models
     held = results_folder("a/encoder")
     before = (held / "results.json").read_text()
     assert main(["evaluate", "b/encoder", "--tasks", "cola", "--data", str(glue), "--out", str(held)]) == 2
-    assert f"{held} holds the results of {models[0]}; give another folder by --out" in capsys.readouterr().err
+    assert (
+        f"{held} holds the results of other weights, given as {models[0]}; give another folder"
+        in capsys.readouterr().err
+    )
     assert (held / "results.json").read_text() == before
 
 
@@ -814,10 +898,14 @@ def test_a_file_where_a_folder_should_be_is_refused_in_one_sentence(
 
 def test_a_result_of_other_examples_takes_the_place_of_one_and_says_so(tmp_path):
     said = []
-    for digest in ("x", "y", "y"):
-        store(Evaluation("m", "w", tmp_path, [result([0.5], digest=digest)], []), said.append)
-    assert len(said) == 1
-    assert "rte (fast): the examples are others than those of the result that was here, which is replaced" in said[0]
+    for digest, start in (("x", None), ("y", None), ("y", None), ("y", "s"), ("y", "t")):
+        recipe = {"name": "fast"} | ({"start": start} if start else {})
+        store(Evaluation("m", "w", tmp_path, [result([0.5], digest=digest, recipe=recipe)], []), said.append)
+    assert [sentence.partition(",")[0] for sentence in said] == [
+        "rte (fast) takes the place of a result of other examples",
+        "rte (fast) takes the place of a result of other weights to start from",
+        "rte (fast) takes the place of a result of other weights to start from",
+    ]
 
 
 def test_results_are_found_by_the_models_name(evaluated, monkeypatch, tmp_path):

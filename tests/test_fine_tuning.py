@@ -397,6 +397,9 @@ def test_every_example_comes_once_an_epoch_in_batches_of_like_lengths(tokenizer)
         assert sorted(np.concatenate(epoch).tolist()) == list(range(1_003))
     assert [b.tolist() for b in first] != [b.tolist() for b in second]
     assert [b.tolist() for b in LengthBuckets(encoded, 16, 4, padding).epoch(0)] != [b.tolist() for b in first]
+    # The smaller batch weighs its examples more: it must not be the longest ones that are left over.
+    rest = [next(batch for batch in buckets.epoch(number) if len(batch) == 1_003 % 16) for number in range(20)]
+    assert np.mean(encoded.lengths[np.concatenate(rest)]) == pytest.approx(encoded.lengths.mean(), rel=0.1)
     # A pure function of (seed, update), whatever was asked for before.
     other = LengthBuckets(encoded, 16, 3, padding)
     for update in (70, 0, 5, 62, 63):
@@ -421,6 +424,27 @@ def test_a_batch_can_be_split_and_moved(tokenizer):
         assert [len(part.labels) for part in parts] == [4, 4, 2]
         assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
         assert sum(part.tokens for part in parts) == batch.tokens
+
+
+def test_every_value_is_counted_and_no_word_that_has_no_label(tagger, tokenizer):
+    """-100 stands for "no label" among words, and is a value like others for a regression."""
+    model = load_classifier(tagger, "sequence", (), 0, 0.0)
+    batch = collate(
+        encode_task(values_task(), tokenizer, 48, False).train, np.arange(8), Padding(SPECIAL["pad"], 48, 1)
+    )
+    batch.labels[:3] = -100.0
+    assert FineTuning(model, "regression").counts(batch)["task"] == 8
+    encoded = encode_task(tokens_task(), tokenizer, 48, False).train
+    words = collate(encoded, np.arange(8), Padding(SPECIAL["pad"], 48, 1))
+    assert FineTuning(model, "tokens").counts(words)["task"] == encoded.word_starts[8]
+
+
+def test_texts_that_were_cut_are_counted_once_where_examples_are_doubled(tagger):
+    task = replace(words_task(40, pairs=True), augment_swapped=True)
+    recipe = replace(RECIPE, epochs=1, max_length=12)
+    once, doubled = (fine_tune(tagger, task, replace(recipe, swapped=twice), 0, CPU) for twice in (False, True))
+    assert 0 < once.truncated["train"] == doubled.truncated["train"] <= 40
+    assert doubled.updates == 2 * once.updates - 1  # 40 and 80 examples by 16
 
 
 @pytest.mark.parametrize("architecture", FACTORS)

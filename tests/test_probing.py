@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from fast_electra.evaluation import probing
 from fast_electra.evaluation.fine_tuning import sample
 from fast_electra.evaluation.probing import ProbeObserver, probe
 from fast_electra.evaluation.tasks import Split
@@ -64,13 +65,24 @@ def test_a_class_that_the_few_examples_lack_is_never_predicted(encoder):
     assert scores["dev"]["accuracy"] == dev.labels.count(0) / len(dev)
 
 
-def test_words_behind_the_end_of_a_text_have_the_most_common_label(encoder):
+def test_words_behind_the_end_of_a_text_have_the_most_common_label(encoder, monkeypatch):
+    """As in fine-tuning, whatever a linear model would say of them."""
+    predictions, features = {}, probing._features
     task = tokens_task()
-    (words, labels), rest = (task.dev["dev"].texts[0], task.dev["dev"].labels[0]), 2_000
-    long = Split([(*words, *["left"] * rest)], [[*labels, *[1] * rest]])
-    scores = probe(*encoder, replace(task, dev={"dev": long}, digest="long"))
-    # "left" is a B wherever it is read; 128 tokens hold the others' beginning alone.
-    assert scores["dev"]["token_accuracy"] < 0.1
+    (text, labels) = task.dev["dev"].texts[0], task.dev["dev"].labels[0]
+    rare = labels.index(1)
+
+    def as_the_rare_word(model, encoded, padding):
+        found = features(model, encoded, padding)
+        found[encoded.words < 0] = found[rare]
+        return found
+
+    monkeypatch.setattr(probing, "_features", as_the_rare_word)
+    monkeypatch.setattr(probing, "score_splits", lambda task, found: predictions.update(found))
+    long = Split([(*text, *["value"] * 2_000)], [[*labels, *[0] * 2_000]])
+    probe(*encoder, replace(task, dev={"dev": long}, digest="long"))
+    (found,) = predictions["dev"]
+    assert (found[rare], len(found), set(found[200:])) == (1, len(text) + 2_000, {0})
 
 
 def test_a_probe_reads_no_more_examples_than_it_may(encoder):

@@ -329,6 +329,27 @@ def test_equal_texts_of_different_labels_are_held_out_without_taking_a_label_fro
         assert not set(task.train.texts) & set(task.dev["dev"].texts)
 
 
+def test_a_class_whose_texts_all_have_a_rarer_one_too_is_on_both_sides(tmp_path):
+    """Two annotators: every Z is an M or an N to somebody else."""
+    pairs = [("Z", "M"), ("Z", "N")] * 3 + [("M",), ("N",)] * 2
+    rows = [{"text": f"t{i}", "label": label} for i, labels in enumerate(pairs) for label in labels]
+    path = own(tmp_path, "train.csv", rows)
+    for seed in range(40):
+        task = load_own(path, None, ["text"], "label", seed=seed)
+        assert set(task.train.labels) == set(task.dev["dev"].labels) == {0, 1, 2}
+    rows = [{"text": f"t{i}", "label": label} for i in range(2) for label in "ab"] + [{"text": "x", "label": "a"}]
+    path = own(tmp_path, "few.csv", rows)
+    assert {len(load_own(path, None, ["text"], "label", seed=seed).dev["dev"]) for seed in range(9)} <= {2, 3}
+
+
+def test_several_texts_of_a_class_are_held_out_and_never_the_last(tmp_path):
+    rows = [{"text": f"t{i}", "label": label} for i in range(40) for label in ("a", "b")]
+    path = own(tmp_path, "train.csv", [*rows, *({"text": f"c{i}", "label": "c"} for i in range(30))])
+    for seed in range(5):
+        dev = load_own(path, None, ["text"], "label", seed=seed).dev["dev"]
+        assert np.bincount(dev.labels).tolist() == [4, 4, 3]  # a tenth of the texts of each class, both labels with it
+
+
 def test_the_last_sentence_with_a_label_is_never_held_out(tmp_path):
     rows = [{"text": ["x", f"w{i}"], "label": ["O", f"RARE{i}" if i < 8 else "B"]} for i in range(12)]
     path = own(tmp_path, "train.jsonl", rows)
@@ -337,7 +358,7 @@ def test_the_last_sentence_with_a_label_is_never_held_out(tmp_path):
         assert len(task.dev["dev"]) == 1
         assert {label for labels in task.dev["dev"].labels for label in labels} == {0, 1}
     path = own(tmp_path, "rare.jsonl", rows[:8])
-    with pytest.raises(DataError, match="every text has a label that no other one has, too few to split; give a dev"):
+    with pytest.raises(DataError, match="the texts are too few, or too alike in label, to hold some out; give a dev"):
         load_own(path, None, ["text"], "label")
 
 

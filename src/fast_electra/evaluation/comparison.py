@@ -1,14 +1,15 @@
 """Whether one model is ahead of another on a task, or it could be the seeds and the examples.
 
 Notable:
-- both models are scored on the same dev examples, so resamples of the examples are shared (paired); seeds are resampled
-  together where both models have the same ones;
-- of S seeds S - 1 are drawn: drawing S would understate the variance of their mean by (S - 1) / S, a third with three
-  seeds (Rao & Wu, 1988);
+- both models are scored on the same dev examples, so resamples of the examples are shared (paired); where both have the
+  same seeds, their differences seed by seed are what varies;
+- examples are resampled, hundreds of them; seeds are too few for that (of three, resampling knows ten different means),
+  so their mean varies as Student's t with S - 1 degrees of freedom;
 - scores of resamples are computed by weights: each metric is a function of a few weighted sums over the examples, so
   thousands of resamples are one matrix product. Spearman's ranks are taken anew in each resample;
 - nothing is decided while the interval holds 0 or the difference is below the minimal detectable one, which counts the
-  spread over seeds alone. With one seed the spread is unknown, and nothing is decided.
+  spread over seeds alone, and never gains by pairing: few differences may be alike by chance. With one seed the spread
+  is unknown, and nothing is decided.
 
 Shapes: N examples (or words), R resamples, S seeds, C classes.
 """
@@ -90,7 +91,7 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models by the paired hierarchical bootstrap over seeds and examples.
+    """Compare two models by the paired bootstrap over examples and Student's distribution over seeds.
 
     Args:
         first: one model.
@@ -115,19 +116,16 @@ def compare(
     scores = [np.asarray([score(metric, truth_N, values) for values in runs.values()]) for runs in answers]
     seeds = (len(scores[0]), len(scores[1]))
     paired = answers[0].keys() == answers[1].keys()
-    weights = _seed_weights(random, resamples, seeds, paired)
-    differences_R = np.empty(resamples)
+    differences_R = _seed_errors(random, resamples, scores, paired)
     rows = max(1, CHUNK // len(truth_N))
     for start in range(0, resamples, rows):
         part = slice(start, min(start + rows, resamples))
         drawn_RN = _example_weights(random, part.stop - part.start, len(labels))[:, sentence_N]
-        means = [
-            (weighted_scores(metric, truth_N, list(runs.values()), drawn_RN) * of_seeds[part]).sum(axis=1)
-            for runs, of_seeds in zip(answers, weights, strict=True)
-        ]
-        differences_R[part] = means[0] - means[1]
+        means = [weighted_scores(metric, truth_N, list(runs.values()), drawn_RN).mean(axis=1) for runs in answers]
+        differences_R[part] += means[0] - means[1]
     low, high = np.quantile(differences_R, [(1 - confidence) / 2, (1 + confidence) / 2])
-    detectable = minimal_detectable_difference(scores[0], scores[1], paired=paired)
+    apart = minimal_detectable_difference(scores[0], scores[1], paired=False)
+    together = minimal_detectable_difference(scores[0], scores[1], paired=True) if paired else None
     return Comparison(
         first.name,
         second.name,
@@ -135,7 +133,7 @@ def compare(
         100 * float(scores[0].mean() - scores[1].mean()),
         100 * float(low),
         100 * float(high),
-        None if detectable is None else 100 * detectable,
+        None if apart is None else 100 * max(apart, together or 0.0),
         seeds,
         paired,
         len(labels),
@@ -176,13 +174,14 @@ def minimal_detectable_difference(
 # --- Resampling -------------------------------------------------------------------------------------------------------
 
 
-def _seed_weights(random: np.random.Generator, resamples: int, seeds: tuple[int, int], paired: bool) -> list[Array]:
-    """(R, S) weights of each model's seeds, rows summing to 1: shares of S - 1 draws, or 1 for a single seed."""
-    weights: list[Array] = []
-    for count in seeds:
-        draws = max(1, count - 1)
-        weights.append(random.multinomial(draws, np.full(count, 1 / count), size=resamples) / draws)
-    return [weights[0], weights[0]] if paired else weights
+def _seed_errors(random: np.random.Generator, resamples: int, scores: Sequence[Array], paired: bool) -> Array:
+    """(R,) errors of the difference of two means over seeds, of scores (S,) each; a single seed is taken as it is."""
+    errors_R = np.zeros(resamples)
+    for scores_S in [scores[0] - scores[1]] if paired else scores:
+        if scores_S.size > 1:
+            error = scores_S.std(ddof=1) / math.sqrt(scores_S.size)
+            errors_R += error * random.standard_t(scores_S.size - 1, resamples)
+    return errors_R
 
 
 def _example_weights(random: np.random.Generator, resamples: int, examples: int) -> Array:

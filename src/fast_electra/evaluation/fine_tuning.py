@@ -313,7 +313,8 @@ class LengthBuckets:
         """The examples of each batch of an epoch."""
         random = np.random.Generator(np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64)))
         order = random.permutation(len(self.encoded.lengths))
-        batches: list[NDArray[np.int64]] = []
+        order, left_over = np.split(order, [len(order) // self.size * self.size])  # before sorting: of any length
+        batches: list[NDArray[np.int64]] = [left_over] if len(left_over) else []
         for start in range(0, len(order), self.size * _WINDOW):
             window = order[start : start + self.size * _WINDOW]
             window = window[np.argsort(self.encoded.lengths[window], kind="stable")]
@@ -346,7 +347,9 @@ class FineTuning:
 
     def counts(self, prepared: LabelledBatch) -> dict[str, Tensor]:
         """Labels of a batch."""
-        return {"task": (prepared.labels != _NO_LABEL).sum().clamp(min=1)}
+        labels = prepared.labels
+        known = torch.ones_like(labels) if self.kind == "regression" else labels != _NO_LABEL  # a value may be -100
+        return {"task": known.sum().clamp(min=1)}
 
     def terms(self, prepared: LabelledBatch, progress: float, seed: int) -> Terms:
         """The loss, summed over labels."""
@@ -529,7 +532,7 @@ def fine_tune(
         n_dev=sum(map(len, task.dev.values())),
         updates=updates,
         truncated={
-            "train": encoded.train.truncated,
+            "train": encoded.train.truncated // copies_of(task, recipe),
             "dev": sum(split.truncated for split in encoded.dev.values()),
             "test": sum(split.truncated for split in encoded.test.values()),
         },
@@ -554,10 +557,15 @@ def fine_tune(
     )
 
 
+def copies_of(task: Task, recipe: Recipe) -> int:
+    """How often a training example is there: 2 where it is doubled with swapped sentences."""
+    return 2 if recipe.swapped and task.augment_swapped else 1
+
+
 def training_task(task: Task, recipe: Recipe) -> Task:
     """The task with the training examples that a recipe uses: not too many, and doubled with swapped sentences."""
     split = sample(task.train, recipe.train_examples)
-    if recipe.swapped and task.augment_swapped:
+    if copies_of(task, recipe) == 2:
         swapped = [tuple(reversed(texts)) for texts in split.texts]
         split = Split(split.texts + swapped, [*split.labels, *split.labels])  # type: ignore[arg-type]
     if split is task.train:

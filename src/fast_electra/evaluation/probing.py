@@ -28,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from fast_electra.data.files import canonical_digest
 from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode_task, padding_for, sample
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Task
@@ -64,13 +65,7 @@ def probe(
     Returns:
         {dev split: {metric: value}}, as a cell's scores; the same input gives the same figures.
     """
-    small = replace(
-        task,
-        train=sample(task.train, train_examples),
-        dev={name: sample(split, dev_examples) for name, split in task.dev.items()},
-        test={},
-        digest=f"{task.digest}, {train_examples} and {dev_examples} examples",
-    )
+    small = probed(task, train_examples, dev_examples)
     longest = longest_text(model.config, tokenizer, _LONGEST)
     encoded = encode_task(small, tokenizer, longest, uses_segments(model.config, tokenizer))
     padding = padding_for(tokenizer, longest, model.device)
@@ -92,6 +87,17 @@ def probe(
         else:
             predictions[name] = found.tolist()
     return score_splits(small, predictions)
+
+
+def probed(task: Task, train_examples: int = TRAIN_EXAMPLES, dev_examples: int = DEV_EXAMPLES) -> Task:
+    """The examples of a task that a probe sees."""
+    return replace(
+        task,
+        train=sample(task.train, train_examples),
+        dev={name: sample(split, dev_examples) for name, split in task.dev.items()},
+        test={},
+        digest=canonical_digest([task.digest, train_examples, dev_examples]),
+    )
 
 
 @torch.no_grad()  # not inference mode: a tensor that a module keeps from it could never be trained through

@@ -328,18 +328,25 @@ def _train_and_dev(
     for texts, labels in labels_of.items():
         strata.setdefault(min(labels, key=lambda label: (left[label], label)) if by_class else None, []).append(texts)
     random = np.random.Generator(np.random.Philox(key=seed))
-    held_out: set[int] = set()
-    for stratum in strata.values():
-        wanted = max(1, round(DEV_SHARE * len(stratum)))
-        for chosen in random.permutation(len(stratum)):
-            texts = stratum[chosen]
+    held_out: set[tuple[str, ...]] = set()
+    scored: set[int] = set()
+
+    def hold_out(stratum: list[tuple[str, ...]], wanted: int) -> None:
+        for texts in (stratum[chosen] for chosen in random.permutation(len(stratum))):
             if wanted and all(left[label] > 1 for label in labels_of[texts]):  # the last one of a label is for training
-                held_out.update(groups[texts])
+                held_out.add(texts)
                 left.subtract(labels_of[texts])
+                scored.update(labels_of[texts])
                 wanted -= 1
-    if not held_out:
-        raise DataError(f"{path}: every text has a label that no other one has, too few to split; give a dev file.")
-    parts = ([i for i in range(len(split)) if (i in held_out) == dev] for dev in (False, True))
+
+    for stratum in strata.values():
+        hold_out(stratum, max(1, round(DEV_SHARE * len(stratum))))
+    for label in left:
+        if by_class and label not in scored:  # all its texts have a rarer one too, and chance has left it out
+            hold_out([texts for texts, labels in labels_of.items() if label in labels], 1)
+    if not held_out or (by_class and scored != left.keys()):
+        raise DataError(f"{path}: the texts are too few, or too alike in label, to hold some out; give a dev file.")
+    parts = ([i for i, texts in enumerate(split.texts) if (texts in held_out) == dev] for dev in (False, True))
     labels = cast("list[int]", split.labels)  # of whatever kind, all of one
     train, dev = (Split([split.texts[i] for i in part], [labels[i] for i in part]) for part in parts)
     return train, {"dev": dev}

@@ -13,6 +13,7 @@ Notable:
     OUT/report.html
 """
 
+import contextlib
 import json
 import re
 import statistics
@@ -218,11 +219,7 @@ def averages_of(results: Sequence[Result]) -> list[Averaged]:
                     split: {metric: statistics.median(result.of(split, metric)) for metric in metrics}
                     for split, metrics in result.scores.items()
                 }
-        try:
-            values = averages(medians)
-        except KeyError:  # a file of one's own that is called like a task of GLUE
-            continue
-        found += [Averaged(name, setup, value, AVERAGES[name].of) for name, value in values.items()]
+        found += [Averaged(name, setup, value, AVERAGES[name].of) for name, value in averages(medians).items()]
     return found
 
 
@@ -291,13 +288,18 @@ def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None)
             old = there.pop((result.task, result.setup), None)
             if old is None:
                 continue
+            other = ""
             if old.digest != result.digest:
-                say(
-                    f"{result.task} ({result.setup}): the examples are others than those of the result that was here, "
-                    "which is replaced; its cells are kept. To have both, rename the file or give another --out."
-                )
+                other = "examples"
+            elif old.recipe.get("start") != result.recipe.get("start"):
+                other = "weights to start from"
             elif result.overlap is None:
                 new[place] = replace(result, overlap=old.overlap)
+            if other:
+                say(
+                    f"{result.task} ({result.setup}) takes the place of a result of other {other}, whose cells are "
+                    "kept: to have both, give the file or folder another name, or another --out."
+                )
         kept = list(there.values())
         commands = [*(command for command in before.commands if command not in commands), *commands]
     whole = Evaluation(evaluation.model, evaluation.digest, evaluation.folder, [*kept, *new], commands)
@@ -320,10 +322,15 @@ def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None)
     return whole
 
 
+class NoEvaluation(DataError):
+    """A results.json that something else has written."""
+
+
 def load(folder: Path) -> Evaluation | None:
     """What `store` wrote, None where there is nothing.
 
     Raises:
+        NoEvaluation: the file is somebody else's.
         DataError: it can't be read.
     """
     path = folder / RESULTS_FILE
@@ -331,9 +338,11 @@ def load(folder: Path) -> Evaluation | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not {"model", "digest", "results", "commands"} <= content.keys():
+            raise NoEvaluation(f"{path} is there and was not written by evaluate: give another folder by --out.")
         results = [Result(**result) for result in content["results"]]
         return Evaluation(content["model"], content["digest"], folder, results, content["commands"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.") from error
 
 
@@ -368,6 +377,8 @@ class Contest:
     """of all seeds, likewise"""
     comparisons: dict[tuple[int, int], Comparison]
     """of each two models, by their places; empty where no predictions are kept (probes)"""
+    is_selected: bool = False
+    """a learning rate was selected on dev"""
 
     @property
     def detectable(self) -> float | None:
@@ -396,8 +407,9 @@ def find_evaluation(model: str) -> Evaluation:
         DataError: there are none.
     """
     for folder in (Path(model), results_folder(model)):
-        if (found := load(folder)) is not None:
-            return found
+        with contextlib.suppress(NoEvaluation):  # many a model's folder has a results.json of its own
+            if (found := load(folder)) is not None:
+                return found
     raise DataError(
         f"{model} has no results (looked for {results_folder(model) / RESULTS_FILE}): run `fast-electra evaluate "
         f"{model} --tasks …` first, or name the folder that its --out gave."
@@ -453,12 +465,14 @@ def _contest(
         if one_runs is None or other_runs is None:
             continue
         if metric == PAIRS:
-            comparisons[first, second] = _compare_pairs(one_runs, other_runs)
+            if (compared := _compare_pairs(one_runs, other_runs)) is not None:
+                comparisons[first, second] = compared
         else:
             labels = _labels(evaluations[first], one, split)
             comparisons[first, second] = compare(one_runs, other_runs, labels, metric)
     spreads = [None if result is None else spread(scores[place]) for place, result in enumerate(found)]
-    return Contest(one.task, one.setup, split, metric, spreads, scores, comparisons)
+    is_selected = any(result is not None and result.tried for result in found)
+    return Contest(one.task, one.setup, split, metric, spreads, scores, comparisons, is_selected)
 
 
 def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs | None:
@@ -485,10 +499,12 @@ def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]
     return facts["dev"][split]
 
 
-def _compare_pairs(first: Runs, second: Runs) -> Comparison:
+def _compare_pairs(first: Runs, second: Runs) -> Comparison | None:
     """Of zero-shot results, on the functions that both judged: a tokenizer leaves out those that it cannot tell."""
     one, other = (dict(next(iter(runs.predictions.values()))) for runs in (first, second))
     both = sorted(one.keys() & other.keys())
+    if not both:
+        return None
     interval = paired_bootstrap([one[place] for place in both], [other[place] for place in both])
     difference, low, high = (100 * value for value in interval)
     return Comparison(

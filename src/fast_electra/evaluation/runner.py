@@ -32,10 +32,10 @@ from fast_electra.data.sources import Sources
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation.baselines import bag_of_words, majority
-from fast_electra.evaluation.fine_tuning import fine_tune
+from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
-from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe
+from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe, probed
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.results import Result, Scores, checkpoint_run, read_cell, task_file
 from fast_electra.evaluation.scores import flatten
@@ -118,13 +118,19 @@ def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
             export_run(run, exported, int(Path(model).name), auxiliary=False, say=say)
         source = str(exported)
     name = resolve_model(source)
-    config = stored_config(name)
-    tokenizer = fingerprint(load_task_tokenizer(name))
+    return Subject(model, name, _model_digest(name), stored_config(name).hidden_size)
+
+
+def _model_digest(name: str) -> str:
+    """Of all that a folder or hub name brings to fine-tuning: weights, configuration, tokenizer and its longest row."""
+    tokenizer = load_task_tokenizer(name)
     folder = Path(name)
-    parts = [name, getattr(config, "_commit_hash", None)]
+    parts = [name, getattr(stored_config(name), "_commit_hash", None)]
     if folder.is_dir():
         parts = [weights_digest(folder), sha256_of_file(folder / "config.json")]
-    return Subject(model, name, canonical_digest([*parts, tokenizer]), config.hidden_size)
+    return canonical_digest(
+        [*parts, fingerprint(tokenizer), tokenizer.model_max_length, sorted(tokenizer.model_input_names)]
+    )
 
 
 # --- Cells ------------------------------------------------------------------------------------------------------------
@@ -230,8 +236,7 @@ class Work:
     ) -> None:
         self.subject, self.setup, self.out, self.execution, self.say = subject, setup, out, execution, say
         self.start = None if setup.start is None else resolve_model(setup.start)
-        folder = Path(self.start or "")
-        self.start_digest = weights_digest(folder) if self.start and folder.is_dir() else self.start
+        self.start_digest = None if self.start is None else _model_digest(self.start)
         width = stored_config(self.start).hidden_size if self.start else subject.width
         recipe = None if setup.probe else recipe_for(setup.recipe, width)
         rates = setup.learning_rates or (() if recipe is None else (recipe.learning_rate,))
@@ -277,8 +282,7 @@ class TaskCells:
         """Training examples of a cell, each as often as it is seen."""
         if recipe is None:
             return TRAIN_EXAMPLES
-        swapped = 2 if recipe.swapped and self.task.augment_swapped else 1
-        return recipe.epochs_of(self.task.name) * swapped * _used(self.task, recipe)
+        return recipe.epochs_of(self.task.name) * copies_of(self.task, recipe) * _used(self.task, recipe)
 
     def cell(self, recipe: Recipe | None, seed: int, untrained: bool) -> Cell:
         """What is computed."""
@@ -324,7 +328,6 @@ class TaskCells:
             saved = self.saved_to(recipe, seed, untrained)
             if saved is not None:  # a command that was killed before it wrote the cell
                 shutil.rmtree(saved, ignore_errors=True)
-            size = recipe.batch_size
             record = fine_tune(
                 work.subject.source,
                 replace(self.task, test={}, digest=self.digest) if untrained else self.task,
@@ -334,7 +337,7 @@ class TaskCells:
                 untrained=untrained,
                 start=None if untrained else work.start,
                 save=saved,
-                observers=[_Steps(lambda: work.advance(size, doing))],
+                observers=[_Steps(self.examples(recipe), lambda examples: work.advance(examples, doing))],
             ).record()
         work.say(f"{doing}: {_said(record)}; {record['timing']['seconds']:.0f} s")
         return keep_cell(
@@ -353,7 +356,7 @@ class TaskCells:
     def result(self) -> Result:
         """All cells of the task, and what they say."""
         task, work = self.task, self.work
-        facts = _facts(task, self.digest, work.out)
+        facts = _facts(probed(task), work.out) if work.setup.probe else _facts(task, work.out, self.digest)
         tried = self._tried()
         recipe, records = self._best(tried)
         untrained = self.record(recipe, self.seeds[0], untrained=True)
@@ -374,7 +377,7 @@ class TaskCells:
             },
             baselines={**facts["baselines"], "untrained": None if untrained["failed"] else untrained["scores"]},
             n_train=_used(task, recipe),
-            n_dev={name: min(len(dev), DEV_EXAMPLES) if recipe is None else len(dev) for name, dev in task.dev.items()},
+            n_dev={name: len(dev) for name, dev in facts["dev"].items()},
             truncated={name: count for name, count in first["truncated"].items() if name != "test"},
             cells={str(seed): self.cell(recipe, seed, False).file for seed in seeds}
             | {"untrained": self.cell(recipe, seeds[0], True).file},
@@ -402,14 +405,18 @@ def _used(task: Task, recipe: Recipe | None) -> int:
 
 
 class _Steps(QuietObserver):
-    """Calls a function after each update."""
+    """Tells after each update how many of a cell's examples it was: the mean, since the last batch may be smaller."""
 
-    def __init__(self, step: Callable[[], object]) -> None:
-        self._step = step
+    def __init__(self, examples: float, tell: Callable[[float], object]) -> None:
+        self._examples, self._tell = examples, tell
+
+    def started(self, update: int, updates: int) -> None:
+        """So many in all."""
+        self._each = self._examples / updates
 
     def updated(self, update: int) -> None:
         """One more."""
-        self._step()
+        self._tell(self._each)
 
 
 def _median(records: Sequence[Record]) -> float:
@@ -428,8 +435,12 @@ def _said(record: Record) -> str:
     return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
 
 
-def _facts(task: Task, digest: str, out: Path) -> Record:
-    """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there."""
+def _facts(task: Task, out: Path, digest: str | None = None) -> Record:
+    """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there.
+
+    The file is the task's by its digest, or by another one that is given.
+    """
+    digest = digest or task.digest
     path = task_file(out, task.name, digest)
     facts = read_cell(path)
     if facts is not None and facts.get("digest") == digest:

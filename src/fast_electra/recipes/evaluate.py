@@ -19,7 +19,7 @@ from fast_electra.data.files import canonical_digest, sha256_of_file, write_text
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
 from fast_electra.evaluation.readers import load_own
-from fast_electra.evaluation.results import PAIRS, Evaluation, Result, Scores, load, results_folder, store
+from fast_electra.evaluation.results import PAIRS, RESULTS_FILE, Evaluation, Result, Scores, load, results_folder, store
 from fast_electra.evaluation.tasks import Task
 from fast_electra.recipes.python_corpus import Corpus, collect
 
@@ -89,7 +89,7 @@ class Request:
             raise ConfigError(f"{given[0]} is about a task of your own: give --train too.")
         if self.train is not None and not (self.text and self.label):
             raise ConfigError("--train needs --text and --label: the columns to read and to predict.")
-        if self.train is not None and self.train.stem in self.tasks:
+        if self.train is not None and self.train.stem in known:
             raise ConfigError(f"{self.train} is called like the task {self.train.stem}; rename the file.")
         if self.recipe is not None:
             recipe_for(self.recipe, 256)
@@ -141,12 +141,11 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     out = request.folder
     subject = open_subject(request.model, out, say)
     held = load(out)
-    if (
-        held is not None
-        and held.digest != subject.digest
-        and Path(held.model).resolve() != Path(subject.name).resolve()
-    ):
-        raise ConfigError(f"{out} holds the results of {held.model}; give another folder by --out.")
+    if request.out is not None and held is not None and held.digest != subject.digest:
+        raise ConfigError(
+            f"{out} holds the results of other weights, given as {held.model}; give another folder by --out, or delete "
+            f"{RESULTS_FILE} there: the cells stay."
+        )
     if BUGS in request.tasks:
         tasks.append(load_bugs(say))
     setup = Setup(

@@ -236,8 +236,9 @@ def notes_of(results: Results) -> list[str]:
         f"{', '.join(str(seed) for seed in results['seeds'])}, each with an auxiliary of its own.",
         f"Methods, as settings on the quickstart's main model with fresh weights: {methods}.",
         f"Models: {models}.",
-        "Intervals are Student's over seeds, of pre-training and fine-tuning together. detectable: the smallest "
-        "difference that these seeds find 8 times out of 10 (two-sided, 5 %); a smaller one is never called decided.",
+        "Intervals are Student's over seeds, of pre-training and fine-tuning together. detectable: the smallest true "
+        "difference that a t-test over these seeds finds 8 times out of 10 (two-sided, 5 %); an observed one below it "
+        "is never called decided.",
         "rtd_auc is by one auxiliary, that of the seed which chose the learning rates, and no run trained against it; "
         "those of Fast-ELECTRA trained against others of its kind, at temperature 1 as here or above, so it is nearest "
         "to them. "

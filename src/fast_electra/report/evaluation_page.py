@@ -19,6 +19,7 @@ from rich.text import Text
 from fast_electra.data.files import write_text_atomically
 from fast_electra.evaluation.results import (
     BASELINES,
+    PAIRS,
     Contest,
     Evaluation,
     Result,
@@ -33,8 +34,8 @@ from fast_electra.report.plots import Specification, save_png, save_svg, to_svg
 from fast_electra.report.templating import asset, templates
 
 DETECTABLE = (
-    "MDD, minimal detectable difference: the smallest between two models of this spread that so many seeds find 8 "
-    "times out of 10 (two-sided, 5 %)."
+    "MDD, minimal detectable difference: the smallest true one, between two models of this spread, that a t-test over "
+    "so many seeds finds 8 times out of 10 (two-sided, 5 %)."
 )
 _SERIES = {
     "model": "model, a dot a seed",
@@ -110,10 +111,10 @@ def score_tables(results: Sequence[Result]) -> list[TextTable]:
                             *(points(result.baseline(name, split, metric)) for name in baselines),
                         ]
                     )
-        seeds = max(len(result.seeds) for result in group)
+        seeds = sorted({len(result.seeds) for result in group})
         names = [name.replace("_", " ") for name in baselines]
         columns = ["task", "metric", "median", "mean ± std", "best", "MDD", *names]
-        caption = f"{setup}, {seeds} seed{'s' * (seeds != 1)}: scores on dev, in points"
+        caption = f"{setup}, {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}: scores on dev, in points"
         tables.append(TextTable(caption, columns, rows, left=2))
     return tables
 
@@ -284,9 +285,13 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
     for contest in contests:
         split = "" if contest.split == "dev" else f", {contest.split}"
         lead = f"{contest.task}{split} ({contest.setup}): "
-        found += [f"{lead}{comparison.sentence}." for comparison in contest.comparisons.values()]
+        for comparison in contest.comparisons.values():
+            where = f" On the {decimal(comparison.examples, 0)} functions that both were asked about."
+            found.append(f"{lead}{comparison.sentence}.{where if contest.metric == PAIRS else ''}")
+        if contest.is_selected:
+            found.append(f"{lead}the learning rates were selected on the same dev examples, which flatters the scores.")
         if not contest.comparisons and sum(bool(scores) for scores in contest.scores) > 1:
-            found.append(f"{lead}no interval, since a probe has one score and keeps no predictions: not decided.")
+            found.append(f"{lead}no interval, since there are no predictions of the same examples: not decided.")
     intervals = sum(len(contest.comparisons) for contest in contests)
     if intervals > 1:
         found.append(
@@ -294,9 +299,8 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
             f"{0.05 * intervals:.1f} would be expected to leave 0 out."
         )
     found.append(
-        "MDD, minimal detectable difference: the smallest that these seeds find 8 times out of 10 (two-sided, 5 %), of "
-        "the two "
-        "models for which it is largest; a smaller one is never called decided."
+        "MDD, minimal detectable difference: the smallest true one that a t-test over these seeds finds 8 times out of "
+        "10 (two-sided, 5 %), of the two models for which it is largest. A smaller one is never called decided."
     )
     return found
 
