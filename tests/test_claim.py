@@ -225,8 +225,46 @@ def test_a_method_that_comes_later_is_put_on_the_scale_of_those_that_are_there(d
         "mlm": 10.0,
         "joint": 6.0,
     }
-    stored = json.loads((tmp_path / "calibration.json").read_text())["code"]["rates"]
-    assert stored["exponential"]["median"] == 8.0
+    (stored,) = json.loads((tmp_path / "calibration.json").read_text()).values()
+    assert (stored["corpus"], stored["rates"]["exponential"]["median"]) == ("code", 8.0)
+    other = Study(seconds=1.5, seeds=(1, 2), methods=("mlm", "joint"), overrides=[*TINY, "main.dropout=0.1"])
+    assert studies._Trial(other, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 3.0
+    monkeypatch.setattr(studies, "time_updates", lambda *_: pytest.fail("timed again"))
+    assert studies._Trial(more, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 6.0
+
+
+def test_a_run_that_diverged_is_told_by_name_and_not_trained_again(done, tmp_path, monkeypatch):
+    calls = []
+
+    def diverges(config, folder, *_, **__):
+        calls.append(folder.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        raise TrainingError("the loss is nan at update 3.")
+
+    shutil.copytree(done.out / "corpora", tmp_path / "corpora")
+    shutil.copy(done.out / "calibration.json", tmp_path)
+    monkeypatch.setattr(studies, "pretrain", diverges)
+    for _ in range(2):
+        trial = studies._Trial(STUDY, code(), tmp_path, CPU, Listener())
+        planned = trial.run("exponential", 1, 1.5, 1.0)
+        for run in (planned, planned.auxiliary):
+            with pytest.raises(TrainingError, match=rf"{planned.auxiliary.name}: the loss is nan at update 3"):
+                trial.trained(run)
+        assert trial._auxiliary_record(1) is None
+    assert calls == [planned.auxiliary.name]
+
+
+def test_a_choice_of_learning_rate_belongs_to_the_auxiliary_that_it_was_judged_by(done, tmp_path, monkeypatch):
+    shutil.copytree(done.out / "corpora", tmp_path / "corpora")
+    for name in ("calibration.json", "lr.json"):
+        shutil.copy(done.out / name, tmp_path)
+    before = studies._Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
+    monkeypatch.setattr(studies._Trial, "_choosing_score", lambda *_: 0.5)
+    assert studies._Trial(STUDY, code(), tmp_path, CPU, Listener()).choices == before
+    monkeypatch.setattr(studies._Trial, "_reference_name", "another")
+    after = studies._Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
+    assert set(after["joint"]["scores"].values()) == {0.5}
+    assert set(before) == set(after) == set(STUDY.methods)
 
 
 # --- Budgets and configurations ---------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from fast_electra.cli.main import main
 from fast_electra.config.tree import ModelConfig
+from fast_electra.data.files import write_sealed_json
 from fast_electra.evaluation import detector, runner
 from fast_electra.evaluation import results as results_module
 from fast_electra.evaluation.comparison import Comparison
@@ -279,6 +280,46 @@ def test_a_damaged_cell_is_computed_again(tmp_path, evaluated, models, glue):
     assert json.loads(path.read_text())["predictions"] == whole["predictions"]
 
 
+def test_what_was_changed_by_hand_is_not_believed(tmp_path, evaluated, models, glue, capsys):
+    """A score that its predictions do not give, labels cut short: valid JSON, and not what was computed."""
+    folder = shutil.copytree(evaluated[0], tmp_path / "results")
+    cell = next(path for path in (folder / "cells").glob("cola-fast-1-*.json") if "untrained" not in path.name)
+    task = next((folder / "tasks").glob("cola-*.json"))
+    whole = [path.read_text() for path in (cell, task)]
+    for path, change in ((cell, {"scores": {"dev": {"matthews": 0.99}}}), (task, {"dev": {"dev": [0, 1]}})):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        assert main(["compare", str(folder), str(evaluated[1])]) == 2
+        assert f"{path} is missing or damaged: evaluate" in capsys.readouterr().err
+        assert main(again(folder, models[0], glue)) == 0
+    restored = [json.loads(path.read_text()) for path in (cell, task)]
+    assert restored[0]["scores"] == json.loads(whole[0])["scores"]
+    assert restored[1] == json.loads(whole[1])
+    path = folder / "results.json"
+    path.write_text(path.read_text().replace('"seeds": [', '"seeds": [7, ', 1))
+    assert main(["compare", str(folder), str(evaluated[1])]) == 2
+    assert "results.json is damaged: delete it" in capsys.readouterr().err
+
+
+def test_two_commands_at_once_lose_no_result(tmp_path):
+    """Each stores its own tasks, reading and writing what the other one does."""
+    command = (
+        "import sys, tests.test_evaluate as t; from pathlib import Path\n"
+        "for n in range(15):\n"
+        "    t.store(t.Evaluation('m', 'w', Path(sys.argv[1]), [t.result([0.5], task=f'{sys.argv[2]}{n}')], []))"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", command, str(tmp_path), name]) for name in "ab"]
+    assert [process.wait() for process in started] == [0, 0]
+    assert {found.task for found in load(tmp_path).results} == {f"{name}{n}" for name in "ab" for n in range(15)}
+
+
+def test_a_task_may_have_as_long_a_name_as_a_file(tmp_path, models):
+    path = tmp_path / f"{'n' * 240}.csv"
+    path.write_text("text,label\n" + "".join(f"value {i},{'ab'[i % 2]}\n" for i in range(40)))
+    own = ["--train", str(path), "--text", "text", "--label", "label", "--probe"]
+    assert main(["evaluate", str(models[0]), *own, "--out", str(tmp_path / "out")]) == 0
+    assert load(tmp_path / "out").results[0].task == "n" * 240
+
+
 def test_results_hold_what_repeats_every_cell_and_tell_the_command(evaluated):
     content = json.loads((evaluated[0] / "results.json").read_text())
     assert len(content["cells"]) == 6
@@ -406,6 +447,9 @@ def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue)
     (saved,) = (tmp_path / "models").iterdir()
     assert main(["evaluate", str(models[0]), "--tasks", "rte", "--start", str(saved), *common]) == 0
     found = {result.task: result for result in load(tmp_path).results}
+    assert runner.Setup(start=str(models[0] / ".." / "first" / "model")).name.endswith("model")  # which is not there
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    assert runner.Setup(start=str(tmp_path / "run" / "model")).name == "electra, started from run"
     # Not the folder's whole name, whose digest is the model's: another one that starts from its own can be compared.
     assert found["rte"].setup == "fast, started from cola-fast-0"
     assert (
@@ -462,6 +506,13 @@ def test_the_digest_of_a_task_does_not_depend_on_its_test_sets():
     bare = make_task("x", "classification", ("a", "b"), split, {"dev": split}, {}, ("accuracy",))
     tested = make_task("x", "classification", ("a", "b"), split, {"dev": split}, {"test": split}, ("accuracy",))
     assert tested.digest != bare.digest == without_tests(tested).digest
+
+
+def test_a_corpus_without_text_is_no_corpus(tmp_path, models, glue, capsys):
+    (tmp_path / "empty.txt").write_text("\n")
+    options = again(tmp_path / "out", models[0], glue, "--overlap", str(tmp_path / "empty.txt"))
+    assert main(options) == 2
+    assert "empty.txt holds no text; name token shards, or a file or folder of text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["text", "shards"])
@@ -593,6 +644,10 @@ BAD = [
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "empty.csv"], "empty.csv has no examples"),
     (["--train", "nowhere.csv", "--text", "text", "--label", "label"], "nowhere.csv is no file"),
     (["--train", "rte.csv", "--text", "text", "--label", "label"], "rte.csv is called like the task rte; rename"),
+    (["--tasks", "cola", "--learning-rates", ","], "--learning-rates ,: give numbers such as 1e-4,3e-4"),
+    (["--tasks", "cola", "--probe", "--seeds", "5"], "--seeds is about fine-tuning, and --probe has one score"),
+    (["--train", "same.csv", "--text", "text", "--label", "label"], "all of train has the value 1.5; give two values"),
+    (["--tasks", "cola", "--out", "n" * 300], f"{'n' * 300}: File name too long; give another path"),
     (["--tasks", "cola", "--overlap", "nowhere"], "nowhere does not exist: name token shards"),
 ]
 
@@ -606,6 +661,7 @@ def test_bad_input_is_refused_before_a_model_is_looked_at(
     (tmp_path / "unknown.csv").write_text("text,label\nx,a\ny,c\n")
     (tmp_path / "one.csv").write_text("text,label\nx,a\n")
     (tmp_path / "empty.csv").write_text("text,label\n")
+    (tmp_path / "same.csv").write_text("text,label\n" + "".join(f"word {i},1.5\n" for i in range(20)))
     forbid(monkeypatch, "open_subject")
     assert main(["evaluate", str(models[0]), "--data", str(glue), *options]) == 2
     error = capsys.readouterr().err
@@ -769,7 +825,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
     others = dict.fromkeys(range(110), 0.5)
     for folder, pairs in zip(folders, (judged, others), strict=True):
         values = list(pairs.values())
-        (folder / "cells" / "pairs.json").write_text(json.dumps({"predictions": {"dev": list(pairs.items())}}))
+        write_sealed_json(folder / "cells" / "pairs.json", {"predictions": {"dev": list(pairs.items())}})
         scores = {"dev": {"pair": [statistics.fmean(values)]}}
         found = replace(
             result([0.0]), task="bugs-operator", setup="zero-shot", scores=scores, cells={"0": "pairs.json"}
@@ -780,7 +836,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
     shown = " ".join(capsys.readouterr().out.split())
     assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (of examples alone): not decided" in shown
     assert "not decided. On the 100 functions that both were asked about." in shown
-    (folders[1] / "cells" / "pairs.json").write_text(json.dumps({"predictions": {"dev": [[999, 1.0]]}}))
+    write_sealed_json(folders[1] / "cells" / "pairs.json", {"predictions": {"dev": [[999, 1.0]]}})
     assert main(["compare", *map(str, folders), "--json"]) == 0
     (probe, pairs) = json.loads(capsys.readouterr().out)["comparisons"]
     assert (probe["comparisons"], pairs["comparisons"]) == ([], [])
@@ -890,8 +946,11 @@ def test_a_file_where_a_folder_should_be_is_refused_in_one_sentence(
             assert main(["evaluate", str(models[0]), "--tasks", "cola", "--data", str(glue), option, str(path)]) == 2
             error = capsys.readouterr().err
             assert error == f"error: {option} {path}: {file} is a file; name a folder.\n"
-    assert main(["compare", *map(str, evaluated), "--page", str(tmp_path)]) == 2
-    assert f"--page {tmp_path} is a folder; name a file, such as {tmp_path}/compare.html" in capsys.readouterr().err
+    (tmp_path / "a.html").mkdir()
+    assert main(["compare", *map(str, evaluated), "--page", str(tmp_path / "a.html")]) == 2
+    assert f"--page {tmp_path}/a.html is a folder; name a file, such as" in capsys.readouterr().err
+    assert main(["compare", *map(str, evaluated), "--page", str(tmp_path / "compare.pdf")]) == 2
+    assert "compare.pdf: give a name that ends in .html, .svg or .png" in capsys.readouterr().err
     assert main(["compare", *map(str, evaluated), "--page", str(file / "compare.html")]) == 2
     assert f"{file}: File exists; give another path" in capsys.readouterr().err
 

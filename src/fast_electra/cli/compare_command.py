@@ -5,6 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+PAGES = (".html", ".svg", ".png")
+
 
 def compare(
     *models: str,
@@ -35,6 +37,8 @@ def compare(
     names = list(dict.fromkeys(models))
     if len(names) < 2:
         raise ConfigError("compare needs two models or more: fast-electra compare MODEL MODEL.")
+    if page is not None and page.suffix.lower() not in PAGES:
+        raise ConfigError(f"--page {page}: give a name that ends in {', '.join(PAGES[:-1])} or {PAGES[-1]}.")
     if page is not None and page.is_dir():
         raise ConfigError(f"--page {page} is a folder; name a file, such as {page / 'compare.html'}.")
     from fast_electra.evaluation.results import compare_evaluations, comparison_entry, find_evaluation

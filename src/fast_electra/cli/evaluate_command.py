@@ -84,6 +84,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from fast_electra.errors import ConfigError
     from fast_electra.recipes.evaluate import REPORT_FILE, Request, evaluate_model
 
     given = {
@@ -91,6 +92,8 @@ def evaluate(
         **{"--recipe": recipe, "--learning-rates": learning_rates, "--start": start, "--overlap": overlap},
         **{"--predictions": predictions, "--out": out},
     }
+    if probe and seeds is not None:
+        raise ConfigError("--seeds is about fine-tuning, and --probe has one score: leave one of them out.")
     request = Request(
         model=model,
         tasks=_words(tasks),
@@ -170,6 +173,8 @@ def _rates(given: str | None) -> tuple[float, ...]:
             rates.append(0.0)
         if not 0 < rates[-1] < 1:
             raise ConfigError(f"--learning-rates: {word} is no learning rate; give numbers such as 1e-4,3e-4.")
+    if given and not rates:
+        raise ConfigError(f"--learning-rates {given}: give numbers such as 1e-4,3e-4.")
     return tuple(dict.fromkeys(rates))
 
 

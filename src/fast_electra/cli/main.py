@@ -202,9 +202,8 @@ Every setting, with its default:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status.
 
-    A command returns None or its exit status. A path that is a file where a folder is needed, or the reverse, or that
-    may not be written is told in a sentence, wherever it was found. Unexpected exceptions pass through: Python prints
-    the traceback and exits with status 1.
+    A command returns None or its exit status. What the system refuses to do with a path is told in a sentence, wherever
+    it was found. Unexpected exceptions pass through: Python prints the traceback and exits with status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
     # Our own displays say how far a command is; libraries' bars and remarks would break them.
@@ -220,16 +219,16 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(str(error))
     except CycloptsError as error:
         return _failed(_sentence(error))
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        if error.filename is None:
-            raise
-        return _failed(f"{error.filename}: {error.strerror}; give another path.")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `fast-electra config show quickstart | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _failed(f"{error.filename}: {error.strerror}; give another path.")
     return result if isinstance(result, int) else 0
 
 

@@ -55,6 +55,7 @@ def pretrain(
     from fast_electra.config.loading import load_config
 
     settings = load_config(config, overrides)
+    from fast_electra.errors import ConfigError
     from fast_electra.training.doctor import DoctorObserver
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import pretrain as run_pretraining
@@ -66,6 +67,8 @@ def pretrain(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    if probe is None and probe_data is not None:
+        raise ConfigError("--probe-data is the data of --probe: give --probe too, such as --probe sst2.")
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     with stop_on_signals() as stop:
         try:
@@ -115,7 +118,8 @@ def _probes(
     from fast_electra.evaluation.probing import ProbeObserver
     from fast_electra.training.precision import choose_execution
 
-    tasks = [load_glue(name.strip(), data, say=say) for name in names.split(",")]
+    wanted = dict.fromkeys(name.strip() for name in names.split(","))
+    tasks = [load_glue(name, data, say=say, option="--probe-data") for name in wanted]
 
     def probes(parts: "Assembled") -> Sequence["Observer"]:
         model: Any = parts.objective.models()["main"]

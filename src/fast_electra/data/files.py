@@ -51,6 +51,38 @@ def write_json_atomically(path: Path, content: Any) -> None:
     write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a digest of the rest of it under "sha256"; the folder is made where missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps(content, allow_nan=False))  # keys as they are read again
+    write_json_atomically(path, content | {"sha256": canonical_digest(plain)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed_json` wrote, without the digest; None where there is nothing, or something else now."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seal = content.pop("sha256")
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return content if seal == canonical_digest(content) else None
+
+
+@contextlib.contextmanager
+def waiting_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where missing, against other processes that do; wait until they are through."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(ImportError):  # no such lock on this system
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def canonical_digest(content: Any) -> str:
     """SHA-256 (hex) of the one JSON text that equal contents share."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -86,7 +86,11 @@ SERVER_FILES = {"matched": "MNLI-m.tsv", "mismatched": "MNLI-mm.tsv"}
 
 
 def load_glue(
-    name: str, folder: Path | None, hub: Hub | None = None, say: Callable[[str], object] = warnings.warn
+    name: str,
+    folder: Path | None,
+    hub: Hub | None = None,
+    say: Callable[[str], object] = warnings.warn,
+    option: str = "--data",
 ) -> Task:
     """A task of GLUE, its dev sets and, where they are there, its test sets without labels.
 
@@ -95,6 +99,7 @@ def load_glue(
         folder: holds one folder a task as the GLUE download does; None for the hub.
         hub: the hub's dataset object, already loaded; None loads it through `datasets`.
         say: is told how many rows were skipped.
+        option: that gives the folder, for the message when there is no way to the hub.
 
     Raises:
         DataError: an unknown name, a missing file (the message says which, where), a row with too many or too few
@@ -108,7 +113,7 @@ def load_glue(
     if folder is not None:
         train, dev, test = _from_folder(name, task, folder, say)
     else:
-        train, dev, test = _from_hub(name, task, _load_from_hub(name) if hub is None else hub)
+        train, dev, test = _from_hub(name, task, _load_from_hub(name, option) if hub is None else hub)
     kind = "classification" if task.labels else "regression"
     return make_task(name, kind, task.labels, train, dev, test, task.metrics, augment_swapped=task.augment_swapped)
 
@@ -232,20 +237,21 @@ def _value(written: Any, where: str) -> float:
 # --- Hub --------------------------------------------------------------------------------------------------------------
 
 
-def _load_from_hub(name: str) -> Hub:
+def _load_from_hub(name: str, option: str) -> Hub:
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise DataError(
             "GLUE off the hub is read by datasets, which isn't installed: pip install datasets, or give the folder of "
-            "the GLUE download by --data."
+            f"the GLUE download by {option}."
         ) from None
     try:
         return load_dataset(HUB_NAME, name)
     except Exception as error:  # its own, the hub's, and its HTTP client's: no common base
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
-            f"{HUB_NAME} ({name}) can't be read off the hub ({reason}); give the folder of the GLUE download by --data."
+            f"{HUB_NAME} ({name}) can't be read off the hub ({reason}); give the folder of the GLUE download by "
+            f"{option}."
         ) from error
 
 

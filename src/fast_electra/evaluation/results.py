@@ -23,13 +23,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_electra.data.files import write_json_atomically
+from fast_electra.data.files import read_sealed_json, waiting_lock, write_sealed_json
 from fast_electra.errors import DataError
 from fast_electra.evaluation.comparison import Comparison, Runs, compare, minimal_detectable_difference
 from fast_electra.evaluation.glue import AVERAGES, averages
 from fast_electra.evaluation.metrics import paired_bootstrap
 
 RESULTS_FILE = "results.json"
+LONGEST_NAME = 100
+"""characters of a task's name in the names of files, which systems limit"""
 BASELINES = {
     "chance": "chance",
     "majority": "the majority class",
@@ -278,6 +280,11 @@ def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None)
     Returns:
         all of them.
     """
+    with waiting_lock(evaluation.folder):  # another command may be evaluating the same model on other tasks
+        return _store(evaluation, say)
+
+
+def _store(evaluation: Evaluation, say: Callable[[str], object]) -> Evaluation:
     before = load(evaluation.folder)
     kept: list[Result] = []
     commands = evaluation.commands
@@ -303,8 +310,8 @@ def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None)
         kept = list(there.values())
         commands = [*(command for command in before.commands if command not in commands), *commands]
     whole = Evaluation(evaluation.model, evaluation.digest, evaluation.folder, [*kept, *new], commands)
-    cells = [read_cell(path) or {} for path in sorted((whole.folder / "cells").glob("*.json"))]
-    write_json_atomically(
+    cells = [read_sealed_json(path) or {} for path in sorted((whole.folder / "cells").glob("*.json"))]
+    write_sealed_json(
         whole.folder / RESULTS_FILE,
         {
             "model": whole.model,
@@ -338,26 +345,21 @@ def load(folder: Path) -> Evaluation | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = {}
+    else:
         if not isinstance(content, dict) or not {"model", "digest", "results", "commands"} <= content.keys():
             raise NoEvaluation(f"{path} is there and was not written by evaluate: give another folder by --out.")
-        results = [Result(**result) for result in content["results"]]
-        return Evaluation(content["model"], content["digest"], folder, results, content["commands"])
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.") from error
-
-
-def read_cell(path: Path) -> dict[str, Any] | None:
-    """A cell's record, None where there is none or it is no JSON object."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+        content = read_sealed_json(path)
+    if not content:
+        raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.")
+    results = [Result(**result) for result in content["results"]]
+    return Evaluation(content["model"], content["digest"], folder, results, content["commands"])
 
 
 def task_file(folder: Path, task: str, digest: str) -> Path:
     """Where labels and baselines of a task are kept."""
-    return folder / "tasks" / f"{task}-{digest[:12]}.json"
+    return folder / "tasks" / f"{task[:LONGEST_NAME]}-{digest[:12]}.json"
 
 
 # --- Comparing --------------------------------------------------------------------------------------------------------
@@ -482,7 +484,7 @@ def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs
         if str(seed) in result.failed:
             continue
         path = evaluation.folder / "cells" / result.cells[str(seed)]
-        cell = read_cell(path)
+        cell = read_sealed_json(path)
         if cell is None:
             raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
         if not cell["predictions"]:
@@ -493,7 +495,7 @@ def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs
 
 def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]:
     path = task_file(evaluation.folder, result.task, result.digest)
-    facts = read_cell(path)
+    facts = read_sealed_json(path)
     if facts is None:
         raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
     return facts["dev"][split]

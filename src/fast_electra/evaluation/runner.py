@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from fast_electra.data.files import (
     MANIFEST,
     canonical_digest,
     read_manifest,
+    read_sealed_json,
     sha256_of_file,
-    write_json_atomically,
+    write_sealed_json,
 )
 from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Sources
@@ -37,7 +39,7 @@ from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe, probed
 from fast_electra.evaluation.recipes import Recipe, recipe_for
-from fast_electra.evaluation.results import Result, Scores, checkpoint_run, read_cell, task_file
+from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, checkpoint_run, task_file
 from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.tasks import Task, make_task
 from fast_electra.models.build import resolve_model, stored_config, weights_digest
@@ -94,9 +96,13 @@ class Setup:
 def _start_name(start: str) -> str:
     """What a start is called, for two models alike that each have one of their own: without what tells whose it is.
 
-    Models that `Setup.save` keeps are named after their cell: task, recipe, seed, and a digest of all.
+    Models that `Setup.save` keeps are named after their cell: task, recipe, seed, and a digest of all. A run's lies in
+    its folder model/.
     """
-    return re.sub(r"-[0-9a-f]{12}$", "", Path(start).resolve().name) if Path(start).exists() else start
+    path = Path(start).resolve()
+    if not path.exists():
+        return start
+    return path.parent.name if path.name == "model" else re.sub(r"-[0-9a-f]{12}$", "", path.name)
 
 
 def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
@@ -152,7 +158,8 @@ class Cell:
     def name(self) -> str:
         """Of its file under OUT/cells, without the ending."""
         untrained = "-untrained" if self.untrained else ""
-        return f"{self.task}-{self.kind}-{self.seed}{untrained}-{canonical_digest(self.identity)[:12]}"
+        task = self.task[:LONGEST_NAME]
+        return f"{task}-{self.kind}-{self.seed}{untrained}-{canonical_digest(self.identity)[:12]}"
 
     @property
     def file(self) -> str:
@@ -168,15 +175,14 @@ def make_cell(task: str, digest: str, settings: Mapping[str, Any], seed: int, un
 
 def finished_cell(out: Path, cell: Cell) -> Record | None:
     """The record of a cell that is there already."""
-    record = read_cell(out / "cells" / cell.file)
+    record = read_sealed_json(out / "cells" / cell.file)
     return record if record is not None and record.get("identity") == cell.identity else None
 
 
 def keep_cell(out: Path, cell: Cell, record: Record) -> Record:
     """Write a cell's record, its identity added."""
-    (out / "cells").mkdir(parents=True, exist_ok=True)
     whole = {**record, "identity": dict(cell.identity)}
-    write_json_atomically(out / "cells" / cell.file, whole)
+    write_sealed_json(out / "cells" / cell.file, whole)
     return whole
 
 
@@ -442,7 +448,7 @@ def _facts(task: Task, out: Path, digest: str | None = None) -> Record:
     """
     digest = digest or task.digest
     path = task_file(out, task.name, digest)
-    facts = read_cell(path)
+    facts = read_sealed_json(path)
     if facts is not None and facts.get("digest") == digest:
         return facts
     try:
@@ -458,8 +464,7 @@ def _facts(task: Task, out: Path, digest: str | None = None) -> Record:
         "dev": {name: dev.labels for name, dev in task.dev.items()},
         "baselines": {"chance": chance(task), "majority": majority(task), "bag_of_words": words},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(path, facts)
+    write_sealed_json(path, facts)
     return facts
 
 
@@ -534,7 +539,7 @@ def write_predictions(results: Sequence[Result], tasks: Sequence[Task], out: Pat
                 f"{result.task}: every seed failed, so there is nothing to predict with; take another recipe."
             )
         seed = ranked[(len(ranked) - 1) // 2][1]
-        cell = read_cell(out / "cells" / result.cells[str(seed)])
+        cell = read_sealed_json(out / "cells" / result.cells[str(seed)])
         assert cell is not None
         written += write_server_predictions(named[result.task], cell["test_predictions"], folder)
     return written
@@ -558,9 +563,12 @@ def count_seen(tasks: Sequence[Task], corpus: Path, out: Path) -> dict[str, dict
     state = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     key = canonical_digest([state, [[task.name, task.digest] for task in tasks]])
     path = out / "tasks" / f"overlap-{key[:12]}.json"
-    if (kept := read_cell(path)) is None:
+    if (kept := read_sealed_json(path)) is None:
         documents = _decoded(corpus) if (corpus / MANIFEST).exists() else (d.text for d in Sources([corpus]))
-        counts = count_overlap(tasks, documents)
+        first = next(documents, None)
+        if first is None:
+            raise DataError(f"{corpus} holds no text; name token shards, or a file or folder of text.")
+        counts = count_overlap(tasks, chain([first], documents))
         kept = {
             task: {
                 "corpus": str(corpus),
@@ -568,8 +576,7 @@ def count_seen(tasks: Sequence[Task], corpus: Path, out: Path) -> dict[str, dict
             }
             for task, splits in counts.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(path, kept)
+        write_sealed_json(path, kept)
     return kept
 
 

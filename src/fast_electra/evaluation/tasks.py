@@ -8,7 +8,7 @@ Notable:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import DataError
@@ -73,7 +73,13 @@ def make_task(
     for split, examples in {"train": train, **dev}.items():
         if not examples.texts:
             raise DataError(f"{name}: {_named(split)} is empty; give at least one example for each label.")
-    if kind != "regression":
+    if kind == "regression":
+        for split, examples in {"train": train, **dev}.items():
+            if len(values := set(cast("list[float]", examples.labels))) == 1:
+                raise DataError(
+                    f"{name}: all of {_named(split)} has the value {values.pop()}; give two values or more."
+                )
+    else:
         trained = _classes(train)
         if len(trained) == 1:
             raise DataError(f"{name}: all of train has the label {labels[min(trained)]!r}; give two labels or more.")

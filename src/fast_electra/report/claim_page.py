@@ -237,8 +237,8 @@ def notes_of(results: Results) -> list[str]:
         f"Methods, as settings on the quickstart's main model with fresh weights: {methods}.",
         f"Models: {models}.",
         "Intervals are Student's over seeds, of pre-training and fine-tuning together. detectable: the smallest true "
-        "difference that a t-test over these seeds finds 8 times out of 10 (two-sided, 5 %); an observed one below it "
-        "is never called decided.",
+        "difference that a t-test over these seeds finds about 8 times out of 10 (two-sided, 5 %); an observed one "
+        "below it is never called decided.",
         "rtd_auc is by one auxiliary, that of the seed which chose the learning rates, and no run trained against it; "
         "those of Fast-ELECTRA trained against others of its kind, at temperature 1 as here or above, so it is nearest "
         "to them. "

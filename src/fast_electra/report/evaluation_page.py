@@ -35,7 +35,7 @@ from fast_electra.report.templating import asset, templates
 
 DETECTABLE = (
     "MDD, minimal detectable difference: the smallest true one, between two models of this spread, that a t-test over "
-    "so many seeds finds 8 times out of 10 (two-sided, 5 %)."
+    "so many seeds finds about 8 times out of 10 (two-sided, 5 %)."
 )
 _SERIES = {
     "model": "model, a dot a seed",
@@ -299,8 +299,8 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
             f"{0.05 * intervals:.1f} would be expected to leave 0 out."
         )
     found.append(
-        "MDD, minimal detectable difference: the smallest true one that a t-test over these seeds finds 8 times out of "
-        "10 (two-sided, 5 %), of the two models for which it is largest. A smaller one is never called decided."
+        "MDD, minimal detectable difference: the smallest true one that a t-test over these seeds finds about 8 times "
+        "out of 10 (two-sided, 5 %), of the two models for which it is largest. A smaller one is never called decided."
     )
     return found
 

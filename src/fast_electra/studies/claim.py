@@ -170,8 +170,7 @@ class _Trial:
                 torch.backends.cpu.get_cpu_capability(),
             ]
         )
-        entry = stored.get(self.corpus.name, {})
-        known: dict[str, dict[str, float]] = entry.get("rates", {}) if entry.get("identity") == identity else {}
+        known: dict[str, dict[str, float]] = stored.get(identity, {}).get("rates", {})
         known = {name: rate for name, rate in known.items() if name == _AUXILIARY or name in METHODS}
         wanted = [_AUXILIARY, *self.study.methods]
         if not set(wanted) <= known.keys():
@@ -179,7 +178,7 @@ class _Trial:
             scale = statistics.median([known[name]["median"] / measured[name]["median"] for name in known] or [1.0])
             scaled = {name: {key: scale * value for key, value in rate.items()} for name, rate in measured.items()}
             known = scaled | known
-            write_json_atomically(path, stored | {self.corpus.name: {"identity": identity, "rates": known}})
+            write_json_atomically(path, stored | {identity: {"corpus": self.corpus.name, "rates": known}})
         return {name: known[name] for name in wanted}
 
     def _timed(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -220,12 +219,18 @@ class _Trial:
             Interrupted: stopped on request.
         """
         folder = self.material.runs / planned.name
-        record = folder / "run.json"
+        record, failure = folder / "run.json", folder / "diverged.json"
+        if failure.exists():  # it would again; delete the folder to see
+            raise TrainingError(json.loads(failure.read_text())["said"])
         if not (record.exists() and json.loads(record.read_text())["status"] == "finished"):
             if planned.auxiliary is not None:
                 self.trained(planned.auxiliary)
             self._listener.say(f"{planned.name}: {planned.config.training.updates} updates, {planned.seconds:.0f} s")
-            pretrain(planned.config, folder, [self._listener.display(planned.name)], stop=self._listener.stop)
+            try:
+                pretrain(planned.config, folder, [self._listener.display(planned.name)], stop=self._listener.stop)
+            except TrainingError as error:
+                write_json_atomically(failure, {"said": f"{planned.name}: {error}"})
+                raise TrainingError(f"{planned.name}: {error}") from error
         return folder
 
     # Learning rates
@@ -241,14 +246,16 @@ class _Trial:
                 f"{factor:g}": self.run(method, self.study.choosing_seed, self.study.choosing_seconds, factor)
                 for factor in self.study.factors
             }
-            identity = canonical_digest([planned.name for planned in runs.values()])
+            by = "masked_accuracy" if method == "mlm" else "rtd_auc"
+            judge = [] if method == "mlm" else [self._reference_name]
+            identity = canonical_digest([*judge, *(planned.name for planned in runs.values())])
             record = next((record for record in records if record["identity"] == identity), None)
             if record is None:
                 scores = {factor: self._choosing_score(planned) for factor, planned in runs.items()}
                 record = {
                     "corpus": self.corpus.name,
                     "method": method,
-                    "by": "masked_accuracy" if method == "mlm" else "rtd_auc",
+                    "by": by,
                     "scores": scores,
                     "factor": best_factor(scores, f"{METHODS[method].title} on {self.corpus.name}"),
                     "runs": [planned.name for planned in runs.values()],
@@ -397,7 +404,7 @@ class _Trial:
         study = self.study
         choices = self.choices
         runs = [self.judged(contestant, seed) for seed in study.seeds for contestant in study.contestants]
-        auxiliaries = [self._auxiliary_record(seed) for seed in self._auxiliary_seeds()]
+        auxiliaries = [record for seed in self._auxiliary_seeds() if (record := self._auxiliary_record(seed))]
         shards = open_shards(self.material.shards, verify=False)
         main, helper = self.material.base.main, helper_shape(self.material.base.main)
         optimizer = self.material.base.optimizer
@@ -437,9 +444,13 @@ class _Trial:
         used = any(METHODS[name].auxiliary for name in self.study.methods)
         return [self.study.choosing_seed, *(self.study.seeds if used else ())]
 
-    def _auxiliary_record(self, seed: int) -> Record:
+    def _auxiliary_record(self, seed: int) -> Record | None:
+        """None for one that diverged: the runs that need it say so."""
         planned = self.auxiliary(seed)
-        records = read_metrics(self.trained(planned) / "metrics.jsonl")
+        try:
+            records = read_metrics(self.trained(planned) / "metrics.jsonl")
+        except TrainingError:
+            return None
         measured = records[-1]["validation"]
         return {
             "seed": seed,
