@@ -345,15 +345,13 @@ def load(folder: Path) -> Evaluation | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = {}
-    else:
         if not isinstance(content, dict) or not {"model", "digest", "results", "commands"} <= content.keys():
             raise NoEvaluation(f"{path} is there and was not written by evaluate: give another folder by --out.")
-        content = read_sealed_json(path)
-    if not content:
-        raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.")
-    results = [Result(**result) for result in content["results"]]
+        if read_sealed_json(path) is None:
+            raise ValueError("changed by hand")
+        results = [Result(**result) for result in content["results"]]
+    except (ValueError, TypeError) as error:  # TypeError: by another version
+        raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.") from error
     return Evaluation(content["model"], content["digest"], folder, results, content["commands"])
 
 
