@@ -303,13 +303,17 @@ def test_what_was_changed_by_hand_is_not_believed(tmp_path, evaluated, models, g
 def test_two_commands_at_once_lose_no_result(tmp_path):
     """Each stores its own tasks, reading and writing what the other one does."""
     command = (
-        "import sys, tests.test_evaluate as t; from pathlib import Path\n"
-        "for n in range(15):\n"
-        "    t.store(t.Evaluation('m', 'w', Path(sys.argv[1]), [t.result([0.5], task=f'{sys.argv[2]}{n}')], []))"
+        "import sys, time, tests.test_evaluate as t; from pathlib import Path\n"
+        "folder, name = Path(sys.argv[1]), sys.argv[2]\n"
+        "(folder / name).touch()\n"
+        "while not all((folder / other).exists() for other in 'ab'):\n"
+        "    time.sleep(0.001)\n"
+        "for n in range(30):\n"
+        "    t.store(t.Evaluation('m', 'w', folder, [t.result([0.5], task=f'{name}{n}')], []))"
     )
     started = [subprocess.Popen([sys.executable, "-c", command, str(tmp_path), name]) for name in "ab"]
     assert [process.wait() for process in started] == [0, 0]
-    assert {found.task for found in load(tmp_path).results} == {f"{name}{n}" for name in "ab" for n in range(15)}
+    assert {found.task for found in load(tmp_path).results} == {f"{name}{n}" for name in "ab" for n in range(30)}
 
 
 def test_a_task_may_have_as_long_a_name_as_a_file(tmp_path, models):
@@ -668,6 +672,16 @@ def test_bad_input_is_refused_before_a_model_is_looked_at(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert sentence in error
+
+
+def test_probes_of_pre_training_are_refused_by_their_own_options(tmp_path, glue, capsys):
+    for options, sentence in (
+        (["--probe-data", str(glue)], "--probe-data is the data of --probe: give --probe too"),
+        (["--probe", "rte", "--probe-data", str(tmp_path)], "RTE/train.tsv is missing"),
+    ):
+        assert main(["pretrain", "quickstart", "--run", str(tmp_path / "run"), *options]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_model_without_a_tokenizer_or_none_at_all_is_refused(tmp_path, models, glue, capsys):
