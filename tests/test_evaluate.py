@@ -266,7 +266,7 @@ def test_a_cell_belongs_to_what_its_model_and_start_are_read_with(file, tmp_path
         (Path(options[options.index("--out") + 1]) / "results.json").unlink()
         capsys.readouterr()
         assert main(options) == 0
-        assert f"{cells}" in capsys.readouterr().err
+        assert f"{cells} " in capsys.readouterr().err
         assert main(options) == 0
         assert "to be computed" not in capsys.readouterr().err
 
@@ -428,7 +428,7 @@ def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, c
 
 
 def test_progress_ends_at_what_there_is_to_do(tmp_path, models, glue, monkeypatch):
-    """24 and 48 examples are no whole number of batches."""
+    """48 examples are a batch and a half."""
     told = []
     asked = recipe.Request(str(models[0]), ("cola",), glue, recipe="fast", seeds=(0,), out=tmp_path)
     recipe.evaluate_model(asked, lambda _: None, lambda *progress: told.append(progress))
@@ -451,15 +451,12 @@ def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue)
     (saved,) = (tmp_path / "models").iterdir()
     assert main(["evaluate", str(models[0]), "--tasks", "rte", "--start", str(saved), *common]) == 0
     found = {result.task: result for result in load(tmp_path).results}
-    assert runner.Setup(start=str(models[0] / ".." / "first" / "model")).name.endswith("model")  # which is not there
+    assert runner.Setup(start="google/electra").name == "electra, started from google/electra"
     (tmp_path / "run" / "model").mkdir(parents=True)
     assert runner.Setup(start=str(tmp_path / "run" / "model")).name == "electra, started from run"
     # Not the folder's whole name, whose digest is the model's: another one that starts from its own can be compared.
     assert found["rte"].setup == "fast, started from cola-fast-0"
-    assert (
-        found["rte"].recipe["start"]
-        == json.loads((tmp_path / "cells" / found["rte"].cells["0"]).read_text())["identity"]["recipe"]["start"]
-    )
+    assert len(found["rte"].recipe["start"]) == 64  # the digest is kept here
     cell = json.loads((tmp_path / "cells" / found["rte"].cells["0"]).read_text())
     untrained = json.loads((tmp_path / "cells" / found["rte"].cells["untrained"]).read_text())
     assert (cell["start"], untrained["start"]) == (str(saved), None)

@@ -72,12 +72,8 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
 def waiting_lock(folder: Path) -> Iterator[None]:
     """Hold a folder, made where missing, against other processes that do; wait until they are through."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _lock(folder, wait=True)
     try:
-        with contextlib.suppress(ImportError):  # no such lock on this system
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -256,13 +252,13 @@ def _full(folder: Path) -> DataError:
     )
 
 
-def _lock(folder: Path) -> int:
-    """Hold `folder` against other processes until the returned descriptor is closed."""
+def _lock(folder: Path, wait: bool = False) -> int:
+    """Hold `folder` against other processes until the returned descriptor is closed; DataError unless one may wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except ImportError:
         pass  # no such lock on this system: two writers would be found by the digests
     except OSError as error:

@@ -262,7 +262,8 @@ class TaskCells:
 
     def __init__(self, task: Task, work: Work) -> None:
         self.task, self.work = task, work
-        self.digest = without_tests(task).digest
+        self.untested = without_tests(task)
+        self.digest = self.untested.digest
         self.seeds = (0,) if work.setup.probe else work.setup.seeds
         self.tests = {name: canonical_digest(split.texts) for name, split in task.test.items()}
         """digest of each test set"""
@@ -276,7 +277,7 @@ class TaskCells:
         elif missing:
             return missing
         else:
-            untrained = (self._best(self._tried())[0], self.seeds[0], True)
+            untrained = (_best(self._tried())[0], self.seeds[0], True)
         return missing if self.finished(*untrained) else [*missing, untrained]
 
     @property
@@ -336,7 +337,7 @@ class TaskCells:
                 shutil.rmtree(saved, ignore_errors=True)
             record = fine_tune(
                 work.subject.source,
-                replace(self.task, test={}, digest=self.digest) if untrained else self.task,
+                self.untested if untrained else self.task,
                 recipe,
                 seed,
                 work.execution,
@@ -355,16 +356,12 @@ class TaskCells:
     def _tried(self) -> list[tuple[Recipe | None, list[Record]]]:
         return [(recipe, [self.record(recipe, seed) for seed in self.seeds]) for recipe in self.work.recipes]
 
-    def _best(self, tried: Sequence[tuple[Recipe | None, list[Record]]]) -> tuple[Recipe | None, list[Record]]:
-        """By the median on dev."""
-        return max(tried, key=lambda item: _median(item[1]))
-
     def result(self) -> Result:
         """All cells of the task, and what they say."""
         task, work = self.task, self.work
-        facts = _facts(probed(task), work.out) if work.setup.probe else _facts(task, work.out, self.digest)
+        facts = _facts(probed(task) if work.setup.probe else self.untested, work.out)
         tried = self._tried()
-        recipe, records = self._best(tried)
+        recipe, records = _best(tried)
         untrained = self.record(recipe, self.seeds[0], untrained=True)
         seeds = list(self.seeds)
         first = records[0]
@@ -425,6 +422,11 @@ class _Steps(QuietObserver):
         self._tell(self._each)
 
 
+def _best(tried: Sequence[tuple[Recipe | None, list[Record]]]) -> tuple[Recipe | None, list[Record]]:
+    """By the median on dev."""
+    return max(tried, key=lambda item: _median(item[1]))
+
+
 def _median(records: Sequence[Record]) -> float:
     """Of the primary score; a seed that failed is below every other."""
     return statistics.median(float("-inf") if record["failed"] else _primary(record) for record in records)
@@ -441,15 +443,11 @@ def _said(record: Record) -> str:
     return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
 
 
-def _facts(task: Task, out: Path, digest: str | None = None) -> Record:
-    """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there.
-
-    The file is the task's by its digest, or by another one that is given.
-    """
-    digest = digest or task.digest
-    path = task_file(out, task.name, digest)
+def _facts(task: Task, out: Path) -> Record:
+    """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there."""
+    path = task_file(out, task.name, task.digest)
     facts = read_sealed_json(path)
-    if facts is not None and facts.get("digest") == digest:
+    if facts is not None and facts.get("digest") == task.digest:
         return facts
     try:
         words = bag_of_words(task)
@@ -457,7 +455,7 @@ def _facts(task: Task, out: Path, digest: str | None = None) -> Record:
         words = None
     facts = {
         "task": task.name,
-        "digest": digest,
+        "digest": task.digest,
         "kind": task.kind,
         "labels": list(task.labels),
         "metrics": list(task.metrics),
