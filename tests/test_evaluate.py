@@ -20,11 +20,13 @@ from sklearn.metrics import matthews_corrcoef
 from fast_electra.cli.main import main
 from fast_electra.config.tree import ModelConfig
 from fast_electra.data.files import write_sealed_json
-from fast_electra.evaluation import detector, runner
+from fast_electra.evaluation import detector, recipes, runner
 from fast_electra.evaluation import results as results_module
+from fast_electra.evaluation.baselines import bag_of_words
 from fast_electra.evaluation.comparison import Comparison
-from fast_electra.evaluation.fine_tuning import sample
+from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.readers import load_own
+from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.results import (
     Contest,
     Evaluation,
@@ -40,7 +42,7 @@ from fast_electra.evaluation.results import (
 )
 from fast_electra.evaluation.runner import chance, without_tests
 from fast_electra.evaluation.scores import score_splits
-from fast_electra.evaluation.tasks import Split, make_task
+from fast_electra.evaluation.tasks import Split, held_out, make_task, sample
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import write_model
 from fast_electra.recipes import evaluate as recipe
@@ -167,8 +169,8 @@ def test_a_run_killed_after_its_first_cell_goes_on(tmp_path, models, glue, monke
     assert main(again(tmp_path, models[0], glue)) == 130
     assert len(list((tmp_path / "cells").iterdir())) == 1
     assert main(again(tmp_path, models[0], glue)) == 0
-    assert len(calls) == 2 + 5  # of six cells the first was there
-    assert len(list((tmp_path / "cells").iterdir())) == 6
+    assert len(calls) == 2 + 7  # of eight cells the first was there
+    assert len(list((tmp_path / "cells").iterdir())) == 8
 
 
 def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path, models, glue, capsys, monkeypatch):
@@ -176,7 +178,7 @@ def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path,
     with monkeypatch.context() as patch:
         forbid(patch, "fine_tune")  # in this process
         assert main(options) == 0
-    assert capsys.readouterr().err.count(" s\n") == 6  # said of each cell
+    assert capsys.readouterr().err.count(" s\n") == 8  # said of each cell
     for path in sorted((evaluated[0] / "cells").iterdir()):
         ours, others = (json.loads((folder / "cells" / path.name).read_text()) for folder in (tmp_path, evaluated[0]))
         assert ours["predictions"] == others["predictions"]
@@ -231,13 +233,13 @@ def test_a_cell_belongs_to_its_weights_task_recipe_and_seed(tmp_path, evaluated,
     assert main(again(folder, model, glue)) == 0  # the same weights elsewhere
     assert calls == []
     assert main(again(folder, model, glue, "--seeds", "1", "2")) == 0
-    assert calls == ["cola", "cola", "rte", "rte"]  # seed 2, and the untrained one of the new first seed
+    assert calls == ["cola", "cola", "rte", "rte"]  # seed 2, and the untrained one's
     calls.clear()
     other = shutil.copytree(glue, tmp_path / "glue")
     path = other / "RTE" / "dev.tsv"
     path.write_text(path.read_text().replace("left", "right", 1))
     assert main(again(folder, model, other)) == 0
-    assert calls == ["rte"] * 3
+    assert calls == ["rte"] * 4
     calls.clear()
     shutil.rmtree(model)
     make_model(model, tokenizer, "rtd", 9)
@@ -246,7 +248,7 @@ def test_a_cell_belongs_to_its_weights_task_recipe_and_seed(tmp_path, evaluated,
     assert (calls, (folder / "results.json").read_text()) == ([], before)
     (folder / "results.json").unlink()
     assert main(again(folder, model, glue, "--tasks", "rte")) == 0
-    assert calls == ["rte"] * 3
+    assert calls == ["rte"] * 4
     content = json.loads((folder / "results.json").read_text())
     assert [result["task"] for result in content["results"]] == ["rte"]  # of these weights alone
     assert {cell["identity"]["model"] for cell in content["cells"]} == {content["digest"]}
@@ -326,7 +328,7 @@ def test_a_task_may_have_as_long_a_name_as_a_file(tmp_path, models):
 
 def test_results_hold_what_repeats_every_cell_and_tell_the_command(evaluated):
     content = json.loads((evaluated[0] / "results.json").read_text())
-    assert len(content["cells"]) == 6
+    assert len(content["cells"]) == 8
     for cell in content["cells"]:
         assert cell["recipe"]["learning_rate"] > 0
         assert {"seed", "identity", "execution", "versions", "scores", "truncated"} <= set(cell)
@@ -375,36 +377,76 @@ def test_a_task_of_ones_own_may_have_line_breaks_pairs_and_values(tmp_path, mode
 # Setups
 
 
-def test_of_several_learning_rates_the_best_median_is_taken_and_said(tmp_path, models, glue, capsys):
+def test_of_several_learning_rates_one_is_chosen_on_a_part_of_train_and_never_on_dev(tmp_path, models, glue, capsys):
     rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "rte", "--recipe", "fast"]
     assert main(["evaluate", str(models[0]), *rates, "--data", str(glue), "--out", str(tmp_path), "--seeds", "2"]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     (result,) = load(tmp_path).results
     cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
-    trained = [cell for cell in cells if not cell["untrained"]]
-    assert len(trained) == 4
-    medians = {
-        rate: statistics.median(c["scores"]["dev"]["accuracy"] for c in trained if c["recipe"]["learning_rate"] == rate)
-        for rate in (1e-9, 3e-3)
-    }
-    assert medians[result.recipe["learning_rate"]] == max(medians.values())
-    untrained = [cell["recipe"]["learning_rate"] for cell in cells if cell["untrained"]]
-    assert untrained == [result.recipe["learning_rate"]]
-    assert "was selected from 1e-09, 0.003 by the median on the same dev examples" in " ".join(shown.split())
+    held = held_out(load_glue("rte", glue))
+    for untrained in (False, True):
+        of = [cell for cell in cells if cell["untrained"] == untrained]
+        trials = {c["recipe"]["learning_rate"]: c for c in of if "held" in c["scores"]}
+        assert trials.keys() == {1e-9, 3e-3}
+        assert {len(cell["predictions"]["held"]) for cell in trials.values()} == {len(held.dev["held"])}
+        assert {cell["n_train"] for cell in trials.values()} == {len(held.train)}
+        best = max(trials, key=lambda rate: trials[rate]["scores"]["held"]["accuracy"])
+        on_dev = [cell for cell in of if "dev" in cell["scores"]]
+        assert {cell["recipe"]["learning_rate"] for cell in on_dev} == {best}  # no other rate ever saw dev
+        assert [cell["n_train"] for cell in on_dev] == [48, 48]  # all of train, each seed
+    assert result.selection["examples"] == 12
+    assert "was chosen on 12 training examples held out (1e-09: " in shown
     other = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-other")
     assert main(["compare", str(tmp_path), str(other)]) == 0
-    assert "the learning rates were selected on the same dev examples" in " ".join(capsys.readouterr().out.split())
+    assert "rte (fast, learning rate 1e-09 or 0.003)" in " ".join(capsys.readouterr().out.split())
 
 
-def test_workers_train_the_untrained_encoder_at_the_rate_that_was_chosen(tmp_path, models, glue, capsys, monkeypatch):
+def test_workers_train_at_the_rate_that_was_chosen(tmp_path, models, glue, capsys, monkeypatch):
     forbid(monkeypatch, "fine_tune")  # in this process
-    rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "cola,rte", "--workers", "2"]
+    rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "rte", "--seeds", "1", "--workers", "2"]
     assert main(again(tmp_path, models[0], glue, *rates)) == 0
-    assert "10 cells (a task and a seed each) are to be computed" in capsys.readouterr().err
-    cells = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
-    chosen = {found.task: found.recipe["learning_rate"] for found in load(tmp_path).results}
-    assert {c["task"]: c["recipe"]["learning_rate"] for c in cells if c["untrained"]} == chosen
-    assert len(cells) == 10
+    assert "6 cells (a task and a seed each) are to be computed" in capsys.readouterr().err
+    assert len(list((tmp_path / "cells").iterdir())) == 6
+    (found,) = load(tmp_path).results
+    tried = found.selection["scores"]
+    assert tried[f"{found.recipe['learning_rate']:g}"] == max(tried.values())
+
+
+def test_train_too_small_to_choose_a_rate_on_is_refused(tmp_path, models, capsys):
+    (tmp_path / "own.csv").write_text("text,label\nleft,a\nright,b\n")
+    own = ["--train", str(tmp_path / "own.csv"), "--dev", str(tmp_path / "own.csv"), "--text", "text"]
+    own += ["--label", "label", "--learning-rates", "1e-3,1e-4", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(models[0]), *own]) == 2
+    assert "train has too few different texts to choose a learning rate" in capsys.readouterr().err
+
+
+def test_the_untrained_encoder_has_as_many_seeds_and_an_interval(evaluated, models, glue, capsys):
+    assert main(again(evaluated[0], models[0], glue, "--json")) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["rte"]
+    cells = [json.loads(path.read_text()) for path in (evaluated[0] / "cells").glob("rte-fast-*.json")]
+    scores = {c["seed"]: c["scores"]["dev"]["accuracy"] for c in cells if c["untrained"]}
+    assert task["untrained"]["scores"] == [scores[0], scores[1]]
+    assert task["baselines"]["untrained"] == pytest.approx(np.mean(list(scores.values())))
+    found = task["against_untrained"]
+    assert found["difference"] == pytest.approx(100 * (task["mean"] - task["baselines"]["untrained"]))
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert any("an untrained one" in sentence and "decided" in sentence for sentence in task["remarks"])
+
+
+def test_baselines_learn_from_the_encoders_own_examples(tmp_path, models, monkeypatch):
+    """A rare word that only left-out examples have tells the bag of words nothing."""
+    monkeypatch.setattr(recipes, "_fast", lambda width: Recipe("fast", 1e-4, epochs=1, train_examples=40))
+    seen = []
+    monkeypatch.setattr(runner, "bag_of_words", lambda task: seen.append(task) or bag_of_words(task))
+    rows = [f"value {i},{'left' if i % 3 else 'right'}\n" for i in range(90)]
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(rows))
+    own = ["--train", str(tmp_path / "own.csv"), "--dev", str(tmp_path / "own.csv"), "--text", "text", "--label"]
+    options = [*own, "label", "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(models[0]), *options]) == 0
+    (task,) = seen
+    whole = load_own(tmp_path / "own.csv", tmp_path / "own.csv", ["text"], "label")
+    assert task.train == sample(whole.train, 40)
+    assert load(tmp_path / "out").results[0].n_train == 40
 
 
 def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, capsys):
@@ -458,7 +500,7 @@ def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue)
     assert found["rte"].setup == "fast, started from cola-fast-0"
     assert len(found["rte"].recipe["start"]) == 64  # the digest is kept here
     cell = json.loads((tmp_path / "cells" / found["rte"].cells["0"]).read_text())
-    untrained = json.loads((tmp_path / "cells" / found["rte"].cells["untrained"]).read_text())
+    untrained = json.loads((tmp_path / "cells" / found["rte"].cells["untrained-0"]).read_text())
     assert (cell["start"], untrained["start"]) == (str(saved), None)
 
 

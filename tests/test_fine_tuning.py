@@ -128,7 +128,7 @@ def test_recipes_are_those_of_their_papers():
     assert [recipe.layerwise_decay for recipe in electra.values()] == [0.8, 0.8, 0.9]
     for recipe in electra.values():
         assert (recipe.batch_size, recipe.warmup, recipe.weight_decay, recipe.dropout) == (32, 0.1, 0.0, 0.1)
-        assert [recipe.epochs_of(task) for task in ("rte", "stsb", "mrpc", "mnli")] == [10, 10, 3, 3]
+        assert [recipe.epochs_of(task, 50) for task in ("rte", "stsb", "mrpc", "mnli")] == [10, 10, 3, 3]
         assert recipe.swapped
         assert not recipe.bias_correction
     bert = recipe_for("bert", 768)

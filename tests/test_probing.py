@@ -7,9 +7,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from fast_electra.evaluation import probing
-from fast_electra.evaluation.fine_tuning import sample
 from fast_electra.evaluation.probing import ProbeObserver, probe
-from fast_electra.evaluation.tasks import Split
+from fast_electra.evaluation.tasks import Split, sample
 from fast_electra.models.classifier import load_encoder, load_task_tokenizer
 from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.loop import Interrupted, train

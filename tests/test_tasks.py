@@ -1,6 +1,7 @@
 """GLUE and one's own files: what is read, what is refused and in which words, baselines and overlap."""
 
 import csv
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from fast_electra.errors import DataError
+from fast_electra.evaluation import baselines
 from fast_electra.evaluation.baselines import bag_of_words, majority
 from fast_electra.evaluation.glue import AVERAGES, GLUE, averages, load_glue, write_server_predictions
 from fast_electra.evaluation.overlap import Overlap, count_overlap
 from fast_electra.evaluation.readers import load_own
-from fast_electra.evaluation.tasks import Split, Task, make_task
+from fast_electra.evaluation.tasks import Split, Task, held_out, held_size, make_task, sample
 
 PREMISE = ("premise 0", "premise 1")
 
@@ -496,6 +498,44 @@ def test_a_bag_of_words_finds_what_words_tell(tmp_path):
     )
     assert bag_of_words(similar)["dev"]["pearson"] > 0.8
     assert bag_of_words(similar) == bag_of_words(similar)
+
+
+def test_the_bag_of_words_takes_neighbours_where_a_part_of_train_says_so():
+    """Here the order of two words decides, which words alone do not tell."""
+    order = [(("left right",), 0) if i % 2 else (("right left",), 1) for i in range(60)]
+    ordered = [((f"{text} {i}",), label) for i, ((text,), label) in enumerate(order)]
+    split = Split([texts for texts, _ in ordered], [label for _, label in ordered])
+    assert bag_of_words(task_of(split, split))["dev"]["accuracy"] == 1.0
+    chosen = []
+    linear = baselines._linear
+
+    def spied(task, neighbours):
+        chosen.append((list(task.dev), neighbours))
+        return linear(task, neighbours)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "_linear", spied)
+        bag_of_words(task_of(split, split))
+    assert chosen == [(["held"], 1), (["held"], 2), (["dev"], 2)]
+
+
+def test_a_part_of_train_is_held_out_by_text_and_drawn_alike():
+    texts = [(f"text {i // 2}",) for i in range(400)]  # each twice
+    task = task_of(Split(texts, [i % 2 for i in range(400)]), Split([("x",), ("y",)], [0, 1]))
+    held = held_out(task)
+    assert held == held_out(task)
+    assert list(held.dev) == ["held"]
+    assert len(held.train) + len(held.dev["held"]) == 400
+    assert len(held.dev["held"]) == 100  # a quarter of few
+    assert not {*held.train.texts} & {*held.dev["held"].texts}
+    assert [held_size(n) for n in (4, 500, 1_000, 5_000, 67_349)] == [1, 125, 200, 500, 2_000]
+
+
+def test_fewer_examples_are_a_part_of_more():
+    split = Split([(f"text {i}",) for i in range(300)], [i % 2 for i in range(300)])
+    parts = [{*sample(split, most).texts} for most in (10, 100, 300, 1_000)]
+    assert [len(part) for part in parts] == [10, 100, 300, 300]
+    assert all(few < more or few == more for few, more in itertools.pairwise(parts))
 
 
 def test_the_bag_of_words_of_tokens_is_each_words_commonest_label():

@@ -38,7 +38,7 @@ def evaluate(
     """Fine-tune a model on tasks, several seeds each, and score it beside baselines.
 
     What is finished is kept and never done again: the same command goes on where a stopped one left off, and then only
-    prints its tables. Nothing is selected on dev, unless several learning rates are given.
+    prints its tables. Nothing is selected on dev.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def evaluate(
     recipe
         electra, bert or fast; default: electra.
     learning_rates
-        In place of the recipe's; of several, separated by commas, each task takes the best by its median on dev.
+        In place of the recipe's; of several, separated by commas, each task takes the best on a part of train.
     seeds
         A number of seeds, or the seeds themselves; default: 3.
     probe

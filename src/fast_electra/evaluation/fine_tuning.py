@@ -33,7 +33,7 @@ from fast_electra.data.tokenizer import fingerprint
 from fast_electra.errors import TrainingError
 from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.scores import flatten, score_splits
-from fast_electra.evaluation.tasks import Kind, Split, Task
+from fast_electra.evaluation.tasks import Kind, Split, Task, sample
 from fast_electra.models.classifier import (
     cut_table,
     load_classifier,
@@ -485,7 +485,7 @@ def fine_tune(
     optimizer = GroupOptimizer(ParameterGroup("main", parameters, recipe.optimizer(), rate_factors=factors))
     cast_weights(model, execution.weights_dtype)
     batches = LengthBuckets(encoded.train, recipe.batch_size, seed, padding)
-    updates = recipe.epochs_of(task.name) * batches.per_epoch
+    updates = recipe.epochs_of(task.name, batches.per_epoch) * batches.per_epoch
     plan = Plan(
         updates=updates,
         seed=seed,
@@ -571,14 +571,6 @@ def training_task(task: Task, recipe: Recipe) -> Task:
     if split is task.train:
         return task
     return replace(task, train=split, digest=f"{task.digest}, {recipe.train_examples} examples, {recipe.swapped}")
-
-
-def sample(split: Split, most: int | None) -> Split:
-    """At most so many examples of a split, drawn once for everybody: the same for every model and seed."""
-    if most is None or len(split) <= most:
-        return split
-    chosen = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(len(split))[:most])
-    return Split([split.texts[i] for i in chosen], [split.labels[i] for i in chosen])  # type: ignore[arg-type]
 
 
 def _scale(encoded: Encoded, kind: Kind) -> tuple[float, float]:

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.data.files import canonical_digest
-from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode_task, padding_for, sample
+from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode_task, padding_for
 from fast_electra.evaluation.scores import score_splits
-from fast_electra.evaluation.tasks import Task
+from fast_electra.evaluation.tasks import Task, sample
 from fast_electra.models.classifier import longest_text, uses_segments
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver, Record, read_metrics

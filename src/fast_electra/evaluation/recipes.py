@@ -51,10 +51,12 @@ class Recipe:
     """largest norm of the whole gradient"""
     swapped: bool = False
     """tasks whose sentences have no order (MRPC, STS-B) also train on every pair swapped"""
+    least_updates: int = 0
+    """few examples are passed over more often, until there are so many updates"""
 
-    def epochs_of(self, task: str) -> int:
-        """Passes over a task's training examples."""
-        return self.epochs_by_task.get(task, self.epochs)
+    def epochs_of(self, task: str, batches: int) -> int:
+        """Passes over a task's training examples, which make so many batches."""
+        return max(self.epochs_by_task.get(task, self.epochs), -(-self.least_updates // batches))
 
     def optimizer(self) -> OptimizerConfig:
         """Settings of the optimizer and the learning rate's schedule."""

@@ -61,17 +61,22 @@ class Result:
     scores: dict[str, dict[str, list[float | None]]]
     """{dev split: {metric: one a seed, None where it failed}}; the first split and metric are the primary ones"""
     baselines: dict[str, Scores | None]
-    """by the names of `BASELINES`; None for one that failed"""
+    """by the names of `BASELINES`; None for one that failed, of the untrained encoder the mean over seeds"""
     n_train: int
     n_dev: dict[str, int]
     truncated: dict[str, int]
     """texts longer than the model takes, of train and dev; those of the first seed"""
     cells: dict[str, str]
-    """file of each seed under OUT/cells, and of "untrained" """
+    """file of each seed under OUT/cells, and of "untrained-SEED" """
     seconds: float
     """of all its cells"""
-    tried: list[float] = field(default_factory=list)
-    """learning rates that the recipe's was chosen from on dev; [] where it was given"""
+    untrained: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    """scores of the untrained encoder, one a seed, None where it failed"""
+    against: dict[str, Any] | None = None
+    """the encoder beside the untrained one: a `Comparison`, with "decided" and "sentence" """
+    selection: dict[str, Any] | None = None
+    """how the learning rate was chosen on a part of train: {"examples", "scores": {rate: score}, "untrained":
+    {"learning_rate", "scores"}}; None where it was given"""
     failed: dict[str, str] = field(default_factory=dict)
     """seed → why it has no scores"""
     degenerate: list[int] = field(default_factory=list)
@@ -92,6 +97,11 @@ class Result:
     def of(self, split: str | None = None, metric: str | None = None) -> list[float]:
         """Scores of the seeds that have one, by the primary metric where no other is named."""
         scores = self.scores[split or self.split][metric or self.metric]
+        return [score for score in scores if score is not None]
+
+    def of_untrained(self, split: str | None = None, metric: str | None = None) -> list[float]:
+        """Scores of the untrained encoder's seeds that have one."""
+        scores = self.untrained.get(split or self.split, {}).get(metric or self.metric, [])
         return [score for score in scores if score is not None]
 
     def baseline(self, name: str, split: str | None = None, metric: str | None = None) -> float | None:
@@ -139,8 +149,11 @@ def entry(result: Result) -> dict[str, Any]:
             for name in BASELINES
             if name in result.baselines or name in ("majority", "bag_of_words", "untrained")
         },
+        "untrained": {"scores": result.of_untrained(), "std": spread(result.of_untrained()).deviation},
+        "against_untrained": result.against,
         "setup": result.setup,
         "recipe": result.recipe,
+        "selection": result.selection,
         "seeds": result.seeds,
         "all": result.scores,
         "truncated": result.truncated,
@@ -162,11 +175,14 @@ def remarks(result: Result) -> list[str]:
         found.append(f"{result.task}: every dev example got the same answer from seed {seeds}.")
     if weak := _not_beaten(result):
         found.append(weak)
-    if result.tried:
-        rates = ", ".join(f"{rate:g}" for rate in result.tried)
+    if result.against is not None:
+        found.append(f"{result.task}: {result.against['sentence']}.")
+    if result.selection is not None:
+        own, other = result.selection, result.selection["untrained"]
         found.append(
-            f"{result.task}: the learning rate {result.recipe['learning_rate']:g} was selected from {rates} by the "
-            "median on the same dev examples, which flatters its scores."
+            f"{result.task}: the learning rate {result.recipe['learning_rate']:g} was chosen on {own['examples']:,} "
+            f"training examples held out ({_tried(own['scores'])}), the untrained encoder's {other['learning_rate']:g} "
+            f"likewise ({_tried(other['scores'])})."
         )
     for split, counts in (result.overlap or {}).get("counts", {}).items():
         if counts["checked"]:
@@ -178,12 +194,18 @@ def remarks(result: Result) -> list[str]:
     return found
 
 
+def _tried(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{rate}: {'failed' if score is None else f'{100 * score:.1f}'}" for rate, score in scores.items())
+
+
 def _not_beaten(result: Result) -> str | None:
     """A sentence where the median is not above every baseline, or not clearly."""
     found = spread(result.of())
     if found.median is None:
         return None
     scores = {name: score for name in BASELINES if (score := result.baseline(name)) is not None}
+    if result.against is not None:  # says more of it
+        scores.pop("untrained", None)
     score = f"{result.task}: {result.metric} {100 * found.median:.1f}"
     if worse := [name for name, score in scores.items() if found.median <= score]:
         names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in worse]
@@ -377,8 +399,6 @@ class Contest:
     """of all seeds, likewise"""
     comparisons: dict[tuple[int, int], Comparison]
     """of each two models, by their places; empty where no predictions are kept (probes)"""
-    is_selected: bool = False
-    """a learning rate was selected on dev"""
 
     @property
     def detectable(self) -> float | None:
@@ -471,8 +491,7 @@ def _contest(
             labels = _labels(evaluations[first], one, split)
             comparisons[first, second] = compare(one_runs, other_runs, labels, metric)
     spreads = [None if result is None else spread(scores[place]) for place, result in enumerate(found)]
-    is_selected = any(result is not None and result.tried for result in found)
-    return Contest(one.task, one.setup, split, metric, spreads, scores, comparisons, is_selected)
+    return Contest(one.task, one.setup, split, metric, spreads, scores, comparisons)
 
 
 def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs | None:

