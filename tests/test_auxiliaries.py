@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from fast_electra.config.tree import Config
 from fast_electra.corruption import counted
 from fast_electra.corruption.auxiliary import (
+    Candidates,
     CausalLanguageModel,
     MaskedLanguageModel,
     PrefixLanguageModel,
@@ -44,6 +45,7 @@ V = 320
 EASY = Difficulty(1.0)
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
 EXCLUDED = torch.arange(V) < 5
+CANDIDATES = Candidates.of(EXCLUDED, torch.device("cpu"))
 COMMON = {
     "vocab_size": V,
     "hidden_size": 32,
@@ -141,10 +143,11 @@ def test_auxiliary_logits_at_masked_positions_equal_the_full_forward(architectur
     with torch.no_grad():
         seen = masked_ids(rows, masked, SPECIAL["mask"])
         full = model(input_ids=seen, attention_mask=(~rows.padding).long()).logits
-        found = MaskedLanguageModel(MaskedLM(model), SPECIAL["mask"]).logits(rows, masked, EASY)
+        found = MaskedLanguageModel(MaskedLM(model), SPECIAL["mask"], CANDIDATES).logits(rows, masked, EASY)
     expected = full.gather(1, masked.positions_BM[:, :, None].expand(-1, -1, V)).flatten(0, 1)
     assert expected.std() > 0.01  # not all the same
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found[:, :5] == float("-inf")).all()  # special tokens are never drawn
+    torch.testing.assert_close(found[:, 5:], expected[:, 5:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "electra", "modernbert", "mpnet", "roberta"])
@@ -165,7 +168,9 @@ def test_a_frozen_auxiliary_in_bfloat16_keeps_its_rotary_frequencies(model):
     masked = mask_random_tokens(rows, 0.2, seed=0)
     masked_lm = model.config.model_type == "modernbert"
     wrapped: Any = MaskedLM(model) if masked_lm else CausalLM(model)
-    auxiliary: Any = MaskedLanguageModel(wrapped, 4) if masked_lm else CausalLanguageModel(wrapped, EXCLUDED)
+    auxiliary: Any = (
+        MaskedLanguageModel(wrapped, 4, CANDIDATES) if masked_lm else CausalLanguageModel(wrapped, CANDIDATES)
+    )
     exact = auxiliary.logits(rows, masked, EASY)[:, 5:]
     frequencies = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
     assert frequencies
@@ -186,7 +191,7 @@ def test_a_causal_auxiliary_gives_the_logits_left_of_each_masked_position(archit
     masked = mask_random_tokens(rows, 0.2, seed=0)
     model = causal_model(architecture)
     with torch.no_grad():
-        found = CausalLanguageModel(CausalLM(model), EXCLUDED).logits(rows, masked, EASY)
+        found = CausalLanguageModel(CausalLM(model), CANDIDATES).logits(rows, masked, EASY)
         model.set_attn_implementation("eager")  # Transformers' own attention
         full = model(input_ids=rows.ids, attention_mask=(~rows.padding).long()).logits
     for row, slot in masked.valid_BM.nonzero().tolist():
@@ -200,7 +205,7 @@ def test_a_causal_auxiliary_reads_nothing_at_or_right_of_a_position_and_no_other
     rows = batch(rows=2)
     positions = torch.tensor([[8, 24]] * 2)
     masked = Masked(positions, torch.ones_like(positions, dtype=torch.bool))
-    auxiliary = CausalLanguageModel(CausalLM(causal_model(architecture), by_document=True), EXCLUDED)
+    auxiliary = CausalLanguageModel(CausalLM(causal_model(architecture), by_document=True), CANDIDATES)
 
     def logits(place: int) -> torch.Tensor:
         ids = rows.ids.clone()
@@ -228,7 +233,7 @@ def test_a_prefix_auxiliary_equals_a_plain_pass_of_each_row():
     masked = mask_random_tokens(rows, 0.2, seed=0)
     model = t5()
     with torch.no_grad():
-        found = PrefixLanguageModel(EncoderDecoderLM(model), EXCLUDED).logits(rows, masked, EASY)
+        found = PrefixLanguageModel(EncoderDecoderLM(model), CANDIDATES).logits(rows, masked, EASY)
         found = found.view(*masked.positions_BM.shape, V)
         model.set_attn_implementation("eager")
         for row in range(4):
@@ -247,7 +252,7 @@ def test_span_corruption_gives_a_sentinel_to_each_run_and_its_tokens_to_the_deco
     rows = batch(rows=2, length=10)
     rows = type(rows)(**{**rows.__dict__, "ids": ids, "padding": padding, "eligible": ids > 5})
     masked = Masked(torch.tensor([[2, 3, 5], [1, 0, 2]]), torch.tensor([[True] * 3, [True, False, False]]))
-    auxiliary = SpanCorruptionModel(EncoderDecoderLM(t5()), torch.tensor([101, 102, 103]), EXCLUDED)
+    auxiliary = SpanCorruptionModel(EncoderDecoderLM(t5()), torch.tensor([101, 102, 103]), CANDIDATES)
     encoder, seen, decoder, wanted = auxiliary.inputs(rows, masked)
     assert encoder[0][seen[0]].tolist() == [2, 11, 101, 14, 102, 16, 3]
     assert encoder[1][seen[1]].tolist() == [2, 101, 22, 23, 24, 25, 26, 27, 28, 3]
@@ -263,7 +268,7 @@ def test_a_span_corruption_auxiliary_equals_a_plain_pass_of_each_row_and_reads_n
     sentinels = torch.arange(V - 12, V)
     excluded = EXCLUDED | (torch.arange(V) >= V - 12)
     model = t5()
-    auxiliary = SpanCorruptionModel(EncoderDecoderLM(model), sentinels, excluded)
+    auxiliary = SpanCorruptionModel(EncoderDecoderLM(model), sentinels, Candidates.of(excluded, sentinels.device))
     with torch.no_grad():
         found = auxiliary.logits(rows, masked, EASY).view(*masked.positions_BM.shape, V)
         last = masked.positions_BM.gather(1, masked.valid_BM.sum(1, keepdim=True) - 1)
@@ -453,11 +458,11 @@ def test_a_joint_run_stands_for_its_generator_at_its_end_and_at_a_checkpoint(cli
 
 def auxiliaries():
     sentinels = torch.arange(V - 12, V)
-    yield MaskedLanguageModel(MaskedLM(masked_model("modernbert")), SPECIAL["mask"])
-    yield MaskedLanguageModel(MaskedLM(masked_model("bert")), SPECIAL["mask"])
-    yield CausalLanguageModel(CausalLM(causal_model("gpt2")), EXCLUDED)
-    yield PrefixLanguageModel(EncoderDecoderLM(t5()), EXCLUDED)
-    yield SpanCorruptionModel(EncoderDecoderLM(t5()), sentinels, EXCLUDED)
+    yield MaskedLanguageModel(MaskedLM(masked_model("modernbert")), SPECIAL["mask"], CANDIDATES)
+    yield MaskedLanguageModel(MaskedLM(masked_model("bert")), SPECIAL["mask"], CANDIDATES)
+    yield CausalLanguageModel(CausalLM(causal_model("gpt2")), CANDIDATES)
+    yield PrefixLanguageModel(EncoderDecoderLM(t5()), CANDIDATES)
+    yield SpanCorruptionModel(EncoderDecoderLM(t5()), sentinels, CANDIDATES)
 
 
 @torch.no_grad()
@@ -534,7 +539,8 @@ def test_an_augmentation_that_would_change_nothing_is_refused(tmp_path, shards, 
 def test_the_measures_are_the_plain_ones(stream, allowed):
     rows = batch(rows=4, vocabulary=len(allowed))
     masked = mask_random_tokens(rows, 0.2, seed=0)
-    model = MaskedLanguageModel(MaskedLM(masked_model("bert", vocab_size=len(allowed))), SPECIAL["mask"])
+    candidates = Candidates.of(~allowed, allowed.device)
+    model = MaskedLanguageModel(MaskedLM(masked_model("bert", vocab_size=len(allowed))), SPECIAL["mask"], candidates)
     unigram = unigram_log_probabilities(stream, allowed)
     found = measure(model, [(b, m) for b, m in zip(rows.split(2), masked.split(2), strict=True)], 7, unigram)
     with torch.no_grad():

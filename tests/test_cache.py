@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import time
@@ -26,6 +27,7 @@ from fast_electra.corruption.masking import Masked, mask_random_tokens
 from fast_electra.corruption.race import TemperaturePath
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import OnTheFly
+from fast_electra.data.files import canonical_digest
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.training.assembly import assemble
 from fast_electra.training.corrupt import build_cache
@@ -100,10 +102,10 @@ def test_replacements_are_those_of_the_fly_at_every_temperature(shards, auxiliar
     assert isinstance(online, OnTheFly)
     seen = set()
     for update in range(4):
-        prepared = parts.objective.prepare(parts.schedule.at(update), 0)
+        prepared = parts.objective.prepare(parts.schedule.at(update), parts.seed)
         for temperature in (1.0, 1.1, 1.37, 2.0, 2.9, 3.0):
             one, other = (
-                source.corrupt(prepared.batch, prepared.masked, Difficulty(temperature), 0)
+                source.corrupt(prepared.batch, prepared.masked, Difficulty(temperature), parts.seed)
                 for source in (online, cached)
             )
             assert torch.equal(one.ids_BS, other.ids_BS)
@@ -120,9 +122,10 @@ def test_any_batch_size_reads_the_same_rows(shards, cache):
         parts = assemble(config, CPU)
         corrupted = []
         for update in range(90 // size):
-            prepared = parts.objective.prepare(parts.schedule.at(update), 0)
+            prepared = parts.objective.prepare(parts.schedule.at(update), parts.seed)
             corrupted += [
-                source.corrupt(micro.batch, micro.masked, Difficulty(1.7), 0).ids_BS for micro in prepared.split(2)
+                source.corrupt(micro.batch, micro.masked, Difficulty(1.7), parts.seed).ids_BS
+                for micro in prepared.split(2)
             ]
         rows[size] = torch.cat(corrupted)[:88]
     assert torch.equal(rows[8], rows[3])
@@ -138,7 +141,7 @@ def test_epochs_draw_other_masks_and_noise(tmp_path):
     assert count <= 88
     seen: dict[int, list] = {}
     for update in range(12):
-        prepared = parts.objective.prepare(parts.schedule.at(update), 0)
+        prepared = parts.objective.prepare(parts.schedule.at(update), parts.seed)
         corrupted = parts.objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0)  # type: ignore[attr-defined]
         for row, index in enumerate(prepared.batch.indices.tolist()):
             chosen = prepared.masked.positions_BM[row][prepared.masked.valid_BM[row]]
@@ -197,6 +200,24 @@ def test_a_flipped_byte_is_refused(name, tmp_path, cache):
     (tmp_path / "cache" / name).write_bytes(bytes(content))
     with pytest.raises(DataError, match=rf"{name} is damaged"):
         open_cache(tmp_path / "cache")
+
+
+def test_a_cache_of_the_former_rule_which_drew_special_tokens_is_refused(tmp_path, shards, auxiliary, cache):
+    shutil.copytree(cache, tmp_path / "cache")
+    manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
+    about = json.loads((tmp_path / "cache" / "cache.json").read_text())
+    assert manifest["version"] == about["version"] == 2
+    described = json.dumps(about | {"version": 1}).encode()
+    (tmp_path / "cache" / "cache.json").write_bytes(described)
+    del manifest["digest"]
+    manifest |= {"version": 1}
+    manifest["files"]["cache.json"] = {"bytes": len(described), "sha256": hashlib.sha256(described).hexdigest()}
+    manifest |= {"digest": canonical_digest(manifest)}
+    (tmp_path / "cache" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"of version 2 \(its version is 1\)"):
+        assemble(settings(shards, None, cache=tmp_path / "cache"), CPU)
+    with pytest.raises(DataError, match=r"version is 1 there and 2 here"):
+        build_cache(settings(shards, auxiliary), tmp_path / "cache")
 
 
 def test_a_damaged_part_is_made_again(tmp_path, shards, auxiliary, cache):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from fast_electra.config.tree import ConstantSchedule, ModelConfig, OptimizerConfig
-from fast_electra.corruption.auxiliary import MaskedLanguageModel
+from fast_electra.corruption.auxiliary import Candidates, MaskedLanguageModel
 from fast_electra.corruption.masking import mask_random_tokens, masked_ids, originals
 from fast_electra.corruption.schedules import Difficulty, ScheduledCurriculum
 from fast_electra.corruption.sources import OnTheFly
@@ -13,6 +14,8 @@ from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from tests.tiny import SPECIAL, batch
+
+CANDIDATES = Candidates.of(torch.arange(320) < 5, torch.device("cpu"))
 
 
 def masked_lm(seed: int = 0, vocabulary: int = 320) -> MaskedLM:
@@ -27,7 +30,7 @@ def masked_lm(seed: int = 0, vocabulary: int = 320) -> MaskedLM:
 def test_only_masked_positions_change_and_labels_tell_which():
     rows = batch(rows=16, padding=5)
     masked = mask_random_tokens(rows, 0.3, seed=0)
-    corrupted = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"])).corrupt(
+    corrupted = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES)).corrupt(
         rows, masked, Difficulty(1.0), seed=0
     )
     allowed = torch.zeros_like(rows.eligible).scatter(1, masked.positions_BM, masked.valid_BM)
@@ -41,7 +44,7 @@ def test_only_masked_positions_change_and_labels_tell_which():
 def test_the_share_of_replaced_tokens_is_the_expected_one():
     rows = batch(rows=512)
     masked = mask_random_tokens(rows, 0.15, seed=0)
-    source = OnTheFly(MaskedLanguageModel(masked_lm(vocabulary=320), SPECIAL["mask"]))
+    source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES))
     for temperature in (0.3, 1.0):
         corrupted = source.corrupt(rows, masked, Difficulty(temperature), seed=0)
         count = int(masked.valid_BM.sum())
@@ -52,7 +55,7 @@ def test_the_share_of_replaced_tokens_is_the_expected_one():
 def test_replacements_do_not_depend_on_the_batch_around_a_row():
     rows = batch(rows=8)
     masked = mask_random_tokens(rows, 0.15, seed=0)
-    source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"]))
+    source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES))
     whole = source.corrupt(rows, masked, Difficulty(2.0), seed=5).ids_BS
     parts = [
         source.corrupt(b, m, Difficulty(2.0), seed=5).ids_BS
@@ -74,10 +77,56 @@ def test_the_auxiliary_gets_no_gradient_and_keeps_its_weights():
     rows = batch(rows=4)
     auxiliary = masked_lm()
     before = [p.clone() for p in auxiliary.parameters()]
-    source = OnTheFly(MaskedLanguageModel(auxiliary, SPECIAL["mask"]))
+    source = OnTheFly(MaskedLanguageModel(auxiliary, SPECIAL["mask"], CANDIDATES))
     source.corrupt(rows, mask_random_tokens(rows, 0.15, 0), Difficulty(2.0), seed=0)
     assert all(p.grad is None and not p.requires_grad for p in auxiliary.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, auxiliary.parameters(), strict=True))
+
+
+class Given:
+    """A model whose logits are one row, the special tokens the likeliest."""
+
+    def __init__(self, logits_V: torch.Tensor):
+        self.logits_V = logits_V
+        self.model = torch.nn.Identity()
+
+    def masked_logits(self, batch, ids_BS, positions_BM):
+        return self.logits_V.expand(positions_BM.numel(), -1).clone()
+
+
+@pytest.mark.parametrize("sampler", ["inverse_cdf", "race"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_samples_are_those_of_a_dense_softmax_without_special_tokens(sampler, temperature):
+    logits_V = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    logits_V[:5] = 3.0  # as likely as all others together, and never to be drawn
+    expected_V = (logits_V[5:].double() / temperature).softmax(0)
+    candidates = Candidates.of(torch.arange(40) < 5, torch.device("cpu"))
+    auxiliary = MaskedLanguageModel(Given(logits_V), SPECIAL["mask"], candidates)  # type: ignore[arg-type]
+    rows = batch(rows=2000, vocabulary=40)
+    masked = mask_random_tokens(rows, 0.15, seed=0)
+    source = OnTheFly(auxiliary, race_interval=(1.0, 3.0) if sampler == "race" else None)
+    corrupted = source.corrupt(rows, masked, Difficulty(temperature), seed=0)
+    drawn = corrupted.ids_BS.gather(1, masked.positions_BM)[masked.valid_BM]
+    assert (drawn >= 5).all()
+    counts = drawn.bincount(minlength=40)[5:].numpy()
+    assert chisquare(counts, expected_V.numpy() * counts.sum()).pvalue > 1e-3
+    count = int(masked.valid_BM.sum())
+    entropy = float(-(expected_V * expected_V.log()).sum())
+    assert corrupted.entropy is not None
+    assert float(corrupted.entropy) / count == pytest.approx(entropy, rel=1e-5)
+    kept = expected_V[originals(rows, masked)[masked.valid_BM] - 5].mean()
+    assert float(corrupted.expected_replaced) / count == pytest.approx(float(1 - kept), rel=1e-5)
+
+
+def test_no_special_token_is_drawn_where_the_original_is_disallowed():
+    rows = batch(rows=64)
+    masked = mask_random_tokens(rows, 0.3, seed=0)
+    for interval in (None, (1.0, 3.0)):
+        source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES), True, interval)
+        ids_BS = source.corrupt(rows, masked, Difficulty(2.0), seed=0).ids_BS
+        drawn = ids_BS.gather(1, masked.positions_BM)[masked.valid_BM]
+        assert (drawn >= 5).all()
+        assert (drawn != originals(rows, masked)[masked.valid_BM]).all()
 
 
 def detector(architecture: str = "electra") -> ReplacedTokenDetector:
@@ -88,7 +137,7 @@ def detector(architecture: str = "electra") -> ReplacedTokenDetector:
 def objective(main: ReplacedTokenDetector, include_special: bool = False) -> FastElectra:
     return FastElectra(
         main,
-        OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"])),
+        OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES)),
         ScheduledCurriculum(ConstantSchedule()),
         lambda rows, seed: mask_random_tokens(rows, 0.3, seed),
         OptimizerConfig(learning_rate=1e-3),

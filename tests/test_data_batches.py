@@ -1,9 +1,11 @@
+import math
 import time
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from fast_electra.data.batches import Batch, BatchSchedule, Prefetcher, Rows, permute
 from fast_electra.data.shards import build_shards, open_shards
@@ -51,6 +53,16 @@ def test_orders_of_epochs_and_seeds_differ_and_are_uniform():
     near = (np.abs(np.diff(orders, axis=1)) == 1).mean()
     assert abs(near - 0.2) < 0.01
     assert (permute(np.arange(50), 50, (0, 1)) != permute(np.arange(50), 50, (1, 0))).any()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_all_orders_of_few_rows_are_equally_frequent(count):
+    each = 100
+    draws = each * math.factorial(count)
+    orders = [permute(np.arange(count), count, (draw // 50, draw % 50)) for draw in range(draws)]
+    counts = np.unique(np.stack(orders) @ 10 ** np.arange(count), return_counts=True)[1]
+    assert len(counts) == math.factorial(count)
+    assert chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("length", [8, 9, 16, 32, 61])

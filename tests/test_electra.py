@@ -17,6 +17,7 @@ from fast_electra.models.rtd import replaced_logits
 from fast_electra.models.sharing import DeltaEmbedding, disentangle, fold, tie
 from fast_electra.objectives.base import Prepared, Terms
 from fast_electra.objectives.electra import Electra
+from fast_electra.objectives.mlm import MLM
 from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.precision import Execution
 from fast_electra.training.pretrain import assemble, pretrain, start, validate
@@ -69,6 +70,28 @@ def seen_by(model, objective: Electra, micro: Prepared) -> dict:
     return seen[0]
 
 
+@pytest.mark.parametrize("disallow_correct", [False, True])
+def test_the_generator_draws_no_special_token_and_learns_as_if_it_might(disallow_correct, shards):
+    found = parts(shards, "none", objective__disallow_correct=disallow_correct)
+    objective, micro = found.objective, prepared(found, rows=8)
+    assert isinstance(objective, Electra)
+    with torch.no_grad():  # special tokens are nearly all that it would draw
+        bias = objective.models()["generator"].get_output_embeddings().bias
+        bias[:5] += 20.0
+    terms = objective.terms(micro, 0.0, 0)
+    corrupted = seen_by(objective.models()["main"], objective, micro)["input_ids"]
+    drawn = corrupted.gather(1, micro.masked.positions_BM)[micro.masked.valid_BM]
+    assert (drawn >= 5).all()
+    # The loss of masked language modelling is over the whole vocabulary, and so are its gradients.
+    alone = MLM(objective.generator, objective.mask_id, objective.masker, objective.optimizer, objective.most_frequent)
+    expected = alone.terms(micro, 0.0, 0)
+    assert torch.equal(terms.losses["mlm"][0], expected.losses["mlm"][0])
+    ours, theirs = (gradients(objective, each.losses["mlm"][0]) for each in (terms, expected))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    special = next(name for name, p in named(objective).items() if p is bias)
+    assert ours[special][:5].abs().sum() > 0
+
+
 @sharings
 def test_loss_and_gradients_are_those_of_a_reference_written_by_hand(sharing, shards):
     objective = parts(shards, sharing).objective
@@ -97,7 +120,7 @@ def test_loss_and_gradients_are_those_of_a_reference_written_by_hand(sharing, sh
     mlm = torch.stack(cross_entropies).mean()
     if sharing == "disentangled":
         table = generator.get_input_embeddings().weight.detach() + main.get_input_embeddings().delta
-        embedded = torch.nn.functional.embedding(corrupted, table, padding_idx=0)  # a sampled [PAD] learns nothing
+        embedded = torch.nn.functional.embedding(corrupted, table)
     else:
         embedded = main.get_input_embeddings()(corrupted)
     z = main(inputs_embeds=embedded, **padding).logits
@@ -221,7 +244,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group_and_both_models_move(
 @sharings
 def test_each_model_is_clipped_by_the_gradient_of_its_own_unweighted_loss(sharing, shards):
     found = parts(shards, sharing)
-    losses = means(found.objective, found.objective.terms(micro := prepared(found), 0.0, 0))
+    losses = means(found.objective, found.objective.terms(micro := prepared(found), 0.0, found.seed))
     mlm, rtd = gradients(found.objective, losses["mlm"]), gradients(found.objective, losses["rtd"])
     identity = {name: id(p) for name, p in named(found.objective).items()}
     shared = {name for name, number in identity.items() if list(identity.values()).count(number) == 2}
@@ -240,7 +263,7 @@ def test_each_model_is_clipped_by_the_gradient_of_its_own_unweighted_loss(sharin
 
 def test_joint_clipping_is_by_the_gradient_of_the_weighted_sum(shards):
     found = parts(shards, objective__clip="joint")
-    losses = means(found.objective, found.objective.terms(micro := prepared(found), 0.0, 0))
+    losses = means(found.objective, found.objective.terms(micro := prepared(found), 0.0, found.seed))
     both = gradients(found.objective, losses["mlm"] + 50 * losses["rtd"])
     once = {id(p): both[name] for name, p in named(found.objective).items()}
     state, plan = start(settings(shards, objective__clip="joint"), found, CPU)

@@ -1,6 +1,6 @@
 import torch
 
-from fast_electra.data.random import Stream, philox, uniforms
+from fast_electra.data.random import Stream, _as_uniforms, philox, stage_seed, uniforms
 
 
 def test_philox_gives_the_published_known_answers():
@@ -33,7 +33,7 @@ def test_a_number_depends_on_its_own_counter_alone():
     assert not torch.equal(together, uniforms(3, Stream.SAMPLING, epochs, indices, positions))
 
 
-def test_uniforms_are_uniform_with_53_bits():
+def test_uniforms_are_uniform_with_52_bits():
     numbers = uniforms(0, Stream.SAMPLING, torch.tensor(0), torch.arange(1000)[:, None], torch.arange(200)[None, :])
     assert numbers.dtype == torch.float64
     assert 0 < numbers.min() < numbers.max() < 1
@@ -42,3 +42,19 @@ def test_uniforms_are_uniform_with_53_bits():
     chi_square = float(((counts - expected) ** 2 / expected).sum())
     assert chi_square < 149  # 99 degrees of freedom: p = 0.001
     assert (numbers * 2**24 % 1 != 0).any()  # finer than float32's steps
+
+
+def test_no_words_give_0_or_1():
+    most = 2**32 - 1
+    high, low = torch.tensor([0, 0, most, most, most]), torch.tensor([0, 1, 0, most - 2**12, most])
+    numbers = _as_uniforms(high, low)
+    assert numbers[0] == 2.0**-53
+    assert numbers[-1] == 1 - 2.0**-53  # and not 1.0, which it would be with a bit more
+    assert numbers[-2] < numbers[-1]
+    assert (numbers.log() < 0).all()
+
+
+def test_stages_and_seeds_have_seeds_of_their_own():
+    seeds = {stage_seed(seed, stage) for seed in (0, 1, 2**63 - 1) for stage in ("mlm", "fast_electra", "electra")}
+    assert len(seeds) == 9
+    assert all(0 <= seed < 2**63 for seed in seeds)

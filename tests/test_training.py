@@ -1,7 +1,9 @@
 import json
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -334,3 +336,25 @@ def test_the_run_folder_can_be_read_without_this_package(tmp_path, shards):
         assert {"update", "tokens", "loss", "learning_rate", "timing"} <= set(record)
     assert (tmp_path / "run" / "model" / "tokenizer.json").exists()
     assert "fast-electra" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_an_auxiliary_and_a_main_model_of_one_seed_see_other_orders_and_masks_but_the_same_validation(
+    shards, auxiliary
+):
+    generator = {"layers": 1, "hidden_size": 32, "heads": 2, "intermediate_size": 24}
+    found = {
+        "mlm": assemble(tiny.settings(shards), CPU),
+        "fast_electra": assemble(tiny.settings(shards, "fast_electra", auxiliary), CPU),
+        "electra": assemble(tiny.settings(shards, "electra", objective__generator=generator), CPU),
+    }
+    orders = [np.concatenate([each.schedule.order(u)[0] for u in range(8)]) for each in found.values()]
+    for one, other in combinations(orders, 2):
+        assert (one == other).mean() < 0.2
+    row = found["mlm"].schedule.rows.rows(torch.arange(16))
+    masks = [each.objective.prepare(row, each.seed).masked.positions_BM for each in found.values()]
+    for one, other in combinations(masks, 2):
+        assert (one == other).float().mean() < 0.6  # both ascending, so some coincide by chance
+    for each in found.values():
+        for one, other in zip(each.validation, found["mlm"].validation, strict=True):
+            assert torch.equal(one.batch.ids, other.batch.ids)
+            assert torch.equal(one.masked.positions_BM, other.masked.positions_BM)

@@ -15,7 +15,8 @@ Notable:
 - what it says of a position never depends on the token that stands there. Those that go from left to right read the
   *originals* at masked positions further left, as in their training: [MASK] is unknown to them, and reading their own
   samples would take one pass for each position. Replacements of one row are then independent given the original row;
-- all but masked language models are kept from special tokens: [SEP], say, is likely for them where a text could end;
+- special tokens are never drawn: each auxiliary leaves them out of its logits, so that samples, entropies and expected
+  shares are of the distribution over the other tokens;
 - a difficulty's dropout strengths act inside it; its temperature is applied by the sampler.
 
 Shapes: B sequences, S positions, M masked positions (padded), N = B · M, V vocabulary, K sentinels, E and D positions
@@ -55,16 +56,44 @@ class Auxiliary(Protocol):
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The tokens that may be drawn as replacements: all but special ones, and ids that no token has."""
+
+    vocabulary: int
+    """V of the shards"""
+    excluded_E: Tensor
+    """int64 ids, each below V"""
+
+    @classmethod
+    def of(cls, excluded_V: Tensor, device: torch.device) -> "Candidates":
+        """From a bool for each token."""
+        return cls(len(excluded_V), excluded_V.nonzero()[:, 0].to(device))
+
+    def only(self, logits_NV: Tensor) -> Tensor:
+        """Logits in the shards' vocabulary, -inf where a token is excluded; a model may have more rows or fewer.
+
+        They are written in place where their size fits: a copy of 608 × 30,522 takes as long as sampling from it.
+        """
+        if logits_NV.shape[1] != self.vocabulary:
+            model_NV, shared = logits_NV, min(self.vocabulary, logits_NV.shape[1])
+            logits_NV = model_NV.new_full((len(model_NV), self.vocabulary), float("-inf"))
+            logits_NV[:, :shared] = model_NV[:, :shared]
+        return logits_NV.index_fill_(1, self.excluded_E, float("-inf"))
+
+
+@dataclass(frozen=True)
 class MaskedLanguageModel:
     """A Transformers masked language model: `p(x_t | the row with [MASK] at M)`, ELECTRA's own choice."""
 
     model: MaskedLM
     mask_id: int
+    candidates: Candidates
 
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Logits (N, V); only masked positions pass through the output layer."""
         with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
-            return self.model.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
+            logits_NV = self.model.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
+        return self.candidates.only(logits_NV)
 
     def modules(self) -> list[nn.Module]:
         """The model."""
@@ -76,14 +105,13 @@ class CausalLanguageModel:
     """A Transformers causal language model: `p(x_t | x_<t)`, the logits one position to the left of t."""
 
     model: CausalLM
-    excluded_V: Tensor
-    """bool: tokens that are never drawn"""
+    candidates: Candidates
 
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Logits (N, V); originals stand at the masked positions to the left."""
         with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
             logits_NV = self.model.predictions(batch, masked.positions_BM)
-        return _without(logits_NV, self.excluded_V)
+        return self.candidates.only(logits_NV)
 
     def modules(self) -> list[nn.Module]:
         """The model."""
@@ -99,8 +127,7 @@ class PrefixLanguageModel:
     """
 
     model: EncoderDecoderLM
-    excluded_V: Tensor
-    """bool: tokens that are never drawn"""
+    candidates: Candidates
 
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Logits (N, V)."""
@@ -115,7 +142,7 @@ class PrefixLanguageModel:
         wanted_BM = (masked.positions_BM - first_B1).clamp(min=0)
         with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
             logits_NV = self.model.logits(batch.ids, (positions_S < first_B1) & ~batch.padding, decoder_BD, wanted_BM)
-        return _without(logits_NV, self.excluded_V)
+        return self.candidates.only(logits_NV)
 
     def modules(self) -> list[nn.Module]:
         """The model."""
@@ -137,15 +164,14 @@ class SpanCorruptionModel:
     model: EncoderDecoderLM
     sentinels_K: Tensor
     """int64 ids of <extra_id_0>, <extra_id_1>, …: one for each span of a row"""
-    excluded_V: Tensor
-    """bool: tokens that are never drawn"""
+    candidates: Candidates
 
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Logits (N, V); the decoder reads the originals of the spans before."""
         encoder_BE, seen_BE, decoder_BD, wanted_BM = self.inputs(batch, masked)
         with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
             logits_NV = self.model.logits(encoder_BE, seen_BE, decoder_BD, wanted_BM)
-        return _without(logits_NV, self.excluded_V)
+        return self.candidates.only(logits_NV)
 
     def inputs(self, batch: Batch, masked: Masked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What encoder and decoder are given.
@@ -225,17 +251,3 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def _without(logits_NV: Tensor, excluded_V: Tensor) -> Tensor:
-    """Logits in the shards' vocabulary, -inf where a token is excluded; a model may have more rows or fewer.
-
-    They are written in place where their size fits: a copy of 608 × 30,522 takes as long as sampling from it.
-    """
-    rows, size = len(logits_NV), len(excluded_V)
-    if logits_NV.shape[1] == size:
-        return logits_NV.masked_fill_(excluded_V, float("-inf"))
-    fitted_NV = logits_NV.new_full((rows, size), float("-inf"))
-    shared = min(size, logits_NV.shape[1])
-    fitted_NV[:, :shared] = logits_NV[:, :shared]
-    return fitted_NV.masked_fill_(excluded_V, float("-inf"))

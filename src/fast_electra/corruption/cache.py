@@ -46,7 +46,8 @@ from fast_electra.data.shards import TokenShards
 from fast_electra.errors import ConfigError, DataError
 
 FORMAT = "fast-electra corruption cache"
-VERSION = 1
+VERSION = 2
+"""1 drew special tokens too, and had the order and masks of the auxiliary's own run"""
 IDENTITY = "cache.json"
 KNOTS = 7
 """inverse temperatures, evenly over the interval, at which the expected number of replaced tokens is stored"""
@@ -358,7 +359,10 @@ def open_cache(folder: str | Path, verify: bool = True) -> CorruptionCache:
         )
     manifest = verify_manifest(folder, verify, _REBUILD)
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise DataError(f"{folder} holds no {FORMAT} of version {VERSION}: {_REBUILD}.")
+        raise DataError(
+            f"{folder} holds no {FORMAT} of version {VERSION} (its version is {manifest.get('version')}): write one "
+            "into another folder with `fast-electra corrupt`."
+        )
     return CorruptionCache(folder, json.loads((folder / IDENTITY).read_bytes()), manifest)
 
 

@@ -3,7 +3,8 @@
 Notable:
 - row i holds the i-th stretch of the stream, so nothing is lost, and nothing is remembered of how rows were made;
 - each epoch visits every row once, in an order that a keyed permutation gives entry by entry: the order of a billion
-  rows takes no memory, and any update can be asked for first;
+  rows takes no memory, and any update can be asked for first; few rows are sorted by keyed numbers instead, since such
+  a network does not reach all orders of a few rows equally often;
 - a row carries its epoch and index, from which masks and noise are drawn.
 
 Shapes: B sequences, S positions.
@@ -28,6 +29,9 @@ from fast_electra.data.shards import TokenStream, row_count
 from fast_electra.errors import DataError
 
 T = TypeVar("T")
+
+# Rows that are put in order by sorting.
+_SORTED = 4096
 
 
 @dataclass(frozen=True)
@@ -193,8 +197,9 @@ class BatchSchedule:
 def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
     """A permutation of [0, count) that depends on `key`, at some of its places.
 
-    A Feistel network permutes the smallest range of 2^k numbers that holds `count`; a result outside [0, count) is
-    permuted again until it lies inside ("cycle walking"), which keeps it a permutation (Black and Rogaway, 2002).
+    Up to 4,096 numbers are sorted by keyed 64-bit numbers, no two of which are equal. For more of them, a Feistel
+    network permutes the smallest range of 2^k numbers that holds `count`; a result outside [0, count) is permuted again
+    until it lies inside ("cycle walking"), which keeps it a permutation (Black and Rogaway, 2002).
 
     Args:
         places: int64, any shape, each in [0, count).
@@ -204,8 +209,12 @@ def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
     Returns:
         int64, the shape of `places`.
     """
-    bits = max(2, (count - 1).bit_length())
     round_keys = _round_keys(key)
+    if count <= _SORTED:
+        # SplitMix64's sequence from a keyed start
+        numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + round_keys[0]
+        return np.argsort(_hash(numbers))[places]
+    bits = (count - 1).bit_length()
     found = _feistel(places.astype(np.uint64), bits, round_keys)
     while (outside := found >= count).any():
         found[outside] = _feistel(found[outside], bits, round_keys)

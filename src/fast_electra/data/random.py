@@ -3,9 +3,12 @@
 Notable:
 - a number is a pure function of (key, counter), so order, masks and noise depend on nothing that ran before;
 - plain integer arithmetic in PyTorch, so every device gives the same bits;
-- uniforms carry 53 bits: float32's 24 would distort the sampling of rare tokens.
+- uniforms carry 52 bits: float32's 24 would distort the sampling of rare tokens, and a 53rd would let the largest
+  round up to 1.
 """
 
+import hashlib
+import struct
 from enum import IntEnum
 
 import torch
@@ -96,5 +99,20 @@ def _words(
 
 
 def _as_uniforms(high: Tensor, low: Tensor) -> Tensor:
-    bits = ((high << 21) ^ (low >> 11)) & ((1 << 53) - 1)
-    return (bits.to(torch.float64) + 0.5) * 2.0**-53
+    """Of two 32-bit words: the middle of one of 2^52 equal parts of (0, 1), which float64 holds exactly."""
+    bits = (high << 20) | (low >> 12)
+    return (bits.to(torch.float64) + 0.5) * 2.0**-52
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of a stage's order, masks and noise: stages of one run's seed have nothing in common.
+
+    Args:
+        seed: the run's, 0 to 2^63 - 1.
+        stage: what is trained: `mlm`, `fast_electra`, `electra`.
+
+    Returns:
+        0 to 2^63 - 1.
+    """
+    digest = hashlib.blake2b(struct.pack("<Q", seed) + stage.encode(), person=b"stage", digest_size=8).digest()
+    return struct.unpack("<Q", digest)[0] >> 1

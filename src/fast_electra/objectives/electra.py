@@ -3,7 +3,7 @@
 The algorithm (Clark et al., 2020, section 2), for each update:
     M      ← 15 % of the non-special tokens                            prepare
     l_t    ← generator(x with [MASK] at M), t in M                     terms
-    x'_t   ~ softmax(l_t), t in M; no gradient flows through it        terms
+    x'_t   ~ softmax(l_t) without special tokens, t in M; no gradient  terms
     y_t    ← [x'_t ≠ x_t]
     loss   ← MLM(l, x) + 50 · mean over scored tokens of BCE(main(x')_t, y_t)
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fast_electra.config.tree import ElectraObjective, OptimizerConfig
+from fast_electra.corruption.auxiliary import Candidates
 from fast_electra.corruption.masking import Masker, masked_ids
 from fast_electra.corruption.sources import Corrupted, corrupt_by
 from fast_electra.data.batches import Batch
@@ -45,6 +46,8 @@ class Electra:
     optimizer: OptimizerConfig
     most_frequent: int
     """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
+    candidates: Candidates
+    """what the generator's replacements are drawn from; its own loss is over the whole vocabulary"""
     observes: bool = False
     weights: Mapping[str, float] = field(init=False)
 
@@ -98,6 +101,7 @@ class Electra:
         shown_BS = shown_ids(prepared, self.mask_id, seed, self.config.random, self.config.kept)
         logits_NV = self.generator.masked_logits(batch, shown_BS, prepared.masked.positions_BM)
         generator = masked_terms(logits_NV, prepared)
+        # Backward needs the softmax and not the logits, which may be written over.
         corrupted = self._corrupt(logits_NV.detach(), prepared, seed)
         losses_BS = rtd_losses(self.main.logits(batch, corrupted.ids_BS), corrupted.replaced_BS)
         scored_BS = scored_tokens(batch, self.config.include_special)
@@ -140,4 +144,6 @@ class Electra:
         """No state besides the parameters."""
 
     def _corrupt(self, logits_NV: Tensor, prepared: Prepared, seed: int) -> Corrupted:
+        """Corrupt by the generator's logits, which are overwritten: whatever else is made of them comes first."""
+        logits_NV = self.candidates.only(logits_NV)
         return corrupt_by(logits_NV, prepared.batch, prepared.masked, 1.0, seed, self.config.disallow_correct)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective, ShapeConfig
 from fast_electra.corruption.adaptive import make_curriculum
-from fast_electra.corruption.auxiliary import Auxiliary
+from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import (
     CachedCorruption,
     CorruptionCache,
@@ -26,6 +26,7 @@ from fast_electra.corruption.cache import (
 from fast_electra.corruption.masking import Masker, make_masker, mask_random_tokens
 from fast_electra.corruption.sources import CorruptionSource, OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
+from fast_electra.data.random import stage_seed
 from fast_electra.data.shards import Split, TokenShards, open_shards
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import ConfigError, DataError, ModelError
@@ -49,6 +50,7 @@ from fast_electra.objectives.mlm import MLM
 from fast_electra.training.auxiliary import (
     LoadedAuxiliary,
     check_auxiliary,
+    excluded_tokens,
     freeze_auxiliary,
     load_auxiliary,
     names_auxiliary,
@@ -69,6 +71,8 @@ class Assembled:
 
     objective: Objective
     schedule: BatchSchedule
+    seed: int
+    """of masks and noise, as of `schedule`: that of the run and its stage"""
     validation: list[Prepared]
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards
@@ -92,6 +96,11 @@ class Inputs:
     special: dict[str, int]
     masker: Masker
     notes: list[str]
+
+    @property
+    def seed(self) -> int:
+        """Of order, masks and noise: an auxiliary and a main model of one `training.seed` share none of them."""
+        return stage_seed(self.config.training.seed, self.config.objective.kind)
 
     @property
     def by_document(self) -> bool:
@@ -127,7 +136,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     """
     inputs = read_inputs(config, execution)
     shards, tokenizer = inputs.shards, inputs.tokenizer
-    schedule = BatchSchedule(inputs.rows("train"), config.training.batch_size, config.training.seed)
+    schedule = BatchSchedule(inputs.rows("train"), config.training.batch_size, inputs.seed)
     validation_rows = inputs.rows("validation")
     digest, measures = None, {}
     match config.objective:
@@ -142,7 +151,9 @@ def assemble(config: Config, execution: Execution) -> Assembled:
             model.compile(dynamic=False)
     batches = validation_batches(validation_rows, config)
     main_digest = _digest(config.main.model) if config.main.model else None
-    return Assembled(objective, schedule, batches, tokenizer, shards, digest, measures, main_digest, inputs.notes)
+    return Assembled(
+        objective, schedule, inputs.seed, batches, tokenizer, shards, digest, measures, main_digest, inputs.notes
+    )
 
 
 def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
@@ -267,6 +278,7 @@ def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
         masker=inputs.masker,
         optimizer=config.optimizer,
         most_frequent=inputs.shards.most_frequent_token(),
+        candidates=Candidates.of(excluded_tokens(inputs.shards, inputs.tokenizer), inputs.execution.device),
     )
 
 

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from fast_electra.config.tree import Config
 from fast_electra.corruption.auxiliary import (
     Auxiliary,
+    Candidates,
     CausalLanguageModel,
     MaskedLanguageModel,
     PrefixLanguageModel,
@@ -132,11 +133,11 @@ def freeze_auxiliary(
         uniform = loaded.kind == "uniform"
         table_V = uniform_log_probabilities(allowed_V) if uniform else unigram_log_probabilities(stream, allowed_V)
         return Unigram(table_V.to(device))
+    candidates = Candidates.of(loaded.excluded_V, device)
     if loaded.kind == "masked_lm":
-        return MaskedLanguageModel(MaskedLM(model, by_document).to(device).freeze(dtype), mask_id)
-    excluded_V = loaded.excluded_V.to(device)
+        return MaskedLanguageModel(MaskedLM(model, by_document).to(device).freeze(dtype), mask_id, candidates)
     if loaded.kind == "causal_lm":
-        return CausalLanguageModel(CausalLM(model, by_document).to(device).freeze(dtype), excluded_V)
+        return CausalLanguageModel(CausalLM(model, by_document).to(device).freeze(dtype), candidates)
     if by_document:
         raise ConfigError(
             f"data.attention=document is not possible with auxiliary.kind={loaded.kind}, which reads a row as "
@@ -144,8 +145,8 @@ def freeze_auxiliary(
         )
     wrapped = EncoderDecoderLM(model).to(device).freeze(dtype)
     if loaded.kind == "prefix_lm":
-        return PrefixLanguageModel(wrapped, excluded_V)
-    return SpanCorruptionModel(wrapped, torch.tensor(loaded.sentinels, device=device), excluded_V)
+        return PrefixLanguageModel(wrapped, candidates)
+    return SpanCorruptionModel(wrapped, torch.tensor(loaded.sentinels, device=device), candidates)
 
 
 @torch.no_grad()

@@ -228,7 +228,7 @@ class _Builder:
         pieces, tokens = [], 0
         for prepared in self._batches(number):
             tokens += int((~prepared.batch.padding).sum())
-            pieces.append(self._piece(prepared, seed=self.inputs.config.training.seed if number else 0))
+            pieces.append(self._piece(prepared, seed=self.inputs.seed if number else 0))
             yield len(prepared.batch.ids)
         part, entry = write_part(self.folder, f"{_name(number)}.bin", pieces, self.inputs.shards.vocabulary_size)
         timing = {
@@ -274,11 +274,11 @@ class _Builder:
         if number == 0:
             yield from validation_batches(self.inputs.rows("validation"), config)
             return
-        schedule = BatchSchedule(self.inputs.rows("train"), self.micro_batch, config.training.seed)
+        schedule = BatchSchedule(self.inputs.rows("train"), self.micro_batch, self.inputs.seed)
 
         def prepare(place: int) -> Prepared:
             batch = schedule.at(place)
-            return Prepared(batch, self.inputs.masker(batch, config.training.seed))
+            return Prepared(batch, self.inputs.masker(batch, self.inputs.seed))
 
         first = (number - 1) * self.about["chunk_rows"] // self.micro_batch
         loader = Prefetcher(prepare, first, first + self.rows_of(number) // self.micro_batch)

@@ -71,7 +71,7 @@ def examine(folder: Path) -> list[Finding]:
     except (UserError, OSError) as error:
         reason = f"the run's parts can't be built here: {str(error).rstrip('.')}"
         return [*findings, Finding("parts", "skipped", reason, remedy="run it where data and auxiliary are")]
-    prepared = parts.objective.prepare(parts.schedule.at(0).split(_ROWS)[0], run.config.training.seed)
+    prepared = parts.objective.prepare(parts.schedule.at(0).split(_ROWS)[0], parts.seed)
     try:
         checkpoint = newest_checkpoint(folder / "checkpoints", say=lambda _: None)
     except CheckpointError as error:

@@ -149,7 +149,7 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     progress = state.update / plan.updates
     tokens = prepared.tokens
     # Dropout, where there is any, draws from (seed, update) alone.
-    torch.manual_seed(plan.seed * 1_000_003 + state.update)
+    torch.manual_seed((plan.seed * 1_000_003 + state.update) % 2**63)
     totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}
     observed: dict[str, tuple[float, float]] = {}
     for micro in prepared.split(plan.micro_batch_size):

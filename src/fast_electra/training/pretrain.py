@@ -162,7 +162,7 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
         cast_weights(model, execution.weights_dtype)
     plan = Plan(
         updates=updates,
-        seed=config.training.seed,
+        seed=parts.seed,
         micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
         log_every=config.training.log_every,
         validate_every=config.training.validate_every or updates,
