@@ -152,6 +152,30 @@ def test_training_the_tokenizer_sees_no_validation_document(tmp_path):
     assert len(vocabulary) == 300
 
 
+def test_a_tokenizers_sample_is_of_the_whole_corpus_whatever_its_order(tmp_path):
+    draw = random.Random(0)
+    latin, cyrillic = ["".join(map(chr, range(ord(a), ord(a) + 26))) for a in "aа"]
+
+    def words(letters, count):
+        return " ".join("".join(draw.choices(letters, k=3)) * 2 for _ in range(count))
+
+    # One large document among small ones; the last in the order of names is of another script.
+    texts = [words(latin, 20_000), *(words(latin, 200) for _ in range(50)), words(cyrillic, 4_000)]
+    found = []
+    for name, order in (("forward", texts), ("backward", texts[::-1])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, text in enumerate(order):
+            (folder / f"{number:03}.txt").write_text(text)
+        config = CONFIG.model_copy(update={"sources": [folder], "tokenizer": TokenizerConfig(vocabulary_size=500)})
+        build_shards(None, None, tmp_path / f"{name}-shards", config, tokenizer_sample=60_000)
+        found.append(load_tokenizer(tmp_path / f"{name}-shards" / "tokenizer"))
+    assert fingerprint(found[0]) == fingerprint(found[1])
+    tokens = [found[0].decode([number]) for number in range(261, 500)]
+    shares = [sum(any(c in letters for c in token) for token in tokens) / len(tokens) for letters in (latin, cyrillic)]
+    assert min(shares) > 0.1
+
+
 def test_building_again_says_it_is_there_and_changes_nothing(built, tokenizer):
     folder, report = built
     before = (folder / MANIFEST).stat().st_mtime_ns

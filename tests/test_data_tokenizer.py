@@ -6,7 +6,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from fast_electra.config.tree import TokenizerConfig
-from fast_electra.data.tokenizer import fingerprint, load_tokenizer, pieces, train_tokenizer, vocabulary_size
+from fast_electra.data.tokenizer import (
+    LONGEST_RUN,
+    fingerprint,
+    load_tokenizer,
+    pieces,
+    train_tokenizer,
+    vocabulary_size,
+)
 from fast_electra.errors import ConfigError, DataError
 
 CODE = '''def total(values, not_in=None):
@@ -197,3 +204,33 @@ def test_cutting_at_line_breaks_changes_no_token(code_tokenizer):
     text = CODE * 5
     cut = [token for piece in pieces(text, 40) for token in code_tokenizer.tokenize(piece)]
     assert cut == code_tokenizer.tokenize(text)
+
+
+RUNS = {
+    "spaces": "x" + " " * 185 + "word  y\n",
+    "indentation": "if x:\n" + "\n" * 50 + " " * 185 + "return y\n",
+    "tabs": "a" + "\t" * 100 + "b",
+    "one sign": "# " + "-" * 79 + "\n" + "=" * 300 + "\n",
+    "signs": "x" + "!?" * 100 + "y" + "…" * 70,
+    "exactly": "a" + " " * LONGEST_RUN + "b" + "-" * LONGEST_RUN + "\n" + " " * (LONGEST_RUN - 1) + "c",
+}
+
+
+@pytest.mark.parametrize("kind", ["text", "code"])
+def test_no_token_holds_a_long_run_of_white_space_or_punctuation(kind):
+    texts = [text * 3 for text in RUNS.values()] * 20
+    tokenizer = train_tokenizer([*texts, CODE, TEXT], TokenizerConfig(kind=kind, vocabulary_size=330), 64)
+    tokens = [tokenizer.decode([number]) for number in range(5, len(tokenizer))]
+    for token in tokens:
+        assert len(token) - len(token.strip()) <= LONGEST_RUN
+        assert sum(not (c.isalnum() or c.isspace()) for c in token) <= LONGEST_RUN
+    assert " " * LONGEST_RUN in tokens  # and shorter runs are still tokens
+    assert "-" * LONGEST_RUN in tokens
+    for text in (*RUNS.values(), CODE):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+
+
+def test_a_space_goes_with_the_word_behind_it_however_long_the_run(text_tokenizer):
+    for length in (1, 2, LONGEST_RUN, LONGEST_RUN + 1, 2 * LONGEST_RUN, 100):
+        assert words(text_tokenizer, "x" + " " * length + "y")[-1] == " y"

@@ -38,6 +38,7 @@ from fast_electra.data.files import (
 from fast_electra.data.sources import Document, Sources
 from fast_electra.data.tokenizer import (
     ENCODING_PIECE,
+    TRAINING_PIECE,
     fingerprint,
     load_tokenizer,
     pieces,
@@ -57,7 +58,7 @@ SPLITS = ("train", "validation")
 SHARD_TOKENS = 2**26
 """tokens after which the next document starts a new shard"""
 TOKENIZER_SAMPLE = 64_000_000
-"""bytes of text, about, that a tokenizer is trained on; documents are drawn by their digest"""
+"""bytes of text, about, that a tokenizer is trained on, from the whole corpus"""
 
 _REBUILD = "delete the folder and run `fast-electra data build` again"
 
@@ -132,6 +133,7 @@ def build_shards(
     validation: Callable[[Document], bool] | None = None,
     progress: Progress | None = None,
     shard_tokens: int = SHARD_TOKENS,
+    tokenizer_sample: int = TOKENIZER_SAMPLE,
 ) -> BuildReport:
     """Tokenise documents into `folder`, or say that it holds them already.
 
@@ -143,6 +145,7 @@ def build_shards(
         validation: which documents are for validation; None: the share `config.validation_fraction`, by a digest.
         progress: told how far it is.
         shard_tokens: the size of a shard, but for the rest of its last chunk.
+        tokenizer_sample: bytes of text, about, that a tokenizer is trained on.
 
     Raises:
         DataError: nothing to read, no document for a split, the disk is full, or the folder holds something else;
@@ -160,7 +163,7 @@ def build_shards(
     report = BuildReport(folder, workers=config.workers or available_cores())
     began = time.perf_counter()
     if tokenizer is None:
-        tokenizer = _tokenizer(documents, config, validation, tell)
+        tokenizer = _tokenizer(documents, config, validation, tell, tokenizer_sample)
     report.tokenizer_seconds = time.perf_counter() - began
     missing = [name for name in ("pad", "cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
@@ -290,7 +293,7 @@ def available_cores() -> int:
 
 
 class _Digest:
-    """192 bits of a text: one part tells documents apart, one splits them, one draws the tokenizer's sample."""
+    """192 bits of a text: one part tells documents apart, one splits them, one draws pieces for the tokenizer."""
 
     def __init__(self, text: str) -> None:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -355,8 +358,13 @@ def _tokenizer(
     config: "DataConfig",
     validation: Callable[[Document], bool] | None,
     tell: Progress,
+    sample: int,
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer that the configuration names, or one trained on a sample of the training documents."""
+    """The tokenizer that the configuration names, or one trained on a sample of the training documents.
+
+    The sample is of pieces, drawn by their digests: it has its share of every large document and of every folder, and
+    does not depend on their order.
+    """
     if config.tokenizer.path is not None:
         return load_tokenizer(config.tokenizer.path)
     if iter(documents) is documents:
@@ -365,15 +373,18 @@ def _tokenizer(
         on_disk, total = documents.sizes()
     else:
         on_disk = total = sum(len(document.text) for document in documents)
-    share = TOKENIZER_SAMPLE / max(total, 1)
+    share = sample / max(total, 1)
 
     def texts() -> Iterator[str]:
         read = told = 0
         splitter = _Splitter(config.validation_fraction, validation)
         for document in documents:
             digest = _Digest(document.text)
-            if splitter(document, digest) == "train" and digest.draw < share:
-                yield document.text
+            if splitter(document, digest) == "train":
+                if share >= 1:
+                    yield document.text
+                else:
+                    yield from (p for p in pieces(document.text, TRAINING_PIECE) if _Digest(p).draw < share)
             read += digest.bytes
             if read - told >= CHUNK:
                 told = read

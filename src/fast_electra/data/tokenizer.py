@@ -5,6 +5,7 @@ Notable:
 - `code` splits as a parser does: a line break and the next line's indentation are one token; words (with the space
   before them), brackets and operators are apart. A space apart from words made every fifth token a space;
 - what is saved is a plain Transformers tokenizer: AutoTokenizer loads it without this package;
+- runs of white space and of punctuation are cut after 32 characters, so that no run of 185 spaces becomes a token;
 - `[MASK]` in the corpus is six characters of text, not the special token;
 - Transformers is imported only where it is needed: processes that tokenise do without its seconds and 200 MB.
 """
@@ -49,8 +50,15 @@ _CODE = "|".join(
     )
 )
 
+# Runs of white space and of punctuation are cut, so that 185 spaces never become one token. 32 keeps a line break and
+# the indentation of deeply nested code together. A cut run keeps a space for the word behind it.
+LONGEST_RUN = 32
+"""characters of white space, or of punctuation, that a token may hold"""
+_RUNS = rf"\s{{{LONGEST_RUN}}}(?=\s)|[^\s\p{{L}}\p{{N}}]{{{LONGEST_RUN}}}"
+
 # Training and encoding cost memory by the piece: 20 MB in long documents took 2 GB, in pieces 250 MB.
-_TRAINING_PIECE = 4_096
+TRAINING_PIECE = 4_096
+"""characters of a text that a tokenizer is trained on at a time"""
 ENCODING_PIECE = 16_384
 """characters of a text that are tokenised at a time"""
 
@@ -78,13 +86,14 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
             f"and single bytes; set it to at least {smallest}."
         )
     tokenizer = Tokenizer(models.BPE())
+    runs = pre_tokenizers.Split(Regex(_RUNS), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=config.kind == "text")
     if config.kind == "code":
         split = pre_tokenizers.Split(Regex(_CODE), behavior="isolated")
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, runs, byte_level])
     else:
         tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([runs, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocabulary_size,
@@ -98,7 +107,7 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
         nonlocal characters
         for text in texts:
             characters += len(text)
-            yield from pieces(text, _TRAINING_PIECE)
+            yield from pieces(text, TRAINING_PIECE)
 
     tokenizer.train_from_iterator(all_pieces(), trainer)
     if not characters:

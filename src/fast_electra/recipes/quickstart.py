@@ -29,7 +29,6 @@ from fast_electra.corruption.schedules import Difficulty, temperature
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, Sources
-from fast_electra.data.tokenizer import train_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation import bugs
 from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
@@ -54,7 +53,7 @@ _OTHER_SECONDS = 75.0
 _AUXILIARY_SHARE = 0.43
 _ESTIMATE_AFTER = 20
 _EVERY_TOKEN = 10
-_TOKENIZER_CHARACTERS = 10_000_000
+_TOKENIZER_SAMPLE = 10_000_000
 
 USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
@@ -70,7 +69,7 @@ for token in find({example!r}):
 class Material:
     """Where the text comes from, and what is held out."""
 
-    documents: Callable[[], Iterator[Document]]
+    documents: Iterable[Document]
     is_validation: Callable[[Document], bool] | None
     found: str
     """one sentence on the corpus"""
@@ -280,14 +279,10 @@ def _python_source() -> Material:
     corpus = collect()
     held_out = frozenset(HELD_OUT)
 
-    def documents() -> Iterator[Document]:
-        for file in (*corpus.train, *corpus.validation):
-            yield Document(file.text, file.source)
-
     packages = {file.package for file in corpus.train}
     size = sum(count.bytes for count in corpus.report.values() if count.split == "train")
     return Material(
-        documents=documents,
+        documents=[Document(file.text, file.source) for file in (*corpus.train, *corpus.validation)],
         is_validation=lambda document: document.source.split("/")[0] in held_out,
         found=f"{size / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} packages; "
         f"{' and '.join(HELD_OUT)} held out",
@@ -299,7 +294,7 @@ def _python_source() -> Material:
 def _own_text(data: DataConfig) -> Material:
     size = sum(_bytes(path) for path in data.sources)
     return Material(
-        documents=lambda: iter(Sources(data.sources, data.format, data.text_field, data.invalid_utf8)),
+        documents=Sources(data.sources, data.format, data.text_field, data.invalid_utf8),
         is_validation=None,
         found=f"{size / 1e6:.1f} MB of your text",
         corpus=None,
@@ -310,27 +305,14 @@ def _own_text(data: DataConfig) -> Material:
 def _tokens(sources: Material, config: Config, folder: Path) -> str:
     """Tokenizer and shards, unless they are there; returns what was found."""
     if not folder.exists():
-        held_out = sources.is_validation or (lambda _: False)
-        training = (document.text for document in sources.documents() if not held_out(document))
-        tokenizer = train_tokenizer(
-            _beginning(training, _TOKENIZER_CHARACTERS), config.data.tokenizer, config.data.length
-        )
-        build_shards(sources.documents(), tokenizer, folder, config.data, validation=sources.is_validation)
+        validation, sample = sources.is_validation, _TOKENIZER_SAMPLE
+        build_shards(sources.documents, None, folder, config.data, validation, tokenizer_sample=sample)
     shards = open_shards(folder, verify=False)
     return (
         f"{shards.vocabulary_size:,} tokens in the vocabulary; "
         f"{shards.split('train').tokens / 1e6:.1f} million tokens to train on, "
         f"{shards.split('validation').tokens / 1e6:.1f} million held out"
     )
-
-
-def _beginning(texts: Iterable[str], characters: int) -> Iterator[str]:
-    """Texts until so many characters have come; the corpus is in the order of digests, so this is a sample."""
-    for text in texts:
-        yield text
-        characters -= len(text)
-        if characters < 0:
-            return
 
 
 def _downstream(
@@ -403,7 +385,7 @@ def _validation_texts(sources: Material, config: Config) -> list[Document]:
     from fast_electra.data.shards import is_validation_text
 
     fraction = config.data.validation_fraction
-    return [document for document in sources.documents() if is_validation_text(document.text, fraction)]
+    return [document for document in sources.documents if is_validation_text(document.text, fraction)]
 
 
 def _verdict(downstream: Mapping[str, Any]) -> str:
