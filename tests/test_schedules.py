@@ -124,7 +124,8 @@ def test_a_final_temperature_above_one_leaves_a_strength():
     [
         (
             "schedule.initial=0",
-            "override corruption.schedule.initial=0: corruption.schedule.initial must be greater than 0, not 0.",
+            "override corruption.schedule.initial=0: corruption.schedule.initial must be greater than 0 or auto, "
+            "not 0.",
         ),
         (
             "schedule.kind=linear schedule.final=-1",

@@ -1,6 +1,7 @@
 """`fast-electra config`: show a resolved configuration, its curves, and its schema."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +68,13 @@ def plot(
         raise ConfigError("--beside and --run are drawn, not printed: give --out FILE.svg or FILE.png.")
     if out is not None and out.suffix not in (".svg", ".png"):
         raise ConfigError(f"--out {out} must end in .svg or .png.")
+    for name, each in configs.items():
+        if each.objective.kind == "fast_electra" and each.corruption.schedule.initial == "auto":
+            print(
+                f"{name}: the temperature is left out, since corruption.schedule.initial=auto is chosen when the run "
+                "starts; its config.yaml has the number.",
+                file=sys.stderr,
+            )
     from fast_electra.report.curves import planned, schedule_chart
 
     if out is None:

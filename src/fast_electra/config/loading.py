@@ -462,7 +462,9 @@ def _sentence(layer: Layer, error: ValidationError) -> str:
     name += "".join(f"[{part}]" for part in first["loc"][-1:] if isinstance(part, int))
     if kind not in _EXPECTED:
         return f"{place}: {name}={given} is not valid ({first['msg'][:1].lower() + first['msg'][1:]})."
+    words = [item.get("ctx", {})["expected"].strip("'") for item in errors if item["type"] == "literal_error"]
     expected = _EXPECTED[kind].format(*(f"{limit:g}" for limit in context.values() if isinstance(limit, int | float)))
+    expected = " or ".join((expected, *words))
     hint = ""
     if expected == "a whole number" and isinstance(value, float) and value.is_integer():
         hint = f"; write {int(value)}"
@@ -487,7 +489,7 @@ def _path(location: tuple[int | str, ...]) -> Keys:
     for part in location:
         if len(sections) > 1:
             sections = tuple(section for section in sections if _kind(section) == part)
-        elif isinstance(part, str):
+        elif isinstance(part, str) and sections:  # behind a value stand the types that it might have had
             path.append(part)
             fields = _fields(sections)
             sections = _sections(fields[part].annotation) if part in fields else ()

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -214,17 +214,28 @@ def _listed(values: list[float]) -> str:
     return ", ".join(map(str, values))
 
 
+InitialTemperature = Annotated[float, Field(gt=0)] | Literal["auto"]
+
+
+def _refuse_auto(value: Any) -> Any:
+    if value == "auto":
+        raise ValueError(
+            "auto chooses where a temperature starts that falls to final, or an adaptive one: give a number here"
+        )
+    return value
+
+
 class ConstantSchedule(Section):
     """T(u) = initial."""
 
     kind: Literal["constant"] = "constant"
-    initial: float = Field(default=1.0, gt=0)
+    initial: Annotated[float, BeforeValidator(_refuse_auto)] = Field(default=1.0, gt=0)
     """T0, the temperature throughout"""
 
 
 class _FallingSchedule(Section):
-    initial: float = Field(default=2.0, gt=0)
-    """T0, the temperature at the start"""
+    initial: InitialTemperature = 2.0
+    """T0, the temperature at the start; auto: 1 to 2, by the auxiliary's entropy when the run starts"""
     final: float = Field(default=1.0, gt=0)
     """the temperature at the end (exponential: that it approaches)"""
     falling: bool = True
@@ -232,7 +243,10 @@ class _FallingSchedule(Section):
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
-        if self.falling and self.final > self.initial:
+        if self.initial == "auto":
+            if self.final > 1:
+                raise ValueError(f"auto gives an initial from 1 on: give a final of at most 1, not {self.final}")
+        elif self.falling and self.final > self.initial:
             raise ValueError(
                 f"the temperature would rise from initial ({self.initial}) to final ({self.final}); "
                 "give falling: false if that is meant"
@@ -272,7 +286,7 @@ class StepwiseSchedule(Section):
     """T(u) is `initial` until the first step, then each step's temperature in turn."""
 
     kind: Literal["stepwise"] = "stepwise"
-    initial: float = Field(default=2.0, gt=0)
+    initial: Annotated[float, BeforeValidator(_refuse_auto)] = Field(default=2.0, gt=0)
     """T0, the temperature at the start"""
     steps: list[tuple[float, float]] = [(0.1, 1.5), (0.25, 1.2), (0.5, 1.0)]
     """pairs of progress and temperature; both in order"""
@@ -303,8 +317,8 @@ class AdaptiveSchedule(Section):
     """The temperature follows the main model: as low as a target difficulty allows."""
 
     kind: Literal["adaptive"] = "adaptive"
-    initial: float = Field(default=2.0, gt=0)
-    """T0, the temperature at the start"""
+    initial: InitialTemperature = 2.0
+    """T0, the temperature at the start; auto: as for the others, between lowest and highest"""
     target: float = Field(default=0.7, gt=0)
     """difficulty to hold: nats of RTD loss at masked positions, replaced and original tokens weighing the same"""
     lowest: float = Field(default=1.0, gt=0)
@@ -320,7 +334,9 @@ class AdaptiveSchedule(Section):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if not self.lowest <= self.initial <= self.highest:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
+        if self.initial != "auto" and not self.lowest <= self.initial <= self.highest:
             raise ValueError(
                 f"initial ({self.initial}) must lie between lowest ({self.lowest}) and highest ({self.highest})"
             )
@@ -432,12 +448,14 @@ class CorruptionConfig(Section):
                 f"adaptive steers the temperature alone; give {kind} another schedule.kind, "
                 "or augmentation.kind: temperature"
             )
+        rule = f"{kind} has the share (T - 1) / (T0 - 1) of its strength at the start"
+        if schedule.initial == "auto":
+            raise ValueError(f"{rule}: give schedule.initial (T0) as a number, not auto")
         later = [schedule.initial]
         if isinstance(schedule, StepwiseSchedule):
             later = [value for _, value in schedule.steps]
         elif isinstance(schedule, _FallingSchedule):
             later = [schedule.final]
-        rule = f"{kind} has the share (T - 1) / (T0 - 1) of its strength at the start"
         if schedule.initial <= 1:
             raise ValueError(f"{rule}: give a schedule.initial (T0) above 1, not {schedule.initial}")
         if any(not 1 <= value <= schedule.initial for value in later):

@@ -46,6 +46,7 @@ class AdaptiveCurriculum:
 
     def __post_init__(self) -> None:
         sums = {f"{kind}_{part}": 0.0 for kind in _KINDS for part in ("loss", "count")}
+        assert self.settings.initial != "auto"  # chosen before a curriculum is made
         self.state = {"temperature": self.settings.initial, "lasting": 0.0} | sums
 
     @property

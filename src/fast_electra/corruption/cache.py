@@ -32,7 +32,7 @@ from torch import Tensor
 from fast_electra.config.tree import AdaptiveSchedule, Config, CorruptionConfig, FastElectraObjective
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.race import TemperaturePath
-from fast_electra.corruption.schedules import Difficulty, temperature
+from fast_electra.corruption.schedules import Difficulty, temperature, with_initial
 from fast_electra.corruption.sources import Corrupted, replace
 from fast_electra.data.batches import Batch
 from fast_electra.data.files import (
@@ -61,7 +61,8 @@ def refuse_unreplayable(config: CorruptionConfig) -> None:
     Raises:
         ConfigError: it doesn't, and paths would not hold its temperatures.
     """
-    schedule, (low, high) = config.schedule, config.race_interval
+    # A T0 that is still to be chosen is at most 2.
+    schedule, (low, high) = with_initial(config, 2.0).schedule, config.race_interval
     if isinstance(schedule, AdaptiveSchedule):
         reached = [schedule.lowest, schedule.highest]
     else:

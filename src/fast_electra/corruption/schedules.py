@@ -16,6 +16,7 @@ from fast_electra.config.tree import (
     AttentionDroppingAugmentation,
     Augmentation,
     ConstantSchedule,
+    CorruptionConfig,
     CosineSchedule,
     DropoutAugmentation,
     ExponentialSchedule,
@@ -73,24 +74,33 @@ def temperature(schedule: Schedule, progress: float) -> float:
     """T(u) at a progress in [0, 1]; the equations stand with the settings (`config/tree.py`).
 
     Raises:
-        TypeError: the schedule is adaptive: its temperature is no function of progress.
+        TypeError: the schedule is adaptive: its temperature is no function of progress; or T0 is still to be chosen.
     """
     match schedule:
-        case ConstantSchedule(initial=initial):
+        case ConstantSchedule(initial=float(initial)):
             return initial
-        case LinearSchedule(initial=initial, final=final):
+        case LinearSchedule(initial=float(initial), final=final):
             return final + (initial - final) * (1.0 - progress)
-        case ExponentialSchedule(initial=initial, final=final, tau=tau):
+        case ExponentialSchedule(initial=float(initial), final=final, tau=tau):
             return final + (initial - final) * exp(-progress / tau)
-        case PolynomialSchedule(initial=initial, final=final, power=power):
+        case PolynomialSchedule(initial=float(initial), final=final, power=power):
             return final + (initial - final) * (1.0 - progress) ** power
-        case CosineSchedule(initial=initial, final=final):
+        case CosineSchedule(initial=float(initial), final=final):
             return final + (initial - final) * (1.0 + cos(pi * progress)) / 2.0
-        case StepwiseSchedule(initial=initial, steps=steps):
+        case StepwiseSchedule(initial=float(initial), steps=steps):
             reached = [value for place, value in steps if progress >= place]
             return reached[-1] if reached else initial
-        case AdaptiveSchedule():
-            raise TypeError("an adaptive temperature is no function of progress")
+    raise TypeError(f"the temperature of {schedule} is not known before a run")
+
+
+def with_initial(config: CorruptionConfig, initial: float) -> CorruptionConfig:
+    """With T0 = `initial` in place of auto, within an adaptive schedule's bounds; where T0 is a number, as it is."""
+    schedule = config.schedule
+    if schedule.initial != "auto":
+        return config
+    if isinstance(schedule, AdaptiveSchedule):
+        initial = min(max(initial, schedule.lowest), schedule.highest)
+    return config.model_copy(update={"schedule": schedule.model_copy(update={"initial": initial})})
 
 
 _TEMPERATURE = TemperatureAugmentation()
@@ -131,4 +141,4 @@ class ScheduledCurriculum:
 
     def _share(self, value: float) -> float:
         # In [0, 1]: the configuration refuses T0 = 1 here, and temperatures outside [1, T0].
-        return (value - 1.0) / (self.schedule.initial - 1.0)
+        return (value - 1.0) / (temperature(self.schedule, 0.0) - 1.0)

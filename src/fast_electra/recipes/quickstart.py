@@ -126,14 +126,15 @@ def quickstart(
     if not (folder / "model").exists():
         copy_folder_atomically(folder / "main" / "model", folder / "model")
     execution = choose_execution(main_config.training)
-    parts = assemble(load_config(folder / "main" / "config.yaml"), execution)
+    resolved = load_config(folder / "main" / "config.yaml")
+    parts = assemble(resolved, execution)
     model = load_model(folder / "model", "rtd")
     with stages.stage("downstream") as found:
         downstream, shown = _downstream(sources, parts, model, folder, main_config)
         found(_verdict(downstream))
     with stages.stage("report"):
         records = {name: read_metrics(folder / name / "metrics.jsonl") for name in ("auxiliary", "main")}
-        summary = _summary(auxiliary, main, downstream, main_config, records, stages.seconds)
+        summary = _summary(auxiliary, main, downstream, resolved, records, stages.seconds)
         write_json_atomically(folder / "summary.json", summary)
         content = {
             "title": "fast-electra quickstart",

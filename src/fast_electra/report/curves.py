@@ -35,18 +35,21 @@ def planned(config: Config, shares: Sequence[float]) -> list[Record]:
     """What the curriculum and the learning rate's schedule decide.
 
     Args:
-        config: without `fast_electra` as its objective there is no curriculum, and an adaptive one can't be planned.
+        config: without `fast_electra` as its objective there is no curriculum; an adaptive one, and one whose T0 is
+            still to be chosen (auto), can't be planned.
         shares: of the run, in [0, 1], ascending.
 
     Returns:
         a record for the update at each share: `share`, `update` (from 1), and those of `TITLES` that there are.
     """
     total = known_updates(config) or _UNKNOWN_UPDATES
-    curriculum = make_curriculum(config.corruption)
-    has_plan = isinstance(config.objective, FastElectraObjective) and not curriculum.observes
+    schedule = config.corruption.schedule
+    unknown = isinstance(schedule, AdaptiveSchedule) or schedule.initial == "auto"
+    has_plan = isinstance(config.objective, FastElectraObjective) and not unknown
+    curriculum = make_curriculum(config.corruption) if has_plan else None
     records = []
     for update in dict.fromkeys(min(int(share * total), total - 1) for share in shares):
-        decided = curriculum.difficulty(update / total).logged() if has_plan else {}
+        decided = curriculum.difficulty(update / total).logged() if curriculum else {}
         rate = learning_rate(config.optimizer, update, total)
         records.append({"share": update / total, "update": update + 1.0} | decided | {"learning_rate": rate})
     return records

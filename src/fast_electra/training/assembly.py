@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective, ShapeConfig
+from fast_electra.config.tree import (
+    Config,
+    CorruptionConfig,
+    ElectraObjective,
+    FastElectraObjective,
+    MLMObjective,
+    ShapeConfig,
+)
 from fast_electra.corruption.adaptive import make_curriculum
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import (
@@ -23,7 +30,9 @@ from fast_electra.corruption.cache import (
     open_cache,
     refuse_unreplayable,
 )
+from fast_electra.corruption.initial import initial_temperature
 from fast_electra.corruption.masking import Masker, make_masker, mask_random_tokens
+from fast_electra.corruption.schedules import with_initial
 from fast_electra.corruption.sources import CorruptionSource, OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.random import stage_seed
@@ -76,6 +85,8 @@ class Assembled:
     validation: list[Prepared]
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards
+    corruption: CorruptionConfig
+    """the configuration's, with a number where `schedule.initial` is auto and there is a frozen auxiliary"""
     auxiliary_digest: str | None
     auxiliary_measures: dict[str, float]
     """`corruption.auxiliary.measure` on some validation rows; empty where there is no auxiliary"""
@@ -138,12 +149,12 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     shards, tokenizer = inputs.shards, inputs.tokenizer
     schedule = BatchSchedule(inputs.rows("train"), config.training.batch_size, inputs.seed)
     validation_rows = inputs.rows("validation")
-    digest, measures = None, {}
+    corruption, digest, measures = config.corruption, None, {}
     match config.objective:
         case MLMObjective():
             objective: Objective = _mlm(inputs, config.objective)
         case FastElectraObjective():
-            objective, digest, measures = _fast_electra(inputs, config.objective)
+            objective, corruption, digest, measures = _fast_electra(inputs, config.objective)
         case ElectraObjective():
             objective = _electra(inputs, config.objective)
     if config.training.compile:
@@ -152,7 +163,17 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     batches = validation_batches(validation_rows, config)
     main_digest = _digest(config.main.model) if config.main.model else None
     return Assembled(
-        objective, schedule, inputs.seed, batches, tokenizer, shards, digest, measures, main_digest, inputs.notes
+        objective,
+        schedule,
+        inputs.seed,
+        batches,
+        tokenizer,
+        shards,
+        corruption,
+        digest,
+        measures,
+        main_digest,
+        inputs.notes,
     )
 
 
@@ -170,8 +191,10 @@ def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
     )
 
 
-def _fast_electra(inputs: Inputs, settings: FastElectraObjective) -> tuple[FastElectra, str | None, dict[str, float]]:
-    """The objective, the digest of the auxiliary's weights, and its measures."""
+def _fast_electra(
+    inputs: Inputs, settings: FastElectraObjective
+) -> tuple[FastElectra, CorruptionConfig, str | None, dict[str, float]]:
+    """The objective, its corruption with T0 as a number, the digest of the auxiliary's weights, and its measures."""
     config, shards = inputs.config, inputs.shards
     if config.corruption.replays:
         refuse_unreplayable(config.corruption)
@@ -194,10 +217,13 @@ def _fast_electra(inputs: Inputs, settings: FastElectraObjective) -> tuple[FastE
         interval = config.corruption.race_interval if config.corruption.sampler == "race" else None
         source: CorruptionSource = OnTheFly(auxiliary, settings.disallow_correct, interval)
         digest, measures = loaded.digest, measured(inputs, auxiliary, loaded)
+        automatic = config.corruption.schedule.initial == "auto"
+        initial = chosen_temperature(inputs, auxiliary, loaded) if automatic else None
     else:
         cache = _open_cache(inputs, config.corruption.cache, loaded)
         source = CachedCorruption(cache)
         digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
+        initial = cache.about["auxiliary"]["initial_temperature"]
         if loaded and model is not None:
             freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)  # for its table, below
     if config.main.embeddings == "auxiliary_plus_delta":
@@ -208,15 +234,27 @@ def _fast_electra(inputs: Inputs, settings: FastElectraObjective) -> tuple[FastE
             f"the token embeddings are the auxiliary's {table.numel():,} frozen weights plus a trained difference; "
             "the export folds them into one table."
         )
+    corruption = config.corruption if initial is None else with_initial(config.corruption, initial)
+    if corruption != config.corruption:
+        inputs.notes.append(f"the temperature starts at {corruption.schedule.initial}, by the auxiliary's entropy.")
     objective = FastElectra(
         main=ReplacedTokenDetector(main.to(inputs.execution.device), inputs.by_document),  # type: ignore[arg-type]
         source=source,
-        curriculum=make_curriculum(config.corruption),
+        curriculum=make_curriculum(corruption),
         masker=inputs.masker,
         optimizer=config.optimizer,
         include_special=settings.include_special,
     )
-    return objective, digest, measures
+    return objective, corruption, digest, measures
+
+
+def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:
+    """What `corruption.schedule.initial=auto` stands for, by some validation rows."""
+    rows = validation_batches(inputs.rows("validation"), inputs.config, _CHECKED_ROWS)
+    with inputs.execution.autocast():
+        moved = (prepared.to(inputs.execution.device) for prepared in rows)
+        tokens = int((~loaded.excluded_V).sum())
+        return initial_temperature(auxiliary, ((p.batch, p.masked) for p in moved), tokens)
 
 
 def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> dict[str, float]:

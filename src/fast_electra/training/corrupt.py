@@ -39,7 +39,14 @@ from fast_electra.data.batches import BatchSchedule, Prefetcher
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.objectives.base import Prepared
-from fast_electra.training.assembly import Inputs, cache_identity, measured, read_inputs, validation_batches
+from fast_electra.training.assembly import (
+    Inputs,
+    cache_identity,
+    chosen_temperature,
+    measured,
+    read_inputs,
+    validation_batches,
+)
 from fast_electra.training.auxiliary import freeze_auxiliary, load_auxiliary
 from fast_electra.training.card import training_flops
 from fast_electra.training.flops import count_flops
@@ -195,6 +202,7 @@ class _Builder:
         named = config.auxiliary.model
         about["auxiliary"] = {
             "measures": measures,
+            "initial_temperature": chosen_temperature(inputs, auxiliary, loaded),
             "flops_per_row": flops,
             "training_flops": training_flops(named, config.auxiliary.checkpoint) if named else 0,
         }

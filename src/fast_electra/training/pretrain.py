@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 import fast_electra
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config
+from fast_electra.corruption.schedules import with_initial
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
 from fast_electra.models.export import export_model
@@ -97,6 +98,7 @@ def pretrain(
     apply_threads(execution)
     resolved = _resolve(config, record, execution)
     parts = assemble(resolved, execution)
+    resolved = resolved.model_copy(update={"corruption": parts.corruption})
     if record:
         _refuse_other_inputs(record, parts, folder)
     if record and record["status"] == "finished":
@@ -226,7 +228,9 @@ def _resolve(config: Config, record: dict[str, Any] | None, execution: Execution
     chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
     resolved = _replaced(config, config.training.model_dump() | chosen)
     if record:
-        return _with_updates(resolved, record["updates"])
+        chosen = record["resolved"]["corruption"]["schedule"]["initial"]
+        corruption = resolved.corruption if chosen == "auto" else with_initial(resolved.corruption, chosen)
+        return _with_updates(resolved.model_copy(update={"corruption": corruption}), record["updates"])
     if config.training.tokens is not None:
         per_update = config.training.batch_size * config.data.length
         return _with_updates(resolved, max(1, config.training.tokens // per_update))
