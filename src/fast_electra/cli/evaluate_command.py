@@ -18,7 +18,8 @@ def evaluate(
     /,
     *,
     tasks: str | None = None,
-    data: Path | None = None,
+    data: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    pairs: int | None = None,
     train: Path | None = None,
     dev: Path | None = None,
     text: str | None = None,
@@ -45,9 +46,12 @@ def evaluate(
     model
         A run, a checkpoint of one (RUN/checkpoints/UPDATE), a folder or a hub name.
     tasks
-        Tasks of GLUE by name (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), and bugs, separated by commas.
+        Tasks of GLUE by name (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), bugs and blimp, separated by commas.
     data
-        A folder in the layout of the GLUE download; left out: the hub, by datasets.
+        A folder in the layout of the GLUE download; left out: the hub, by datasets. A file for blimp (.jsonl, also .gz
+        and .xz): a JSON object a line with sentence_good and sentence_bad. May be given twice, once for each.
+    pairs
+        Pairs of each set that blimp takes; default: all, for a masked language model about 6,700 in all.
     train
         A task of your own: TSV, CSV, JSON lines or Parquet.
     dev
@@ -84,11 +88,14 @@ def evaluate(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from fast_electra.cli.data_option import folder_and_pairs
     from fast_electra.errors import ConfigError
     from fast_electra.recipes.evaluate import REPORT_FILE, Request, evaluate_model
 
+    folder, pairs_file = folder_and_pairs(data, "--data")
     given = {
-        **{"--tasks": tasks, "--data": data, "--train": train, "--dev": dev, "--text": text, "--label": label},
+        **{"--tasks": tasks, "--data": data, "--pairs": pairs, "--train": train, "--dev": dev, "--text": text},
+        **{"--label": label},
         **{"--recipe": recipe, "--learning-rates": learning_rates, "--start": start, "--overlap": overlap},
         **{"--predictions": predictions, "--out": out},
     }
@@ -97,7 +104,9 @@ def evaluate(
     request = Request(
         model=model,
         tasks=_words(tasks),
-        data=data,
+        data=folder,
+        pairs=pairs_file,
+        pairs_per_set=pairs,
         train=train,
         dev=dev,
         text=_words(text),
@@ -149,9 +158,9 @@ def evaluate(
 
 
 def _print(results: "list[Result]", console: "Console") -> None:
-    from fast_electra.report.evaluation_page import data_table, notes, print_table, score_tables
+    from fast_electra.report.evaluation_page import data_table, group_tables, notes, print_table, score_tables
 
-    for table in [*score_tables(results), data_table(results)]:
+    for table in [*score_tables(results), *group_tables(results), data_table(results)]:
         print_table(table, console)
         console.print()
     for sentence in notes(results):
@@ -198,6 +207,7 @@ def _command(model: str, given: dict[str, object], seeds: list[int] | None, flag
 
     words = ["fast-electra", "evaluate", model]
     for option, value in given.items():
-        words += [] if value is None else [option, str(value)]
+        for one in value if isinstance(value, list) else [value]:
+            words += [] if one is None else [option, str(one)]
     words += ["--seeds", *map(str, seeds)] if seeds else []
     return shlex.join([*words, *(flag for flag, is_set in flags.items() if is_set)])

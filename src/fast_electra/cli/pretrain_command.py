@@ -19,7 +19,7 @@ def pretrain(
     run: Path,
     extend: int | None = None,
     probe: str | None = None,
-    probe_data: Path | None = None,
+    probe_data: Annotated[list[Path] | None, Parameter(negative="")] = None,
     probe_every: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -39,9 +39,11 @@ def pretrain(
         Go on with a finished run until it has this many updates in all; the schedules are recomputed over them.
     probe
         Tasks of GLUE, with commas between them, that a linear model on the frozen encoder is scored on during the run;
-        the scores go into the run's probes.jsonl, and change nothing.
+        the scores go into the run's probes.jsonl, and change nothing. And blimp: minimal pairs, judged by the head that
+        is trained; the shares go into metrics.jsonl.
     probe_data
-        The folder of the GLUE download; without it the tasks come off the hub.
+        The folder of the GLUE download; without it the tasks come off the hub. The file for blimp (.jsonl, also .gz and
+        .xz), as of evaluate --data. May be given twice, once for each.
     probe_every
         Updates between two probes.
     json
@@ -67,8 +69,10 @@ def pretrain(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    if probe is None and probe_data is not None:
-        raise ConfigError("--probe-data is the data of --probe: give --probe too, such as --probe sst2.")
+    if probe is None and probe_data:
+        raise ConfigError(
+            "--probe-data is the data of --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
+        )
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     with stop_on_signals() as stop:
         try:
@@ -111,19 +115,36 @@ def pretrain(
 
 
 def _probes(
-    names: str, data: Path | None, every: int, settings: "Config", run: Path, say: Callable[[str], None]
+    names: str, data: list[Path] | None, every: int, settings: "Config", run: Path, say: Callable[[str], None]
 ) -> Callable[["Assembled"], Sequence["Observer"]]:
     """What makes the probes once there is a model; the tasks are read now, before any work starts."""
+    from fast_electra.cli.data_option import folder_and_pairs
+    from fast_electra.errors import ConfigError
     from fast_electra.evaluation.glue import load_glue
-    from fast_electra.evaluation.probing import ProbeObserver
+    from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
+    from fast_electra.evaluation.probing import ProbeObserver, pair_probe
     from fast_electra.training.precision import choose_execution
 
+    folder, file = folder_and_pairs(data, "--probe-data")
     wanted = dict.fromkeys(name.strip() for name in names.split(","))
-    tasks = [load_glue(name, data, say=say, option="--probe-data") for name in wanted]
+    if ("blimp" in wanted) != (file is not None):
+        raise ConfigError(
+            "--probe blimp needs its pairs: give --probe-data FILE.jsonl (also .jsonl.gz and .jsonl.xz)."
+            if file is None
+            else f"--probe-data {file} is a file of minimal pairs: give --probe blimp too."
+        )
+    tasks = [load_glue(name, folder, say=say, option="--probe-data") for name in wanted if name != "blimp"]
+    pairs = None if file is None else read_minimal_pairs(file)
 
     def probes(parts: "Assembled") -> Sequence["Observer"]:
         model: Any = parts.objective.models()["main"]
         tokenizer: Any = parts.tokenizer
-        return [ProbeObserver(model, tokenizer, tasks, every, run, choose_execution(settings.training), say)]
+        execution = choose_execution(settings.training)
+        found: list[Observer] = []
+        if tasks:
+            found.append(ProbeObserver(model, tokenizer, tasks, every, run, execution, say))
+        if pairs is not None:
+            found.append(pair_probe(parts, pairs, every, settings.training.log_every, execution, say))
+        return found
 
     return probes

@@ -72,7 +72,7 @@ FEWEST_LINES, MOST_LINES = 4, 60
 # Named so in every method: nobody takes another variable for them by mistake.
 NEVER_MISUSED = frozenset({"self", "cls"})
 # Sequences are padded to the next of these: few shapes, little waste.
-PADDED_LENGTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+PADDED_LENGTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 NO_ANNOTATIONS = frozenset({"annotation", "returns", "decorator_list", "type_params"})
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 SCOPES = (
@@ -631,19 +631,11 @@ def evaluate_masked(
     pair_wins = wins(chosen[:, 0], chosen[:, 1])
 
     subset = pairs[:every_token]
-    questions, positions, tokens = [], [], []
-    for pair in subset:
-        for position in range(1, len(pair.changed) - 1):
-            question = pair.changed.copy()
-            tokens.append(question[position])
-            question[position] = mask_id
-            questions.append(question)
-            positions.append(position)
     passes = np.array([len(pair.changed) - 2 for pair in subset], dtype=np.int64)
-    if not questions:
-        return MaskedScores(pair_wins, np.zeros(0), np.zeros(0), passes)
-    chosen, best = _predict(questions, np.array(positions), np.array(tokens)[:, None], prediction, pad_id, batch_size)
-    scores = np.split(best - chosen[:, 0], np.cumsum(passes)[:-1])
+    chosen, best = mask_in_turn(
+        [pair.changed for pair in subset], prediction, mask_id=mask_id, pad_id=pad_id, batch_size=batch_size
+    )
+    scores = [likeliest - own for likeliest, own in zip(best, chosen, strict=True)]
     labels = [_changed_tokens(pair) for pair in subset]
     return MaskedScores(
         pair=pair_wins,
@@ -669,13 +661,43 @@ def score_tokens(
     """Logits of every token of every sequence, each (length of the sequence,). ModelError where one isn't finite."""
     result: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(sequences)
     for chosen, ids, padding in _batches(sequences, pad_id, batch_size):
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: probes score a model that goes on training
             logits = suspicion(ids, padding).float().cpu().numpy()
         for row, index in enumerate(chosen):
             result[index] = logits[row, : len(sequences[index])].copy()
             if not np.isfinite(result[index]).all():
                 raise ModelError("the model gives logits that are not finite: train it again at a lower learning rate.")
     return result
+
+
+def mask_in_turn(
+    sequences: Sequence[NDArray[np.int64]],
+    prediction: MaskedPrediction,
+    *,
+    mask_id: int,
+    pad_id: int = 0,
+    batch_size: int = 64,
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Mask each token between the first and the last of every sequence, one at a time: a forward pass a token.
+
+    Returns:
+        log-probabilities of the tokens themselves, an array a sequence, and of the likeliest tokens in their places.
+    """
+    passes = [max(0, len(sequence) - 2) for sequence in sequences]
+    questions, positions, tokens = [], [], []
+    for sequence in sequences:
+        for position in range(1, len(sequence) - 1):
+            question = sequence.copy()
+            question[position] = mask_id
+            questions.append(question)
+            positions.append(position)
+            tokens.append(sequence[position])
+    wanted = np.array(tokens, dtype=np.int64)[:, None]
+    chosen, best = _predict(questions, np.array(positions, dtype=np.int64), wanted, prediction, pad_id, batch_size)
+    ends = np.cumsum(passes)[:-1]
+    if not len(sequences):
+        return [], []
+    return np.split(chosen[:, 0], ends), np.split(best, ends)
 
 
 def _predict(
@@ -690,10 +712,11 @@ def _predict(
     chosen_NK = np.empty(wanted.shape)
     best_N = np.empty(len(sequences))
     for chosen, ids, padding in _batches(sequences, pad_id, batch_size):
-        with torch.inference_mode():
-            log_probabilities = prediction(ids, padding, torch.from_numpy(positions[chosen])).float().cpu()
-        chosen_NK[chosen] = log_probabilities.gather(1, torch.from_numpy(wanted[chosen])).numpy()
-        best_N[chosen] = log_probabilities.amax(dim=1).numpy()
+        with torch.no_grad():
+            log_probabilities = prediction(ids, padding, torch.from_numpy(positions[chosen])).float()
+            wanted_BK = torch.from_numpy(wanted[chosen]).to(log_probabilities.device)
+        chosen_NK[chosen] = log_probabilities.gather(1, wanted_BK).cpu().numpy()
+        best_N[chosen] = log_probabilities.amax(dim=1).cpu().numpy()
     return chosen_NK, best_N
 
 

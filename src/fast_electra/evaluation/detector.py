@@ -40,16 +40,24 @@ class SuspectToken:
     probability: float
 
 
-def detector_of(model: PreTrainedModel) -> Suspicion:
-    """A scorer from a main model, with one logit or two."""
-    dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
-    cast_weights(model, dtype)
-    model.eval()
+def detector_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Suspicion:
+    """A scorer from a main model, with one logit or two, its weights cast in place.
 
-    @torch.inference_mode()
+    Args:
+        model: on any device.
+        dtype: of the weights; None: bfloat16 where the processor multiplies it.
+    """
+    cast_weights(model, dtype or (torch.bfloat16 if cpu_has_bfloat16() else torch.float32))
+    return suspicion_of(model.eval())
+
+
+def suspicion_of(model: PreTrainedModel) -> Suspicion:
+    """A scorer from a main model as it is, for one that is being trained as well."""
+
+    @torch.no_grad()  # not inference mode: a tensor that a module keeps from it could never be trained through
     def suspicion(ids_BS: Tensor, padding_BS: Tensor) -> Tensor:
-        mask = (~padding_BS).long() if padding_BS.any() else None
-        return replaced_logits(model(input_ids=ids_BS, attention_mask=mask).logits).float()
+        mask = (~padding_BS).long().to(model.device) if padding_BS.any() else None
+        return replaced_logits(model(input_ids=ids_BS.to(model.device), attention_mask=mask).logits).float()
 
     return suspicion
 
@@ -62,9 +70,11 @@ def untrained_detectors(config: PreTrainedConfig) -> list[Suspicion]:
 def masked_prediction(auxiliary: MaskedLM) -> MaskedPrediction:
     """A masked language model's log-probabilities at one masked position a row: the same questions, put to it."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(ids_BS: Tensor, padding_BS: Tensor, positions_B: Tensor) -> Tensor:
-        logits_BV = auxiliary.masked_logits(Batch.of(ids_BS, padding_BS), ids_BS, positions_B[:, None])
+        device = auxiliary.model.device
+        batch = Batch.of(ids_BS.to(device), padding_BS.to(device))
+        logits_BV = auxiliary.masked_logits(batch, batch.ids, positions_B[:, None].to(device))
         return logits_BV.float().log_softmax(-1)
 
     return predict
@@ -73,8 +83,13 @@ def masked_prediction(auxiliary: MaskedLM) -> MaskedPrediction:
 class Detector:
     """A main model and its tokenizer, from a run or an exported folder."""
 
-    def __init__(self, source: str | Path):
+    def __init__(self, source: str | Path, dtype: torch.dtype | None = None, device: torch.device | None = None):
         """Load a run, a folder or a hub name.
+
+        Args:
+            source: the model.
+            dtype: as of `detector_of`.
+            device: that it computes on; None: the CPU.
 
         Raises:
             ModelError: it has no RTD head.
@@ -93,7 +108,7 @@ class Detector:
             )
         self.config = model.config
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(folder)
-        self.suspicion = detector_of(model)
+        self.suspicion = detector_of(model.to(device or "cpu"), dtype)  # type: ignore[arg-type]
         self.length = longest_text(model.config, self.tokenizer, longest_row(model.config) or 512)
         """tokens of a window, special ones included"""
 

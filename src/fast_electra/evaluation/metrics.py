@@ -4,6 +4,7 @@ Notable: bootstrap intervals resample whole rows, so several measures of the sam
 and a difference of two scorers on the same functions is just another column (the paired bootstrap).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,13 +33,18 @@ def bootstrap_interval(
         return Interval(float("nan"), float("nan"), float("nan"))
     random = np.random.Generator(np.random.Philox(key=seed))
     means = np.empty(resamples)
-    rows = max(1, CHUNK // values_N.size)
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        chosen = random.integers(values_N.size, size=(count, values_N.size), dtype=np.int32)
-        means[start : start + count] = values_N[chosen].mean(axis=1)
+    for part, chosen in _draws(random, resamples, values_N.size):
+        means[part] = values_N[chosen].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(values_N.mean()), float(low), float(high))
+
+
+def _draws(random: np.random.Generator, resamples: int, count: int) -> Iterator[tuple[slice, NDArray[np.int32]]]:
+    """Resamples (R, N) of N = `count` rows, some at a time, with their places among all."""
+    rows = max(1, CHUNK // count)
+    for start in range(0, resamples, rows):
+        part = slice(start, min(start + rows, resamples))
+        yield part, random.integers(count, size=(part.stop - part.start, count), dtype=np.int32)
 
 
 def paired_bootstrap(
@@ -49,6 +55,32 @@ def paired_bootstrap(
     if first_N.shape != second_N.shape:
         raise ValueError(f"paired values differ in number: {first_N.shape} and {second_N.shape}")
     return bootstrap_interval(first_N - second_N, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def clustered_interval(
+    values: ArrayLike, clusters: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of the mean of `values` (n,) whose rows come in clusters (n,): whole clusters are resampled.
+
+    Of a single cluster its rows are resampled, as if they were independent.
+    """
+    values_N, cluster_N = np.asarray(values, dtype=np.float64), np.unique(np.asarray(clusters), return_inverse=True)[1]
+    sizes_C = np.bincount(cluster_N)
+    if sizes_C.size < 2:
+        return bootstrap_interval(values_N, resamples=resamples, confidence=confidence, seed=seed)
+    sums_C = np.bincount(cluster_N, weights=values_N)
+    random = np.random.Generator(np.random.Philox(key=seed))
+    means_R = np.empty(resamples)
+    for part, chosen_RC in _draws(random, resamples, sizes_C.size):
+        means_R[part] = sums_C[chosen_RC].sum(axis=1) / sizes_C[chosen_RC].sum(axis=1)
+    low, high = np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(values_N.mean()), float(low), float(high))
+
+
+def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of a share of independent rows."""
+    ends = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
+    return Interval(hits / count, float(ends.low), float(ends.high))
 
 
 def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:

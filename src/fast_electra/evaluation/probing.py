@@ -5,7 +5,8 @@ Notable:
   hidden state at a word's first token; standardised, then scikit-learn's logistic or ridge regression;
 - cheap enough for pre-training: at most 2,000 training and 2,000 dev examples, the same ones every time;
 - `ProbeObserver` hangs on the training loop and disturbs nothing: no random number is drawn, no weight is written, and
-  every module is put back into its mode. What it costs is recorded under `timing` and said, and decides nothing.
+  every module is put back into its mode. What it costs is recorded under `timing` and said, and decides nothing;
+- `PairObserver` does the same with minimal pairs, and needs no linear model: the head that is trained judges them.
 
 Shapes: B examples, S positions, W words, N examples or words in all, d width of the hidden states.
 """
@@ -13,7 +14,8 @@ Shapes: B examples, S positions, W words, N examples or words in all, d width of
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,13 +31,27 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.data.files import canonical_digest
+from fast_electra.evaluation.detector import masked_prediction, suspicion_of
 from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode_task, padding_for
+from fast_electra.evaluation.minimal_pairs import (
+    LONGEST,
+    MinimalPairs,
+    Scorer,
+    by_detection,
+    by_masking,
+    encode_pairs,
+    judge,
+)
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Task, sample
 from fast_electra.models.classifier import longest_text, uses_segments
+from fast_electra.objectives.mlm import MLM
+from fast_electra.training.assembly import Assembled
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
 
+PROBED_PAIRS = {"detection": 1_340, "masking": 268}
+"""in all, of all sets alike; masking takes a pass a token, about ten times as many"""
 TRAIN_EXAMPLES = 2_000
 DEV_EXAMPLES = 2_000
 _LONGEST = 128
@@ -128,7 +144,39 @@ def _mean(hidden_BSd: Tensor, attention_BS: Tensor) -> Tensor:
     return (hidden_BSd * weights_BS1).sum(1) / weights_BS1.sum(1)
 
 
-class ProbeObserver(QuietObserver):
+class _Probing(QuietObserver):
+    """Base of observers that probe: leaves the model as it was, and counts the time that this takes."""
+
+    def __init__(self, model: nn.Module, execution: Execution, say: Callable[[str], None]) -> None:
+        self._model, self._execution, self._say = model, execution, say
+        self._began = time.perf_counter()
+        self._updates, self._seconds = 0, 0.0
+
+    def started(self, update: int, updates: int) -> None:
+        """So many in all."""
+        self._updates, self._began = updates, time.perf_counter()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Evaluation mode, the run's precision, nothing compiled for the probe's shapes; then all is as before."""
+        began = time.perf_counter()
+        modes = {module: module.training for module in self._model.modules()}
+        self._model.eval()
+        try:
+            with torch.random.fork_rng(), self._execution.autocast(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        self._seconds += time.perf_counter() - began
+
+    def finished(self) -> None:
+        """Say what it took."""
+        share = self._seconds / max(time.perf_counter() - self._began, 1e-9)
+        self._say(f"probes took {self._seconds:.0f} s, {100 * share:.1f} % of the run.")
+
+
+class ProbeObserver(_Probing):
     """Probes the model being trained every so many updates and after the last; appends to the run's `probes.jsonl`.
 
     A line holds `update`, `scores` ({task: {dev split: {metric: value}}}) and `timing`: the probe's seconds, and the
@@ -160,16 +208,14 @@ class ProbeObserver(QuietObserver):
             train_examples: as of `probe`; the fewer, the cheaper and the noisier.
             dev_examples: as of `probe`.
         """
-        self._model, self._tokenizer, self._tasks = model, tokenizer, tasks
+        super().__init__(model, execution, say)
+        self._encoder, self._tokenizer, self._tasks = model, tokenizer, tasks
         self._every, self._path = every, folder / "probes.jsonl"
-        self._execution, self._say = execution, say
         self._sizes = {"train_examples": train_examples, "dev_examples": dev_examples}
-        self._began = time.perf_counter()
-        self._updates, self._seconds = 0, 0.0
 
     def started(self, update: int, updates: int) -> None:
         """Keep the lines up to the update that the run goes on from, and cut the rest."""
-        self._updates, self._began = updates, time.perf_counter()
+        super().started(update, updates)
         lines = [line for line in read_metrics(self._path) if line["update"] <= update] if self._path.exists() else []
         partial = self._path.with_name(self._path.name + ".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -179,23 +225,91 @@ class ProbeObserver(QuietObserver):
         """Probe, if it is time."""
         if update % self._every and update != self._updates:
             return
-        began = time.perf_counter()
-        modes = {module: module.training for module in self._model.modules()}
-        self._model.eval()
-        try:
-            with torch.random.fork_rng(), self._execution.autocast():
-                scores = {task.name: probe(self._model, self._tokenizer, task, **self._sizes) for task in self._tasks}
-        finally:
-            for module, training in modes.items():
-                module.training = training
-        now = time.perf_counter()
-        self._seconds += now - began
-        timing = {"seconds": now - began, "share": self._seconds / (now - self._began)}
+        before = self._seconds
+        with self._undisturbed():
+            scores = {task.name: probe(self._encoder, self._tokenizer, task, **self._sizes) for task in self._tasks}
+        timing = {
+            "seconds": self._seconds - before,
+            "share": self._seconds / (time.perf_counter() - self._began),
+        }
         record: Record = {"update": update, "scores": scores, "timing": timing}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def finished(self) -> None:
-        """Say what it took."""
-        share = self._seconds / max(time.perf_counter() - self._began, 1e-9)
-        self._say(f"probes took {self._seconds:.0f} s, {100 * share:.1f} % of the run.")
+
+class PairObserver(_Probing):
+    """Judges minimal pairs every so many updates and after the last, with the head that is trained.
+
+    The shares go into the run's own records (`metrics.jsonl`): `blimp` has `sum`, `mean`, `worst` and `pairs`. So it
+    must come before the observers that write them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scorer: Scorer,
+        tokenizer: PreTrainedTokenizerFast,
+        pairs: MinimalPairs,
+        per_set: int,
+        every: int,
+        log_every: int,
+        execution: Execution,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Hand it to `pretrain` by `observe`.
+
+        Args:
+            model: that is trained, the very object that `scorer` asks.
+            scorer: `minimal_pairs.by_detection` or `by_masking` of it.
+            tokenizer: the run's.
+            pairs: of a file.
+            per_set: judged of each set, always the same ones.
+            every: updates between probes; the next record there is from then on has the shares.
+            log_every: updates between the run's records.
+            execution: the run's, for its precision.
+            say: is told at the end what the probes took.
+        """
+        super().__init__(model, execution, say)
+        self._scorer, self._every = scorer, -(-every // log_every) * log_every
+        longest = longest_text(cast(PreTrainedModel, model).config, tokenizer, LONGEST)
+        self._encoded = encode_pairs(pairs, pairs.sample(per_set), tokenizer, longest)
+
+    def logged(self, record: Record) -> None:
+        """Add the shares, if it is time."""
+        if record["update"] % self._every and record["update"] != self._updates:
+            return
+        before = self._seconds
+        with self._undisturbed():
+            wins = judge(self._encoded, self._scorer)
+        record["blimp"] = {measure: float(won.mean()) for measure, won in wins.items()}
+        record["blimp"]["pairs"] = len(self._encoded.places)
+        record["timing"]["blimp_seconds"] = self._seconds - before
+
+
+def pair_probe(
+    parts: Assembled,
+    pairs: MinimalPairs,
+    every: int,
+    log_every: int,
+    execution: Execution,
+    say: Callable[[str], None] = lambda _: None,
+) -> PairObserver:
+    """The observer for a run's parts: by pseudo-log-likelihood for masked language modelling, else by the RTD head.
+
+    Args:
+        parts: of the run.
+        pairs: of a file; a sample of them is judged.
+        every: updates between probes.
+        log_every: updates between the run's records.
+        execution: the run's.
+        say: is told at the end what the probes took.
+    """
+    model = cast(PreTrainedModel, parts.objective.models()["main"])
+    tokenizer = cast(PreTrainedTokenizerFast, parts.tokenizer)
+    pad_id = parts.shards.special_tokens["pad"]
+    if isinstance(parts.objective, MLM):
+        way, scorer = "masking", by_masking(masked_prediction(parts.objective.model), parts.objective.mask_id, pad_id)
+    else:
+        way, scorer = "detection", by_detection(suspicion_of(model), pad_id)
+    per_set = max(1, PROBED_PAIRS[way] // pairs.set_count)
+    return PairObserver(model, scorer, tokenizer, pairs, per_set, every, log_every, execution, say)

@@ -9,9 +9,12 @@ Notable:
 
 import csv
 import difflib
+import gzip
 import io
 import json
+import lzma
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,14 +54,19 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, a byte-order mark dropped, line ends as they are; DataError where it isn't one."""
+    """A UTF-8 file, also in gzip (.gz) or xz (.xz), a byte-order mark dropped, line ends as they are.
+
+    DataError where it isn't one.
+    """
+    unpack = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(path.suffix.lower(), bytes)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return unpack(path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file.") from error
-    except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}); name another file.") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path} can't be read ({reason}); name another file.") from error
 
 
 def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -101,7 +109,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
         case ".csv":
             return _with_header(path, csv_rows(path), wanted)
         case ".jsonl" | ".ndjson":
-            return _json_lines(path, wanted)
+            return json_lines(path, wanted)
         case ".parquet":
             return _parquet(path, wanted)
     raise DataError(f"{path}: its kind is told by its name's ending; name it one of {' '.join(ENDINGS)}.")
@@ -124,8 +132,13 @@ def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Sequ
     return table
 
 
-def _json_lines(path: Path, wanted: Sequence[str]) -> Table:
-    table = Table(path, "line", [], {name: [] for name in wanted})
+def json_lines(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """The columns `wanted` of a file with a JSON object a line, and `optional` ones: None where a line lacks them.
+
+    Raises:
+        DataError: a line is no JSON object, or lacks a wanted column.
+    """
+    table = Table(path, "line", [], {name: [] for name in (*wanted, *optional)})
     for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
         if not line.strip():
             continue
@@ -140,6 +153,8 @@ def _json_lines(path: Path, wanted: Sequence[str]) -> Table:
             if name not in content:
                 _require(path, name, list(content), f", line {number}")
             table.columns[name].append(content[name])
+        for name in optional:
+            table.columns[name].append(content.get(name))
     return table
 
 

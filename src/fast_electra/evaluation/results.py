@@ -27,7 +27,7 @@ from fast_electra.data.files import read_sealed_json, waiting_lock, write_sealed
 from fast_electra.errors import DataError
 from fast_electra.evaluation.comparison import Comparison, Runs, compare, minimal_detectable_difference
 from fast_electra.evaluation.glue import AVERAGES, averages
-from fast_electra.evaluation.metrics import paired_bootstrap
+from fast_electra.evaluation.metrics import clustered_interval
 
 RESULTS_FILE = "results.json"
 LONGEST_NAME = 100
@@ -37,11 +37,15 @@ BASELINES = {
     "majority": "the majority class",
     "bag_of_words": "a bag of words",
     "frequency_table": "a frequency table",
+    "unigram": "the frequencies of its tokens",
     "untrained": "an untrained encoder of its shape",
+    "auxiliary": "its auxiliary",
 }
 """in the order in which they are shown, and what they are called in a sentence"""
 PAIRS = "pair"
-"""metric of the zero-shot tasks: share of pairs judged right, a half for a tie"""
+"""metric of the zero-shot bugs: share of pairs judged right, a half for a tie"""
+ZERO_SHOT = "zero-shot"
+"""how the setup of tasks without training begins: pairs of texts, one score, a prediction [place, won, set] a pair"""
 Scores = dict[str, dict[str, float]]
 """{dev split: {metric: score}}"""
 
@@ -83,6 +87,8 @@ class Result:
     """seeds that gave every example of a dev split one answer"""
     overlap: dict[str, Any] | None = None
     """texts seen in pre-training: {"corpus": …, "counts": {split: {"texts", "checked", "seen"}}}"""
+    details: dict[str, Any] = field(default_factory=dict)
+    """of minimal pairs: "way", "per_set", "groups" and "differences" as of `minimal_pairs`; {} of other tasks"""
 
     @property
     def split(self) -> str:
@@ -110,6 +116,43 @@ class Result:
         return None if found is None else found[split or self.split].get(metric or self.metric)
 
 
+def zero_shot_result(
+    task: str,
+    setup: str,
+    digest: str,
+    recipe: Mapping[str, Any],
+    record: Mapping[str, Any],
+    file: str,
+    baselines: Mapping[str, Scores | None],
+) -> Result:
+    """What a cell without training says: one score by each metric.
+
+    Args:
+        task: its name.
+        setup: `ZERO_SHOT`, or that and what tells the examples from others of the same task.
+        digest: of its examples.
+        recipe: that the cell is identified by.
+        record: of the cell.
+        file: of the cell.
+        baselines: by the names of `BASELINES`.
+    """
+    return Result(
+        task=task,
+        setup=setup,
+        digest=digest,
+        recipe=dict(recipe),
+        seeds=[0],
+        scores={split: {m: [score] for m, score in scores.items()} for split, scores in record["scores"].items()},
+        baselines=dict(baselines),
+        n_train=0,
+        n_dev={"dev": record["n_dev"]},
+        truncated=record.get("truncated", {}),
+        cells={"0": file},
+        seconds=record["timing"]["seconds"],
+        details=record.get("details", {}),
+    )
+
+
 class Spread(NamedTuple):
     """Scores of several seeds summed up; None where there are too few."""
 
@@ -134,7 +177,7 @@ def spread(scores: Sequence[float]) -> Spread:
 def entry(result: Result) -> dict[str, Any]:
     """A result for `--json`; shares and correlations as they are, not in points."""
     found = spread(result.of())
-    return {
+    whole = {
         "metric": result.metric,
         "scores": result.of(),
         "median": found.median,
@@ -163,6 +206,10 @@ def entry(result: Result) -> dict[str, Any]:
         "remarks": remarks(result),
         "timing": {"seconds": result.seconds},
     }
+    if not result.details:
+        return whole
+    # Of minimal pairs there is one score by each measure: "mean" is the share by the mean of the tokens.
+    return whole | {measure: scores[0] for measure, scores in result.scores[result.split].items()} | result.details
 
 
 def remarks(result: Result) -> list[str]:
@@ -175,6 +222,7 @@ def remarks(result: Result) -> list[str]:
         found.append(f"{result.task}: every dev example got the same answer from seed {seeds}.")
     if weak := _not_beaten(result):
         found.append(weak)
+    found += _pair_remarks(result)
     if result.against is not None:
         found.append(f"{result.task}: {result.against['sentence']}.")
     if result.selection is not None:
@@ -198,12 +246,41 @@ def _tried(scores: Mapping[str, float | None]) -> str:
     return ", ".join(f"{rate}: {'failed' if score is None else f'{100 * score:.1f}'}" for rate, score in scores.items())
 
 
+def _pair_remarks(result: Result) -> list[str]:
+    """Sentences on a task of minimal pairs: how it was judged, and its baselines on the same pairs."""
+    if not (details := result.details):
+        return []
+    whole = details["groups"]["all"]["all"]
+    metric = result.metric
+    how = "whole sets resampled" if whole["sets"] > 1 else "Wilson's"
+    per_set = "all" if details["per_set"] is None else f"at most {details['per_set']:,} of each set, by their digests"
+    found = [
+        f"{result.task}: {whole['n']:,} pairs in {whole['sets']} set{'s' * (whole['sets'] > 1)} ({per_set}), judged by "
+        f"{details['way']}: {metric} {100 * whole[metric][0]:.1f}, 95 % interval {100 * whole[metric][1]:.1f} to "
+        f"{100 * whole[metric][2]:.1f} ({how})."
+    ]
+    for name, of in details["differences"].items():
+        difference, low, high = (100 * value for value in of[metric])
+        if difference < 0:
+            difference, low, high = -difference, -high, -low
+            side = "behind"
+        else:
+            side = "ahead of"
+        found.append(
+            f"{result.task}: by the {metric} {side} {BASELINES[name]} by {difference:.1f} points on the same "
+            f"{of['n']:,} pairs, interval {low:.1f} to {high:.1f}."
+        )
+    return [sentence.replace(" -", " −") for sentence in found]
+
+
 def _not_beaten(result: Result) -> str | None:
-    """A sentence where the median is not above every baseline, or not clearly."""
+    """A sentence where the median is not above every baseline, or not clearly; other than those compared by pairs."""
     found = spread(result.of())
     if found.median is None:
         return None
-    scores = {name: score for name in BASELINES if (score := result.baseline(name)) is not None}
+    by_pairs = result.details.get("differences", {})
+    names = [name for name in BASELINES if name not in by_pairs]
+    scores = {name: score for name in names if (score := result.baseline(name)) is not None}
     if result.against is not None:  # says more of it
         scores.pop("untrained", None)
     score = f"{result.task}: {result.metric} {100 * found.median:.1f}"
@@ -286,6 +363,13 @@ def checkpoint_run(path: Path) -> Path | None:
     run = path.parent.parent
     is_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal() and (run / "run.json").exists()
     return run if is_checkpoint else None
+
+
+def run_of(model: str) -> Path | None:
+    """The run that a model is from: given as RUN, RUN/model, RUN/checkpoints/UPDATE or a quickstart's folder."""
+    path = Path(model)
+    home = checkpoint_run(path) or (path.parent if path.name == "model" else path)
+    return next((folder for folder in (home, home / "main") if (folder / "run.json").exists()), None)
 
 
 def _is_run(path: Path) -> bool:
@@ -484,8 +568,8 @@ def _contest(
         one_runs, other_runs = runs[first], runs[second]
         if one_runs is None or other_runs is None:
             continue
-        if metric == PAIRS:
-            if (compared := _compare_pairs(one_runs, other_runs)) is not None:
+        if one.setup.startswith(ZERO_SHOT):
+            if (compared := _compare_pairs(one_runs, other_runs, metric)) is not None:
                 comparisons[first, second] = compared
         else:
             labels = _labels(evaluations[first], one, split)
@@ -518,16 +602,22 @@ def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]
     return facts["dev"][split]
 
 
-def _compare_pairs(first: Runs, second: Runs) -> Comparison | None:
-    """Of zero-shot results, on the functions that both judged: a tokenizer leaves out those that it cannot tell."""
-    one, other = (dict(next(iter(runs.predictions.values()))) for runs in (first, second))
+def _compare_pairs(first: Runs, second: Runs, metric: str) -> Comparison | None:
+    """Of zero-shot results, on the pairs that both judged: some are left out, by a tokenizer or for a sample.
+
+    Pairs that come in sets are resampled by whole sets.
+    """
+    one, other = (
+        {place: (won, *of) for place, won, *of in next(iter(runs.predictions.values()))} for runs in (first, second)
+    )
     both = sorted(one.keys() & other.keys())
     if not both:
         return None
-    interval = paired_bootstrap([one[place] for place in both], [other[place] for place in both])
+    sets = [one[place][1] if len(one[place]) > 1 else 0 for place in both]
+    interval = clustered_interval([one[place][0] - other[place][0] for place in both], sets)
     difference, low, high = (100 * value for value in interval)
     return Comparison(
-        first.name, second.name, PAIRS, difference, low, high, None, (1, 1), paired=True, examples=len(both)
+        first.name, second.name, metric, difference, low, high, None, (1, 1), paired=True, examples=len(both)
     )
 
 

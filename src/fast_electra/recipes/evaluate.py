@@ -1,9 +1,10 @@
-"""`fast-electra evaluate`: tasks of GLUE, of one's own and of the bug-finding benchmark, one model, one folder.
+"""`fast-electra evaluate`: GLUE, one's own tasks, the bug-finding benchmark, minimal pairs; one model, one folder.
 
 Notable:
 - everything that can be refused is refused before a model is loaded: options first, then data, then the model;
 - `bugs` stands for three tasks: fine-tuned (is this function changed?), and for a model with an RTD head zero-shot, as
   at the end of a quickstart, for operators and variables;
+- `blimp` stands for minimal pairs out of a file, judged without training (recipes/blimp.py);
 - torch is imported where something is computed, so that a misspelt name is answered at once.
 """
 
@@ -19,18 +20,31 @@ from fast_electra.data.files import canonical_digest, sha256_of_file, write_text
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
 from fast_electra.evaluation.readers import load_own
-from fast_electra.evaluation.results import PAIRS, RESULTS_FILE, Evaluation, Result, Scores, load, results_folder, store
+from fast_electra.evaluation.results import (
+    PAIRS,
+    RESULTS_FILE,
+    ZERO_SHOT,
+    Evaluation,
+    Result,
+    Scores,
+    load,
+    results_folder,
+    store,
+    zero_shot_result,
+)
 from fast_electra.evaluation.tasks import Task
 from fast_electra.recipes.python_corpus import Corpus, collect
 
 if TYPE_CHECKING:
     from fast_electra.evaluation.bugs import Kind
     from fast_electra.evaluation.detector import Detector
+    from fast_electra.evaluation.minimal_pairs import MinimalPairs
     from fast_electra.evaluation.runner import Subject
 
 Say = Callable[[str], None]
 Progress = Callable[[float, float, str], object]
 BUGS = "bugs"
+BLIMP = "blimp"
 REPORT_FILE = "report.html"
 _LONGEST = 512
 """tokens of a function; a longer one is cropped around its bug"""
@@ -42,9 +56,13 @@ class Request:
 
     model: str
     tasks: tuple[str, ...] = ()
-    """names of GLUE's tasks, and "bugs" """
+    """names of GLUE's tasks, "bugs" and "blimp" """
     data: Path | None = None
     """the folder of the GLUE download; None: the hub"""
+    pairs: Path | None = None
+    """the file of minimal pairs"""
+    pairs_per_set: int | None = None
+    """of each set at most so many; None: as many as are worth their time"""
     train: Path | None = None
     """one's own task"""
     dev: Path | None = None
@@ -76,7 +94,7 @@ class Request:
             raise ConfigError(f"--workers {self.workers}: give a number from 1.")
         if not self.tasks and self.train is None:
             raise ConfigError("nothing to evaluate on: give --tasks, or --train with --text and --label.")
-        known = [*GLUE, BUGS]
+        known = [*GLUE, BUGS, BLIMP]
         for name in self.tasks:
             if name not in known:
                 close = difflib.get_close_matches(name.lower().replace("-", ""), known, n=1)
@@ -84,6 +102,17 @@ class Request:
                 raise ConfigError(f"--tasks: {name} is no task; {remedy}")
             if self.tasks.count(name) > 1:
                 raise ConfigError(f"--tasks: {name} is there twice.")
+        if BLIMP in self.tasks and self.pairs is None:
+            raise ConfigError(
+                "--tasks blimp needs its pairs: give --data FILE.jsonl, a JSON object a line with sentence_good and "
+                "sentence_bad (also .jsonl.gz and .jsonl.xz)."
+            )
+        if BLIMP not in self.tasks and self.pairs is not None:
+            raise ConfigError(f"--data {self.pairs} is a file of minimal pairs: give --tasks blimp too.")
+        if self.pairs_per_set is not None and (self.pairs_per_set < 1 or BLIMP not in self.tasks):
+            raise ConfigError(
+                f"--pairs {self.pairs_per_set}: give a number from 1; --tasks blimp takes so many pairs of each set."
+            )
         own = {"--dev": self.dev, "--text": self.text, "--label": self.label}
         if self.train is None and (given := [option for option, value in own.items() if value]):
             raise ConfigError(f"{given[0]} is about a task of your own: give --train too.")
@@ -103,7 +132,7 @@ class Request:
         if self.probe and (given := [option for option, value in fine_tuning.items() if value]):
             raise ConfigError(f"{given[0]} is about fine-tuning, and --probe trains no encoder: leave one of them out.")
         if self.predictions is not None and (
-            other := [*({BUGS} & {*self.tasks}), *([self.train] if self.train else [])]
+            other := [*({BUGS, BLIMP} & {*self.tasks}), *([self.train] if self.train else [])]
         ):
             raise ConfigError(f"--predictions writes files for GLUE's server, which has no task {other[0]}.")
         for option, folder in {"--out": self.out, "--predictions": self.predictions}.items():
@@ -132,6 +161,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         UserError: data or model can't be used.
     """
     tasks = load_tasks(request, say)
+    pairs = load_pairs(request)
     from fast_electra.config.tree import TrainingConfig
     from fast_electra.evaluation.runner import Setup, count_seen, evaluate, open_subject, write_predictions
     from fast_electra.evaluation.side_by_side import compute_side_by_side, workers_for
@@ -165,6 +195,11 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     for result in evaluate(subject, tasks, setup, out, execution, say=say, progress=progress):
         keep([result])
     whole = keep(zero_shot(subject, out, say) if BUGS in request.tasks else [])
+    if pairs is not None:
+        from fast_electra.recipes.blimp import judge_minimal_pairs
+
+        found = judge_minimal_pairs(subject, pairs, request.pairs_per_set, out, execution, say, progress)
+        whole = keep([found])
     if request.predictions is not None:
         files = write_predictions(results, tasks, out, request.predictions)
         say(f"predictions for GLUE's server: {', '.join(path.name for path in files)} in {request.predictions}.")
@@ -182,7 +217,7 @@ def load_tasks(request: Request, say: Say) -> list[Task]:
         raise DataError(f"{request.overlap} does not exist: name token shards, or a file or folder of text.")
     tasks: list[Task] = []
     for name in request.tasks:
-        if name == BUGS:
+        if name in (BUGS, BLIMP):
             continue
         task = load_glue(name, request.data, say=say)
         if request.predictions is not None and not task.test:
@@ -202,6 +237,19 @@ def load_tasks(request: Request, say: Say) -> list[Task]:
 
         tasks = [without_tests(task) for task in tasks]
     return tasks
+
+
+def load_pairs(request: Request) -> "MinimalPairs | None":
+    """The minimal pairs asked for.
+
+    Raises:
+        DataError: their file is not as said.
+    """
+    if request.pairs is None:
+        return None
+    from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
+
+    return read_minimal_pairs(request.pairs)
 
 
 def load_bugs(say: Say) -> Task:
@@ -237,7 +285,7 @@ def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
     corpus = _corpus()
     files = [[[file.source, sha256_of_file(file.path)] for file in half] for half in (corpus.train, corpus.held_out)]
     digest = canonical_digest(files)
-    settings = {"name": "zero-shot", "longest": _LONGEST}
+    settings = {"name": ZERO_SHOT, "longest": _LONGEST}
     cells = {
         kind: make_cell(f"{BUGS}-{kind}", digest, settings, 0, untrained=False, model=subject.digest) for kind in KINDS
     }
@@ -246,7 +294,11 @@ def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
         say("bugs without fine-tuning: both versions of 4,000 functions are scored; about a minute.")
         for kind, record in _judge(detector).items():
             records[kind] = keep_cell(out, cells[kind], record)
-    return [_result(cells[kind].file, digest, record) for kind, record in records.items() if record is not None]
+    found = ((cells[kind].file, record) for kind, record in records.items() if record is not None)
+    return [
+        zero_shot_result(record["task"], ZERO_SHOT, digest, {"name": ZERO_SHOT}, record, file, _baselines(record))
+        for file, record in found
+    ]
 
 
 def _judge(detector: "Detector") -> "dict[Kind, dict[str, Any]]":
@@ -283,26 +335,13 @@ def _judge(detector: "Detector") -> "dict[Kind, dict[str, Any]]":
     return records
 
 
-def _result(file: str, digest: str, record: dict[str, Any]) -> Result:
-    def scores(name: str) -> Scores:
-        return {"dev": {PAIRS: record["summary"][name]["pair"]}}
+def _baselines(record: dict[str, Any]) -> dict[str, Scores]:
+    def scores(share: float) -> Scores:
+        return {"dev": {PAIRS: share}}
 
-    return Result(
-        task=record["task"],
-        setup="zero-shot",
-        digest=digest,
-        recipe={"name": "zero-shot"},
-        seeds=[0],
-        scores={"dev": {PAIRS: [record["scores"]["dev"][PAIRS]]}},
-        baselines={
-            "chance": {"dev": {PAIRS: 0.5}},
-            "majority": {"dev": {PAIRS: 0.5}},  # one answer for all is a tie in every pair
-            "frequency_table": scores("frequency_table"),
-            "untrained": scores("untrained"),
-        },
-        n_train=0,
-        n_dev={"dev": record["n_dev"]},
-        truncated={},
-        cells={"0": file},
-        seconds=record["timing"]["seconds"],
-    )
+    return {
+        "chance": scores(0.5),
+        "majority": scores(0.5),  # one answer for all is a tie in every pair
+        "frequency_table": scores(record["summary"]["frequency_table"]["pair"]),
+        "untrained": scores(record["summary"]["untrained"]["pair"]),
+    }

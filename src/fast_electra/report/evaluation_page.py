@@ -19,7 +19,7 @@ from rich.text import Text
 from fast_electra.data.files import write_text_atomically
 from fast_electra.evaluation.results import (
     BASELINES,
-    PAIRS,
+    ZERO_SHOT,
     Contest,
     Evaluation,
     Result,
@@ -122,6 +122,28 @@ def _baseline(result: Result, name: str, split: str, metric: str) -> str:
     """Of an untrained encoder with several seeds the mean ± deviation."""
     deviation = spread(result.of_untrained(split, metric)).deviation if name == "untrained" else None
     return _mean(result.baseline(name, split, metric), deviation)
+
+
+def group_tables(results: Sequence[Result], sets: bool = False) -> list[TextTable]:
+    """Minimal pairs by what their file groups them by; `sets`: also by its finest groups, of which BLiMP has 67."""
+    tables: list[TextTable] = []
+    for result in results:
+        keys = [key for key in result.details.get("groups", {}) if sets or key not in ("all", "UID")]
+        for key in keys:
+            if key == "all":
+                continue
+            rows = [
+                [name, decimal(found["n"], 0), *(_interval(found[measure]) for measure in result.scores["dev"])]
+                for name, found in result.details["groups"][key].items()
+            ]
+            caption = f"{result.task} ({result.setup}) by {key}: pairs judged right, in points, 95 % intervals"
+            tables.append(TextTable(caption, [key, "pairs", *result.scores["dev"]], rows))
+    return tables
+
+
+def _interval(found: Sequence[float]) -> str:
+    share, low, high = found
+    return f"{points(share)} [{points(low)}, {points(high)}]"
 
 
 def data_table(results: Sequence[Result]) -> TextTable:
@@ -242,7 +264,7 @@ def render_evaluation_page(evaluation: Evaluation) -> str:
         subtitle="Dev scores in points, every seed, beside what a score has to beat.",
         chart=dot_chart(found, series) if found else None,
         spoken="; ".join(spoken),
-        tables=[*score_tables(results), data_table(results)],
+        tables=[*score_tables(results), *group_tables(results, sets=True), data_table(results)],
         sentences=notes(results),
         commands=evaluation.commands,
         details={
@@ -261,7 +283,8 @@ def report_content(run: Path) -> dict[str, Any] | None:
     evaluation = load(run / "evaluation")
     if evaluation is None:
         return None
-    return {"tables": score_tables(evaluation.results), "sentences": notes(evaluation.results)}
+    tables = [*score_tables(evaluation.results), *group_tables(evaluation.results)]
+    return {"tables": tables, "sentences": notes(evaluation.results)}
 
 
 # --- Several models ---------------------------------------------------------------------------------------------------
@@ -293,8 +316,8 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
         split = "" if contest.split == "dev" else f", {contest.split}"
         lead = f"{contest.task}{split} ({contest.setup}): "
         for comparison in contest.comparisons.values():
-            where = f" On the {decimal(comparison.examples, 0)} functions that both were asked about."
-            found.append(f"{lead}{comparison.sentence}.{where if contest.metric == PAIRS else ''}")
+            where = f" On the {decimal(comparison.examples, 0)} pairs that both were asked about."
+            found.append(f"{lead}{comparison.sentence}.{where if contest.setup.startswith(ZERO_SHOT) else ''}")
         if not contest.comparisons and sum(bool(scores) for scores in contest.scores) > 1:
             found.append(f"{lead}no interval, since there are no predictions of the same examples: not decided.")
     intervals = sum(len(contest.comparisons) for contest in contests)

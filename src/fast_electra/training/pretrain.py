@@ -81,7 +81,8 @@ def pretrain(
         say: is told one sentence at a time.
         stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
         extend: go on with a finished run until it has this many updates in all.
-        observe: gives further observers, those that look at the models themselves (probes).
+        observe: gives further observers, those that look at the models themselves (probes). They come first, so that
+            they can add to a record before it is written.
 
     Raises:
         ConfigError, DataError, ModelError: something doesn't fit; nothing was written.
@@ -141,7 +142,7 @@ def pretrain(
         validate=lambda: validate(parts, execution),
         save=lambda state: _save(state, folder, resolved.training.keep_checkpoints),
         execution=execution,
-        observers=[*own, *observers, *observe(parts)],
+        observers=[*observe(parts), *own, *observers],
         stop=stop,
     )
     records = read_metrics(folder / "metrics.jsonl")

@@ -31,7 +31,7 @@ class Observer(Protocol):
         ...
 
     def logged(self, record: Record) -> None:
-        """A record of metrics was made."""
+        """A record of metrics was made; an observer may add to it for those that come after."""
         ...
 
     def finished(self) -> None:

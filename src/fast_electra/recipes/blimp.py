@@ -1,0 +1,282 @@
+"""`--tasks blimp`: minimal pairs without any training, beside what needs no pre-training and beside a run's auxiliary.
+
+Notable:
+- a main model judges by its own head, one pass a sentence; a masked language model by pseudo-log-likelihood, a pass a
+  token, and therefore a sample of the pairs. In float32: bfloat16 rounds many scores to ties, which are wrong;
+- baselines judge a part of the same pairs, and differences are taken on just those: token frequencies of a run's own
+  shards, untrained models of the shape, and the run's auxiliary (in joint ELECTRA its generator).
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from fast_electra.config.loading import load_config
+from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective
+from fast_electra.corruption.counted import unigram_log_probabilities
+from fast_electra.data.shards import TokenShards, open_shards
+from fast_electra.data.tokenizer import fingerprint
+from fast_electra.errors import ModelError, UserError
+from fast_electra.evaluation.detector import Detector, detector_of, masked_prediction
+from fast_electra.evaluation.minimal_pairs import (
+    LONGEST,
+    MinimalPairs,
+    Scorer,
+    Wins,
+    by_detection,
+    by_frequency,
+    by_masking,
+    differences,
+    encode_pairs,
+    judge,
+    summarise,
+)
+from fast_electra.evaluation.results import ZERO_SHOT, Result, Scores, run_of, zero_shot_result
+from fast_electra.evaluation.runner import Progress, Record, Say, Subject, finished_cell, keep_cell, make_cell
+from fast_electra.models.build import build_model, load_model, stored_config
+from fast_electra.models.classifier import load_task_tokenizer, longest_text
+from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.training.auxiliary import excluded_tokens, load_auxiliary
+from fast_electra.training.precision import Execution, apply_threads
+
+TASK = "blimp"
+SAMPLED = 6_700
+"""pairs, in all, that are judged by a pass a token, and by untrained detectors: 100 of each of BLiMP's 67 sets"""
+UNTRAINED = 3
+"""models of the shape with fresh weights"""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model that can judge sentences."""
+
+    way: str
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    """tokens of a sentence, special ones included"""
+    scorer: Scorer
+    untrained: Callable[[int], Scorer]
+    """a model of its shape with weights from a seed"""
+    is_masked: bool
+    """a pass a token, not one a sentence"""
+
+
+def open_judge(source: str, device: torch.device) -> Judge:
+    """A main model or a masked language model.
+
+    Args:
+        source: a folder or a hub name.
+        device: that it computes on.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    tokenizer = load_task_tokenizer(source)
+    mask_id, pad_id = cast(int, tokenizer.mask_token_id), cast(int, tokenizer.pad_token_id)
+    length = longest_text(stored_config(source), tokenizer, LONGEST)
+
+    def masked(model: PreTrainedModel) -> Scorer:
+        frozen = MaskedLM(model).to(device).freeze(torch.float32)
+        return by_masking(masked_prediction(frozen), mask_id, pad_id)
+
+    def detecting(seed: int) -> Scorer:
+        model = build_model(stored_config(source), "rtd", seed).to(device)  # type: ignore[arg-type]
+        return by_detection(detector_of(model, torch.float32), pad_id)
+
+    if not any("ForMaskedLM" in name for name in stored_config(source).architectures or []):
+        try:
+            scorer = by_detection(Detector(source, torch.float32, device).suspicion, pad_id)
+            return Judge("the detector's logits", tokenizer, length, scorer, detecting, is_masked=False)
+        except ModelError as error:
+            refused = error
+    else:
+        refused = None
+    try:
+        model = load_model(source, "mlm")
+    except ModelError as error:
+        raise ModelError(
+            f"{source} has neither an RTD head nor a vocabulary head, so it cannot judge sentences without training "
+            f"({refused or error}): give a main model or a masked language model, or leave {TASK} out of --tasks."
+        ) from error
+    return Judge(
+        "pseudo-log-likelihood",
+        tokenizer,
+        length,
+        masked(model),
+        lambda seed: masked(build_model(stored_config(source), "mlm", seed)),
+        is_masked=True,
+    )
+
+
+def judge_minimal_pairs(
+    subject: Subject,
+    pairs: MinimalPairs,
+    per_set: int | None,
+    out: Path,
+    execution: Execution,
+    say: Say,
+    progress: Progress,
+) -> Result:
+    """A model's result on the pairs of a file; nothing is computed again.
+
+    Args:
+        subject: the model.
+        pairs: of a file.
+        per_set: pairs of each set; None: all, or of a masked language model about `SAMPLED` in all.
+        out: the folder for cells.
+        execution: the device and its threads.
+        say: is told what is done, and which baselines are left out.
+        progress: is told how far it is.
+
+    Raises:
+        ModelError: the model has no head to judge with.
+    """
+    apply_threads(execution)
+    asked = open_judge(subject.source, execution.device)
+    sampled = _each(SAMPLED, pairs)
+    per_set = per_set or (sampled if asked.is_masked else None)
+    run = run_of(subject.name)
+    record = json.loads((run / "run.json").read_text()) if run else {}
+    settings = {
+        "name": ZERO_SHOT,
+        "way": asked.way,
+        "per_set": per_set,
+        "longest": LONGEST,
+        "shards": record.get("data"),
+        "auxiliary": record.get("auxiliary"),
+    }
+    cell = make_cell(TASK, pairs.digest, settings, 0, untrained=False, model=subject.digest)
+    if (found := finished_cell(out, cell)) is None:
+        found = keep_cell(out, cell, _judged(asked, pairs, per_set, run, execution, say, progress))
+    baselines = {"chance": {"dev": dict.fromkeys(found["scores"]["dev"], 0.5)}, **found["baselines"]}
+    name = pairs.path.name.split(".")[0]
+    setup = ZERO_SHOT if name == TASK else f"{ZERO_SHOT}, {name}"
+    return zero_shot_result(TASK, setup, pairs.digest, settings, found, cell.file, baselines)
+
+
+def _each(total: int, pairs: MinimalPairs) -> int:
+    """Pairs of each set that make about `total`."""
+    return max(1, total // pairs.set_count)
+
+
+def _judged(
+    asked: Judge,
+    pairs: MinimalPairs,
+    per_set: int | None,
+    run: Path | None,
+    execution: Execution,
+    say: Say,
+    progress: Progress,
+) -> Record:
+    began = time.perf_counter()
+    places = pairs.sample(per_set)
+    each = f"{per_set:,} of each of {pairs.set_count} sets" if per_set else "all of them"
+    say(f"{TASK}: {len(places):,} pairs of {pairs.path.name} are judged ({each}), by {asked.way}.")
+    encoded = encode_pairs(pairs, places, asked.tokenizer, asked.length)
+    few = encoded.part(pairs.sample(_each(SAMPLED, pairs)))
+    fewer = encoded.part(pairs.sample(_each(SAMPLED // UNTRAINED, pairs))) if asked.is_masked else few
+    every = np.arange(len(places))
+    jobs: list[tuple[str, Scorer, np.ndarray, bool]] = [("model", asked.scorer, every, asked.is_masked)]
+    jobs += [("untrained", asked.untrained(seed), fewer, asked.is_masked) for seed in range(UNTRAINED)]
+    found = _run_scorers(run, asked, execution.device, say) if run else {}
+    if run is None:
+        say(f"{TASK}: no run is named, so there are no token frequencies and no auxiliary to stand beside it.")
+    if "unigram" in found:
+        jobs.append(("unigram", found["unigram"], every, False))
+    if "auxiliary" in found:
+        jobs.append(("auxiliary", found["auxiliary"], few, True))
+    tokens = float(np.mean([len(sequence) for sequence in encoded.good]))
+    costs = [len(rows) * (tokens if is_masked else 1.0) for _, _, rows, is_masked in jobs]
+    wins: dict[str, list[Wins]] = {}
+    rows_of: dict[str, np.ndarray] = {}
+    for number, (name, scorer, rows, _) in enumerate(jobs):
+        done, cost = sum(costs[:number]), costs[number]
+        tell = lambda share, done=done, cost=cost: progress(done + share * cost, sum(costs), TASK)  # noqa: E731
+        wins.setdefault(name, []).append(judge(encoded, scorer, rows, tell))
+        rows_of[name] = rows
+    means = {
+        name: {measure: np.mean([one[measure] for one in several], axis=0) for measure in several[0]}
+        for name, several in wins.items()
+    }
+    shares = {name: {"dev": {measure: float(won.mean()) for measure, won in of.items()}} for name, of in means.items()}
+    sets = pairs.sets[places]
+    baselines: dict[str, Scores] = {name: of for name, of in shares.items() if name != "model"}
+    apart: dict[str, Any] = {}
+    for name in baselines:
+        rows = rows_of[name]
+        apart[name] = differences(sets[rows], {m: won[rows] for m, won in means["model"].items()}, means[name])
+    (model_wins,) = wins["model"]
+    return {
+        "task": TASK,
+        "seed": 0,
+        "scores": shares["model"],
+        "predictions": {"dev": np.stack([places, model_wins["sum"], sets], axis=1).tolist()},
+        "baselines": baselines,
+        "n_dev": len(places),
+        "truncated": {"dev": encoded.cut},
+        "failed": None,
+        "details": {
+            "way": asked.way,
+            "per_set": per_set,
+            "groups": summarise(pairs, places, model_wins),
+            "differences": apart,
+        },
+        "timing": {"seconds": time.perf_counter() - began},
+    }
+
+
+# --- What a run has beside its model ----------------------------------------------------------------------------------
+
+
+def _run_scorers(run: Path, asked: Judge, device: torch.device, say: Say) -> dict[str, Scorer]:
+    """Token frequencies of a run's shards, and its auxiliary, where they are still there and have its tokenizer."""
+    config = load_config(run / "config.yaml")
+    record = json.loads((run / "run.json").read_text())
+    scorers: dict[str, Scorer] = {}
+    try:
+        shards = open_shards(config.data.shards or "", verify=False)
+    except UserError as error:
+        say(f"{TASK}: token frequencies and the auxiliary are left out: {error}")
+        return {}
+    if shards.fingerprint != record["data"] or shards.tokenizer_fingerprint != fingerprint(asked.tokenizer):
+        say(f"{TASK}: token frequencies and the auxiliary are left out, since {shards.folder} is not what {run} used.")
+        return {}
+    allowed_V = ~excluded_tokens(shards, asked.tokenizer)
+    scorers["unigram"] = by_frequency(unigram_log_probabilities(shards.split("train"), allowed_V).numpy())
+    try:
+        model = _auxiliary(run, config, record, shards, asked)
+    except UserError as error:
+        say(f"{TASK}: the auxiliary is left out: {error}")
+        model = None
+    if model is not None:
+        special = shards.special_tokens
+        prediction = masked_prediction(MaskedLM(model).to(device).freeze(torch.float32))
+        scorers["auxiliary"] = by_masking(prediction, special["mask"], special["pad"])
+    return scorers
+
+
+def _auxiliary(
+    run: Path, config: Config, record: dict[str, Any], shards: TokenShards, asked: Judge
+) -> PreTrainedModel | None:
+    """The masked language model that a run trained against, None where it had none.
+
+    Raises:
+        UserError: it is no longer there, or another one.
+    """
+    if isinstance(config.objective, ElectraObjective):
+        return load_model(run / "generator", "mlm")
+    if not isinstance(config.objective, FastElectraObjective) or config.auxiliary.model is None:
+        return None
+    loaded = load_auxiliary(config, shards, asked.tokenizer)
+    if loaded.kind != "masked_lm":
+        return None
+    if loaded.digest != record["auxiliary"]:
+        raise ModelError(f"{config.auxiliary.model} is no longer the one that {run} used; put it back.")
+    return loaded.model
