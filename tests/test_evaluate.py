@@ -888,7 +888,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
     assert main(["compare", *map(str, folders)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (of examples alone): not decided" in shown
-    assert "not decided. On the 100 functions that both were asked about." in shown
+    assert "not decided. On the 100 pairs that both were asked about." in shown
     write_sealed_json(folders[1] / "cells" / "pairs.json", {"predictions": {"dev": [[999, 1.0]]}})
     assert main(["compare", *map(str, folders), "--json"]) == 0
     (probe, pairs) = json.loads(capsys.readouterr().out)["comparisons"]
