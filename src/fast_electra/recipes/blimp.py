@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.config.loading import load_config
@@ -66,6 +67,16 @@ class Judge:
     """a model of its shape with weights from a seed"""
     is_masked: bool
     """a pass a token, not one a sentence"""
+
+
+class _Job(NamedTuple):
+    """Pairs that one model or table judges."""
+
+    name: str
+    scorer: Scorer
+    rows: NDArray[np.int64]
+    cost: float
+    """in passes of one sentence"""
 
 
 def open_judge(source: str, device: torch.device) -> Judge:
@@ -140,8 +151,7 @@ def judge_minimal_pairs(
     """
     apply_threads(execution)
     asked = open_judge(subject.source, execution.device)
-    sampled = _each(SAMPLED, pairs)
-    per_set = per_set or (sampled if asked.is_masked else None)
+    per_set = per_set or (_each(SAMPLED, pairs) if asked.is_masked else None)
     run = run_of(subject.name)
     record = json.loads((run / "run.json").read_text()) if run else {}
     settings = {
@@ -183,24 +193,25 @@ def _judged(
     few = encoded.part(pairs.sample(_each(SAMPLED, pairs)))
     fewer = encoded.part(pairs.sample(_each(SAMPLED // UNTRAINED, pairs))) if asked.is_masked else few
     every = np.arange(len(places))
-    jobs: list[tuple[str, Scorer, np.ndarray, bool]] = [("model", asked.scorer, every, asked.is_masked)]
-    jobs += [("untrained", asked.untrained(seed), fewer, asked.is_masked) for seed in range(UNTRAINED)]
+    passes = float(np.mean([len(sequence) for sequence in encoded.good])) - 2  # of a sentence, a token masked in each
+    each_cost = passes if asked.is_masked else 1.0
+    jobs = [_Job("model", asked.scorer, every, each_cost * len(every))]
+    jobs += [_Job("untrained", asked.untrained(seed), fewer, each_cost * len(fewer)) for seed in range(UNTRAINED)]
     found = _run_scorers(run, asked, execution.device, say) if run else {}
     if run is None:
-        say(f"{TASK}: no run is named, so there are no token frequencies and no auxiliary to stand beside it.")
+        say(f"{TASK}: no run is named, so token frequencies and the auxiliary are left out of its baselines.")
     if "unigram" in found:
-        jobs.append(("unigram", found["unigram"], every, False))
+        jobs.append(_Job("unigram", found["unigram"], every, 0.0))
     if "auxiliary" in found:
-        jobs.append(("auxiliary", found["auxiliary"], few, True))
-    tokens = float(np.mean([len(sequence) for sequence in encoded.good]))
-    costs = [len(rows) * (tokens if is_masked else 1.0) for _, _, rows, is_masked in jobs]
+        jobs.append(_Job("auxiliary", found["auxiliary"], few, passes * len(few)))
+    total = sum(job.cost for job in jobs)
+    done = 0.0
     wins: dict[str, list[Wins]] = {}
-    rows_of: dict[str, np.ndarray] = {}
-    for number, (name, scorer, rows, _) in enumerate(jobs):
-        done, cost = sum(costs[:number]), costs[number]
-        tell = lambda share, done=done, cost=cost: progress(done + share * cost, sum(costs), TASK)  # noqa: E731
-        wins.setdefault(name, []).append(judge(encoded, scorer, rows, tell))
-        rows_of[name] = rows
+    for job in jobs:
+        tell = lambda share, done=done, job=job: progress(done + share * job.cost, total, TASK)  # noqa: E731
+        wins.setdefault(job.name, []).append(judge(encoded, job.scorer, job.rows, tell))
+        done += job.cost
+    rows_of = {job.name: job.rows for job in jobs}
     means = {
         name: {measure: np.mean([one[measure] for one in several], axis=0) for measure in several[0]}
         for name, several in wins.items()
@@ -240,8 +251,9 @@ def _run_scorers(run: Path, asked: Judge, device: torch.device, say: Say) -> dic
     config = load_config(run / "config.yaml")
     record = json.loads((run / "run.json").read_text())
     scorers: dict[str, Scorer] = {}
+    assert config.data.shards is not None
     try:
-        shards = open_shards(config.data.shards or "", verify=False)
+        shards = open_shards(config.data.shards, verify=False)
     except UserError as error:
         say(f"{TASK}: token frequencies and the auxiliary are left out: {error}")
         return {}

@@ -190,16 +190,15 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         commands = [request.command] if request.command else []
         return store(Evaluation(subject.name, subject.digest, out, results, commands), say)
 
+    if pairs is not None:  # first, since a model without a head for it is refused
+        from fast_electra.recipes.blimp import judge_minimal_pairs
+
+        keep([judge_minimal_pairs(subject, pairs, request.pairs_per_set, out, execution, say, progress)])
     workers = request.workers or workers_for(execution)
     compute_side_by_side(subject, tasks, setup, out, execution, workers, say=say, progress=progress)
     for result in evaluate(subject, tasks, setup, out, execution, say=say, progress=progress):
         keep([result])
     whole = keep(zero_shot(subject, out, say) if BUGS in request.tasks else [])
-    if pairs is not None:
-        from fast_electra.recipes.blimp import judge_minimal_pairs
-
-        found = judge_minimal_pairs(subject, pairs, request.pairs_per_set, out, execution, say, progress)
-        whole = keep([found])
     if request.predictions is not None:
         files = write_predictions(results, tasks, out, request.predictions)
         say(f"predictions for GLUE's server: {', '.join(path.name for path in files)} in {request.predictions}.")
