@@ -25,7 +25,7 @@ from fast_electra.evaluation.minimal_pairs import (
     summarise,
 )
 from fast_electra.evaluation.results import run_of
-from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.build import Head, build_model, transformers_config
 from fast_electra.models.export import write_model
 from fast_electra.training import precision
 from fast_electra.training.pretrain import pretrain
@@ -63,7 +63,8 @@ def file(tmp_path_factory):
 def models(tmp_path_factory, tokenizer):
     home = tmp_path_factory.mktemp("models")
     shape = ModelConfig(layers=1, hidden_size=32, heads=2, intermediate_size=48)
-    for head, seed in (("rtd", 1), ("mlm", 2)):
+    heads: tuple[Head, ...] = ("rtd", "mlm")
+    for seed, head in enumerate(heads, 1):
         model = build_model(transformers_config(shape, 320, tiny.SPECIAL, 64), head, seed)
         with torch.no_grad():  # far from zero, so that the scores of two sentences differ by more than rounding
             for parameter in model.parameters():

@@ -144,7 +144,7 @@ def _probes(
         if tasks:
             found.append(ProbeObserver(model, tokenizer, tasks, every, run, execution, say))
         if pairs is not None:
-            found.append(pair_probe(parts, pairs, every, settings.training.log_every, execution, say))
+            found.append(pair_probe(parts, pairs, every, settings, execution, say))
         return found
 
     return probes

@@ -30,11 +30,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest
 from fast_electra.evaluation.detector import masked_prediction, suspicion_of
 from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode_task, padding_for
 from fast_electra.evaluation.minimal_pairs import (
     LONGEST,
+    EncodedPairs,
     MinimalPairs,
     Scorer,
     by_detection,
@@ -50,8 +52,8 @@ from fast_electra.training.assembly import Assembled
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
 
-PROBED_PAIRS = {"detection": 1_340, "masking": 268}
-"""in all, of all sets alike; masking takes a pass a token, about ten times as many"""
+PROBED_UPDATES = 4
+"""minimal pairs cost about as much as so many updates: of a run with a probe every 1,000 updates that is 0.4 %"""
 TRAIN_EXAMPLES = 2_000
 DEV_EXAMPLES = 2_000
 _LONGEST = 128
@@ -248,31 +250,25 @@ class PairObserver(_Probing):
         self,
         model: nn.Module,
         scorer: Scorer,
-        tokenizer: PreTrainedTokenizerFast,
-        pairs: MinimalPairs,
-        per_set: int,
+        pairs: EncodedPairs,
         every: int,
         log_every: int,
         execution: Execution,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Hand it to `pretrain` by `observe`.
+        """Hand it to `pretrain` by `observe`; `pair_probe` makes one.
 
         Args:
             model: that is trained, the very object that `scorer` asks.
             scorer: `minimal_pairs.by_detection` or `by_masking` of it.
-            tokenizer: the run's.
-            pairs: of a file.
-            per_set: judged of each set, always the same ones.
+            pairs: that are judged, always the same ones.
             every: updates between probes; the next record there is from then on has the shares.
             log_every: updates between the run's records.
             execution: the run's, for its precision.
             say: is told at the end what the probes took.
         """
         super().__init__(model, execution, say)
-        self._scorer, self._every = scorer, -(-every // log_every) * log_every
-        longest = longest_text(cast(PreTrainedModel, model).config, tokenizer, LONGEST)
-        self._encoded = encode_pairs(pairs, pairs.sample(per_set), tokenizer, longest)
+        self._scorer, self._encoded, self._every = scorer, pairs, -(-every // log_every) * log_every
 
     def logged(self, record: Record) -> None:
         """Add the shares, if it is time."""
@@ -290,7 +286,7 @@ def pair_probe(
     parts: Assembled,
     pairs: MinimalPairs,
     every: int,
-    log_every: int,
+    config: Config,
     execution: Execution,
     say: Callable[[str], None] = lambda _: None,
 ) -> PairObserver:
@@ -298,18 +294,26 @@ def pair_probe(
 
     Args:
         parts: of the run.
-        pairs: of a file; a sample of them is judged.
+        pairs: of a file; a sample of them is judged, of all sets alike.
         every: updates between probes.
-        log_every: updates between the run's records.
+        config: the run's.
         execution: the run's.
-        say: is told at the end what the probes took.
+        say: is told how many pairs are judged, and at the end what the probes took.
     """
     model = cast(PreTrainedModel, parts.objective.models()["main"])
     tokenizer = cast(PreTrainedTokenizerFast, parts.tokenizer)
     pad_id = parts.shards.special_tokens["pad"]
+    longest = longest_text(model.config, tokenizer, LONGEST)
+    one_each = encode_pairs(pairs, pairs.sample(1), tokenizer, longest)
+    lengths = [len(sequence) for sequence in (*one_each.good, *one_each.bad)]
     if isinstance(parts.objective, MLM):
-        way, scorer = "masking", by_masking(masked_prediction(parts.objective.model), parts.objective.mask_id, pad_id)
+        scorer = by_masking(masked_prediction(parts.objective.model), parts.objective.mask_id, pad_id)
+        tokens = sum(length * (length - 2) for length in lengths)
     else:
-        way, scorer = "detection", by_detection(suspicion_of(model), pad_id)
-    per_set = max(1, PROBED_PAIRS[way] // pairs.set_count)
-    return PairObserver(model, scorer, tokenizer, pairs, per_set, every, log_every, execution, say)
+        scorer, tokens = by_detection(suspicion_of(model), pad_id), sum(lengths)
+    # An update passes each token forward, and backward at twice the cost.
+    budget = PROBED_UPDATES * 3 * config.training.batch_size * config.data.length
+    chosen = pairs.sample(max(1, budget // tokens))
+    say(f"blimp: {len(chosen):,} pairs of {pairs.path.name} are judged every {every:,} updates.")
+    encoded = encode_pairs(pairs, chosen, tokenizer, longest)
+    return PairObserver(model, scorer, encoded, every, config.training.log_every, execution, say)
