@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from fast_electra.evaluation.baselines import bag_of_words
 from fast_electra.evaluation.comparison import Comparison
 from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.readers import load_own
-from fast_electra.evaluation.recipes import Recipe
+from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.results import (
     Contest,
     Evaluation,
@@ -356,6 +357,7 @@ def test_texts_longer_than_the_model_takes_are_counted(tmp_path, models, capsys)
     rows = "".join(f"{'value ' * (90 if i == 0 else 3)}{('left', 'right')[i % 2]} {i},{i % 2}\n" for i in range(40))
     (tmp_path / "long.csv").write_text("text,label\n" + rows)
     options = ["--train", str(tmp_path / "long.csv"), "--text", "text", "--label", "label", "--seeds", "1"]
+    options += ["--recipe", "fast"]
     assert main(["evaluate", str(models[0]), *options, "--out", str(tmp_path / "out"), "--json"]) == 0
     task = json.loads(capsys.readouterr().out)["tasks"]["long"]
     assert sum(task["truncated"].values()) == 1
@@ -446,7 +448,62 @@ def test_baselines_learn_from_the_encoders_own_examples(tmp_path, models, monkey
     (task,) = seen
     whole = load_own(tmp_path / "own.csv", tmp_path / "own.csv", ["text"], "label")
     assert task.train == sample(whole.train, 40)
-    assert load(tmp_path / "out").results[0].n_train == 40
+    (result,) = load(tmp_path / "out").results
+    assert result.n_train == 40
+    assert "own: 40 of 90 training examples were used, by the encoder and every baseline." in remarks(result)
+
+
+def test_a_curve_over_examples_has_nested_parts_for_the_encoder_and_every_baseline(
+    tmp_path, models, glue, monkeypatch, capsys
+):
+    trained, told = [], []
+    fine_tune = runner.fine_tune
+    monkeypatch.setattr(runner, "fine_tune", lambda *a, **o: trained.append(a[1].train.texts) or fine_tune(*a, **o))
+    monkeypatch.setattr(runner, "bag_of_words", lambda task: told.append(task.train.texts) or bag_of_words(task))
+    options = again(
+        tmp_path, models[0], glue, "--tasks", "cola", "--examples", "32,12,24,900", "--seeds", "1", "--json"
+    )
+    assert main(options) == 0
+    out, err = capsys.readouterr()
+    assert "8 cells (a task and a seed each) are to be computed" in err
+    whole = load_glue("cola", glue).train
+    parts = [sample(whole, examples).texts for examples in (12, 24, 32, 48)]  # 48 is all that there are
+    assert told == parts
+    assert trained == [part for part in parts for _ in range(2)]  # encoder, untrained
+    task = json.loads(out)["tasks"]["cola"]
+    assert [point["examples"] for point in task["curve"]] == [12, 24, 32, 48]
+    assert [point["setup"] for point in task["curve"]][:2] == ["fast, 12 examples", "fast, 24 examples"]
+    for point in task["curve"]:
+        assert len(point["scores"]) == len(point["untrained"]["scores"]) == 1
+        assert {"majority", "bag_of_words"} <= point["baselines"].keys()
+    assert (task["n_train"], task["scores"]) == (48, task["curve"][-1]["scores"])
+    assert "Score against labelled examples" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "examples.svg").read_text().startswith("<svg")
+    (table,) = score_tables(load(tmp_path).results)
+    assert [row[0] for row in table.rows] == [f"cola, {examples} examples" for examples in (12, 24, 32, 48)]
+
+
+def test_small_encoders_have_a_recipe_with_rates_to_choose_from(tmp_path, models, glue, monkeypatch):
+    """Nobody is asked for a recipe: by the width. Few examples are passed over until there are 160 updates."""
+    calls = []
+
+    def fake(source, task, recipe, seed, execution, **_):
+        calls.append((recipe.name, recipe.learning_rate, next(iter(task.dev)), len(task.train)))
+        scores = {name: {"matthews": recipe.learning_rate} for name in task.dev}
+        found = {"scores": scores, "predictions": {}, "failed": None, "degenerate": [], "truncated": {}}
+        return SimpleNamespace(record=lambda: found | {"timing": {"seconds": 0.0}})
+
+    monkeypatch.setattr(runner, "fine_tune", fake)
+    options = ["--tasks", "cola", "--data", str(glue), "--out", str(tmp_path), "--seeds", "1"]
+    assert main(["evaluate", str(models[0]), *options]) == 0
+    rates = [("small", rate, "held", 36) for rate in (1e-4, 3e-4, 1e-3)]
+    assert sorted(calls) == sorted([*rates, ("small", 1e-3, "dev", 48)] * 2)
+    assert [recipes.default_recipe(width) for width in (128, 512, 768)] == ["small", "small", "electra"]
+    small, words = (recipe_for("small", 256, kind) for kind in ("classification", "tokens"))
+    assert [small.epochs_of("x", -(-examples // 32)) for examples in (100, 500, 5_424)] == [40, 10, 3]
+    assert (small.train_examples, words.max_length) == (10_000, 256)
+    assert recipes.learning_rates(words, "tokens") == (3e-4, 1e-3)
+    assert recipes.learning_rates(recipe_for("bert", 256), "tokens") == (5e-5,)
 
 
 def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, capsys):
@@ -493,9 +550,10 @@ def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue)
     (saved,) = (tmp_path / "models").iterdir()
     assert main(["evaluate", str(models[0]), "--tasks", "rte", "--start", str(saved), *common]) == 0
     found = {result.task: result for result in load(tmp_path).results}
-    assert runner.Setup(start="google/electra").name == "electra, started from google/electra"
+    electra = recipe_for("electra", 256)
+    assert runner.Setup(start="google/electra").name_of(electra) == "electra, started from google/electra"
     (tmp_path / "run" / "model").mkdir(parents=True)
-    assert runner.Setup(start=str(tmp_path / "run" / "model")).name == "electra, started from run"
+    assert runner.Setup(start=str(tmp_path / "run" / "model")).name_of(electra) == "electra, started from run"
     # Not the folder's whole name, whose digest is the model's: another one that starts from its own can be compared.
     assert found["rte"].setup == "fast, started from cola-fast-0"
     assert len(found["rte"].recipe["start"]) == 64  # the digest is kept here
@@ -670,6 +728,10 @@ BAD = [
     (["--tasks", "bugs", "--predictions", "p"], "GLUE's server, which has no task bugs"),
     (["--tasks", "cola", "--recipe", "electro"], "electro is no fine-tuning recipe"),
     (["--tasks", "cola", "--learning-rates", "fast"], "--learning-rates: fast is no learning rate"),
+    (["--tasks", "cola", "--examples", "100,x"], "--examples 100,x: give whole numbers from 1, such as 100,300,1000"),
+    (["--tasks", "cola", "--examples", "0"], "--examples 0: give whole numbers from 1"),
+    (["--tasks", "cola", "--examples", "9", "--probe"], "--examples is about fine-tuning"),
+    (["--tasks", "cola", "--examples", "9,10", "--predictions", "p"], "give one number to --examples"),
     (["--tasks", "cola", "--seeds", "0"], "--seeds 0 is no number of seeds"),
     (["--tasks", "cola", "--seeds", "1", "1"], "--seeds 1 1: give different whole numbers"),
     (

@@ -138,7 +138,7 @@ def test_recipes_are_those_of_their_papers():
     )
     assert recipe_for("fast", 256).train_examples == 10_000
     assert [recipe_for("fast", width).learning_rate for width in (128, 384, 1024)] == [4e-4, 1.3e-4, 5e-5]
-    with pytest.raises(ConfigError, match="elektra is no fine-tuning recipe; they are electra, bert, fast"):
+    with pytest.raises(ConfigError, match="elektra is no fine-tuning recipe; they are electra, bert, small, fast"):
         recipe_for("elektra", 256)
 
 

@@ -26,6 +26,7 @@ def evaluate(
     label: str | None = None,
     recipe: str | None = None,
     learning_rates: str | None = None,
+    examples: str | None = None,
     seeds: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
     probe: Flag = False,
     start: str | None = None,
@@ -61,9 +62,12 @@ def evaluate(
     label
         Its column to predict.
     recipe
-        electra, bert or fast; default: electra.
+        electra, bert, small or fast; default: small for encoders of a width up to 512, else electra.
     learning_rates
         In place of the recipe's; of several, separated by commas, each task takes the best on a part of train.
+    examples
+        Train on so many examples, the same ones for the model and its baselines; several, separated by commas, draw a
+        curve.
     seeds
         A number of seeds, or the seeds themselves; default: 3.
     probe
@@ -95,8 +99,8 @@ def evaluate(
     folder, pairs_file = folder_and_pairs(data, "--data")
     given = {
         **{"--tasks": tasks, "--data": data, "--pairs": pairs, "--train": train, "--dev": dev, "--text": text},
-        **{"--label": label},
-        **{"--recipe": recipe, "--learning-rates": learning_rates, "--start": start, "--overlap": overlap},
+        **{"--label": label, "--recipe": recipe, "--learning-rates": learning_rates, "--examples": examples},
+        **{"--start": start, "--overlap": overlap},
         **{"--predictions": predictions, "--out": out},
     }
     if probe and seeds is not None:
@@ -113,6 +117,7 @@ def evaluate(
         label=label,
         recipe=recipe,
         learning_rates=_rates(learning_rates),
+        examples=_numbers(examples),
         seeds=_seeds(seeds),
         probe=probe,
         start=start,
@@ -146,11 +151,10 @@ def evaluate(
             ),
         )
     if json:
-        from fast_electra.evaluation.results import averages_of, entry
+        from fast_electra.evaluation.results import averages_of, entries
 
         averages = [average._asdict() for average in averages_of(results)]
-        names = [result.task for result in results]
-        print(json_module.dumps({"tasks": dict(zip(names, map(entry, results), strict=True)), "averages": averages}))
+        print(json_module.dumps({"tasks": entries(results), "averages": averages}))
         return 0
     _print(results, Console(highlight=False))
     say(f"results  {evaluation.folder / 'results.json'}\nreport   {evaluation.folder / REPORT_FILE}")
@@ -185,6 +189,15 @@ def _rates(given: str | None) -> tuple[float, ...]:
     if given and not rates:
         raise ConfigError(f"--learning-rates {given}: give numbers such as 1e-4,3e-4.")
     return tuple(dict.fromkeys(rates))
+
+
+def _numbers(given: str | None) -> tuple[int, ...]:
+    from fast_electra.errors import ConfigError
+
+    words = _words(given)
+    if given is not None and not (words and all(word.isdecimal() and int(word) for word in words)):
+        raise ConfigError(f"--examples {given}: give whole numbers from 1, such as 100,300,1000.")
+    return tuple(sorted({int(word) for word in words}))
 
 
 def _seeds(given: list[int] | None) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
-"""Fine-tuning recipes: ELECTRA's and BERT's as published, and a fast one for quick comparisons.
+"""Fine-tuning recipes: ELECTRA's and BERT's as published, one for small encoders, and a fast one for orderings.
 
 Notable:
 - a recipe is everything about fine-tuning but the model, the task and the seed, and goes whole into every result;
 - published settings differ by the model's size, so a name stands for several recipes, chosen by the encoder's width;
-- one set of hyper-parameters serves all tasks; only the number of epochs of the small tasks differs, as published;
+- of published recipes one set of hyper-parameters serves all tasks; only the epochs of small tasks differ;
+- no rate serves a small encoder on all tasks, so `small` has a few, and one is chosen on a part of train;
 - where a paper and its code disagree, a comment says which is followed (docs/fine-tuning-recipes.md says more).
 """
 
@@ -13,6 +14,7 @@ from typing import Literal
 
 from fast_electra.config.tree import OptimizerConfig
 from fast_electra.errors import ConfigError
+from fast_electra.evaluation.tasks import Kind
 
 Size = Literal["small", "base", "large"]
 
@@ -98,7 +100,14 @@ _PUBLISHED: Mapping[str, Mapping[Size, Recipe]] = {
     },
     "bert": {"small": replace(_BERT, learning_rate=5e-5), "base": _BERT, "large": replace(_BERT, learning_rate=2e-5)},
 }
-RECIPES = (*_PUBLISHED, "fast")
+RECIPES = (*_PUBLISHED, "small", "fast")
+SMALL_WIDTH = 512
+"""the widest encoder that `small` is the default for"""
+
+# docs/fine-tuning-recipes.md says why. 160 updates are ten epochs of 500 examples. Sentences whose words are labelled
+# may be long: what is cut there counts as missed.
+_SMALL = Recipe("small", 3e-4, epochs=3, least_updates=160, train_examples=10_000, layerwise_decay=0.9, dropout=0.0)
+_SMALL_WORDS = replace(_SMALL, learning_rate=1e-3, max_length=256, layerwise_decay=1.0, dropout=0.1)
 
 
 def _fast(hidden_size: int) -> Recipe:
@@ -113,12 +122,29 @@ def size_of(hidden_size: int) -> Size:
     return "small" if hidden_size < 512 else "base" if hidden_size < 1024 else "large"
 
 
-def recipe_for(name: str, hidden_size: int) -> Recipe:
-    """The recipe of a name for an encoder's width.
+def default_recipe(hidden_size: int) -> str:
+    """The recipe's name where none is asked for, by the encoder's width."""
+    return "small" if hidden_size <= SMALL_WIDTH else "electra"
+
+
+def recipe_for(name: str, hidden_size: int, kind: Kind = "classification") -> Recipe:
+    """The recipe of a name for an encoder's width and a kind of task.
 
     Raises:
         ConfigError: no such recipe.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"{name} is no fine-tuning recipe; they are {', '.join(RECIPES)}.")
-    return _fast(hidden_size) if name == "fast" else _PUBLISHED[name][size_of(hidden_size)]
+    match name:
+        case "fast":
+            return _fast(hidden_size)
+        case "small":
+            return _SMALL_WORDS if kind == "tokens" else _SMALL
+        case _ if name in _PUBLISHED:
+            return _PUBLISHED[name][size_of(hidden_size)]
+    raise ConfigError(f"{name} is no fine-tuning recipe; they are {', '.join(RECIPES)}.")
+
+
+def learning_rates(recipe: Recipe, kind: Kind) -> tuple[float, ...]:
+    """The rates that one is chosen from on a part of train; the recipe's own where there is nothing to choose."""
+    if recipe.name != "small":
+        return (recipe.learning_rate,)
+    return (3e-4, 1e-3) if kind == "tokens" else (1e-4, 3e-4, 1e-3)

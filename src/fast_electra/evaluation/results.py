@@ -46,6 +46,8 @@ PAIRS = "pair"
 """metric of the zero-shot bugs: share of pairs judged right, a half for a tie"""
 ZERO_SHOT = "zero-shot"
 """how the setup of tasks without training begins: pairs of texts, one score, a prediction [place, won, set] a pair"""
+_OF_CURVE = ("metric", "scores", "median", "mean", "std", "baselines", "untrained", "against_untrained", "setup")
+"""what `--json` says of each number of examples"""
 Scores = dict[str, dict[str, float]]
 """{dev split: {metric: score}}"""
 
@@ -74,6 +76,10 @@ class Result:
     """file of each seed under OUT/cells, and of "untrained-SEED" """
     seconds: float
     """of all its cells"""
+    n_all: int = 0
+    """training examples that there are, whether or not all are used"""
+    curve: str | None = None
+    """of a number of examples that was asked for: the setup without it, which the other numbers share"""
     untrained: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     """scores of the untrained encoder, one a seed, None where it failed"""
     against: dict[str, Any] | None = None
@@ -89,6 +95,11 @@ class Result:
     """texts seen in pre-training: {"corpus": …, "counts": {split: {"texts", "checked", "seen"}}}"""
     details: dict[str, Any] = field(default_factory=dict)
     """of minimal pairs: "way", "per_set", "groups" and "differences" as of `minimal_pairs`; {} of other tasks"""
+
+    @property
+    def title(self) -> str:
+        """The task, and how many examples where that was asked for."""
+        return f"{self.task}, {self.n_train:,} examples" if self.curve else self.task
 
     @property
     def split(self) -> str:
@@ -212,30 +223,61 @@ def entry(result: Result) -> dict[str, Any]:
     return whole | {measure: scores[0] for measure, scores in result.scores[result.split].items()} | result.details
 
 
+def entries(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Results by task for `--json`; of several numbers of examples the largest, and all of them as its "curve"."""
+    found = {result.task: entry(result) for result in results}
+    for task, points in curves(results).items():
+        found[task] = entry(points[-1]) | {
+            "curve": [
+                {
+                    "examples": point.n_train,
+                    **{key: value for key, value in entry(point).items() if key in _OF_CURVE},
+                }
+                for point in points
+            ]
+        }
+    return found
+
+
+def curves(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results of several numbers of examples by task, or by task and setup where there are several; few first."""
+    of = [result for result in results if result.curve]
+    several = len({result.curve for result in of}) > 1
+    found: dict[str, list[Result]] = {}
+    for result in sorted(of, key=lambda result: result.n_train):
+        found.setdefault(f"{result.task} ({result.curve})" if several else result.task, []).append(result)
+    return {name: points for name, points in found.items() if len(points) > 1}
+
+
 def remarks(result: Result) -> list[str]:
     """Sentences on what a table of scores does not say by itself."""
     found: list[str] = []
+    if result.n_train < result.n_all and not result.curve:
+        found.append(
+            f"{result.task}: {result.n_train:,} of {result.n_all:,} training examples were used, by the encoder and "
+            "every baseline."
+        )
     for seed, reason in result.failed.items():
-        found.append(f"{result.task}: seed {seed} has no score ({reason}) and is left out of median and mean.")
+        found.append(f"{result.title}: seed {seed} has no score ({reason}) and is left out of median and mean.")
     if result.degenerate:
         seeds = ", ".join(map(str, result.degenerate))
-        found.append(f"{result.task}: every dev example got the same answer from seed {seeds}.")
+        found.append(f"{result.title}: every dev example got the same answer from seed {seeds}.")
     if weak := _not_beaten(result):
         found.append(weak)
     found += _pair_remarks(result)
     if result.against is not None:
-        found.append(f"{result.task}: {result.against['sentence']}.")
+        found.append(f"{result.title}: {result.against['sentence']}.")
     if result.selection is not None:
         own, other = result.selection, result.selection["untrained"]
         found.append(
-            f"{result.task}: the learning rate {result.recipe['learning_rate']:g} was chosen on {own['examples']:,} "
+            f"{result.title}: the learning rate {result.recipe['learning_rate']:g} was chosen on {own['examples']:,} "
             f"training examples held out ({_tried(own['scores'])}), the untrained encoder's {other['learning_rate']:g} "
             f"likewise ({_tried(other['scores'])})."
         )
     for split, counts in (result.overlap or {}).get("counts", {}).items():
         if counts["checked"]:
             found.append(
-                f"{result.task}: {counts['seen']:,} of {counts['checked']:,} {split} texts of eight words or more "
+                f"{result.title}: {counts['seen']:,} of {counts['checked']:,} {split} texts of eight words or more "
                 f"occur in {result.overlap['corpus'] if result.overlap else ''}; "
                 f"{counts['texts'] - counts['checked']:,} shorter ones are not checked."
             )
@@ -283,7 +325,7 @@ def _not_beaten(result: Result) -> str | None:
     scores = {name: score for name in names if (score := result.baseline(name)) is not None}
     if result.against is not None:  # says more of it
         scores.pop("untrained", None)
-    score = f"{result.task}: {result.metric} {100 * found.median:.1f}"
+    score = f"{result.title}: {result.metric} {100 * found.median:.1f}"
     if worse := [name for name, score in scores.items() if found.median <= score]:
         names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in worse]
         return f"{score} does not beat {listed(names)}."

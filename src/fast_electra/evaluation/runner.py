@@ -40,7 +40,7 @@ from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe, probed
-from fast_electra.evaluation.recipes import Recipe, recipe_for
+from fast_electra.evaluation.recipes import Recipe, default_recipe, learning_rates, recipe_for
 from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, checkpoint_run, task_file
 from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples
@@ -76,8 +76,8 @@ class Subject:
 class Setup:
     """How tasks are learned."""
 
-    recipe: str = "electra"
-    """a name of `recipes.RECIPES`"""
+    recipe: str | None = None
+    """a name of `recipes.RECIPES`; None: `recipes.default_recipe` of the encoder's width"""
     seeds: tuple[int, ...] = (0, 1, 2)
     learning_rates: tuple[float, ...] = ()
     """in place of the recipe's; of several one is chosen on a part of train, task by task"""
@@ -88,13 +88,15 @@ class Setup:
     save: bool = False
     """keep the fine-tuned model of the first seed under OUT/models"""
 
-    @property
-    def name(self) -> str:
-        """What tells it from other setups, in words."""
-        if self.probe:
+    examples: tuple[int, ...] = ()
+    """train on so many examples, the same ones for the model and all baselines: a curve; (): as the recipe says"""
+
+    def name_of(self, recipe: Recipe | None) -> str:
+        """What tells it from other setups, in words, where a task is learned by `recipe` (None: by a probe)."""
+        if recipe is None:
             return "probe"
         rates = f", learning rate {' or '.join(f'{r:g}' for r in self.learning_rates)}" if self.learning_rates else ""
-        return f"{self.recipe}{rates}{f', started from {_start_name(self.start)}' if self.start else ''}"
+        return f"{recipe.name}{rates}{f', started from {_start_name(self.start)}' if self.start else ''}"
 
 
 def _start_name(start: str) -> str:
@@ -226,7 +228,7 @@ def evaluate(
         ModelError, DataError: the model can't be fine-tuned on a task.
     """
     work = Work(subject, setup, out, execution, say, progress)
-    plans = [TaskCells(task, work) for task in tasks]
+    plans = plans_of(tasks, work)
     _, work.total = tell_missing(plans, say)
     for plan in plans:
         yield plan.result()
@@ -271,11 +273,21 @@ class Job(NamedTuple):
 class TaskCells:
     """The cells of one task: where there is a learning rate to choose, trials on a part of train come first."""
 
-    def __init__(self, task: Task, work: Work) -> None:
-        self.work = work
+    def __init__(self, task: Task, work: Work, examples: int | None = None) -> None:
+        """Of a task.
+
+        Args:
+            task: with all its training examples.
+            work: what the command's cells share.
+            examples: to train on; None: as the recipe says.
+        """
+        self.work, self.all_examples, self.is_part = work, len(task.train), examples is not None
         setup = work.setup
-        recipe = None if setup.probe else recipe_for(setup.recipe, work.width)
-        rates = () if recipe is None else setup.learning_rates or (recipe.learning_rate,)
+        recipe = None
+        if not setup.probe:
+            recipe = recipe_for(setup.recipe or default_recipe(work.width), work.width, task.kind)
+            recipe = replace(recipe, train_examples=examples or recipe.train_examples)
+        rates = () if recipe is None else setup.learning_rates or learning_rates(recipe, task.kind)
         self.recipes = [None] if recipe is None else [replace(recipe, learning_rate=rate) for rate in rates]
         most = None if recipe is None else recipe.train_examples
         self.task, self.untested = with_examples(task, most), with_examples(without_tests(task), most)
@@ -377,7 +389,8 @@ class TaskCells:
         if (record := self.finished(job)) is not None:
             return record
         work = self.work
-        doing = f"{self.task.name}, {'untrained, ' if job.untrained else ''}seed {job.seed}"
+        doing = f"{self.task.name}, {f'{len(self.task.train):,} examples, ' if self.is_part else ''}"
+        doing += f"{'untrained, ' if job.untrained else ''}seed {job.seed}"
         if job.is_trial and job.recipe:
             doing += f", learning rate {job.recipe.learning_rate:g} on a part of train"
         work.advance(0, doing)
@@ -412,10 +425,12 @@ class TaskCells:
         records, untrained = (list(map(self.record, of)) for of in (jobs, untrained_jobs))
         first, seeds = records[0], list(self.seeds)
         untrained_scores = _scores(task, untrained)
+        setup = work.setup.name_of(jobs[0].recipe)
         tried = {untrained: {f"{_rate(job):g}": _trial_score(r) for job, r in of} for untrained, of in trials.items()}
         return Result(
             task=task.name,
-            setup=work.setup.name,
+            setup=f"{setup}, {len(task.train):,} examples" if self.is_part else setup,
+            curve=setup if self.is_part else None,
             digest=self.digest,
             recipe=dict(first["identity"]["recipe"]),
             seeds=seeds,
@@ -424,6 +439,7 @@ class TaskCells:
             untrained=untrained_scores,
             against=_against(task, dict(zip(seeds, records, strict=True)), dict(zip(seeds, untrained, strict=True))),
             n_train=len(probed(task).train) if work.setup.probe else len(task.train),
+            n_all=self.all_examples,
             n_dev={name: len(dev) for name, dev in facts["dev"].items()},
             truncated={name: count for name, count in first["truncated"].items() if name != "test"},
             cells={str(job.seed): self.cell(job).file for job in jobs}
@@ -441,6 +457,15 @@ class TaskCells:
             failed={str(seed): r["failed"] for seed, r in zip(seeds, records, strict=True) if r["failed"]},
             degenerate=[seed for seed, r in zip(seeds, records, strict=True) if r["degenerate"]],
         )
+
+
+def plans_of(tasks: Sequence[Task], work: Work) -> list[TaskCells]:
+    """The cells of every task, of each number of training examples; a number beyond all of them is all, once."""
+    plans: list[TaskCells] = []
+    for task in tasks:
+        parts = sorted({min(examples, len(task.train)) for examples in work.setup.examples})
+        plans += [TaskCells(task, work, part) for part in parts or [None]]
+    return plans
 
 
 def _scores(task: Task, records: Sequence[Record]) -> dict[str, dict[str, list[float | None]]]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fast_electra.errors import TrainingError
-from fast_electra.evaluation.runner import Job, Progress, Say, Setup, Subject, TaskCells, Work, tell_missing
+from fast_electra.evaluation.runner import Job, Progress, Say, Setup, Subject, TaskCells, Work, plans_of, tell_missing
 from fast_electra.evaluation.tasks import Task
 from fast_electra.training.precision import Execution
 
@@ -67,7 +67,7 @@ def compute_side_by_side(
         TrainingError: a process ended unexpectedly.
     """
     work = Work(subject, setup, out, execution)
-    plans = [TaskCells(task, work) for task in tasks]
+    plans = plans_of(tasks, work)
     jobs = _jobs(plans)
     if workers == 1 or len(jobs) < 2:
         return
@@ -141,7 +141,7 @@ def _start(
         told = done
 
     work = Work(subject, setup, out, execution, _said.append, progress)
-    _plans[:] = [TaskCells(task, work) for task in tasks]
+    _plans[:] = plans_of(tasks, work)
 
 
 def _end_with_parent(held: Connection) -> None:

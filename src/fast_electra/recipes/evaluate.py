@@ -46,6 +46,7 @@ Progress = Callable[[float, float, str], object]
 BUGS = "bugs"
 BLIMP = "blimp"
 REPORT_FILE = "report.html"
+CURVE_FILE = "examples.svg"
 _LONGEST = 512
 """tokens of a function; a longer one is cropped around its bug"""
 
@@ -73,6 +74,8 @@ class Request:
     seeds: tuple[int, ...] = (0, 1, 2)
     probe: bool = False
     start: str | None = None
+    examples: tuple[int, ...] = ()
+    """train on so many, the same ones for the model and all baselines"""
     overlap: Path | None = None
     """token shards or text that the model was pre-trained on"""
     predictions: Path | None = None
@@ -125,12 +128,15 @@ class Request:
         fine_tuning = {
             "--recipe": self.recipe,
             "--learning-rates": self.learning_rates,
+            "--examples": self.examples,
             "--start": self.start,
             "--save": self.save,
             "--predictions": self.predictions,
         }
         if self.probe and (given := [option for option, value in fine_tuning.items() if value]):
             raise ConfigError(f"{given[0]} is about fine-tuning, and --probe trains no encoder: leave one of them out.")
+        if self.predictions is not None and len(self.examples) > 1:
+            raise ConfigError("--predictions is of one fine-tuned model a task: give one number to --examples.")
         if self.predictions is not None and (
             other := [*({BUGS, BLIMP} & {*self.tasks}), *([self.train] if self.train else [])]
         ):
@@ -165,7 +171,8 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     from fast_electra.config.tree import TrainingConfig
     from fast_electra.evaluation.runner import Setup, count_seen, evaluate, open_subject, write_predictions
     from fast_electra.evaluation.side_by_side import compute_side_by_side, workers_for
-    from fast_electra.report.evaluation_page import render_evaluation_page
+    from fast_electra.report.evaluation_page import curve_chart, render_evaluation_page
+    from fast_electra.report.plots import save_svg
     from fast_electra.training.precision import choose_execution
 
     out = request.folder
@@ -179,7 +186,13 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     if BUGS in request.tasks:
         tasks.append(load_bugs(say))
     setup = Setup(
-        request.recipe or "electra", request.seeds, request.learning_rates, request.probe, request.start, request.save
+        recipe=request.recipe,
+        seeds=request.seeds,
+        learning_rates=request.learning_rates,
+        probe=request.probe,
+        start=request.start,
+        save=request.save,
+        examples=request.examples,
     )
     execution = choose_execution(TrainingConfig(batch_size=1, updates=1))
     seen = {} if request.overlap is None else count_seen(tasks, request.overlap, out)
@@ -203,6 +216,8 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         files = write_predictions(results, tasks, out, request.predictions)
         say(f"predictions for GLUE's server: {', '.join(path.name for path in files)} in {request.predictions}.")
     write_text_atomically(out / REPORT_FILE, render_evaluation_page(whole))
+    if (curve := curve_chart(whole.results)) is not None:
+        save_svg(curve, out / CURVE_FILE)
     return whole, results
 
 

@@ -24,13 +24,14 @@ from fast_electra.evaluation.results import (
     Evaluation,
     Result,
     averages_of,
+    curves,
     listed,
     load,
     remarks,
     spread,
 )
 from fast_electra.report import MISSING, decimal, duration, finite
-from fast_electra.report.plots import Specification, save_png, save_svg, to_svg
+from fast_electra.report.plots import Specification, save_png, save_svg, stacked, to_svg
 from fast_electra.report.templating import asset, templates
 
 DETECTABLE = (
@@ -91,8 +92,8 @@ def points(value: Any) -> str:
 def score_tables(results: Sequence[Result]) -> list[TextTable]:
     """A table for each setup: every metric of every dev split, its seeds summed up, and the baselines."""
     tables: list[TextTable] = []
-    for setup in dict.fromkeys(result.setup for result in results):
-        group = [result for result in results if result.setup == setup]
+    for setup in dict.fromkeys(result.curve or result.setup for result in results):
+        group = [result for result in results if (result.curve or result.setup) == setup]
         baselines = [name for name in BASELINES if any(name in result.baselines for result in group)]
         rows: list[list[str]] = []
         for result in group:
@@ -151,7 +152,7 @@ def data_table(results: Sequence[Result]) -> TextTable:
     rows = [
         [
             result.task,
-            result.setup,
+            result.curve or result.setup,
             decimal(result.n_train, 0),
             " + ".join(decimal(count, 0) for count in result.n_dev.values()),
             decimal(result.truncated.get("train"), 0),
@@ -179,17 +180,17 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 
 def _named(result: Result, split: str) -> str:
-    return result.task if len(result.scores) == 1 else f"{result.task}, {split}"
+    return result.title if len(result.scores) == 1 else f"{result.title}, {split}"
 
 
 def dots(results: Sequence[Result]) -> list[Dot]:
     """Primary scores: a dot a seed, and one each for the baselines."""
-    several = len({result.setup for result in results}) > 1
+    several = len({result.curve or result.setup for result in results}) > 1
     found: list[Dot] = []
     for result in results:
         for split, metrics in result.scores.items():
             metric = next(iter(metrics))
-            row = f"{_named(result, split)}, {metric}" + (f" ({result.setup})" if several else "")
+            row = f"{_named(result, split)}, {metric}" + (f" ({result.curve or result.setup})" if several else "")
             found += [Dot(row, _SERIES["model"], 100 * score) for score in result.of(split, metric)]
             untrained = result.of_untrained(split, metric)
             found += [Dot(row, _SERIES["untrained"], 100 * score) for score in untrained]
@@ -253,6 +254,56 @@ def dot_chart(found: Sequence[Dot], series: Sequence[str]) -> Specification:
     }
 
 
+def curve_chart(results: Sequence[Result]) -> Specification | None:
+    """Score against training examples: a line through the means, a dot a seed; one chart a task, below each other.
+
+    None where no task has two numbers of examples.
+    """
+    charts = [_curve(name, points_of) for name, points_of in curves(results).items()]
+    return stacked(charts) if charts else None
+
+
+def _curve(name: str, results: Sequence[Result]) -> Specification:
+    metric, rows = results[0].metric, list[dict[str, Any]]()
+    for result in results:
+        for series, scores in {
+            "encoder": result.of(),
+            "untrained": result.of_untrained(),
+            **{
+                key.replace("_", " "): [score]
+                for key in BASELINES
+                if key not in ("chance", "untrained") and (score := result.baseline(key)) is not None
+            },
+        }.items():
+            rows += [{"x": result.n_train, "series": series, "y": round(100 * score, 3)} for score in scores]
+    series = list(dict.fromkeys(row["series"] for row in rows))
+    domain = {"sort": series, "scale": {"domain": series}}
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": f"{name}: labelled training examples",
+        "scale": {"type": "log", "nice": False, "padding": 12},
+        "axis": {"values": [result.n_train for result in results], "format": ",d", "labelOverlap": "greedy"},
+    }
+    y = {"type": "quantitative", "title": f"{metric}, points", "scale": {"zero": False}}
+    color = {"field": "series", "type": "nominal", "legend": {"title": None}, **domain}
+    line = {"y": {**y, "field": "y", "aggregate": "mean"}, "strokeDash": color}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": 420,
+        "height": 220,
+        "data": {"values": rows},
+        "encoding": {"x": x, "color": color},
+        "layer": [
+            {"mark": {"type": "line", "style": "series"}, "encoding": line},
+            {
+                "mark": {"type": "point", "style": "estimate", "size": 40, "opacity": 0.7},
+                "encoding": {"y": {**y, "field": "y"}},
+            },
+        ],
+    }
+
+
 def render_evaluation_page(evaluation: Evaluation) -> str:
     """The page of one model as HTML text."""
     results = evaluation.results
@@ -263,6 +314,7 @@ def render_evaluation_page(evaluation: Evaluation) -> str:
         title=f"Evaluation of {evaluation.model}",
         subtitle="Dev scores in points, every seed, beside what a score has to beat.",
         chart=dot_chart(found, series) if found else None,
+        curve=curve_chart(results),
         spoken="; ".join(spoken),
         tables=[*score_tables(results), *group_tables(results, sets=True), data_table(results)],
         sentences=notes(results),
@@ -369,7 +421,7 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
             write_text_atomically(path, page)
 
 
-def _render(*, chart: Specification | None, **content: Any) -> str:
-    image = None if chart is None else Markup(to_svg(chart, page=True))
+def _render(*, chart: Specification | None, curve: Specification | None = None, **content: Any) -> str:
+    image, curve_image = (None if one is None else Markup(to_svg(one, page=True)) for one in (chart, curve))
     template = templates().get_template("evaluation.html.j2")
-    return template.render(**content, image=image, style=asset("page.css"))
+    return template.render(**content, image=image, curve=curve_image, style=asset("page.css"))
