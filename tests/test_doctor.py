@@ -191,6 +191,36 @@ def test_weights_with_nan_are_told(healthy, monkeypatch):
     assert sick(examine(healthy))["weights"] == "problem"
 
 
+def test_an_auc_that_is_still_low_before_the_end_is_no_finding(healthy):
+    curves = curves_of(healthy)
+    records = [
+        record | ({"validation": {"rtd_auc": 0.66}} if record["update"] == 30 else {}) for record in curves.records
+    ]
+    assert not by_curves(replace(curves, records=records[:-1]))
+
+
+def test_embeddings_that_end_near_their_start_are_told_where_they_started_fresh(healthy, monkeypatch):
+    from fast_electra.training import doctor
+
+    run = read_run(healthy)
+    parts = assemble(run.config, choose_execution(run.config.training))
+    checkpoint = newest_checkpoint(healthy / "checkpoints")
+    assert checkpoint
+    start = {
+        f"main.master.{n}": p.detach().clone() for n, p in parts.objective.parameter_groups()[0].parameters.items()
+    }
+
+    def nearly_still(_checkpoint, tensors):
+        for name, tensor in tensors.items():
+            tensor.copy_(1.001 * start[name] + 1e-12)
+
+    monkeypatch.setattr(doctor, "load_tensors", nearly_still)
+    for continued, severity in ((False, "warning"), (True, "ok")):
+        (finding,) = doctor.weights_move(parts.objective, checkpoint, run.curves.updates, continued)
+        assert "embeddings changed by 1.0e-03" in finding.measured
+        assert finding.severity == severity
+
+
 def test_a_run_without_a_sound_checkpoint_is_told(healthy, tmp_path):
     run = copied(healthy, tmp_path / "run")
     for file in run.glob("checkpoints/*/*.safetensors"):
@@ -335,6 +365,7 @@ def test_the_expected_share_of_replacements_raises_no_alarm_and_another_does(hea
         ("finite numbers", "problem", lambda r, u: {"loss": float("nan")} if u == 0.5 else {}),
         ("rtd chance", "problem", lambda r, u: {"validation": {"rtd_auc": 0.505}}),
         ("rtd chance", "warning", lambda r, u: {"validation": {"rtd_auc": 0.505}} if u == 0.2 else {"validation": {}}),
+        ("rtd chance", "warning", lambda r, u: {"validation": {"rtd_auc": 0.66}}),  # the run ends too low to be well
         ("gradient norm", "warning", lambda r, u: {"gradient_norm": 0.5 * 1000**u}),
         ("gradient norm", "warning", lambda r, u: {"gradient_norm": 0.5 * 1000**-u}),
         ("clipping", "warning", lambda r, u: {"clipped": 1.0, "gradient_norm": 30.0}),

@@ -60,7 +60,8 @@ def records(count: int = 60) -> list[dict]:
         for number in range(1, count + 1)
     ]
     validation = {"rtd_auc": 0.8, "rtd_auc_masked": 0.7, "loss": 0.3, "unigram_accuracy": 0.2, "masked_accuracy": 0.5}
-    return [*training, {"update": 10 * count, "validation": validation}]
+    looks = [{"update": u, "internals": {"main": {"hidden_rms": {"embedding": 1.0, "1": u / 100}}}} for u in (200, 400)]
+    return [*training, *looks, {"update": 10 * count, "validation": validation}]
 
 
 CONTENT = {
@@ -134,11 +135,12 @@ def test_the_embedded_data_are_valid_json_without_nan(page: str) -> None:
 
 def test_every_chart_is_readable_without_scripts_and_with_a_screen_reader(page: str) -> None:
     figures = re.findall(r'<figure class="chart".*?</figure>', page, re.DOTALL)
-    assert len(figures) == 8
+    assert len(figures) == 10
     for figure in figures:
         assert "<svg" in figure
         assert re.search(r'aria-label="[^"]{20,}"', figure)
     assert "from 1 to 0.01667" in page  # the spoken line of a loss: its first and last value
+    assert "Hidden states by layer: after update 200 from 1 to 2; after update 400 from 1 to 4." in page
 
 
 def test_white_space_of_tokens_is_kept_and_ranks_are_counted(page: str) -> None:

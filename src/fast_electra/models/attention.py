@@ -27,6 +27,9 @@ MATMUL_ATTENTION = "fast_electra_matmul"
 # Share of attention weights dropped whatever the model's mode. A plain global: `torch.compile` can read it.
 _dropped = 0.0
 
+Watch = Callable[[Tensor, Tensor | None], None]
+_watch: Watch | None = None
+
 
 @contextmanager
 def attention_dropping(rate: float) -> Iterator[None]:
@@ -37,6 +40,20 @@ def attention_dropping(rate: float) -> Iterator[None]:
         yield
     finally:
         _dropped = before
+
+
+@contextmanager
+def watching_attention(watch: Watch) -> Iterator[None]:
+    """Within it, `watch` is given the weights (B, H, S, S) of each attention and the mask that was added, or None.
+
+    Those of classes that compute attention in a way of their own are not seen.
+    """
+    global _watch
+    before, _watch = _watch, watch
+    try:
+        yield
+    finally:
+        _watch = before
 
 
 def _attention(
@@ -61,7 +78,7 @@ def _attention(
         key = key.repeat_interleave(heads // key.shape[1], 1)
         value = value.repeat_interleave(heads // value.shape[1], 1)
     dropout = dropout or _dropped
-    if softcap is None and query.is_cuda:
+    if softcap is None and query.is_cuda and _watch is None:
         bias = attention_mask if attention_mask is None else attention_mask.to(query.dtype)
         if position_bias is not None:
             bias = position_bias.to(query.dtype) if bias is None else bias + position_bias.to(query.dtype)
@@ -76,6 +93,8 @@ def _attention(
         # In the scores' own type: a float32 mask would promote everything after it.
         scores = scores + attention_mask.to(scores.dtype)
     weights = scores.softmax(-1)
+    if _watch is not None:
+        _watch(weights, attention_mask)
     if dropout:
         weights = nn.functional.dropout(weights, dropout)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None

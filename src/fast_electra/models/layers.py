@@ -33,6 +33,18 @@ def layer_stacks(model: PreTrainedModel) -> list[nn.ModuleList]:
     return list(found.values())
 
 
+def layer_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that a forward pass calls as layers, in order; those that are shared (ALBERT) are called again.
+
+    The first stack's, or where there is none, the members of the outermost `ModuleList`s.
+    """
+    if stacks := layer_stacks(model):
+        return list(stacks[0])
+    lists = {n: m for n, m in cast(nn.Module, model.base_model).named_modules() if isinstance(m, nn.ModuleList)}
+    inner = {name for name in lists if any(name.startswith(f"{outer}.") for outer in lists)}
+    return [layer for name, stack in lists.items() if name not in inner for layer in stack]
+
+
 def truncate(model: PreTrainedModel, layers: int) -> None:
     """Keep the first `layers` layers of each stack; a norm behind the last layer, and the head, stay.
 

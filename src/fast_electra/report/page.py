@@ -291,6 +291,7 @@ def _curves(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]]]:
             logarithmic=True,
             smoothing=0.02,
         ),
+        _inside_chart("main-inside", main),
     ]
     auxiliary_charts = [
         _chart(
@@ -310,6 +311,7 @@ def _curves(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]]]:
             percent=True,
             reference=reference,
         ),
+        _inside_chart("auxiliary-inside", auxiliary),
     ]
     speed_charts = [
         _chart(
@@ -353,6 +355,23 @@ def _chart(key: str, title: str, note: str, lines: list[Series], **options: Any)
         show = percent if options.get("percent") else "{:,.4g}".format
         ends.append(f"{line.name} from {show(values[0])} to {show(values[-1])}")
     return Chart(key, title, note, line_chart(lines, **options), f"{title}: {'; '.join(ends)}.")
+
+
+def _inside_chart(key: str, records: Records) -> Chart | None:
+    """Root mean square of the main model's hidden states by layer: early in the run, in the middle and at its end."""
+    looks = [(r["update"], rms) for r in records if (rms := look_up(r, "internals.main.hidden_rms"))]
+    lines = []
+    for update, rms in dict(looks[number] for number in (0, len(looks) // 2, -1) if looks).items():
+        values = [finite(value) for value in rms.values()]  # the embeddings first, then the layers in order
+        lines.append(Series(f"after update {update:,}", range(len(values)), values))
+    return _chart(
+        key,
+        "Hidden states by layer",
+        "Root mean square on held-out text; 0 is what the first layer is given. Above ten times that, layers drown it.",
+        lines,
+        y_title="root mean square",
+        x_title="layer",
+    )
 
 
 def _clipped_note(records: Records) -> str:

@@ -1,7 +1,8 @@
 """`fast-electra doctor`: is a run learning, and if not, why. And the same questions as warnings during training.
 
 Notable:
-- checks of the curves are in `curve_checks`; those here look at the folder, the data, and the parts built anew;
+- checks of the curves are in `curve_checks`, those of the figures from inside the models in `internal_checks`; those
+  here look at the folder, the data, and the parts built anew;
 - nothing in the run is changed: parts are built in float32 on the CPU, and one batch goes through them;
 - what can't be looked at any more (shards moved, an auxiliary deleted) is said and skipped, never guessed.
 """
@@ -12,25 +13,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from transformers import PreTrainedModel
 
 from fast_electra.config.tree import Config
 from fast_electra.corruption.masking import originals
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.shards import open_shards
 from fast_electra.errors import CheckpointError, UserError
+from fast_electra.models.build import Head, load_model
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint
 from fast_electra.training.curve_checks import CURVE_CHECKS, Curves, Finding, plateau_finding
+from fast_electra.training.internal_checks import inside, judge
+from fast_electra.training.internals import measure, weight_figures
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
 
@@ -38,6 +43,7 @@ _SEQUENCES = ("input_ids", "inputs_embeds")  # what a model may see of a corrupt
 _ROWS = 8  # of the batch that goes through the parts
 _TOKENS = 2_000_000  # tokens of the corpus that its entropy is estimated from
 _MOST_EPOCHS = 40
+_CHECKS = (*CURVE_CHECKS, inside)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def examine(folder: Path) -> list[Finding]:
     """
     run = read_run(folder)
     findings = [progress(run)]
-    for check in CURVE_CHECKS:
+    for check in _CHECKS:
         findings += check(run.curves)
     findings += [*unigram_entropy(run), *repetition(run)]
     try:
@@ -77,13 +83,16 @@ def examine(folder: Path) -> list[Finding]:
     except CheckpointError as error:
         checkpoint = None
         findings.append(Finding("weights", "problem", str(error).rstrip("."), "a sound checkpoint"))
+    findings += exported_model(run, parts)
     findings += unchanged_inputs(run, parts)
     findings += auxiliary_plateau(run, parts)
     findings += auxiliary_is_frozen(parts.objective, tensor_names(checkpoint) if checkpoint else ())
     findings += parameter_groups(parts.objective)
     findings += labels_stay_out(parts.objective, prepared)
     if checkpoint:
-        findings += weights_move(parts.objective, checkpoint, run.curves.updates)
+        findings += weights_move(
+            parts.objective, checkpoint, run.curves.updates, continued=run.config.main.model is not None
+        )
     return findings
 
 
@@ -113,7 +122,7 @@ class DoctorObserver(QuietObserver):
             return
         self._next_look = 1.05 * len(self._records) + 1
         curves = Curves(self._config, self._updates, self._records)
-        for check in CURVE_CHECKS:
+        for check in _CHECKS:
             for finding in check(curves):
                 if finding.severity in ("warning", "problem") and finding.check not in self._told:
                     self._told.add(finding.check)
@@ -220,6 +229,24 @@ def unchanged_inputs(run: Run, parts: Assembled) -> list[Finding]:
     return findings
 
 
+def exported_model(run: Run, parts: Assembled) -> list[Finding]:
+    """The inside of a finished run's exported models, where its records are of a version that didn't look there."""
+    if any("internals" in record for record in run.curves.records):
+        return []
+    findings: list[Finding] = []
+    models = parts.objective.models()
+    for name, fresh in models.items():
+        folder = run.folder / ("model" if name == "main" else name)
+        if not folder.exists():
+            continue
+        head: Head = "mlm" if name != "main" or isinstance(parts.objective, MLM) else "rtd"
+        rows, by_document = parts.validation[0].batch, run.config.data.attention == "document"
+        start = weight_figures(cast(PreTrainedModel, fresh), rows)
+        figures = measure(load_model(folder, head), rows, by_document, start)
+        findings += judge(figures, 1.0, name if len(models) > 1 else "", "its exported model")
+    return findings
+
+
 def auxiliary_plateau(run: Run, parts: Assembled) -> list[Finding]:
     """The frozen auxiliary's masked accuracy on the run's validation text, beside the unigram baseline's."""
     measures = parts.auxiliary_measures
@@ -312,11 +339,18 @@ def labels_stay_out(objective: Objective, prepared: Prepared) -> list[Finding]:
     return [Finding("labels", "problem", f"labels reach {', '.join(sorted(leaks))}", normal, remedy)]
 
 
-def weights_move(objective: Objective, checkpoint: Checkpoint, updates: int) -> list[Finding]:
+def weights_move(objective: Objective, checkpoint: Checkpoint, updates: int, continued: bool = False) -> list[Finding]:
     """How far the newest checkpoint's weights are from those that the run started with, the embeddings before all.
 
     The start is built from the seed. A relative change of the embeddings below 1e-4 is none: it is under 1 % of the
-    rounding of a bfloat16 number, and the quickstart's end at 0.1 to 1.
+    rounding of a bfloat16 number. Those that start fresh have to move by more until the end: the quickstart's end at
+    0.1 to 1.
+
+    Args:
+        objective: built anew.
+        checkpoint: the newest.
+        updates: of the whole run.
+        continued: the main model started from a published one, which learns at small rates.
     """
     start = {
         f"{group.name}.master.{name}": parameter.detach().float()
@@ -337,11 +371,13 @@ def weights_move(objective: Objective, checkpoint: Checkpoint, updates: int) -> 
     moved = _change([start[name] for name in embeddings], [now[name] for name in embeddings])
     measured = f"embeddings changed by {moved:.1e} of their size" if embeddings else "embeddings aren't trained"
     measured += f"; {len(still)} of {len(now)} tensors have not moved at all" + (f", {still[0]} first" if still else "")
-    normal = "embeddings by 1e-2 or more, every tensor by something"
+    least = 1e-4 if continued or checkpoint.update < updates else 1e-2
+    normal = f"embeddings by {least:.0e} or more, every tensor by something"
     remedy = "raise optimizer.learning_rate; look at the findings on parameter groups and on clipping"
     if embeddings and moved < 1e-4:
         return [Finding("weights", "problem", measured, normal, remedy)]
-    return [Finding("weights", "warning" if still else "ok", measured, normal, remedy if still else "")]
+    little = bool(still) or (bool(embeddings) and moved < least)
+    return [Finding("weights", "warning" if little else "ok", measured, normal, remedy if little else "")]
 
 
 def tensor_names(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.card import earlier_flops, model_card
 from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.flops import count_flops
+from fast_electra.training.internals import InternalsObserver
 from fast_electra.training.loop import Plan, State, make_update, train
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
@@ -118,6 +119,10 @@ def pretrain(
         say(_extension(resolved, parts, record))
         write_text_atomically(folder / "config.yaml", dump_config(resolved))
         write_json_atomically(folder / "run.json", record)
+    training = resolved.training
+    rows = parts.validation[0].batch  # the figures of the start are taken here, before a checkpoint is read
+    by_document = resolved.data.attention == "document"
+    internals = InternalsObserver(parts.objective.models(), rows, by_document, training.log_every, execution)
     state, plan = start(resolved, parts, execution)
     folder.mkdir(parents=True, exist_ok=True)
     if not record:
@@ -132,15 +137,15 @@ def pretrain(
             if record["environment"][name] != now:
                 say(f"{name} is {now} and was {record['environment'][name]}: no longer bit-identical.")
     flops = plan.updates * flops_per_update(resolved, parts, execution)
-    own: list[Observer] = [MetricsFile(folder / "metrics.jsonl", keep_through=state.update)]
-    if resolved.training.tensorboard:
+    own: list[Observer] = [internals, MetricsFile(folder / "metrics.jsonl", keep_through=state.update)]
+    if training.tensorboard:
         own.append(TensorBoard(folder / "tensorboard"))
     train(
         state,
         plan,
         batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
         validate=lambda: validate(parts, execution),
-        save=lambda state: _save(state, folder, resolved.training.keep_checkpoints),
+        save=lambda state: _save(state, folder, training.keep_checkpoints),
         execution=execution,
         observers=[*observe(parts), *own, *observers],
         stop=stop,
