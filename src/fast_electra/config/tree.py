@@ -142,6 +142,10 @@ class FastElectraObjective(Section):
     """score special tokens too, as ELECTRA's own code does"""
     disallow_correct: bool = False
     """never sample the original, so that every masked position is a replaced one"""
+    masked_weight: float = Field(default=1.0, gt=0)
+    """weight of a masked position in the RTD loss, replaced or not; other scored tokens weigh 1"""
+    corrective_weight: float = Field(default=0.0, ge=0)
+    """weight of corrective language modelling: the main model also predicts the original at masked positions; 0: off"""
 
 
 class OptimizerConfig(Section):

@@ -4,7 +4,7 @@ Notable:
 - ELECTRA is `ElectraForPreTraining`; any other class is its token-classification head with one label;
 - labels are never passed: the classes' built-in losses are not ours (a one-label head's is constant 0).
 
-Shapes: B sequences, S positions.
+Shapes: B sequences, S positions, d width.
 """
 
 from torch import Tensor, nn
@@ -31,7 +31,12 @@ class ReplacedTokenDetector(nn.Module):
 
     def logits(self, batch: Batch, ids_BS: Tensor) -> Tensor:
         """Logits (B, S) of "replaced" for the sequences `ids_BS`."""
-        return replaced_logits(self.model(**model_inputs(self.model.config, ids_BS, batch, self.by_document)).logits)
+        return self.logits_and_hidden_states(batch, ids_BS)[0]
+
+    def logits_and_hidden_states(self, batch: Batch, ids_BS: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Logits (B, S), and what the encoder hands on: its last hidden states (B, S, d) behind a `CorrectiveHead`."""
+        output = self.model(**model_inputs(self.model.config, ids_BS, batch, self.by_document))
+        return replaced_logits(output.logits), output.hidden_states
 
 
 def replaced_logits(logits: Tensor) -> Tensor:

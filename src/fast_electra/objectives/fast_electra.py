@@ -7,9 +7,13 @@ The algorithm (Dong et al., 2024, section 3), for each update at progress u:
     y_t    ← [x'_t ≠ x_t]
     loss   ← mean over scored tokens of BCE(main(x')_t, y_t)   terms
 
-Notable: the source of corrupted sequences is given (on the fly, or from a cache), and so is the curriculum.
+Notable:
+- the source of corrupted sequences is given (on the fly, or from a cache), and so is the curriculum;
+- masked positions may weigh more than others in that mean;
+- beside it the main model may predict x_t at all t in M from x' (corrective language modelling, after Meng et al.,
+  2021, section 3.2, without their copy mechanism): one pass of the encoder, two heads.
 
-Shapes: B sequences, S positions, M masked positions.
+Shapes: B sequences, S positions, M masked positions, N = B · M.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,13 +29,15 @@ from fast_electra.corruption.masking import Masker
 from fast_electra.corruption.schedules import Curriculum, Difficulty
 from fast_electra.corruption.sources import Corrupted, CorruptionSource
 from fast_electra.data.batches import Batch
+from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
+from fast_electra.objectives.mlm import masked_terms
 
 
 @dataclass
 class FastElectra:
-    """Mean binary cross-entropy of the main model over all scored tokens."""
+    """Mean binary cross-entropy of the main model over all scored tokens, and its corrections where it has a head."""
 
     main: ReplacedTokenDetector
     source: CorruptionSource
@@ -39,6 +45,10 @@ class FastElectra:
     masker: Masker
     optimizer: OptimizerConfig
     include_special: bool = False
+    masked_weight: float = 1.0
+    """weight of a masked position's RTD loss; other scored tokens weigh 1"""
+    head: CorrectiveHead | None = None
+    """predicts the originals at masked positions; then `weights` has one for its term, `corrective`"""
     weights: Mapping[str, float] = field(default_factory=lambda: {"rtd": 1.0})
 
     @property
@@ -47,30 +57,34 @@ class FastElectra:
         return self.curriculum.observes
 
     def models(self) -> dict[str, nn.Module]:
-        """The main model; the auxiliary is frozen and not among them."""
-        return {"main": self.main.model}
+        """The main model, and its encoder with the vocabulary head; the auxiliary is frozen and not among them."""
+        found: dict[str, nn.Module] = {"main": self.main.model}
+        return found | ({"masked_lm": self.head.model} if self.head else {})
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """All the main model's parameters, in one group."""
-        return [ParameterGroup("main", dict(self.main.model.named_parameters()), self.optimizer)]
+        """All the main model's parameters and the vocabulary head's own, in one group."""
+        named = dict(self.main.model.named_parameters())
+        if self.head:
+            named |= {f"masked_lm.{name}": p for name, p in self.head.parameters().items()}
+        return [ParameterGroup("main", named, self.optimizer)]
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
         """Mask."""
         return Prepared(batch, self.masker(batch, seed))
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
-        """Scored tokens."""
-        return {"rtd": scored_tokens(prepared.batch, self.include_special).sum()}
+        """The weights of scored tokens, and masked positions."""
+        found = {"rtd": token_weights(prepared, self.include_special, self.masked_weight).sum()}
+        return found | ({"corrective": prepared.masked.valid_BM.sum()} if self.head else {})
 
     def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
-        """Binary cross-entropy (sum, nats) over scored tokens, and what was replaced."""
-        corrupted = self.source.corrupt(prepared.batch, prepared.masked, self.curriculum.difficulty(progress), seed)
-        scored_BS = scored_tokens(prepared.batch, self.include_special)
-        logits_BS = self.main.logits(prepared.batch, corrupted.ids_BS)
+        """Losses (sums, nats) over scored tokens and, with a vocabulary head, masked positions; what was replaced."""
+        corrupted, logits_BS, corrections = self._forward(prepared, self.curriculum.difficulty(progress), seed)
         losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
+        weights_BS = token_weights(prepared, self.include_special, self.masked_weight)
         return Terms(
-            losses={"rtd": ((losses_BS * scored_BS).sum(), scored_BS.sum())},
-            metrics=corruption_metrics(corrupted, losses_BS.detach()),
+            losses={"rtd": ((losses_BS * weights_BS).sum(), weights_BS.sum())} | corrections.losses,
+            metrics=corruption_metrics(corrupted, losses_BS.detach()) | corrections.metrics,
         )
 
     def settings(self, progress: float) -> dict[str, float]:
@@ -79,14 +93,27 @@ class FastElectra:
 
     @torch.no_grad()
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
-        """Loss, `rtd_auc`, `rtd_auc_masked` and `replaced_fraction` at T = 1."""
-        return detection_measures(batches, lambda p: self.detect(p, Difficulty(1.0), seed), self.include_special)
+        """Loss, `rtd_auc`, `rtd_auc_masked` and `replaced_fraction` at T = 1.
 
-    @torch.no_grad()
-    def detect(self, prepared: Prepared, difficulty: Difficulty, seed: int) -> tuple[Corrupted, Tensor]:
-        """A corrupted batch and the main model's logits (B, S) on it."""
-        corrupted = self.source.corrupt(prepared.batch, prepared.masked, difficulty, seed)
-        return corrupted, self.main.logits(prepared.batch, corrupted.ids_BS)
+        With a vocabulary head `loss` is the weighted sum of `rtd` and `corrective_loss`, and `corrective_accuracy` is
+        the share of masked positions whose original it finds.
+        """
+        corrected: list[Terms] = []
+
+        def detect(prepared: Prepared) -> tuple[Corrupted, Tensor]:
+            corrupted, logits_BS, corrections = self._forward(prepared, Difficulty(1.0), seed)
+            corrected.append(corrections)
+            return corrupted, logits_BS
+
+        found = detection_measures(batches, detect, self.include_special, self.masked_weight)
+        if not self.head:
+            return found
+        count = sum(int(terms.losses["corrective"][1]) for terms in corrected)
+        loss = sum(float(terms.losses["corrective"][0]) for terms in corrected) / count
+        correct = sum(int(terms.metrics["corrective_accuracy"][0]) for terms in corrected)
+        total = found["loss"] + self.weights["corrective"] * loss
+        measures = {"loss": total, "rtd": found["loss"], "corrective_loss": loss}
+        return found | measures | {"corrective_accuracy": correct / count}
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Let the curriculum follow."""
@@ -100,14 +127,41 @@ class FastElectra:
         """Continue the curriculum."""
         self.curriculum.load_state_dict(state)
 
+    def _forward(self, prepared: Prepared, difficulty: Difficulty, seed: int) -> tuple[Corrupted, Tensor, Terms]:
+        """A corrupted batch, the main model's RTD logits (B, S) on it, and the terms of its corrections, if any."""
+        corrupted = self.source.corrupt(prepared.batch, prepared.masked, difficulty, seed)
+        logits_BS, hidden_states = self.main.logits_and_hidden_states(prepared.batch, corrupted.ids_BS)
+        if not self.head:
+            return corrupted, logits_BS, Terms({})
+        assert hidden_states is not None
+        terms = masked_terms(self.head.logits(hidden_states[-1], prepared.masked.positions_BM), prepared)
+        losses, accuracy = {"corrective": terms.losses["mlm"]}, terms.metrics["masked_accuracy"]
+        return corrupted, logits_BS, Terms(losses, {"corrective_accuracy": accuracy})
+
 
 def scored_tokens(batch: Batch, include_special: bool) -> Tensor:
     """Mask (B, S) of the tokens that the RTD loss is over: never padding, special ones only when asked."""
     return ~batch.padding if include_special else batch.eligible
 
 
+def token_weights(prepared: Prepared, include_special: bool, masked_weight: float) -> Tensor:
+    """Weights (B, S) of the tokens in the RTD loss: `masked_weight` where masked, else 1; 0 where not scored."""
+    scored_BS = scored_tokens(prepared.batch, include_special)
+    return torch.where(masked_tokens(prepared), masked_weight, 1.0) * scored_BS
+
+
+def masked_tokens(prepared: Prepared) -> Tensor:
+    """Mask (B, S) of the masked positions."""
+    masked = prepared.masked
+    nowhere_BS = torch.zeros_like(prepared.batch.padding)
+    return nowhere_BS.scatter(1, masked.positions_BM, masked.valid_BM)
+
+
 def detection_measures(
-    batches: list[Prepared], detect: Callable[[Prepared], tuple[Corrupted, Tensor]], include_special: bool
+    batches: list[Prepared],
+    detect: Callable[[Prepared], tuple[Corrupted, Tensor]],
+    include_special: bool,
+    masked_weight: float = 1.0,
 ) -> dict[str, float]:
     """Measures of replaced token detection: `loss` (nats), `replaced_fraction`, `rtd_auc`, `rtd_auc_masked`.
 
@@ -115,22 +169,22 @@ def detection_measures(
         batches: validation rows with fixed masks.
         detect: gives a corrupted batch and the main model's logits (B, S) on it; in evaluation mode.
         include_special: the loss is over special tokens too; the AUCs never are.
+        masked_weight: of masked positions in the loss; the AUCs count every token once.
 
     Returns:
         the measures; an AUC is missing where all tokens are of one class.
     """
-    logits, replaced, masked, loss, count, expected, masked_count = [], [], [], 0.0, 0, 0.0, 0
+    logits, replaced, masked, loss, count, expected, masked_count = [], [], [], 0.0, 0.0, 0.0, 0
     for prepared in batches:
         corrupted, logits_BS = detect(prepared)
-        scored_BS, eligible_BS = scored_tokens(prepared.batch, include_special), prepared.batch.eligible
-        loss += float((rtd_losses(logits_BS, corrupted.replaced_BS) * scored_BS).sum())
-        count += int(scored_BS.sum())
+        weights_BS, eligible_BS = token_weights(prepared, include_special, masked_weight), prepared.batch.eligible
+        loss += float((rtd_losses(logits_BS, corrupted.replaced_BS) * weights_BS).sum())
+        count += float(weights_BS.sum())
         expected += float(corrupted.expected_replaced)
         masked_count += int(prepared.masked.valid_BM.sum())
-        was_masked_BS = torch.zeros_like(scored_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
         logits.append(logits_BS[eligible_BS].float().cpu().numpy())
         replaced.append(corrupted.replaced_BS[eligible_BS].cpu().numpy())
-        masked.append(was_masked_BS[eligible_BS].cpu().numpy())
+        masked.append(masked_tokens(prepared)[eligible_BS].cpu().numpy())
     logits_all, replaced_all, masked_all = map(np.concatenate, (logits, replaced, masked))
     found = {
         "loss": loss / count,

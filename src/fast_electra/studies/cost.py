@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, ShapeConfig
@@ -32,6 +32,7 @@ from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError
 from fast_electra.models.build import build_model, resolve_model, stored_config, transformers_config
+from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.sharing import tie
@@ -102,7 +103,8 @@ def cost(
     main_config = _transformers_config(config.main, size, length, "main")
     auxiliary_config = _transformers_config(shape, size, length, "auxiliary")
     ratio, basis = _auxiliary_tokens(config)
-    main = _main_cost(main_config, micro_batch, length)
+    is_corrective = isinstance(config.objective, FastElectraObjective) and config.objective.corrective_weight > 0
+    main = _main_cost(main_config, micro_batch, length, masked if is_corrective else 0)
     own = _unshared_parameters(main_config, auxiliary_config, config)
     found: dict[str, Any] = {
         "shape": {
@@ -234,40 +236,52 @@ def _first_paying_run(spent_once: float, saved_a_run: float) -> int | None:
     return floor(spent_once / saved_a_run) + 1 if saved_a_run > 0 else None
 
 
-def _main_cost(config: PreTrainedConfig, rows: int, length: int) -> ModelCost:
+def _main_cost(config: PreTrainedConfig, rows: int, length: int, corrected: int) -> ModelCost:
+    """The main model's cost; `corrected`: positions of a row that pass through its vocabulary head, 0 without one."""
     model = _meta(config, "rtd")
     wrapped = ReplacedTokenDetector(model)
     batch, ids_BS = _batch(rows, length, model.config.vocab_size)
+    parameters, by_formula = list(model.parameters()), forward_flops(model, length, length)
+    head, prepared = None, _prepared(ids_BS, corrected)
+    if corrected:
+        masked_lm = _meta(config, "mlm")
+        head = CorrectiveHead(masked_lm, wrapped)
+        parameters += head.parameters().values()
+        by_formula += forward_flops(masked_lm, length, corrected) - forward_flops(masked_lm, length, 0)
 
     def loss() -> Tensor:
-        return rtd_losses(wrapped.logits(batch, ids_BS), ids_BS > 0).sum()
+        logits_BS, hidden_states = wrapped.logits_and_hidden_states(batch, ids_BS)
+        rtd = rtd_losses(logits_BS, ids_BS > 0).sum()
+        if head is None or hidden_states is None:
+            return rtd
+        logits_NV = head.logits(hidden_states[-1], prepared.masked.positions_BM)
+        return rtd + masked_terms(logits_NV, prepared).losses["mlm"][0]
 
-    return _measured(model, loss, rows, forward_flops(model, length, length))
+    return _measured(parameters, loss, rows, by_formula)
 
 
 def _auxiliary_cost(config: PreTrainedConfig, rows: int, length: int, positions: int) -> ModelCost:
     model = _meta(config, "mlm")
     wrapped = MaskedLM(model)
     batch, ids_BS = _batch(rows, length, model.config.vocab_size)
-    positions_BM = torch.arange(positions, device="meta").expand(rows, -1).contiguous()
-    masked = Masked(positions_BM, torch.ones(rows, positions, dtype=torch.bool, device="meta"))
-    prepared = Prepared(Batch.of(ids_BS, torch.zeros(rows, length, dtype=torch.bool, device="meta")), masked)
+    prepared = _prepared(ids_BS, positions)
 
     def loss() -> Tensor:
-        return masked_terms(wrapped.masked_logits(batch, ids_BS, positions_BM), prepared).losses["mlm"][0]
+        logits_NV = wrapped.masked_logits(batch, ids_BS, prepared.masked.positions_BM)
+        return masked_terms(logits_NV, prepared).losses["mlm"][0]
 
-    return _measured(model, loss, rows, forward_flops(model, length, positions))
+    return _measured(list(model.parameters()), loss, rows, forward_flops(model, length, positions))
 
 
-def _measured(model: PreTrainedModel, loss: Any, rows: int, by_formula: int) -> ModelCost:
+def _measured(parameters: list[nn.Parameter], loss: Any, rows: int, by_formula: int) -> ModelCost:
     with torch.no_grad():
         forward = count_flops(loss)
     return ModelCost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in parameters),
         forward=forward // rows,
         training=count_flops(lambda: loss().backward()) // rows,
         forward_by_formula=by_formula,
-        activations=kept_bytes(loss, model.parameters()),
+        activations=kept_bytes(loss, parameters),
     )
 
 
@@ -275,6 +289,14 @@ def _batch(rows: int, length: int, vocabulary: int) -> tuple[Batch, Tensor]:
     """A batch without padding, whose mask can be looked at, and its ids on the meta device."""
     ids_BS = torch.zeros(rows, length, dtype=torch.int64)
     return Batch.of(ids_BS, torch.zeros(rows, length, dtype=torch.bool)), ids_BS.to("meta")
+
+
+def _prepared(ids_BS: Tensor, positions: int) -> Prepared:
+    """Rows on the meta device with so many masked positions each."""
+    rows, length = ids_BS.shape
+    positions_BM = torch.arange(positions, device="meta").expand(rows, -1).contiguous()
+    masked = Masked(positions_BM, torch.ones(rows, positions, dtype=torch.bool, device="meta"))
+    return Prepared(Batch.of(ids_BS, torch.zeros(rows, length, dtype=torch.bool, device="meta")), masked)
 
 
 def _meta(config: PreTrainedConfig, head: Literal["mlm", "rtd"]) -> PreTrainedModel:

@@ -48,6 +48,7 @@ from fast_electra.models.build import (
     transformers_config,
     weights_digest,
 )
+from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
@@ -198,6 +199,11 @@ def _fast_electra(
     config, shards = inputs.config, inputs.shards
     if config.corruption.replays:
         refuse_unreplayable(config.corruption)
+    if settings.corrective_weight and config.main.embeddings == "auxiliary_plus_delta":
+        raise ConfigError(
+            "objective.corrective_weight needs a vocabulary head that is tied to one table of embeddings, and "
+            "main.embeddings=auxiliary_plus_delta has two: give main.embeddings=copied, or corrective_weight=0."
+        )
     # With a cache an auxiliary is only needed to check what the cache was made by, or to copy its weights.
     needed = config.corruption.cache is None or names_auxiliary(config)
     loaded = load_auxiliary(config, shards, inputs.tokenizer) if needed else None
@@ -210,6 +216,8 @@ def _fast_electra(
     if config.main.embeddings == "copied":
         start_from(main, model, embeddings_only=True)
         inputs.notes.append("the token embeddings start from the auxiliary's.")
+    detector = ReplacedTokenDetector(main.to(inputs.execution.device), inputs.by_document)  # type: ignore[arg-type]
+    head = _corrective_head(inputs, detector, model) if settings.corrective_weight else None
     # After the copies, which are taken from float32 weights
     if config.corruption.cache is None:
         assert loaded is not None
@@ -238,12 +246,15 @@ def _fast_electra(
     if corruption != config.corruption:
         inputs.notes.append(f"the temperature starts at {corruption.schedule.initial}, by the auxiliary's entropy.")
     objective = FastElectra(
-        main=ReplacedTokenDetector(main.to(inputs.execution.device), inputs.by_document),  # type: ignore[arg-type]
+        main=detector,
         source=source,
         curriculum=make_curriculum(corruption),
         masker=inputs.masker,
         optimizer=config.optimizer,
         include_special=settings.include_special,
+        masked_weight=settings.masked_weight,
+        head=head,
+        weights={"rtd": 1.0} | ({"corrective": settings.corrective_weight} if head else {}),
     )
     return objective, corruption, digest, measures
 
@@ -255,6 +266,18 @@ def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxil
         moved = (prepared.to(inputs.execution.device) for prepared in rows)
         tokens = int((~loaded.excluded_V).sum())
         return initial_temperature(auxiliary, ((p.batch, p.masked) for p in moved), tokens)
+
+
+def _corrective_head(inputs: Inputs, detector: ReplacedTokenDetector, auxiliary: PreTrainedModel) -> CorrectiveHead:
+    """A vocabulary head on the main model's encoder; `auxiliary`: where `main.start` takes its weights from."""
+    config = inputs.config
+    # Its own seed, so that its first layer does not start as that of the RTD head.
+    masked_lm = _model_of(inputs, config.main, "main", "mlm", config.training.seed + 1)
+    head = CorrectiveHead(masked_lm.to(inputs.execution.device), detector)  # type: ignore[arg-type]
+    if config.main.start == "auxiliary":
+        copied, total = len(head.start_from(auxiliary)), len(head.parameters())
+        inputs.notes.append(f"{copied} of the vocabulary head's {total} weights start from the auxiliary's.")
+    return head
 
 
 def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> dict[str, float]:

@@ -75,7 +75,7 @@ def model_card(
         config: the run's, resolved.
         record: the run's `run.json`.
         result: `updates`, `tokens`, `flops` and `validation` at these weights.
-        part: `main`, or `generator` of joint ELECTRA.
+        part: `main`, `generator` of joint ELECTRA, or `masked_lm`, the main model's encoder with its vocabulary head.
         model: that is exported.
     """
     shape = model.config
@@ -136,8 +136,10 @@ def _method(config: Config, part: str) -> str:
     match config.objective:
         case MLMObjective():
             return "masked language modelling"
-        case FastElectraObjective():
-            return "Fast-ELECTRA (replaced token detection against a frozen auxiliary)"
+        case FastElectraObjective(corrective_weight=weight):
+            beside = f" and corrective language modelling, weight {weight:g}" if weight else ""
+            head = ", its vocabulary head: it was trained on replaced tokens, not on [MASK]" if part != "main" else ""
+            return f"Fast-ELECTRA (replaced token detection against a frozen auxiliary){beside}{head}"
         case ElectraObjective():
             return f"joint ELECTRA, its {'main model' if part == 'main' else part}"
 

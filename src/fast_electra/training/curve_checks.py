@@ -139,7 +139,8 @@ def rtd_chance(curves: Curves) -> list[Finding]:
         if len(records) < 5:
             return []
         progress, newest = curves.progress(records[-1]), records[-5:]
-        rates = [r["replaced_fraction"] * curves.config.corruption.masking.rate for r in newest]
+        rate, weight = curves.config.corruption.masking.rate, getattr(curves.config.objective, "masked_weight", 1.0)
+        rates = [r["replaced_fraction"] * rate * weight / (1.0 + rate * (weight - 1.0)) for r in newest]
         base = sum(-p * log(p) - (1 - p) * log(1 - p) for p in rates if 0 < p < 1) / len(rates)
         loss = sum(r["rtd"] for r in newest) / len(newest)
         measured = f"RTD loss {loss:.3f}, {base:.3f} by the share of replaced tokens alone"

@@ -9,6 +9,7 @@ Notable:
 
     OUT/                main model (or masked language model)
     OUT/generator/      joint ELECTRA's
+    OUT/masked_lm/      the main model's encoder with its vocabulary head (objective.corrective_weight)
     OUT/auxiliary/      the frozen one, where it is a model
     OUT/step-500/ …     with every checkpoint asked for: the first two, for each
 """
@@ -72,8 +73,9 @@ def export_run(
             if not model.is_dir():
                 raise ModelError(f"{run} is no folder here: give a run, or a folder with a Transformers model.")
             shutil.copytree(model, staged, dirs_exist_ok=True)
-            if record is not None and (run / "generator").exists():
-                shutil.copytree(run / "generator", staged / "generator")
+            for part in ("generator", "masked_lm"):
+                if record is not None and (run / part).exists():
+                    shutil.copytree(run / part, staged / part)
         else:
             updates = checkpoint_updates(run / "checkpoints") if checkpoint == "all" else [checkpoint]
             if not updates:

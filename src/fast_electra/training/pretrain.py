@@ -8,7 +8,8 @@ Notable:
 - a finished run can be extended: it goes on from its last checkpoint with schedules over the new number of updates, and
   `run.json` lists the segments.
 
-A run folder: config.yaml, run.json, metrics.jsonl, checkpoints/, model/, and generator/ of joint ELECTRA.
+A run folder: config.yaml, run.json, metrics.jsonl, checkpoints/, model/, and generator/ of joint ELECTRA or masked_lm/
+of corrective language modelling.
 """
 
 import json
