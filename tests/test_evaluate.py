@@ -542,6 +542,42 @@ def test_a_probe_scores_the_frozen_encoder_once(tmp_path, models, glue, capsys):
     task = json.loads(capsys.readouterr().out)["tasks"]["cola"]
     assert (task["setup"], len(task["scores"])) == ("probe", 1)
     assert isinstance(task["baselines"]["untrained"], float)
+    assert [len(layers) for layers in task["layers"].values()] == [2, 2]  # embeddings and one layer; untrained too
+    assert task["layers"]["model"][-1]["dev"]["matthews"] == task["scores"][0]
+
+
+def test_a_probe_of_pairs_with_numbers_shows_their_cosine_by_layer(tmp_path, models, capsys):
+    rows = "".join(f"value left {i},{'value' if i % 2 else 'total right'} {i},{i % 2}.5\n" for i in range(40))
+    (tmp_path / "own.csv").write_text("a,b,score\n" + rows)
+    own = ["--train", str(tmp_path / "own.csv"), "--text", "a,b", "--label", "score", "--probe"]
+    assert main(["evaluate", str(models[0]), *own, "--out", str(tmp_path / "out")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "own: what each layer knows (probe), in points" in shown
+    assert "spearman" in shown
+    assert "what each layer knows" in (tmp_path / "out" / "report.html").read_text()
+    (result,) = load(tmp_path / "out").results
+    assert list(result.layers) == ["model", "model, cosine", "untrained", "untrained, cosine"]
+    assert [len(scores) for scores in result.layers.values()] == [2, 2, 2, 2]
+
+
+def test_dev_texts_of_train_are_counted_and_left_out_where_asked(tmp_path, models, capsys):
+    """Equal but for white space; a pair is a pair, so its halves elsewhere are none."""
+    rows = [f"value {i},total {i},{'ab'[i % 2]}" for i in range(24)]
+    dev = [" value   3,total 3,b", "value 4,total 5,a", *(f"limit {i},total 1,{'ab'[i % 2]}" for i in range(6))]
+    for name, lines in (("own", rows), ("dev", dev)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
+    own = ["--train", str(tmp_path / "own.csv"), "--dev", str(tmp_path / "dev.csv"), "--text", "a,b"]
+    own += ["--label", "label", "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path / "out"), "--json"]
+    assert main(["evaluate", str(models[0]), *own]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["own"]
+    assert (task["repeated"], task["n_dev"]) == ({"dev": 1}, 8)
+    assert any("1 of 8 dev texts also stand in train, which flatters" in sentence for sentence in task["remarks"])
+    assert main(["evaluate", str(models[0]), *own, "--drop-overlap"]) == 0
+    task = json.loads(capsys.readouterr().out)["tasks"]["own"]
+    assert (task["repeated"], task["n_dev"]) == ({"dev": 1}, 7)
+    assert any("1 dev texts that also stand in train are left out" in sentence for sentence in task["remarks"])
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "out" / "cells").iterdir()]
+    assert sorted(len(cell["predictions"]["dev"]) for cell in cells) == [7, 7, 8, 8]
 
 
 def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue):

@@ -4,11 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from fast_electra.evaluation import probing
 from fast_electra.evaluation.probing import ProbeObserver, probe
-from fast_electra.evaluation.tasks import Split, sample
+from fast_electra.evaluation.tasks import Split, make_task, sample
 from fast_electra.models.classifier import load_encoder, load_task_tokenizer
 from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.loop import Interrupted, train
@@ -53,6 +54,51 @@ def test_values_words_and_pairs_can_be_probed(encoder):
     assert probe(*encoder, words_task(pairs=True))["dev"].keys() == {"accuracy", "matthews"}
 
 
+def test_each_layer_is_probed_as_its_hidden_state_would_be(encoder):
+    model, tokenizer = encoder
+    task = words_task(200)
+
+    def features(texts, layer):
+        rows = []
+        for (text,) in texts:
+            with torch.no_grad():
+                inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+                rows.append(model(**inputs, output_hidden_states=True).hidden_states[layer][0].mean(0).numpy())
+        return np.array(rows)
+
+    found = probing.probe_layers(model, tokenizer, task)
+    assert len(found) == 1 + model.config.num_hidden_layers
+    assert found[-1] == probe(model, tokenizer, task)
+    for layer in (0, 1):
+        train, dev = features(task.train.texts, layer), features(task.dev["dev"].texts, layer)
+        mean, deviation = train.mean(0), train.std(0)
+        linear = LogisticRegression(C=0.003, max_iter=1_000).fit((train - mean) / deviation, task.train.labels)
+        expected = np.mean(linear.predict((dev - mean) / deviation) == task.dev["dev"].labels)
+        assert found[layer]["dev"]["accuracy"] == pytest.approx(expected, abs=1 / 60)  # one may sit on the border
+    words = probing.probe_layers(model, tokenizer, tokens_task())
+    assert len(words) == len(found)
+    assert words[-1] == probe(model, tokenizer, tokens_task())
+
+
+def test_similarity_is_spearmans_of_the_cosine_of_two_texts_means(encoder):
+    model, tokenizer = encoder
+    pairs = [(f"value {i}", f"value {i} {'total ' * (i % 7)}") for i in range(40)]
+    split = Split(pairs, [float(i % 7) + 0.5 for i in range(40)])
+    task = make_task("sts", "regression", (), split, {"dev": split}, {}, ("pearson", "spearman"))
+
+    def mean(text):
+        with torch.no_grad():
+            inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+            return model(**inputs).last_hidden_state[0].mean(0).numpy()
+
+    cosines = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in ((mean(x), mean(y)) for x, y in pairs)]
+    found = probing.similarity_layers(model, tokenizer, task)
+    assert len(found) == 1 + model.config.num_hidden_layers
+    assert found[-1]["dev"]["spearman"] == pytest.approx(spearmanr(cosines, split.labels).statistic, abs=2e-3)
+    assert probing.similarity_layers(model, tokenizer, words_task(pairs=True)) == []  # classes
+    assert probing.similarity_layers(model, tokenizer, values_task()) == []  # single texts
+
+
 def test_a_class_that_the_few_examples_lack_is_never_predicted(encoder):
     task = words_task(2_000)
     used = sample(task.train, 50).texts
@@ -71,10 +117,10 @@ def test_words_behind_the_end_of_a_text_have_the_most_common_label(encoder, monk
     (text, labels) = task.dev["dev"].texts[0], task.dev["dev"].labels[0]
     rare = labels.index(1)
 
-    def as_the_rare_word(model, encoded, padding):
-        found = features(model, encoded, padding)
+    def as_the_rare_word(model, encoded, padding, every_layer):
+        (found,) = features(model, encoded, padding, every_layer)
         found[encoded.words < 0] = found[rare]
-        return found
+        return [found]
 
     monkeypatch.setattr(probing, "_features", as_the_rare_word)
     monkeypatch.setattr(probing, "score_splits", lambda task, found: predictions.update(found))

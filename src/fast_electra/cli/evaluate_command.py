@@ -31,6 +31,7 @@ def evaluate(
     probe: Flag = False,
     start: str | None = None,
     overlap: Path | None = None,
+    drop_overlap: Flag = False,
     predictions: Path | None = None,
     save: Flag = False,
     workers: int | None = None,
@@ -71,11 +72,14 @@ def evaluate(
     seeds
         A number of seeds, or the seeds themselves; default: 3.
     probe
-        A linear model on the frozen encoder instead of fine-tuning.
+        A linear model on each layer of the frozen encoder instead of fine-tuning; for pairs with numbers also the
+        cosine of the two texts' mean vectors.
     start
         A fine-tuned folder whose encoder is taken in place of the model's (intermediate task).
     overlap
         Token shards or text of pre-training: count the tasks' texts that occur there.
+    drop_overlap
+        Leave dev examples whose texts also stand in train out of the scores.
     predictions
         A folder for predictions of the test sets, as GLUE's server takes them.
     save
@@ -122,11 +126,12 @@ def evaluate(
         probe=probe,
         start=start,
         overlap=overlap,
+        drop_overlap=drop_overlap,
         predictions=predictions,
         save=save,
         workers=workers,
         out=out,
-        command=_command(model, given, seeds, {"--probe": probe, "--save": save}),
+        command=_command(model, given, seeds, {"--probe": probe, "--save": save, "--drop-overlap": drop_overlap}),
     )
     console = Console(stderr=True)
 
@@ -162,9 +167,16 @@ def evaluate(
 
 
 def _print(results: "list[Result]", console: "Console") -> None:
-    from fast_electra.report.evaluation_page import data_table, group_tables, notes, print_table, score_tables
+    from fast_electra.report.evaluation_page import (
+        data_table,
+        group_tables,
+        layer_tables,
+        notes,
+        print_table,
+        score_tables,
+    )
 
-    for table in [*score_tables(results), *group_tables(results), data_table(results)]:
+    for table in [*score_tables(results), *layer_tables(results), *group_tables(results), data_table(results)]:
         print_table(table, console)
         console.print()
     for sentence in notes(results):

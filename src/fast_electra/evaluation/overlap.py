@@ -1,9 +1,10 @@
-"""How many task texts a model may have read in pre-training.
+"""How many task texts a model may have read in pre-training, and which dev texts also stand in train.
 
 Notable:
 - a text counts as seen when every run of eight of its words occurs somewhere in the corpus, whatever the case,
   punctuation and line breaks there: a quotation is found, a paraphrase is not;
 - texts of fewer than eight words are not checked, since such runs occur by chance; they are counted as left out;
+- dev examples that also stand in train are whole ones, a pair as a pair, equal but for white space;
 - only what the task's texts hold is remembered, so memory does not grow with the corpus;
 - runs are compared by 64-bit hashes: with 10^9 runs in the corpus and 10^6 in the tasks, any false match at all has
   odds of 1 to 18,000.
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_electra.evaluation.tasks import Task
+from fast_electra.evaluation.tasks import Task, make_task
 
 RUN = 8
 """words of a run"""
@@ -44,6 +45,38 @@ class _Runs(NamedTuple):
     """the text that a run belongs to"""
     lengths: NDArray[np.int64]
     """words of each text"""
+
+
+def in_train(task: Task) -> dict[str, list[int]]:
+    """{dev split: places of the examples whose texts also stand in train}, where there are some."""
+    trained = {_normal(texts) for texts in task.train.texts}
+    found = {
+        name: [place for place, texts in enumerate(dev.texts) if _normal(texts) in trained]
+        for name, dev in task.dev.items()
+    }
+    return {name: places for name, places in found.items() if places}
+
+
+def without_train_texts(task: Task) -> Task:
+    """The task without the dev examples whose texts also stand in train.
+
+    Raises:
+        DataError: nothing, or no example of a class, is left to score.
+    """
+    repeated = in_train(task)
+    if not repeated:
+        return task
+    dev = dict(task.dev)
+    for name, places in repeated.items():
+        dev[name] = dev[name].at(sorted({*range(len(dev[name]))} - {*places}))
+    swapped = task.augment_swapped
+    return make_task(
+        task.name, task.kind, task.labels, task.train, dev, task.test, task.metrics, augment_swapped=swapped
+    )
+
+
+def _normal(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(" ".join(text.split()) for text in texts)
 
 
 def count_overlap(tasks: Iterable[Task], documents: Iterable[str]) -> dict[str, dict[str, Overlap]]:

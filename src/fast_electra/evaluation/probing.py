@@ -3,6 +3,8 @@
 Notable:
 - features are the mean of the last hidden states over an example's tokens (two texts are encoded together), or the last
   hidden state at a word's first token; standardised, then scikit-learn's logistic or ridge regression;
+- the same of each layer says which one knows what; of pairs with numbers, the cosine of their mean hidden states needs
+  no training at all;
 - cheap enough for pre-training: at most 2,000 training and 2,000 dev examples, the same ones every time;
 - `ProbeObserver` hangs on the training loop and disturbs nothing: no random number is drawn, no weight is written, and
   every module is put back into its mode. What it costs is recorded under `timing` and said, and decides nothing;
@@ -33,7 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest
 from fast_electra.evaluation.detector import masked_prediction, suspicion_of
-from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode_task, padding_for
+from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode, encode_task, padding_for
 from fast_electra.evaluation.minimal_pairs import (
     LONGEST,
     EncodedPairs,
@@ -45,13 +47,15 @@ from fast_electra.evaluation.minimal_pairs import (
     judge,
 )
 from fast_electra.evaluation.scores import score_splits
-from fast_electra.evaluation.tasks import Task, sample
+from fast_electra.evaluation.tasks import Split, Task, sample
 from fast_electra.models.classifier import longest_text, uses_segments
 from fast_electra.objectives.mlm import MLM
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
 
+Scores = dict[str, dict[str, float]]
+"""{dev split: {metric: value}}"""
 PROBED_UPDATES = 4
 """minimal pairs cost about as much as so many updates: of a run with a probe every 1,000 updates that is 0.4 %"""
 TRAIN_EXAMPLES = 2_000
@@ -70,7 +74,7 @@ def probe(
     *,
     train_examples: int = TRAIN_EXAMPLES,
     dev_examples: int = DEV_EXAMPLES,
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """Fit a linear model on a frozen encoder's features, and score it.
 
     Args:
@@ -83,28 +87,66 @@ def probe(
     Returns:
         {dev split: {metric: value}}, as a cell's scores; the same input gives the same figures.
     """
-    small = probed(task, train_examples, dev_examples)
+    return _probe(model, tokenizer, probed(task, train_examples, dev_examples), every_layer=False)[-1]
+
+
+def probe_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task) -> list[Scores]:
+    """`probe` of the embeddings and of each layer's output, the last one's behind a final norm, where there is one."""
+    return _probe(model, tokenizer, probed(task), every_layer=True)
+
+
+def _probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task, *, every_layer: bool
+) -> list[Scores]:
     longest = longest_text(model.config, tokenizer, _LONGEST)
-    encoded = encode_task(small, tokenizer, longest, uses_segments(model.config, tokenizer))
+    encoded = encode_task(task, tokenizer, longest, uses_segments(model.config, tokenizer))
     padding = padding_for(tokenizer, longest, model.device)
     known = encoded.train.words >= 0 if task.kind == "tokens" else slice(None)
-    train_Nd, labels_N = _features(model, encoded.train, padding)[known], encoded.train.labels[known]
-    if task.kind == "regression":
-        linear = Ridge(_RIDGE_STRENGTH)
-    elif len(np.unique(labels_N)) == 1:  # a rare class need not be among the few examples
-        linear = DummyClassifier()
-    else:
-        linear = LogisticRegression(C=_LOGISTIC_STRENGTH, max_iter=1_000)
-    fitted = make_pipeline(StandardScaler(), linear).fit(train_Nd, labels_N)
-    predictions: dict[str, list[Any]] = {}
-    for name, split in encoded.dev.items():
-        found = fitted.predict(_features(model, split, padding))
-        if task.kind == "tokens":
-            found = np.where(split.words >= 0, found, np.bincount(encoded.train.labels).argmax())
-            predictions[name] = [words.tolist() for words in np.split(found, split.word_starts[1:-1])]
+    labels_N = encoded.train.labels[known]
+    dev = {name: _features(model, split, padding, every_layer) for name, split in encoded.dev.items()}
+    found: list[Scores] = []
+    for layer, train_Nd in enumerate(_features(model, encoded.train, padding, every_layer)):
+        if task.kind == "regression":
+            linear = Ridge(_RIDGE_STRENGTH)
+        elif len(np.unique(labels_N)) == 1:  # a rare class need not be among the few examples
+            linear = DummyClassifier()
         else:
-            predictions[name] = found.tolist()
-    return score_splits(small, predictions)
+            linear = LogisticRegression(C=_LOGISTIC_STRENGTH, max_iter=1_000)
+        fitted = make_pipeline(StandardScaler(), linear).fit(train_Nd[known], labels_N)
+        predictions: dict[str, list[Any]] = {}
+        for name, split in encoded.dev.items():
+            answers = fitted.predict(dev[name][layer])
+            if task.kind == "tokens":
+                answers = np.where(split.words >= 0, answers, np.bincount(encoded.train.labels).argmax())
+                predictions[name] = [words.tolist() for words in np.split(answers, split.word_starts[1:-1])]
+            else:
+                predictions[name] = answers.tolist()
+        found.append(score_splits(task, predictions))
+    return found
+
+
+def similarity_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task) -> list[Scores]:
+    """How the cosine of two texts' mean hidden states agrees with a pair's number, without any training.
+
+    Each text is encoded on its own. Of the embeddings and of each layer, as `probe_layers`; [] for a task that is not
+    of pairs with numbers.
+    """
+    task = probed(task)
+    if task.kind != "regression" or len(task.train.texts[0]) != 2:
+        return []
+    longest = longest_text(model.config, tokenizer, _LONGEST)
+    padding = padding_for(tokenizer, longest, model.device)
+    by_layer: list[dict[str, list[float]]] = []
+    for name, split in task.dev.items():
+        sides = []
+        for side in zip(*split.texts, strict=True):
+            encoded = encode(Split([(text,) for text in side], []), "regression", tokenizer, longest)
+            sides.append(_features(model, encoded, padding, every_layer=True))
+        by_layer = by_layer or [{} for _ in sides[0]]
+        for layer, (first_Nd, second_Nd) in enumerate(zip(*sides, strict=True)):
+            norms_N = np.linalg.norm(first_Nd, axis=1) * np.linalg.norm(second_Nd, axis=1)
+            by_layer[layer][name] = ((first_Nd * second_Nd).sum(1) / np.maximum(norms_N, 1e-12)).tolist()
+    return [score_splits(task, cosines) for cosines in by_layer]
 
 
 def probed(task: Task, train_examples: int = TRAIN_EXAMPLES, dev_examples: int = DEV_EXAMPLES) -> Task:
@@ -119,25 +161,33 @@ def probed(task: Task, train_examples: int = TRAIN_EXAMPLES, dev_examples: int =
 
 
 @torch.no_grad()  # not inference mode: a tensor that a module keeps from it could never be trained through
-def _features(model: PreTrainedModel, encoded: Encoded, padding: Padding) -> NDArray[np.float32]:
-    """Mean hidden states (N, d) of examples, or the hidden states of words' first tokens; in order."""
+def _features(
+    model: PreTrainedModel, encoded: Encoded, padding: Padding, every_layer: bool
+) -> list[NDArray[np.float32]]:
+    """Mean hidden states (N, d) of examples, or those of words' first tokens, in order; the last layer comes last."""
     encoder = cast(nn.Module, model.base_model)
     units = encoded.word_starts if len(encoded.words) else np.arange(len(encoded.lengths) + 1)
-    features = np.zeros((int(units[-1]), model.config.hidden_size), dtype=np.float32)
+    layers: list[NDArray[np.float32]] = []
     order = np.argsort(encoded.lengths, kind="stable")
     for start in range(0, len(order), _TOGETHER):
         chosen = order[start : start + _TOGETHER]
         batch = collate(encoded, chosen, padding).to(model.device)
-        hidden_BSd = encoder(**batch.inputs()).last_hidden_state.float()
-        if batch.words_BW is not None:
-            index_BWd = batch.words_BW[:, :, None].expand(-1, -1, hidden_BSd.shape[2])
-            found = hidden_BSd.gather(1, index_BWd).cpu().numpy()
-        else:
-            found = _mean(hidden_BSd, batch.attention_BS).cpu().numpy()
-        for row, example in enumerate(chosen):
-            first, last = units[example], units[example + 1]
-            features[first:last] = found[row, : last - first] if len(encoded.words) else found[row]
-    return features
+        outputs = encoder(**batch.inputs(), output_hidden_states=every_layer)
+        states = (
+            [*outputs.hidden_states[:-1], outputs.last_hidden_state] if every_layer else [outputs.last_hidden_state]
+        )
+        layers = layers or [np.zeros((int(units[-1]), state.shape[2]), dtype=np.float32) for state in states]
+        for features, state_BSd in zip(layers, states, strict=True):
+            hidden_BSd = state_BSd.float()
+            if batch.words_BW is not None:
+                index_BWd = batch.words_BW[:, :, None].expand(-1, -1, hidden_BSd.shape[2])
+                found = hidden_BSd.gather(1, index_BWd).cpu().numpy()
+            else:
+                found = _mean(hidden_BSd, batch.attention_BS).cpu().numpy()
+            for row, example in enumerate(chosen):
+                first, last = units[example], units[example + 1]
+                features[first:last] = found[row, : last - first] if len(encoded.words) else found[row]
+    return layers
 
 
 def _mean(hidden_BSd: Tensor, attention_BS: Tensor) -> Tensor:

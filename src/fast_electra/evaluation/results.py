@@ -91,6 +91,13 @@ class Result:
     """seed → why it has no scores"""
     degenerate: list[int] = field(default_factory=list)
     """seeds that gave every example of a dev split one answer"""
+    layers: dict[str, list[Scores]] = field(default_factory=dict)
+    """of a probe: scores of the embeddings and each layer, of "model" and "untrained"; of pairs with numbers also those
+    of the cosine, "model, cosine" and "untrained, cosine" """
+    repeated: dict[str, int] = field(default_factory=dict)
+    """{dev split: examples whose texts also stand in train}"""
+    drops_repeated: bool = False
+    """those are left out of the scores"""
     overlap: dict[str, Any] | None = None
     """texts seen in pre-training: {"corpus": …, "counts": {split: {"texts", "checked", "seen"}}}"""
     details: dict[str, Any] = field(default_factory=dict)
@@ -213,6 +220,8 @@ def entry(result: Result) -> dict[str, Any]:
         "truncated": result.truncated,
         "failed": result.failed,
         "degenerate": result.degenerate,
+        "repeated": result.repeated,
+        "layers": result.layers,
         "overlap": result.overlap,
         "remarks": remarks(result),
         "timing": {"seconds": result.seconds},
@@ -274,6 +283,16 @@ def remarks(result: Result) -> list[str]:
             f"training examples held out ({_tried(own['scores'])}), the untrained encoder's {other['learning_rate']:g} "
             f"likewise ({_tried(other['scores'])})."
         )
+    for split, count in result.repeated.items():
+        if result.drops_repeated:
+            found.append(
+                f"{result.title}: {count:,} {split} texts that also stand in train are left out of the scores."
+            )
+        else:
+            found.append(
+                f"{result.title}: {count:,} of {result.n_dev[split]:,} {split} texts also stand in train, which "
+                "flatters the scores: --drop-overlap leaves them out."
+            )
     for split, counts in (result.overlap or {}).get("counts", {}).items():
         if counts["checked"]:
             found.append(

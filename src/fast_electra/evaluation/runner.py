@@ -39,7 +39,7 @@ from fast_electra.evaluation.comparison import Runs, compare
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
-from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe, probed
+from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_layers, probed, similarity_layers
 from fast_electra.evaluation.recipes import Recipe, default_recipe, learning_rates, recipe_for
 from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, checkpoint_run, task_file
 from fast_electra.evaluation.scores import flatten
@@ -362,6 +362,7 @@ class TaskCells:
                 "name": "probe",
                 "train_examples": TRAIN_EXAMPLES,
                 "dev_examples": DEV_EXAMPLES,
+                "layers": True,
             }
         else:
             settings = asdict(job.recipe)
@@ -438,6 +439,12 @@ class TaskCells:
             baselines={**facts["baselines"], "untrained": _means(untrained_scores)},
             untrained=untrained_scores,
             against=_against(task, dict(zip(seeds, records, strict=True)), dict(zip(seeds, untrained, strict=True))),
+            layers={
+                name: found
+                for name, record in (("model", first), ("untrained", untrained[0]))
+                for key, name in (("layers", name), ("similarity", f"{name}, cosine"))
+                if (found := record.get(key))
+            },
             n_train=len(probed(task).train) if work.setup.probe else len(task.train),
             n_all=self.all_examples,
             n_dev={name: len(dev) for name, dev in facts["dev"].items()},
@@ -606,13 +613,16 @@ def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: 
         model = load_encoder(subject.source)
     model.to(execution.device)  # type: ignore[arg-type]
     cast_weights(model, execution.weights_dtype)
+    tokenizer = load_task_tokenizer(subject.source)
     with execution.autocast():
-        scores = probe(model, load_task_tokenizer(subject.source), task)
+        layers, similarity = probe_layers(model, tokenizer, task), similarity_layers(model, tokenizer, task)
     return {
         "task": task.name,
         "untrained": untrained,
         "seed": seed,
-        "scores": scores,
+        "scores": layers[-1],
+        "layers": layers,
+        "similarity": similarity,
         "predictions": {},
         "test_predictions": {},
         "truncated": {},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_text_atomically
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
+from fast_electra.evaluation.overlap import in_train, without_train_texts
 from fast_electra.evaluation.readers import load_own
 from fast_electra.evaluation.results import (
     PAIRS,
@@ -78,6 +79,8 @@ class Request:
     """train on so many, the same ones for the model and all baselines"""
     overlap: Path | None = None
     """token shards or text that the model was pre-trained on"""
+    drop_overlap: bool = False
+    """leave dev examples whose texts also stand in train out of the scores"""
     predictions: Path | None = None
     save: bool = False
     workers: int | None = None
@@ -185,6 +188,9 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         )
     if BUGS in request.tasks:
         tasks.append(load_bugs(say))
+    repeated = {task.name: {split: len(places) for split, places in in_train(task).items()} for task in tasks}
+    if request.drop_overlap:
+        tasks = [without_train_texts(task) for task in tasks]
     setup = Setup(
         recipe=request.recipe,
         seeds=request.seeds,
@@ -199,7 +205,15 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     results: list[Result] = []
 
     def keep(found: Sequence[Result]) -> Evaluation:
-        results.extend(replace(result, overlap=seen.get(result.task)) for result in found)
+        results.extend(
+            replace(
+                result,
+                overlap=seen.get(result.task),
+                repeated=repeated.get(result.task, {}),
+                drops_repeated=request.drop_overlap,
+            )
+            for result in found
+        )
         commands = [request.command] if request.command else []
         return store(Evaluation(subject.name, subject.digest, out, results, commands), say)
 

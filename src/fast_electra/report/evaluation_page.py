@@ -147,6 +147,23 @@ def _interval(found: Sequence[float]) -> str:
     return f"{points(share)} [{points(low)}, {points(high)}]"
 
 
+def layer_tables(results: Sequence[Result]) -> list[TextTable]:
+    """Of each probed task which layer knows what, by the first metric; the cosine of two texts by Spearman's."""
+    tables: list[TextTable] = []
+    for result in results:
+        if not result.layers:
+            continue
+        metrics = {name: "spearman" if name.endswith("cosine") else result.metric for name in result.layers}
+        rows = [
+            ["embeddings" if layer == 0 else str(layer)]
+            + [points(of[layer][result.split][metrics[name]]) for name, of in result.layers.items()]
+            for layer in range(len(result.layers["model"]))
+        ]
+        columns = ["layer", *(f"{name}, {metric}" for name, metric in metrics.items())]
+        tables.append(TextTable(f"{result.task}: what each layer knows ({result.setup}), in points", columns, rows))
+    return tables
+
+
 def data_table(results: Sequence[Result]) -> TextTable:
     """Examples, texts that were cut, learning rates, time."""
     rows = [
@@ -316,7 +333,12 @@ def render_evaluation_page(evaluation: Evaluation) -> str:
         chart=dot_chart(found, series) if found else None,
         curve=curve_chart(results),
         spoken="; ".join(spoken),
-        tables=[*score_tables(results), *group_tables(results, sets=True), data_table(results)],
+        tables=[
+            *score_tables(results),
+            *layer_tables(results),
+            *group_tables(results, sets=True),
+            data_table(results),
+        ],
         sentences=notes(results),
         commands=evaluation.commands,
         details={
