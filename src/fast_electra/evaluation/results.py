@@ -290,8 +290,8 @@ def remarks(result: Result) -> list[str]:
             )
         else:
             found.append(
-                f"{result.title}: {count:,} of {result.n_dev[split]:,} {split} texts also stand in train, which "
-                "flatters the scores: --drop-overlap leaves them out."
+                f"{result.title}: {count:,} {split} texts also stand in train, which flatters the scores: "
+                "--drop-overlap leaves them out."
             )
     for split, counts in (result.overlap or {}).get("counts", {}).items():
         if counts["checked"]:
