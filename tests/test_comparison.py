@@ -40,7 +40,7 @@ def test_weighted_scores_are_the_scores_of_the_drawn_examples(metric):
     np.testing.assert_allclose(weighted_scores(metric, labels, answers, weights), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("metric", ["matthews", "pearson", "spearman", "f1", "token_f1"])
+@pytest.mark.parametrize("metric", ["matthews", "pearson", "spearman", "f1"])
 def test_weighted_scores_where_nothing_is_told_apart_are_zero(metric):
     labels, weights = np.array([0, 1, 1, 0]), np.array([[1.0, 1, 1, 1], [4, 0, 0, 0], [2, 0, 0, 2]])
     constant = np.full(4, 0.1) if metric in ("pearson", "spearman") else np.zeros(4, dtype=int)

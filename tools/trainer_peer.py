@@ -79,6 +79,7 @@ def by_trainer(
             name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
 
+    examples = training_task(task, recipe).train
     with tempfile.TemporaryDirectory() as folder:
         grouped: dict[str, Any] = {"group_by_length": True}
         if "group_by_length" not in TrainingArguments.__dataclass_fields__:
@@ -89,7 +90,7 @@ def by_trainer(
                 output_dir=folder,
                 seed=seed,
                 learning_rate=recipe.learning_rate,
-                num_train_epochs=recipe.epochs_of(task.name),
+                num_train_epochs=recipe.epochs_of(task.name, -(-len(examples) // recipe.batch_size)),
                 per_device_train_batch_size=recipe.batch_size,
                 per_device_eval_batch_size=64,
                 warmup_steps=recipe.warmup,
@@ -106,15 +107,15 @@ def by_trainer(
                 disable_tqdm=True,
                 **grouped,
             ),
-            train_dataset=Rows(training_task(task, recipe).train),
+            train_dataset=Rows(examples),
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
         result = trainer.train()
         scores: dict[str, dict[str, float]] = {}
-        for split, examples in task.dev.items():
+        for split, dev in task.dev.items():
             # With `group_by_length` predictions come in the order of the lengths: only its own labels fit them.
-            outputs, labels, _ = trainer.predict(Rows(examples))
+            outputs, labels, _ = trainer.predict(Rows(dev))
             assert isinstance(outputs, np.ndarray)
             assert isinstance(labels, np.ndarray)
             found = outputs[:, 0] if task.kind == "regression" else outputs.argmax(1)

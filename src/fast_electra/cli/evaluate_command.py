@@ -22,6 +22,7 @@ def evaluate(
     pairs: int | None = None,
     train: Path | None = None,
     dev: Path | None = None,
+    test: Path | None = None,
     text: str | None = None,
     label: str | None = None,
     recipe: str | None = None,
@@ -55,13 +56,15 @@ def evaluate(
     pairs
         Pairs of each set that blimp takes; default: all, for a masked language model about 6,700 in all.
     train
-        A task of your own: TSV, CSV, JSON lines or Parquet.
+        A task of your own: TSV, CSV, JSON lines or Parquet; or named entities as CoNLL, a word and its tag a line.
     dev
         Its examples to score; left out: a tenth of --train.
+    test
+        Its test set: scored and reported as such, before --dev.
     text
-        Its column of text, or two, separated by a comma.
+        Its column of text, or two, separated by a comma; not for CoNLL.
     label
-        Its column to predict.
+        Its column to predict; not for CoNLL.
     recipe
         electra, bert, small or fast; default: small for encoders of a width up to 512, else electra.
     learning_rates
@@ -102,9 +105,9 @@ def evaluate(
 
     folder, pairs_file = folder_and_pairs(data, "--data")
     given = {
-        **{"--tasks": tasks, "--data": data, "--pairs": pairs, "--train": train, "--dev": dev, "--text": text},
-        **{"--label": label, "--recipe": recipe, "--learning-rates": learning_rates, "--examples": examples},
-        **{"--start": start, "--overlap": overlap},
+        **{"--tasks": tasks, "--data": data, "--pairs": pairs, "--train": train, "--dev": dev, "--test": test},
+        **{"--text": text, "--label": label, "--recipe": recipe, "--learning-rates": learning_rates},
+        **{"--examples": examples, "--start": start, "--overlap": overlap},
         **{"--predictions": predictions, "--out": out},
     }
     if probe and seeds is not None:
@@ -117,6 +120,7 @@ def evaluate(
         pairs_per_set=pairs,
         train=train,
         dev=dev,
+        test=test,
         text=_words(text),
         label=label,
         recipe=recipe,

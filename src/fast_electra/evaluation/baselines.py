@@ -1,22 +1,27 @@
-"""What a score has to beat: the majority class, and a bag of words.
+"""What a score has to beat: the majority class, and a linear model: a bag of words, or for words in sentences a CRF.
 
 Notable:
-- both are fitted on train and scored on dev exactly as a model is (`scores.score_splits`); the caller gives them the
+- all are fitted on train and scored on dev exactly as a model is (`scores.score_splits`); the caller gives them the
   training examples that the encoder has;
 - the bag of words is scikit-learn's TF-IDF with a linear model on top: of words alone, or of words and pairs of
   neighbours, whichever scores better on a held-out part of train. A pair of texts has the features of each and their
   element-wise minimum, which is what the two share;
 - it is capped, so that it takes seconds whatever the task (8 with 364,000 pairs, one thread): `MOST_EXAMPLES` to train
-  on, drawn by the seed, and `MOST_FEATURES` n-grams.
+  on, drawn by the seed, and `MOST_FEATURES` n-grams;
+- labels of words are learned by a conditional random field (crfsuite): a linear model over each word, how it is written
+  and its neighbours up to two words away, which finds the best labels of the sentence together.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
+from pycrfsuite import ItemSequence, Tagger, Trainer  # pyright: ignore[reportAttributeAccessIssue]
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -26,6 +31,8 @@ from fast_electra.evaluation.tasks import Task, held_out
 
 MOST_EXAMPLES = 100_000
 MOST_FEATURES = 100_000
+CRF = {"c1": 0.1, "c2": 0.1, "max_iterations": 100}
+"""L1 and L2 penalties, and steps of L-BFGS: chosen on a part of train of NCBI-disease"""
 
 
 def majority(task: Task) -> dict[str, dict[str, float]]:
@@ -45,15 +52,12 @@ def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
     """Scores {dev split: {metric: score}} of a linear model on words, or on words and pairs of neighbours, case aside.
 
     Which of the two is chosen on a part of train (`tasks.held_out`), never on dev. Logistic regression for classes,
-    ridge regression for values; for tokens each word's commonest label in train, the commonest of all for a word that
-    train lacks.
+    ridge regression for values.
 
     Args:
         task: trained on at most `MOST_EXAMPLES` examples.
         seed: which, where there are more.
     """
-    if task.kind == "tokens":
-        return _commonest_by_word(task)
     random = np.random.Generator(np.random.Philox(key=seed))
     task = replace(task, train=task.train.at(sorted(random.permutation(len(task.train))[:MOST_EXAMPLES].tolist())))
     held = held_out(task)
@@ -80,18 +84,46 @@ def _features(vectors: TfidfVectorizer, texts: Sequence[tuple[str, ...]]) -> Any
     return sparse.hstack([*sides, sides[0].minimum(sides[1])], format="csr") if len(sides) == 2 else sides[0]
 
 
-def _commonest_by_word(task: Task) -> dict[str, dict[str, float]]:
-    sentences = cast("list[list[int]]", task.train.labels)
-    counts: dict[str, Counter[int]] = {}
-    for words, labels in zip(task.train.texts, sentences, strict=True):
-        for word, label in zip(words, labels, strict=True):
-            counts.setdefault(word, Counter())[label] += 1
-    by_word = {word: _commonest(found) for word, found in counts.items()}
-    other = _commonest(Counter(chain.from_iterable(sentences)))
-    return score_splits(
-        task,
-        {name: [[by_word.get(word, other) for word in words] for words in dev.texts] for name, dev in task.dev.items()},
-    )
+def word_crf(task: Task) -> dict[str, dict[str, float]]:
+    """Scores {dev split: {metric: score}} of a conditional random field over words and their neighbours."""
+    trainer = Trainer(algorithm="lbfgs", params=CRF, verbose=False)
+    labels = cast("list[list[int]]", task.train.labels)
+    for words, classes in zip(task.train.texts, labels, strict=True):
+        trainer.append(ItemSequence(_word_features(words)), [str(number) for number in classes])
+    with TemporaryDirectory() as folder:
+        file = str(Path(folder) / "model.crfsuite")
+        trainer.train(file)
+        with Tagger().open(file) as tagger:
+            answers = {
+                name: [
+                    [int(number) for number in tagger.tag(ItemSequence(_word_features(words)))] for words in dev.texts
+                ]
+                for name, dev in task.dev.items()
+            }
+    return score_splits(task, answers)
+
+
+def _word_features(words: Sequence[str]) -> list[list[str]]:
+    """What a CRF sees of each word: itself, its beginnings and ends, its shape, and its neighbours' word and shape."""
+    lower, shapes = [word.lower() for word in words], [_shape(word) for word in words]
+    rows: list[list[str]] = []
+    for place, word in enumerate(lower):
+        row = ["any", f"w={word}", f"s={shapes[place]}"]
+        row += [f"{end}{size}={part}" for size in (2, 3, 4) for end, part in (("<", word[:size]), (">", word[-size:]))]
+        for step in (-2, -1, 1, 2):
+            there = place + step
+            if 0 <= there < len(words):
+                row += [f"w{step}={lower[there]}", f"s{step}={shapes[there]}"]
+            else:
+                row.append(f"edge{step}")
+        rows.append(row)
+    return rows
+
+
+def _shape(word: str) -> str:
+    """Capitals as A, small letters as a, digits as 0, runs of one kind as one: "Xx-12" is "Aa-0"."""
+    kinds = ("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
+    return "".join(kind for kind, _ in groupby(kinds))
 
 
 def _commonest(counts: Counter[Any]) -> int:

@@ -11,7 +11,7 @@ Notable:
   spread over seeds alone, and never gains by pairing: few differences may be alike by chance. With one seed the spread
   is unknown, and nothing is decided.
 
-Shapes: N examples (or words), R resamples, S seeds, C classes.
+Shapes: N examples (or words), E examples (sentences whole), R resamples, S seeds, C classes.
 """
 
 import math
@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from fast_electra.evaluation.entities import count_entities
 from fast_electra.evaluation.metrics import CHUNK
-from fast_electra.evaluation.scores import flatten, score
+from fast_electra.evaluation.scores import entity_f1, flatten, score
+from fast_electra.evaluation.tasks import ENTITY_F1
 
 Array = NDArray[np.float64]
 
@@ -97,7 +99,7 @@ def compare(
         first: one model.
         second: the other, its predictions for the same examples.
         labels: of the dev split; for tokens one list a sentence, and sentences are resampled whole.
-        metric: one of `scores.METRICS`.
+        metric: one of `scores.METRICS`, or `tasks.ENTITY_F1`.
         resamples: of the bootstrap.
         confidence: of the interval.
         seed: of the bootstrap.
@@ -112,16 +114,26 @@ def compare(
         [len(label) for label in labels] if isinstance(labels[0], list | tuple | np.ndarray) else [1] * len(labels)
     )
     sentence_N = np.repeat(np.arange(len(labels)), lengths)
-    answers = [{s: flatten(values) for s, values in sorted(runs.predictions.items())} for runs in (first, second)]
-    scores = [np.asarray([score(metric, truth_N, values) for values in runs.values()]) for runs in answers]
+    given = [dict(sorted(runs.predictions.items())) for runs in (first, second)]
+    answers = [{s: flatten(values) for s, values in runs.items()} for runs in given]
+    if metric == ENTITY_F1:
+        scores = [np.asarray([entity_f1(labels, values) for values in runs.values()]) for runs in given]
+        counts = [[count_entities(labels, values) for values in runs.values()] for runs in given]
+    else:
+        scores = [np.asarray([score(metric, truth_N, values) for values in runs.values()]) for runs in answers]
+        counts = []
     seeds = (len(scores[0]), len(scores[1]))
     paired = answers[0].keys() == answers[1].keys()
     differences_R = _seed_errors(random, resamples, scores, paired)
     rows = max(1, CHUNK // len(truth_N))
     for start in range(0, resamples, rows):
         part = slice(start, min(start + rows, resamples))
-        drawn_RN = _example_weights(random, part.stop - part.start, len(labels))[:, sentence_N]
-        means = [weighted_scores(metric, truth_N, list(runs.values()), drawn_RN).mean(axis=1) for runs in answers]
+        drawn_RE = _example_weights(random, part.stop - part.start, len(labels))
+        if metric == ENTITY_F1:
+            means = [weighted_entity_f1(of_seeds, drawn_RE).mean(axis=1) for of_seeds in counts]
+        else:
+            drawn_RN = drawn_RE[:, sentence_N]
+            means = [weighted_scores(metric, truth_N, list(runs.values()), drawn_RN).mean(axis=1) for runs in answers]
         differences_R[part] += means[0] - means[1]
     low, high = np.quantile(differences_R, [(1 - confidence) / 2, (1 + confidence) / 2])
     apart = minimal_detectable_difference(scores[0], scores[1], paired=False)
@@ -204,9 +216,9 @@ def weighted_scores(
             correct_NS = np.stack([p == labels_N for p in predictions], axis=1).astype(np.float64)
             return weights_RN @ correct_NS / weights_RN.sum(axis=1, keepdims=True)
         case "f1":
-            return _micro_f1(labels_N == 1, [p == 1 for p in predictions], weights_RN)
-        case "token_f1":
-            return _micro_f1(labels_N, predictions, weights_RN)
+            hits_NS = np.stack([(p == 1) & (labels_N == 1) for p in predictions], axis=1).astype(np.float64)
+            either_NS = np.stack([(p == 1) * 1.0 + (labels_N == 1) for p in predictions], axis=1)
+            return _ratio(2 * (weights_RN @ hits_NS), weights_RN @ either_NS)
         case "matthews":
             columns = [_matthews(labels_N, p, weights_RN) for p in predictions]
         case "pearson":
@@ -219,11 +231,10 @@ def weighted_scores(
     return np.stack(columns, axis=1)
 
 
-def _micro_f1(labels_N: NDArray[Any], predictions: Sequence[NDArray[Any]], weights_RN: Array) -> Array:
-    """2 · hits / (true + named) over all classes but 0."""
-    hits_NS = np.stack([(p == labels_N) & (p != 0) for p in predictions], axis=1).astype(np.float64)
-    either_NS = np.stack([(p != 0) * 1.0 + (labels_N != 0) for p in predictions], axis=1)
-    return _ratio(2 * (weights_RN @ hits_NS), weights_RN @ either_NS)
+def weighted_entity_f1(counts: Sequence[tuple[Array, Array]], weights_RE: Array) -> Array:
+    """(R, S) F1 over whole entities of every seed's counts (`entities.count_entities`) in every resample."""
+    right_ES, either_ES = (np.stack(columns, axis=1) for columns in zip(*counts, strict=True))
+    return _ratio(2 * (weights_RE @ right_ES), weights_RE @ either_ES)
 
 
 def _matthews(labels_N: NDArray[Any], predictions_N: NDArray[Any], weights_RN: Array) -> Array:

@@ -6,6 +6,8 @@ Notable:
   (seed, update); bfloat16 weights with float32 masters and plain matmul attention, as in pre-training; of the token
   table only the rows that the task reads are trained (models/classifier.py); dropout is ours (models/dropout.py);
 - nothing is selected on the dev set: the last weights are scored, once;
+- words are judged by their first token, and all their tokens are trained, so that a saved model finds whole entities in
+  `pipeline`, which sees tokens alone: behind a word's first token the others continue its entity;
 - a run that diverges, or that calls everything one class, is recorded as such;
 - values are learned in units of the training labels' deviation from their mean, so one learning rate fits every scale.
 
@@ -31,9 +33,10 @@ import fast_electra
 from fast_electra.data.files import staged_folder
 from fast_electra.data.tokenizer import fingerprint
 from fast_electra.errors import TrainingError
+from fast_electra.evaluation.entities import spans_of
 from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.scores import flatten, score_splits
-from fast_electra.evaluation.tasks import Kind, Split, Task, sample
+from fast_electra.evaluation.tasks import OUTSIDE, Kind, Split, Task, sample
 from fast_electra.models.classifier import (
     cut_table,
     load_classifier,
@@ -80,8 +83,12 @@ class Encoded:
     """(N + 1,), likewise for the words"""
     labels: NDArray[Any]
     """(N,) of examples, or one a word; empty for a split without labels"""
+    token_labels: NDArray[np.int64]
+    """label of each token, -100 for those that belong to no word; empty unless words have the labels"""
     truncated: int
     """examples that were longer than the model takes"""
+    cut_entities: int
+    """entities whose last word is beyond the end of an example that was cut"""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -121,19 +128,27 @@ def encode_task(task: Task, tokenizer: PreTrainedTokenizerFast, longest: int, se
         if len(_encoded) >= _KEPT:
             del _encoded[next(iter(_encoded))]
         _encoded[key] = EncodedTask(
-            encode(task.train, task.kind, tokenizer, longest, segments),
-            {name: encode(split, task.kind, tokenizer, longest, segments) for name, split in task.dev.items()},
-            {name: encode(split, task.kind, tokenizer, longest, segments) for name, split in task.test.items()},
+            encode(task.train, task.kind, tokenizer, longest, segments, task.has_entities),
+            *(
+                {name: encode(s, task.kind, tokenizer, longest, segments, task.has_entities) for name, s in of.items()}
+                for of in (task.dev, task.test)
+            ),
         )
     return _encoded[key]
 
 
 def encode(
-    split: Split, kind: Kind, tokenizer: PreTrainedTokenizerFast, longest: int, segments: bool = False
+    split: Split,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerFast,
+    longest: int,
+    segments: bool = False,
+    entities: bool = False,
 ) -> Encoded:
-    """Tokenise one split; arguments as of `encode_task`."""
+    """Tokenise one split; arguments as of `encode_task`, and whether classes are tags of entities."""
     if kind == "tokens":
-        # Joined by spaces and found again by their characters: a byte-level tokenizer never saw words without one.
+        # Joined by spaces and found again by their characters: a byte-level tokenizer gives a word other pieces where
+        # no space is before it, and has never seen text without spaces.
         columns = [[" ".join(words) for words in split.texts]]
     else:
         columns = [list(column) for column in zip(*split.texts, strict=True)]
@@ -146,12 +161,13 @@ def encode(
     ids: list[NDArray[np.int32]] = []
     types: list[NDArray[np.int32]] = []
     words: list[NDArray[np.int32]] = []
-    truncated = 0
+    token_labels: list[NDArray[np.int64]] = []
+    truncated = cut_entities = 0
     for start in range(0, len(split.texts), _TOKENISED):
         part = [column[start : start + _TOKENISED] for column in columns]
         second = part[1] if len(part) > 1 else None
         found = {key: list(values) for key, values in tokenizer(part[0], second, **options).items()}
-        too_long = [row for row, tokens in enumerate(found["input_ids"]) if len(tokens) > longest]
+        too_long = {row: None for row, tokens in enumerate(found["input_ids"]) if len(tokens) > longest}
         if too_long:
             first, second = ([column[row] for row in too_long] if column else None for column in (part[0], second))
             cut = tokenizer(first, second, truncation="longest_first", max_length=longest, **options)
@@ -165,6 +181,14 @@ def encode(
         if kind == "tokens":
             sentences = split.texts[start : start + _TOKENISED]
             words += [_first_tokens(*pair) for pair in zip(sentences, found["offset_mapping"], strict=True)]
+            if split.labels:
+                for row, offsets in enumerate(found["offset_mapping"]):
+                    place = start + row
+                    labels = np.asarray(split.labels[place])
+                    token_labels.append(_token_labels(words[place], labels, offsets, entities))
+                    if entities and row in too_long:
+                        seen = int(np.flatnonzero(words[place] >= 0).max(initial=-1))
+                        cut_entities += sum(span.last > seen for span in spans_of(labels.tolist()))
     numbers = np.float32 if kind == "regression" else np.int64
     return Encoded(
         ids=_joined(ids),
@@ -173,7 +197,9 @@ def encode(
         words=_joined(words),
         word_starts=_starts(words),
         labels=flatten(split.labels).astype(numbers) if split.labels else np.zeros(0, numbers),
+        token_labels=np.concatenate(token_labels) if token_labels else np.zeros(0, np.int64),
         truncated=truncated,
+        cut_entities=cut_entities,
     )
 
 
@@ -189,6 +215,29 @@ def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> N
     token = places[np.minimum(first, len(places) - 1)] if len(places) else np.zeros(len(words), dtype=np.int64)
     inside &= (spans[token, 0] < ends) & (lengths > 0)
     return np.where(inside, token, -1).astype(np.int32)
+
+
+def _token_labels(
+    words: NDArray[np.int32], labels: NDArray[np.int64], offsets: Sequence[tuple[int, int]], entities: bool
+) -> NDArray[np.int64]:
+    """The label of each token: its word's, which behind a word's first token continues an entity.
+
+    Tokens that are in no word, special ones among them, have none. Of words that share a token the first one counts.
+    """
+    spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    found = np.full(len(spans), _NO_LABEL, dtype=np.int64)
+    known = np.flatnonzero(words >= 0)
+    firsts, places = np.unique(words[known], return_index=True)
+    if not len(firsts):
+        return found
+    of_first = labels[known[places]]
+    owner = np.searchsorted(firsts, np.arange(len(spans)), side="right") - 1
+    inside = (owner >= 0) & (spans[:, 1] > spans[:, 0])
+    found[inside] = of_first[owner[inside]]
+    if entities:
+        found[inside & (found % 2 == 1)] += 1
+        found[firsts] = of_first
+    return found
 
 
 def _joined(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
@@ -227,9 +276,9 @@ class LabelledBatch:
     """int64: 1 for tokens, 0 for padding"""
     types_BS: Tensor | None
     words_BW: Tensor | None
-    """int64: place of each word's first token, 0 where there is no label"""
+    """int64: place of each word's first token, 0 where there is none"""
     labels: Tensor
-    """(B,) int64 or float32; (B, W) int64 for words, -100 where there is none"""
+    """(B,) int64 or float32; (B, S) int64 of tokens where words have the labels, -100 where there is none"""
 
     @property
     def tokens(self) -> int:
@@ -273,12 +322,12 @@ def collate(encoded: Encoded, chosen: NDArray[np.int64], padding: Padding) -> La
         words = [slice(*encoded.word_starts[example : example + 2]) for example in chosen]
         most = max(1, *(part.stop - part.start for part in words))
         words_BW = np.zeros((len(chosen), most), dtype=np.int64)
-        labels = np.full((len(chosen), most), _NO_LABEL, dtype=np.int64)
-        for row, part in enumerate(words):
+        labels = np.full_like(ids_BS, _NO_LABEL)
+        for row, (part, (start, stop)) in enumerate(zip(words, spans, strict=True)):
             place = encoded.words[part]
             words_BW[row, : len(place)] = np.maximum(place, 0)
-            if len(encoded.labels):
-                labels[row, : len(place)] = np.where(place >= 0, encoded.labels[part], _NO_LABEL)
+            if len(encoded.token_labels):
+                labels[row, : stop - start] = encoded.token_labels[start:stop]
     else:
         labels = encoded.labels[chosen] if len(encoded.labels) else np.zeros(len(chosen), encoded.labels.dtype)
     return LabelledBatch(
@@ -327,7 +376,7 @@ class LengthBuckets:
 
 @dataclass
 class FineTuning:
-    """Cross-entropy of classes (of examples or of words), or squared error of values: what the loop trains."""
+    """Cross-entropy of classes (of examples or of tokens), or squared error of values: what the loop trains."""
 
     model: PreTrainedModel
     kind: Kind
@@ -338,12 +387,9 @@ class FineTuning:
     observes: bool = False
 
     def outputs(self, batch: LabelledBatch) -> Tensor:
-        """Logits or standardised values in float32: (B, C), or (B, W, C) for words."""
+        """Logits or standardised values in float32: (B, C), or (B, S, C) of tokens."""
         with FastDropout():
-            outputs = self.model(**batch.inputs()).logits.float()
-        if batch.words_BW is None:
-            return outputs
-        return outputs.gather(1, batch.words_BW[:, :, None].expand(-1, -1, outputs.shape[2]))
+            return self.model(**batch.inputs()).logits.float()
 
     def counts(self, prepared: LabelledBatch) -> dict[str, Tensor]:
         """Labels of a batch."""
@@ -387,7 +433,10 @@ class FineTuning:
             chosen = order[start : start + _PREDICTED]
             batch = collate(encoded, chosen, padding).to(execution.device)
             with execution.autocast():
-                found = self.outputs(batch).cpu().numpy()
+                found = self.outputs(batch)
+            if batch.words_BW is not None:
+                found = found.gather(1, batch.words_BW[:, :, None].expand(-1, -1, found.shape[2]))
+            found = found.cpu().numpy()
             for row, example in enumerate(chosen):
                 first, last = units[example], units[example + 1]
                 outputs[first:last] = found[row, : last - first] if len(encoded.words) else found[row]
@@ -423,6 +472,8 @@ class Cell:
     updates: int
     truncated: dict[str, int]
     """examples longer than the model takes: of train, dev and test"""
+    cut_entities: dict[str, int]
+    """{dev split: entities beyond the end of what the model takes}"""
     failed: str | None
     """why there are no scores"""
     degenerate: list[str]
@@ -503,14 +554,14 @@ def fine_tune(
         failed = f"diverged: loss or gradient was not finite at update {state.update + 1} of {updates}"
     trained = time.perf_counter() - training
     if failed is None:
-        common = int(np.bincount(encoded.train.labels).argmax()) if task.kind == "tokens" else 0
+        unseen = unseen_class(task) if task.kind == "tokens" else 0
         outputs = [
             {name: objective.predict(split, padding, execution) for name, split in splits.items()}
             for splits in (encoded.dev, encoded.test)
         ]
         if all(np.isfinite(found).all() for by_split in outputs for found in by_split.values()):
             predictions, tests = (
-                {name: _labelled(objective, found, splits[name], common) for name, found in by_split.items()}
+                {name: _labelled(objective, found, splits[name], unseen) for name, found in by_split.items()}
                 for by_split, splits in zip(outputs, (encoded.dev, encoded.test), strict=True)
             )
         else:
@@ -536,6 +587,7 @@ def fine_tune(
             "dev": sum(split.truncated for split in encoded.dev.values()),
             "test": sum(split.truncated for split in encoded.test.values()),
         },
+        cut_entities={name: split.cut_entities for name, split in encoded.dev.items()},
         failed=failed,
         degenerate=[name for name, found in predictions.items() if _is_degenerate(found, task.dev[name])],
         execution={
@@ -573,6 +625,11 @@ def training_task(task: Task, recipe: Recipe) -> Task:
     return replace(task, train=split, digest=f"{task.digest}, {recipe.train_examples} examples, {recipe.swapped}")
 
 
+def unseen_class(task: Task) -> int:
+    """What a word without a token is called, as one beyond the end of what the model takes: "O", or the commonest."""
+    return 0 if task.labels[0] == OUTSIDE else int(np.bincount(flatten(task.train.labels)).argmax())
+
+
 def _scale(encoded: Encoded, kind: Kind) -> tuple[float, float]:
     """Mean and deviation of the training values; (0, 1) for classes and for values that are all the same."""
     if kind != "regression":
@@ -580,14 +637,14 @@ def _scale(encoded: Encoded, kind: Kind) -> tuple[float, float]:
     return float(encoded.labels.mean()), float(encoded.labels.std()) or 1.0
 
 
-def _labelled(objective: FineTuning, outputs: NDArray[np.float32], encoded: Encoded, common: int) -> list[Any]:
-    """Predictions from outputs; a word without a token, behind the end of the text, has the most common label."""
+def _labelled(objective: FineTuning, outputs: NDArray[np.float32], encoded: Encoded, unseen: int) -> list[Any]:
+    """Predictions from outputs; a word without a token has the class `unseen`."""
     if objective.kind == "regression":
         return (outputs[:, 0].astype(np.float64) * objective.deviation + objective.mean).tolist()
     classes = outputs.argmax(1)
     if objective.kind == "classification":
         return classes.tolist()
-    classes = np.where(encoded.words >= 0, classes, common)
+    classes = np.where(encoded.words >= 0, classes, unseen)
     return [found.tolist() for found in np.split(classes, encoded.word_starts[1:-1])]
 
 

@@ -35,7 +35,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest
 from fast_electra.evaluation.detector import masked_prediction, suspicion_of
-from fast_electra.evaluation.fine_tuning import Encoded, Padding, collate, encode, encode_task, padding_for
+from fast_electra.evaluation.fine_tuning import (
+    Encoded,
+    Padding,
+    collate,
+    encode,
+    encode_task,
+    padding_for,
+    unseen_class,
+)
 from fast_electra.evaluation.minimal_pairs import (
     LONGEST,
     EncodedPairs,
@@ -117,7 +125,7 @@ def _probe(
         for name, split in encoded.dev.items():
             answers = fitted.predict(dev[name][layer])
             if task.kind == "tokens":
-                answers = np.where(split.words >= 0, answers, np.bincount(encoded.train.labels).argmax())
+                answers = np.where(split.words >= 0, answers, unseen_class(task))
                 predictions[name] = [words.tolist() for words in np.split(answers, split.word_starts[1:-1])]
             else:
                 predictions[name] = answers.tolist()

@@ -3,7 +3,8 @@
 Notable:
 - every row keeps its line, so that every complaint can name it;
 - TSV has no quoting, as in GLUE's files; CSV has, with line breaks inside quotes, by Python's csv module;
-- what kind of task it is, is read off the labels of train and dev together: `guess_kind`;
+- CoNLL files (a word and its tag a line) are recognised by what is in them, whatever they are called: `is_conll`;
+- what kind of task it is, is read off the labels of all files together: `guess_kind`;
 - without a dev file a tenth of train becomes one, drawn by the seed; equal texts stay on one side.
 """
 
@@ -17,18 +18,22 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import numpy as np
 
 from fast_electra.errors import DataError
-from fast_electra.evaluation.tasks import OUTSIDE, Kind, Split, Task, make_task
+from fast_electra.evaluation.entities import class_names, classes_of, is_prefixed, read_spans
+from fast_electra.evaluation.tasks import ENTITY_F1, OUTSIDE, TEST, Kind, Split, Task, make_task
 
+CONLL_ENDINGS = (".conll", ".iob", ".iob2", ".bio", ".bioes")
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet")
 DEV_SHARE = 0.1
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
+_LOOKED_AT = 65_536
+"""bytes of a file that its kind is recognised by"""
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 
@@ -44,10 +49,13 @@ class Table:
     """where each row begins in the file, from 1"""
     columns: dict[str, list[Any]]
     """values by column: text in TSV and CSV, whatever JSON and Parquet hold elsewhere"""
+    word_lines: list[list[int]] = field(default_factory=list)
+    """line of each word of a CoNLL file, a list a sentence"""
 
-    def refuse(self, row: int, problem: str) -> NoReturn:
-        """DataError that says where."""
-        raise DataError(f"{self.path}, {self.unit} {self.rows[row]}: {problem}")
+    def refuse(self, row: int, problem: str, word: int = 0) -> NoReturn:
+        """DataError that says where: the row's line, or in a CoNLL file the word's."""
+        line = self.word_lines[row][word] if self.word_lines else self.rows[row]
+        raise DataError(f"{self.path}, {self.unit} {line}: {problem}")
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -174,6 +182,76 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Table:
     return Table(path, "row", list(range(1, len(columns[wanted[0]]) + 1)), columns)
 
 
+def is_conll(path: Path) -> bool:
+    """Whether a file has a word a line, with the tag of an entity in the last of two to five columns.
+
+    By the ending of its name (.conll, .iob, .bio, …), or by its first lines: a table begins with a header, which has no
+    tag in its last column.
+    """
+    ending = path.suffix.lower()
+    if ending in CONLL_ENDINGS:
+        return True
+    if ending in {".csv", ".jsonl", ".ndjson", ".parquet"} or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        text = file.read(_LOOKED_AT).decode("utf-8-sig", errors="replace")
+    words = [fields for _, fields in _conll_lines(text.rpartition("\n")[0] or text) if fields][:200]
+    widths = {len(fields) for fields in words}
+    tagged = [fields[-1] == OUTSIDE or is_prefixed(fields[-1]) for fields in words]
+    return len(widths) == 1 and 2 <= widths.pop() <= 5 and tagged[0] and 2 * sum(tagged) > len(tagged)
+
+
+def _conll_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of every line but comments; [] where a sentence ends."""
+    width = 0
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        line = line.removesuffix("\n")
+        # Spaces alone: a word may hold U+00A0 or the like.
+        fields = [f.strip(" ") for f in line.split("\t")] if "\t" in line else [f for f in line.split(" ") if f]
+        if not any(fields) or fields[0] == "-DOCSTART-":
+            yield number, []
+            continue
+        is_tag = fields[-1] == OUTSIDE or is_prefixed(fields[-1])
+        if fields[0].startswith("#") and not (len(fields) == (width or 2) and is_tag):  # the word "#" has a tag
+            continue
+        width = width or len(fields)
+        yield number, fields
+
+
+def read_conll(path: Path) -> Table:
+    """Sentences of a CoNLL file: the columns "words" and "tags" hold a list for each.
+
+    Raises:
+        DataError: it can't be read, or a line has too few or too many columns, or others than the lines before it.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is no file; name one with a word and its tag a line.")
+    table = Table(path, "line", [], {"words": [], "tags": []})
+    width = 0
+    is_open = False
+    for number, fields in _conll_lines(read_text(path)):
+        if not fields:
+            is_open = False
+            continue
+        if not is_open:
+            table.rows.append(number)
+            for column in (*table.columns.values(), table.word_lines):
+                column.append([])
+            is_open = True
+        if len(fields) != (width or len(fields)) or not 2 <= len(fields) <= 5 or not fields[-1]:
+            columns = "1 column" if len(fields) == 1 else f"{len(fields)} columns"
+            there = f"the lines before it have {width}" if width else "two to five are read"
+            problem = f"{columns}, and {there}" if fields[-1] else "the last column is empty"
+            raise DataError(
+                f"{path}, line {number}: {problem}; give each word a line, with its tag in the last column."
+            )
+        width = len(fields)
+        table.columns["words"][-1].append(fields[0])
+        table.columns["tags"][-1].append(fields[-1])
+        table.word_lines[-1].append(number)
+    return table
+
+
 def _require(path: Path, name: str, there: Sequence[str], where: str = "") -> None:
     if name not in there:
         close = difflib.get_close_matches(name, there, n=1)
@@ -184,43 +262,70 @@ def _require(path: Path, name: str, there: Sequence[str], where: str = "") -> No
 # --- One's own task ---------------------------------------------------------------------------------------------------
 
 
-def load_own(train: Path, dev: Path | None, text_columns: Sequence[str], label_column: str, seed: int = 0) -> Task:
+def load_own(
+    train: Path,
+    dev: Path | None,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    seed: int = 0,
+    test: Path | None = None,
+) -> Task:
     """A task out of one's own files.
 
     Args:
         train: examples to train on; its stem is the task's name.
         dev: examples to score; without it a tenth of `train`, drawn by `seed`: of each class at least one, and equal
             texts on one side, whatever their labels.
-        text_columns: one column, or two for pairs. A column of lists of words makes a task of token labels.
-        label_column: class names, values (see `guess_kind`), or lists of class names for words.
+        text_columns: one column, or two for pairs. A column of lists of words makes a task of token labels. None for
+            CoNLL files, which have no names for columns.
+        label_column: class names, values (see `guess_kind`), or lists of class names for words. None for CoNLL files.
         seed: of the split.
+        test: examples that are scored and reported as the test set's; `dev` is then for selection only.
 
     Raises:
         DataError: a file, column, text or label is not as said; a split is empty; classes differ between the splits.
     """
-    if not 1 <= len(text_columns) <= 2 or len({*text_columns, label_column}) != len(text_columns) + 1:
-        raise DataError(
-            f"text columns {', '.join(text_columns) or '(none)'} and label column {label_column}: give one text "
-            "column, or two for pairs, and another for the label."
-        )
-    tables = [read_table(path, [*text_columns, label_column]) for path in ([train] if dev is None else [train, dev])]
+    paths = [path for path in (train, dev, test) if path is not None]
+    if is_conll(train):
+        if text_columns or label_column:
+            raise DataError(f"{train} is a CoNLL file, which has no names for columns: leave --text and --label out.")
+        for path in paths:
+            if path.is_file() and not is_conll(path):
+                raise DataError(f"{path} is no CoNLL file (a word and its tag a line), and {train} is one.")
+        tables = [read_conll(path) for path in paths]
+        text_columns, label_column = ("words",), "tags"
+    else:
+        if (
+            label_column is None
+            or not 1 <= len(text_columns) <= 2
+            or len({*text_columns, label_column}) != len(text_columns) + 1
+        ):
+            raise DataError(
+                f"text columns {', '.join(text_columns) or '(none)'} and label column {label_column or '(none)'}: give "
+                "one text column, or two for pairs, and another for the label."
+            )
+        tables = [read_table(path, [*text_columns, label_column]) for path in paths]
     for table in tables:
         if not table.rows:
             raise DataError(f"{table.path} has no examples; give at least one for each label.")
+
+    def made(kind: Kind, names: tuple[str, ...], splits: list[Split], *metrics: str) -> Task:
+        tested = {} if test is None else {TEST: splits.pop()}
+        examples, by_split = _train_and_dev(train, splits, names, seed)
+        return make_task(train.stem, kind, names, examples, by_split | tested, {}, metrics)
+
     if any(isinstance(text, list) for table in tables for text in table.columns[text_columns[0]]):
-        return _tokens(train.stem, tables, text_columns, label_column, seed)
+        return made("tokens", *_tokens(tables, text_columns, label_column))
     texts = [_texts(table, text_columns) for table in tables]
     written = [_written_labels(table, label_column) for table in tables]
     kind = guess_kind([label for labels in written for label in labels])
     if kind == "regression":
         values = [_values(table, labels) for table, labels in zip(tables, written, strict=True)]
-        splits = [Split(*examples) for examples in zip(texts, values, strict=True)]
-        return make_task(train.stem, kind, (), *_train_and_dev(train, splits, (), seed), {}, ("pearson", "spearman"))
+        return made(kind, (), [Split(*examples) for examples in zip(texts, values, strict=True)], "pearson", "spearman")
     names = _names(written[0])
     numbers = [_numbers(table, labels, names) for table, labels in zip(tables, written, strict=True)]
     splits = [Split(*examples) for examples in zip(texts, numbers, strict=True)]
-    metrics = ("accuracy", "f1", "matthews") if len(names) == 2 else ("accuracy", "matthews")
-    return make_task(train.stem, kind, names, *_train_and_dev(train, splits, names, seed), {}, metrics)
+    return made(kind, names, splits, *(("accuracy", "f1", "matthews") if len(names) == 2 else ("accuracy", "matthews")))
 
 
 def guess_kind(labels: Sequence[str]) -> Kind:
@@ -228,7 +333,10 @@ def guess_kind(labels: Sequence[str]) -> Kind:
     return "regression" if any(_DECIMAL.fullmatch(label) for label in labels) else "classification"
 
 
-def _tokens(name: str, tables: list[Table], text_columns: Sequence[str], label_column: str, seed: int) -> Task:
+def _tokens(
+    tables: list[Table], text_columns: Sequence[str], label_column: str
+) -> tuple[tuple[str, ...], list[Split], *tuple[str, ...]]:
+    """Class names, a split for each table, and metrics of words with labels."""
     if len(text_columns) > 1:
         raise DataError(f"{tables[0].path}: token labels need one text column, not {', '.join(text_columns)}.")
     sentences: list[list[tuple[str, ...]]] = []
@@ -245,19 +353,55 @@ def _tokens(name: str, tables: list[Table], text_columns: Sequence[str], label_c
                 table.refuse(row, f"{number} labels for {len(words)} words; give each word one.")
             sentences[-1].append(tuple(words))
             written[-1].append([_written(table, row, label, label_column) for label in labels])
-    names = _names([label for labels in written[0] for label in labels])
-    number_of = {label: number for number, label in enumerate(names)}
-    splits: list[Split] = []
-    for table, texts, sentence_labels in zip(tables, sentences, written, strict=True):
-        numbers: list[list[int]] = []
-        for row, labels in enumerate(sentence_labels):
-            for label in labels:
-                if label not in number_of:
-                    table.refuse(row, _unknown(label, names))
-            numbers.append([number_of[label] for label in labels])
-        splits.append(Split(texts, numbers))
-    metrics = ("token_f1", "token_accuracy") if names[0] == OUTSIDE else ("token_accuracy",)
-    return make_task(name, "tokens", names, *_train_and_dev(tables[0].path, splits, names, seed), {}, metrics)
+    if _are_tags(tables, written):
+        names, numbers = _tags(tables, written)
+        metrics = (ENTITY_F1, "token_accuracy")
+    else:
+        names = _names([label for labels in written[0] for label in labels])
+        numbers = [
+            [_numbers(table, labels, names, row) for row, labels in enumerate(by_sentence)]
+            for table, by_sentence in zip(tables, written, strict=True)
+        ]
+        metrics = ("token_accuracy",)
+    return names, [Split(*examples) for examples in zip(sentences, numbers, strict=True)], *metrics
+
+
+def _are_tags(tables: list[Table], written: list[list[list[str]]]) -> bool:
+    """Whether words have tags of entities: some are outside ("O"), or all tags have a prefix.
+
+    Raises:
+        DataError: some tags have a prefix (B-, I-, …) and some have not.
+    """
+    tags = {tag for by_sentence in written for labels in by_sentence for tag in labels} - {OUTSIDE}
+    prefixed = {tag for tag in tags if is_prefixed(tag)}
+    plain = min(tags - prefixed, default=None)
+    if prefixed and plain is not None:
+        for table, by_sentence in zip(tables, written, strict=True):
+            for row, labels in enumerate(by_sentence):
+                if plain in labels:
+                    table.refuse(
+                        row,
+                        f"tag {plain}, and others are like {min(prefixed)}; write all tags as O, B-… and I-…, or none.",
+                        labels.index(plain),
+                    )
+    return bool(prefixed) or any(OUTSIDE in labels for by_sentence in written for labels in by_sentence)
+
+
+def _tags(tables: list[Table], written: list[list[list[str]]]) -> tuple[tuple[str, ...], list[list[list[int]]]]:
+    """IOB2 class names, and the classes of each table's words."""
+    spans = [[read_spans(labels) for labels in by_sentence] for by_sentence in written]
+    types = sorted({span.type for found in spans[0] for span in found})
+    if not types:
+        raise DataError(f"{tables[0].path}: no word has a tag but {OUTSIDE}; give examples with entities.")
+    numbers: list[list[list[int]]] = []
+    for table, by_sentence, found in zip(tables, written, spans, strict=True):
+        numbers.append([])
+        for row, (labels, of_sentence) in enumerate(zip(by_sentence, found, strict=True)):
+            for span in of_sentence:
+                if span.type not in types:
+                    table.refuse(row, _unknown(span.type, tuple(types)), span.first)
+            numbers[-1].append(classes_of(of_sentence, len(labels), types))
+    return class_names(types), numbers
 
 
 def _texts(table: Table, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -299,11 +443,12 @@ def _values(table: Table, labels: Sequence[str]) -> list[float]:
     return values
 
 
-def _numbers(table: Table, labels: Sequence[str], names: tuple[str, ...]) -> list[int]:
+def _numbers(table: Table, labels: Sequence[str], names: tuple[str, ...], row: int | None = None) -> list[int]:
+    """Class numbers of a table's rows, or of one row's words."""
     number_of = {name: number for number, name in enumerate(names)}
-    for row, label in enumerate(labels):
+    for place, label in enumerate(labels):
         if label not in number_of:
-            table.refuse(row, _unknown(label, names))
+            table.refuse(place if row is None else row, _unknown(label, names))
     return [number_of[label] for label in labels]
 
 

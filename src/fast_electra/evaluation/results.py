@@ -36,6 +36,7 @@ BASELINES = {
     "chance": "chance",
     "majority": "the majority class",
     "bag_of_words": "a bag of words",
+    "word_crf": "a linear model over words and neighbours",
     "frequency_table": "a frequency table",
     "unigram": "the frequencies of its tokens",
     "untrained": "an untrained encoder of its shape",
@@ -71,7 +72,7 @@ class Result:
     n_train: int
     n_dev: dict[str, int]
     truncated: dict[str, int]
-    """texts longer than the model takes, of train and dev; those of the first seed"""
+    """texts longer than the model takes, of train and all dev splits; those of the first seed"""
     cells: dict[str, str]
     """file of each seed under OUT/cells, and of "untrained-SEED" """
     seconds: float
@@ -98,6 +99,8 @@ class Result:
     """{dev split: examples whose texts also stand in train}"""
     drops_repeated: bool = False
     """those are left out of the scores"""
+    cut_entities: dict[str, int] = field(default_factory=dict)
+    """{dev split: entities beyond the end of what the model takes}, where there are some"""
     overlap: dict[str, Any] | None = None
     """texts seen in pre-training: {"corpus": …, "counts": {split: {"texts", "checked", "seen"}}}"""
     details: dict[str, Any] = field(default_factory=dict)
@@ -218,6 +221,7 @@ def entry(result: Result) -> dict[str, Any]:
         "seeds": result.seeds,
         "all": result.scores,
         "truncated": result.truncated,
+        "cut_entities": result.cut_entities,
         "failed": result.failed,
         "degenerate": result.degenerate,
         "repeated": result.repeated,
@@ -293,6 +297,11 @@ def remarks(result: Result) -> list[str]:
                 f"{result.title}: {count:,} {split} texts also stand in train, which flatters the scores: "
                 "--drop-overlap leaves them out."
             )
+    for split, count in result.cut_entities.items():
+        entities = "1 entity is" if count == 1 else f"{count:,} entities are"
+        found.append(
+            f"{result.title}: {entities} beyond the end of what the model takes in {split}, and counted as missed."
+        )
     for split, counts in (result.overlap or {}).get("counts", {}).items():
         if counts["checked"]:
             found.append(

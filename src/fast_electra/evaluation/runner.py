@@ -34,7 +34,7 @@ from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Sources
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import DataError
-from fast_electra.evaluation.baselines import bag_of_words, majority
+from fast_electra.evaluation.baselines import bag_of_words, majority, word_crf
 from fast_electra.evaluation.comparison import Runs, compare
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
@@ -55,7 +55,7 @@ Say = Callable[[str], None]
 Progress = Callable[[float, float, str], object]
 """told (examples done, examples in all, what is being done)"""
 Record = dict[str, Any]
-_FACTS = 2
+_FACTS = 3
 """version of a task's file; one more where a baseline is computed otherwise"""
 
 
@@ -447,8 +447,9 @@ class TaskCells:
             },
             n_train=len(probed(task).train) if work.setup.probe else len(task.train),
             n_all=self.all_examples,
-            n_dev={name: len(dev) for name, dev in facts["dev"].items()},
+            n_dev={name: len(facts["dev"][name]) for name in task.reported},
             truncated={name: count for name, count in first["truncated"].items() if name != "test"},
+            cut_entities={name: count for name, count in first.get("cut_entities", {}).items() if count},
             cells={str(job.seed): self.cell(job).file for job in jobs}
             | {f"untrained-{job.seed}": self.cell(job).file for job in untrained_jobs},
             seconds=sum(
@@ -476,13 +477,13 @@ def plans_of(tasks: Sequence[Task], work: Work) -> list[TaskCells]:
 
 
 def _scores(task: Task, records: Sequence[Record]) -> dict[str, dict[str, list[float | None]]]:
-    """{dev split: {metric: one a seed, None where it failed}}."""
+    """{dev split, in the order of reports: {metric: one a seed, None where it failed}}."""
     return {
         split: {
             metric: [None if record["failed"] else record["scores"][split][metric] for record in records]
             for metric in task.metrics
         }
-        for split in task.dev
+        for split in task.reported
     }
 
 
@@ -501,8 +502,8 @@ def _means(scores: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Scores
 
 
 def _against(task: Task, records: Mapping[int, Record], untrained: Mapping[int, Record]) -> dict[str, Any] | None:
-    """The encoder beside the untrained one on the first dev split, None where predictions or scores are missing."""
-    split = next(iter(task.dev))
+    """The encoder beside the untrained one on the split reported first, None where a side has no predictions."""
+    split = task.reported[0]
     sides = [
         {seed: record["predictions"][split] for seed, record in side.items() if record["predictions"]}
         for side in (records, untrained)
@@ -567,10 +568,16 @@ def _facts(task: Task, out: Path) -> Record:
     facts = read_sealed_json(path)
     if facts is not None and (facts.get("digest"), facts.get("version")) == (task.digest, _FACTS):
         return facts
-    try:
-        words = bag_of_words(task)
-    except ValueError:  # no text has a word
-        words = None
+    baselines: dict[str, Scores | None] = {"majority": majority(task)}
+    if not task.has_entities:  # nobody finds entities by guessing
+        baselines["chance"] = chance(task)
+    if task.kind == "tokens":
+        baselines["word_crf"] = word_crf(task)
+    else:
+        try:
+            baselines["bag_of_words"] = bag_of_words(task)
+        except ValueError:  # no text has a word
+            baselines["bag_of_words"] = None
     facts = {
         "version": _FACTS,
         "task": task.name,
@@ -579,7 +586,7 @@ def _facts(task: Task, out: Path) -> Record:
         "labels": list(task.labels),
         "metrics": list(task.metrics),
         "dev": {name: dev.labels for name, dev in task.dev.items()},
-        "baselines": {"chance": chance(task), "majority": majority(task), "bag_of_words": words},
+        "baselines": baselines,
     }
     write_sealed_json(path, facts)
     return facts
@@ -591,14 +598,8 @@ def chance(task: Task) -> Scores:
     found: Scores = {}
     for name, dev in task.dev.items():
         labels = flatten(dev.labels)
-        true = float(np.mean(labels != 0)) if task.kind == "tokens" else float(np.mean(labels == 1))
-        named = 1 - guessed if task.kind == "tokens" else guessed  # share of guesses that F1 counts
-        scores = {
-            "accuracy": guessed,
-            "token_accuracy": guessed,
-            "f1": 2 * true * guessed / (true + named),
-            "token_f1": 2 * true * guessed / (true + named),
-        }
+        true = float(np.mean(labels == 1))
+        scores = {"accuracy": guessed, "token_accuracy": guessed, "f1": 2 * true * guessed / (true + guessed)}
         found[name] = {metric: scores.get(metric, 0.0) for metric in task.metrics}
     return found
 

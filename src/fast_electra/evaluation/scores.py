@@ -3,7 +3,7 @@
 Notable:
 - one class only and constant predictions score 0.0 by Matthews, Pearson and Spearman: nothing was told apart;
 - predictions that are not finite are an error, never a score;
-- token labels are scored word by word and entity-agnostic; class 0 is "O" wherever a task has it (`tasks.OUTSIDE`).
+- entities are scored whole, by seqeval in its default mode, which is the script of the CoNLL tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from seqeval.metrics import f1_score as seqeval_f1
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from fast_electra.errors import DataError
-from fast_electra.evaluation.tasks import Task
+from fast_electra.evaluation.entities import tags_of
+from fast_electra.evaluation.tasks import ENTITY_F1, Task
 
-METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman", "token_accuracy", "token_f1")
+METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman", "token_accuracy")
+"""of an answer to each example or word; `tasks.ENTITY_F1` needs whole sentences"""
 
 
 def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float:
@@ -30,8 +33,6 @@ def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float
             f1: of class 1 against all others, 0.0 where nobody names it;
             matthews: correlation of classes, 0.0 where labels or predictions are all the same;
             pearson, spearman: correlation of values, 0.0 where either side is constant;
-            token_f1: micro F1 over all classes but 0 ("O"), a word at a time: seqeval, which counts whole entities,
-            gives lower values.
         labels: (N,) class numbers or values; words of all sentences for the token metrics.
         predictions: (N,) likewise.
 
@@ -54,11 +55,6 @@ def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float
             return float(accuracy_score(labels_N, predictions_N))
         case "f1":
             return float(f1_score(labels_N == 1, predictions_N == 1, zero_division=0.0))  # pyright: ignore[reportArgumentType]
-        case "token_f1":
-            named = sorted({*np.unique(labels_N).tolist(), *np.unique(predictions_N).tolist()} - {0})
-            if not named:
-                return 0.0
-            return float(f1_score(labels_N, predictions_N, labels=named, average="micro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
         case "matthews":
             return 0.0 if constant else float(matthews_corrcoef(labels_N, predictions_N))
         case "pearson" | "spearman":
@@ -69,6 +65,22 @@ def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float
             value = float(found.statistic)
             return value if np.isfinite(value) else 0.0  # values so near one another that their variance underflows
     raise ValueError(f"unknown metric {metric}")
+
+
+def entity_f1(labels: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> float:
+    """Micro F1 over whole entities, 0.0 where there are none.
+
+    Args:
+        labels: class numbers of each sentence's words, in the order of `entities.class_names`.
+        predictions: likewise.
+
+    Raises:
+        ValueError: a sentence has too many or too few predictions.
+    """
+    true, found = ([tags_of(sentence) for sentence in sentences] for sentences in (labels, predictions))
+    if [len(sentence) for sentence in true] != [len(sentence) for sentence in found]:
+        raise ValueError("labels and predictions to score have other sentences")
+    return float(seqeval_f1(true, found, average="micro", zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
 def flatten(values: Sequence[Any]) -> NDArray[Any]:
@@ -83,7 +95,13 @@ def score_splits(task: Task, predictions: Mapping[str, Sequence[Any]]) -> dict[s
         DataError: a prediction is not finite.
         ValueError: too many or too few predictions.
     """
-    return {
-        name: {metric: score(metric, flatten(task.dev[name].labels), flatten(values)) for metric in task.metrics}
-        for name, values in predictions.items()
-    }
+    found: dict[str, dict[str, float]] = {}
+    for name, values in predictions.items():
+        labels: Any = task.dev[name].labels
+        found[name] = {
+            metric: entity_f1(labels, values)
+            if metric == ENTITY_F1
+            else score(metric, flatten(labels), flatten(values))
+            for metric in task.metrics
+        }
+    return found

@@ -20,6 +20,10 @@ from fast_electra.errors import DataError
 Kind = Literal["classification", "regression", "tokens"]
 OUTSIDE = "O"
 """the token label of words that belong to nothing; always class 0 where a task has it"""
+TEST = "test"
+"""the dev split that is a test set"""
+ENTITY_F1 = "entity_f1"
+"""metric of tasks whose words have tags of entities"""
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,26 @@ class Task:
     """class names in order; () for regression"""
     train: Split
     dev: dict[str, Split]
-    """{"dev": …}, or {"matched": …, "mismatched": …} for MNLI"""
+    """labelled, to report by: {"dev": …}, {"matched": …, "mismatched": …} for MNLI, {"dev": …, "test": …} for one's own
+    with a test file"""
     test: dict[str, Split]
-    """may be empty"""
+    """without labels, for a server; may be empty"""
     metrics: tuple[str, ...]
     """names of `scores.score`; the first is the primary one"""
     digest: str = field(repr=False)
     """SHA-256 over kind, class names and all examples"""
     augment_swapped: bool = False
     """training examples may be doubled with their sentences swapped, where a recipe asks for it"""
+
+    @property
+    def reported(self) -> list[str]:
+        """Dev splits in the order of reports: a test set first, since dev is then for selection only."""
+        return sorted(self.dev, key=lambda name: name != TEST)
+
+    @property
+    def has_entities(self) -> bool:
+        """Words have IOB2 tags, in the order of `entities.class_names`."""
+        return self.metrics[0] == ENTITY_F1
 
 
 def make_task(
@@ -75,8 +90,9 @@ def make_task(
     """Check the splits against one another, and compute the digest.
 
     Raises:
-        DataError: train or a dev split is empty; there is one class only; a class of dev is missing in train; or, for
-            classification, a class of train in dev, since a score would not say how well it is told from the others.
+        DataError: train or a dev split is empty; there is one class only; a class of dev is missing in train (of tags
+            the reader looks at the types); or, for classification, a class of train in dev, since a score would not say
+            how well it is told from the others.
     """
     for split, examples in {"train": train, **dev}.items():
         if not examples.texts:
@@ -93,13 +109,14 @@ def make_task(
             raise DataError(f"{name}: all of train has the label {labels[min(trained)]!r}; give two labels or more.")
         for split, examples in dev.items():
             found = _classes(examples)
-            if unknown := found - trained:
+            if metrics[0] != ENTITY_F1 and (unknown := found - trained):
                 raise DataError(
                     f"{name}: {_named(split)} has the label {labels[min(unknown)]!r}, which train lacks; add examples "
                     "of it to train, or leave it out."
                 )
-            # A rare token label may well be missing in a dev file, and entities are scored together.
-            if kind == "classification" and (missing := trained - found):
+            # A rare token label may well be missing in a dev file, and entities are scored together. Of a test set
+            # nobody can choose the examples.
+            if kind == "classification" and split != TEST and (missing := trained - found):
                 raise DataError(
                     f"{name}: train has the label {labels[min(missing)]!r}, which {_named(split)} lacks; add examples "
                     "of it there, or leave it out."
@@ -118,7 +135,7 @@ def _classes(split: Split) -> set[int]:
 
 
 def _named(split: str) -> str:
-    return split if split in ("train", "dev") else f"dev ({split})"
+    return split if split in ("train", "dev", TEST) else f"dev ({split})"
 
 
 # --- Parts of train ---------------------------------------------------------------------------------------------------

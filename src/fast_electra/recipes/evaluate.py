@@ -20,7 +20,7 @@ from fast_electra.data.files import canonical_digest, sha256_of_file, write_text
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
 from fast_electra.evaluation.overlap import in_train, without_train_texts
-from fast_electra.evaluation.readers import load_own
+from fast_electra.evaluation.readers import is_conll, load_own
 from fast_electra.evaluation.results import (
     PAIRS,
     RESULTS_FILE,
@@ -68,6 +68,8 @@ class Request:
     train: Path | None = None
     """one's own task"""
     dev: Path | None = None
+    test: Path | None = None
+    """scored and reported as the test set's, dev then being for selection only"""
     text: tuple[str, ...] = ()
     label: str | None = None
     recipe: str | None = None
@@ -119,11 +121,14 @@ class Request:
             raise ConfigError(
                 f"--pairs {self.pairs_per_set}: give a number from 1; --tasks blimp takes so many pairs of each set."
             )
-        own = {"--dev": self.dev, "--text": self.text, "--label": self.label}
+        own = {"--dev": self.dev, "--test": self.test, "--text": self.text, "--label": self.label}
         if self.train is None and (given := [option for option, value in own.items() if value]):
             raise ConfigError(f"{given[0]} is about a task of your own: give --train too.")
-        if self.train is not None and not (self.text and self.label):
-            raise ConfigError("--train needs --text and --label: the columns to read and to predict.")
+        if self.train is not None and not (self.text and self.label) and not is_conll(self.train):
+            raise ConfigError(
+                "--train needs --text and --label: the columns to read and to predict. A CoNLL file needs none, and is "
+                "one with a word and its tag (O, B-…, I-…) a line."
+            )
         if self.train is not None and self.train.stem in known:
             raise ConfigError(f"{self.train} is called like the task {self.train.stem}; rename the file.")
         if self.recipe is not None:
@@ -258,8 +263,7 @@ def load_tasks(request: Request, say: Say) -> list[Task]:
             )
         tasks.append(task)
     if request.train is not None:
-        assert request.label is not None
-        tasks.append(load_own(request.train, request.dev, request.text, request.label))
+        tasks.append(load_own(request.train, request.dev, request.text, request.label, test=request.test))
     if request.predictions is None:
         from fast_electra.evaluation.runner import without_tests
 

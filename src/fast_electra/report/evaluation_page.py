@@ -30,6 +30,7 @@ from fast_electra.evaluation.results import (
     remarks,
     spread,
 )
+from fast_electra.evaluation.tasks import TEST
 from fast_electra.report import MISSING, decimal, duration, finite
 from fast_electra.report.plots import Specification, save_png, save_svg, stacked, to_svg
 from fast_electra.report.templating import asset, templates
@@ -42,6 +43,7 @@ _SERIES = {
     "model": "model, a dot a seed",
     "untrained": "untrained, a dot a seed",
     "bag_of_words": "bag of words",
+    "word_crf": "word CRF",
     "majority": "majority",
 }
 
@@ -90,7 +92,7 @@ def points(value: Any) -> str:
 
 
 def score_tables(results: Sequence[Result]) -> list[TextTable]:
-    """A table for each setup: every metric of every dev split, its seeds summed up, and the baselines."""
+    """A table for each setup: every metric of every split, its seeds summed up, and the baselines."""
     tables: list[TextTable] = []
     for setup in dict.fromkeys(result.curve or result.setup for result in results):
         group = [result for result in results if (result.curve or result.setup) == setup]
@@ -114,7 +116,8 @@ def score_tables(results: Sequence[Result]) -> list[TextTable]:
         seeds = sorted({len(result.seeds) for result in group})
         names = [name.replace("_", " ") for name in baselines]
         columns = ["task", "metric", "median", "mean ± std", "best", "MDD", *names]
-        caption = f"{setup}, {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}: scores on dev, in points"
+        on = "" if any(TEST in result.scores for result in group) else " on dev"
+        caption = f"{setup}, {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}: scores{on}, in points"
         tables.append(TextTable(caption, columns, rows, left=2))
     return tables
 
@@ -250,7 +253,7 @@ def dot_chart(found: Sequence[Dot], series: Sequence[str]) -> Specification:
             "x": {
                 "field": "value",
                 "type": "quantitative",
-                "title": "points on dev",
+                "title": "points",
                 "scale": {"zero": False, "nice": True, "padding": 12},
                 "axis": {"grid": True, "tickCount": 6},
             },
@@ -329,7 +332,7 @@ def render_evaluation_page(evaluation: Evaluation) -> str:
     spoken = [f"{r.task} ({r.setup}): median {points(spread(r.of()).median)}" for r in results]
     return _render(
         title=f"Evaluation of {evaluation.model}",
-        subtitle="Dev scores in points, every seed, beside what a score has to beat.",
+        subtitle="Scores in points, every seed, beside what a score has to beat.",
         chart=dot_chart(found, series) if found else None,
         curve=curve_chart(results),
         spoken="; ".join(spoken),
@@ -432,7 +435,7 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
             sentences = verdicts(contests)
             page = _render(
                 title=f"Comparison of {listed(names)}",
-                subtitle="Dev scores in points, every seed; intervals by the bootstrap over seeds and examples.",
+                subtitle="Scores in points, every seed; intervals by the bootstrap over seeds and examples.",
                 chart=chart,
                 spoken=" ".join(sentences),
                 tables=[contest_table(contests, names)],
