@@ -99,7 +99,8 @@ app.command(
     help_epilogue="""Examples:
   fast-electra quickstart
   fast-electra quickstart --minutes 20
-  fast-electra quickstart --text notes/ --run runs/notes""",
+  fast-electra quickstart --text notes/ --run runs/notes
+  fast-electra quickstart --text notes/ --task labelled.csv --run runs/notes""",
 )
 app.command(data)
 app.command(

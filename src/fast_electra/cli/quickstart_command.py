@@ -10,11 +10,15 @@ def quickstart(
     *overrides: str,
     run: Path = Path("runs/quickstart"),
     text: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
+    task: Path | None = None,
+    dev: Path | None = None,
+    task_text: str | None = None,
+    task_label: str | None = None,
     minutes: float | None = None,
     seed: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Pre-train, evaluate and report on this machine's Python code, or on your own text.
+    """Pre-train, evaluate and report on this machine's Python code, or on your own text, and say if it pays.
 
     The same command goes on where a stopped quickstart left off.
 
@@ -26,8 +30,16 @@ def quickstart(
         The folder for everything that is made.
     text
         Your own text files or folders instead of Python code.
+    task
+        Your labelled examples (TSV, CSV, JSON lines, Parquet, or entities as CoNLL): did pre-training pay on them?
+    dev
+        Labelled examples that the task is scored on; left out: a tenth of --task.
+    task_text
+        The task's column of text, or two, separated by a comma; needed where there are several choices.
+    task_label
+        The task's column to predict; needed where there are several choices.
     minutes
-        Rescale the updates so that the whole takes about this long on this machine.
+        Rescale the updates so that all but the task takes about this long on this machine.
     seed
         Seed of data order, masks, noise and weights.
     json
@@ -41,17 +53,21 @@ def quickstart(
 
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes {minutes:g} is no time: give a number above 0.")
+    from fast_electra.recipes.own_task import own_task
     from fast_electra.recipes.quickstart import quickstart as run_quickstart
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import stop_on_signals
 
+    words = tuple(word.strip() for word in (task_text or "").split(",") if word.strip())
+    asked = own_task(task, dev, words, task_label)
     console = Console(stderr=json)
     with stop_on_signals() as stop:
         try:
-            summary = run_quickstart(run, console, text or (), minutes, [f"training.seed={seed}", *overrides], stop)
+            settings = [f"training.seed={seed}", *overrides]
+            summary = run_quickstart(run, console, text or (), minutes, settings, stop, asked)
         except Interrupted as reason:
             console.print(
-                f"{reason}; the checkpoint is written. The same command goes on.", highlight=False, soft_wrap=True
+                f"{reason}; what was done is kept. The same command goes on.", highlight=False, soft_wrap=True
             )
             return 130
     if json:

@@ -18,6 +18,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -167,19 +168,25 @@ def json_lines(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> Table:
+    with _opened_parquet(path) as file:
+        for name in wanted:
+            _require(path, name, file.schema_arrow.names)
+        columns = file.read(columns=list(wanted)).to_pydict()
+    return Table(path, "row", list(range(1, len(columns[wanted[0]]) + 1)), columns)
+
+
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[Any]:
     try:
         from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise DataError(f"{path}: Parquet is read by pyarrow, which isn't installed: pip install pyarrow.") from None
     try:
         with parquet.ParquetFile(path) as file:
-            for name in wanted:
-                _require(path, name, file.schema_arrow.names)
-            columns = file.read(columns=list(wanted)).to_pydict()
+            yield file
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path} can't be read as Parquet ({reason}); write it again.") from error
-    return Table(path, "row", list(range(1, len(columns[wanted[0]]) + 1)), columns)
 
 
 def is_conll(path: Path) -> bool:
@@ -288,7 +295,7 @@ def load_own(
     paths = [path for path in (train, dev, test) if path is not None]
     if is_conll(train):
         if text_columns or label_column:
-            raise DataError(f"{train} is a CoNLL file, which has no names for columns: leave --text and --label out.")
+            raise DataError(f"{train} is a CoNLL file, which has no names for columns: name none to read or predict.")
         for path in paths:
             if path.is_file() and not is_conll(path):
                 raise DataError(f"{path} is no CoNLL file (a word and its tag a line), and {train} is one.")
@@ -326,6 +333,70 @@ def load_own(
     numbers = [_numbers(table, labels, names) for table, labels in zip(tables, written, strict=True)]
     splits = [Split(*examples) for examples in zip(texts, numbers, strict=True)]
     return made(kind, names, splits, *(("accuracy", "f1", "matthews") if len(names) == 2 else ("accuracy", "matthews")))
+
+
+def choose_columns(path: Path, text: Sequence[str], label: str | None) -> tuple[tuple[str, ...], str | None]:
+    """The columns of text and of labels: those that are named, and what only one choice is left for.
+
+    Of two columns the one is the label whose values are numbers or repeat, or for lists are tags of entities, and the
+    other is not.
+
+    Raises:
+        DataError: the file can't be read; or there are several choices.
+    """
+    if is_conll(path) or (text and label):
+        return tuple(text), label
+    columns = _columns(path)
+    for name in (*text, *([label] if label else [])):
+        _require(path, name, columns)
+    others = [name for name in columns if name != label and name not in text]
+    if label and len(others) == 1:
+        return (others[0],), label
+    if text and len(others) == 1:
+        return tuple(text), others[0]
+    if not text and not label and len(columns) == 2:
+        table = read_table(path, columns)
+        labels = [name for name in columns if _reads_as_label(table.columns[name])]
+        if len(labels) == 1:
+            return tuple(name for name in columns if name not in labels), labels[0]
+    missing = " and ".join(option for option, given in (("--task-text", text), ("--task-label", label)) if not given)
+    raise DataError(
+        f"{path} has the columns {', '.join(columns)}: say by {missing} which to read (one, or two with a comma "
+        "between) and which to predict."
+    )
+
+
+def _columns(path: Path) -> list[str]:
+    """Names of all columns of a table."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file; name one ({' '.join(ENDINGS)}), or a CoNLL file.")
+    match path.suffix.lower():
+        case ".tsv":
+            return next(tsv_rows(path), (1, []))[1]
+        case ".csv":
+            return next(csv_rows(path), (1, []))[1]
+        case ".jsonl" | ".ndjson":
+            line = next((line for line in io.StringIO(read_text(path), newline=None) if line.strip()), "{}")
+            try:
+                content = json.loads(line)
+            except ValueError:
+                content = None
+            return list(content) if isinstance(content, dict) else []
+        case ".parquet":
+            with _opened_parquet(path) as file:
+                return list(file.schema_arrow.names)
+    raise DataError(
+        f"{path}: its kind is told by its name's ending, and it is no CoNLL file; name it one of {' '.join(ENDINGS)}."
+    )
+
+
+def _reads_as_label(values: Sequence[Any]) -> bool:
+    if any(isinstance(value, list) for value in values):
+        words = [str(word) for value in values if isinstance(value, list) for word in value]
+        return all(word == OUTSIDE or is_prefixed(word) for word in words)
+    written = [str(value).strip() for value in values]
+    numbers = all(_DECIMAL.fullmatch(value) or _WHOLE.fullmatch(value) for value in written)
+    return numbers or 2 * len(set(written)) <= len(written)
 
 
 def guess_kind(labels: Sequence[str]) -> Kind:

@@ -1,7 +1,7 @@
 """`fast-electra quickstart`: the whole pipeline, small, on this machine's Python code or on the user's own text.
 
 The parts in a row:
-  corpus → tokenizer → token shards → auxiliary (MLM) → main model (Fast-ELECTRA) → downstream → report
+  corpus → tokenizer → token shards → auxiliary (MLM) → main model (Fast-ELECTRA) → downstream → own task → report
 
 Notable:
 - every stage leaves its result in the folder, so the same command goes on where it was stopped;
@@ -35,9 +35,10 @@ from fast_electra.evaluation.detector import detector_of, masked_prediction, unt
 from fast_electra.models.build import load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.recipes.own_task import OwnTask, check_task, judge_on_task
 from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.recipes.run_report import REPORT_FILE
-from fast_electra.report import duration, percent
+from fast_electra.report import duration, evaluation_page, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.tokens import decode_pieces
@@ -85,6 +86,7 @@ def quickstart(
     minutes: float | None = None,
     overrides: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
+    task: OwnTask | None = None,
 ) -> dict[str, Any]:
     """Run every stage that is not done yet; the report is `folder/report.html`.
 
@@ -95,6 +97,7 @@ def quickstart(
         minutes: rescale the updates to about this time in all.
         overrides: `section.key=value` for both models.
         stop: asked between updates.
+        task: the user's labelled examples, which show whether pre-training paid.
 
     Returns:
         the content of `folder/summary.json`.
@@ -103,7 +106,8 @@ def quickstart(
         UserError: whatever a stage refuses.
         Interrupted: stopped on request; the same command goes on.
     """
-    stages = _Stages(folder, console, own_text=bool(text))
+    request = None if task is None else check_task(task, folder)
+    stages = _Stages(folder, console, own_text=bool(text), has_task=request is not None)
     auxiliary_config, main_config = _configs(folder, text, minutes, overrides)
     with stages.stage("corpus") as found:
         sources = _own_text(main_config.data) if text else _python_source()
@@ -132,9 +136,16 @@ def quickstart(
     with stages.stage("downstream") as found:
         downstream, shown = _downstream(sources, parts, model, folder, main_config)
         found(_verdict(downstream))
+    judged = None
+    if request is not None:
+        with stages.stage("task") as found:
+            judged = judge_on_task(request, stages.note, stop)
+            found(" ".join(judged["sentences"]))
     with stages.stage("report"):
         records = {name: read_metrics(folder / name / "metrics.jsonl") for name in ("auxiliary", "main")}
         summary = _summary(auxiliary, main, downstream, resolved, records, stages.seconds)
+        if judged is not None:
+            summary["task"] = judged
         write_json_atomically(folder / "summary.json", summary)
         content = {
             "title": "fast-electra quickstart",
@@ -150,12 +161,15 @@ def quickstart(
             **shown,
         }
         write_json_atomically(folder / REPORT_FILE, content)
-        write_text_atomically(folder / "report.html", render_quickstart_page(content))
+        evaluation = evaluation_page.report_content(folder)
+        write_text_atomically(folder / "report.html", render_quickstart_page(content | {"evaluation": evaluation}))
     console.print()
     print_summary_table(summary, console)
     console.print()
     console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"model    {folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True)
+    if judged is not None and judged["model"] is not None:
+        console.print(f"tuned    {judged['model']}  (your task's model)", highlight=False, soft_wrap=True)
     console.print(f"try      fast-electra inspect {folder / 'model'} FILE", highlight=False, soft_wrap=True)
     return summary
 
@@ -169,16 +183,23 @@ class _Stages:
         "auxiliary": ("Auxiliary", "train a small masked language model, which will propose replacements; minutes"),
         "main": ("Main model", "learn to detect replaced tokens, easy ones first; minutes"),
         "downstream": ("Downstream", "is it of use as it is, without fine-tuning? about a minute"),
+        "task": ("Your task", "fine-tune on your examples, beside an encoder without pre-training; minutes"),
         "report": ("Report", "write the page; seconds"),
     }
 
-    def __init__(self, folder: Path, console: Console, own_text: bool):
+    def __init__(self, folder: Path, console: Console, own_text: bool, has_task: bool = False):
         self._console = console
+        self._names = [name for name in self.TITLES if has_task or name != "task"]
         self._file = folder / "stages.json"
         self._stages: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._began = time.perf_counter()
         source = "your text" if own_text else "this machine's Python code"
         console.print(f"[bold]fast-electra quickstart[/] on {source}, into {folder}", highlight=False, soft_wrap=True)
+
+    @property
+    def besides(self) -> str:
+        """What a forecast leaves out."""
+        return " besides your task" if "task" in self._names else ""
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -191,7 +212,7 @@ class _Stages:
 
     def found(self) -> list[dict[str, Any]]:
         """Name, seconds and finding of each stage."""
-        return [{"name": self.TITLES[name][0], **stage} for name, stage in self._stages.items()]
+        return [{"name": self.TITLES[name][0], **self._stages[name]} for name in self._names if name in self._stages]
 
     def note(self, text: str) -> None:
         """A sentence below the stage's title."""
@@ -201,8 +222,8 @@ class _Stages:
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Announce a stage, time it, and say what it found."""
         title, does = self.TITLES[name]
-        number = list(self.TITLES).index(name) + 1
-        self._console.print(f"\n[bold]{number}/{len(self.TITLES)} {title}[/]: {does}", highlight=False, soft_wrap=True)
+        place = f"{self._names.index(name) + 1}/{len(self._names)}"
+        self._console.print(f"\n[bold]{place} {title}[/]: {does}", highlight=False, soft_wrap=True)
         began = time.perf_counter()
         findings: list[str] = []
         try:
@@ -241,8 +262,8 @@ class _Outlook(QuietObserver):
         # An update of the main model takes 1.2 times the auxiliary's (0.44 s and 0.37 s, measured).
         seconds = each * (self._updates - update + 1.2 * self._main.training.updates) + _OTHER_SECONDS
         self._console.print(
-            f"      the whole will take about {duration(self._stages.elapsed() + seconds)} on this machine; "
-            "--minutes N rescales it",
+            f"      the whole{self._stages.besides} will take about {duration(self._stages.elapsed() + seconds)} on "
+            "this machine; --minutes N rescales it",
             highlight=False,
             soft_wrap=True,
         )
@@ -256,7 +277,9 @@ def _configs(
     if text:
         size = sum(_bytes(path) for path in text)
         vocabulary = 8192 if size > 2_000_000 else 4096 if size > 400_000 else 1024
-        common += ["data.format=auto", "data.tokenizer.kind=text", f"data.tokenizer.vocabulary_size={vocabulary}"]
+        chosen = ["data.format=auto", "data.tokenizer.kind=text", f"data.tokenizer.vocabulary_size={vocabulary}"]
+        given = {override.partition("=")[0] for override in overrides}
+        common += [setting for setting in chosen if setting.partition("=")[0] not in given]
         common += [f"data.sources={json.dumps([str(path) for path in text])}"]
     auxiliary, main = [*common], [*common, f"auxiliary.model={json.dumps(str(folder / 'auxiliary'))}"]
     if minutes is not None:

@@ -99,6 +99,11 @@ def print_summary_table(summary: Mapping[str, Any], console: Console) -> None:
     )
     console.print(table)
 
+    if task := summary.get("task"):
+        console.print(f"\nYour task, {task['name']}", style="bold", markup=False, highlight=False)
+        for sentence in task["sentences"]:
+            console.print(sentence, markup=False, highlight=False)
+
     for kind in ("operator", "variable"):
         rows = contestants(summary, kind)
         if not rows:

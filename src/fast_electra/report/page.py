@@ -137,6 +137,16 @@ def _columns(specification: Specification) -> Specification:
 def _headlines(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures of the first screen: value, what it is, what it means, and what stands beside it."""
     headlines = []
+    if task := summary.get("task"):
+        mean, untrained = (finite(look_up(task, f"{side}.mean")) for side in ("encoder", "untrained"))
+        headlines.append(
+            {
+                "value": percent(mean),
+                "label": f"{task['metric'].replace('_', ' ')} on {task['name']}",
+                "meaning": " ".join(task["sentences"]),
+                "beside": f"without pre-training {percent(untrained)}",
+            }
+        )
     auc = finite(look_up(summary, "main.rtd_auc"))
     headlines.append(
         {

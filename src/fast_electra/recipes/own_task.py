@@ -1,0 +1,140 @@
+"""A quickstart's last question: whether pre-training paid on the user's own labelled examples.
+
+Notable:
+- the files are checked before pre-training starts, since a misspelt column should not cost its minutes;
+- the answer is that of `fast-electra evaluate` on the quickstart's model: three seeds, beside an untrained encoder of
+  the same shape and a linear model, all on the same examples; cells that are finished are never computed again;
+- "paid" needs a decided difference: by an interval over seeds and examples, and above the minimal detectable one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fast_electra.errors import ConfigError
+from fast_electra.evaluation.readers import choose_columns, load_own
+from fast_electra.evaluation.results import BASELINES, Result, spread
+from fast_electra.recipes.evaluate import Request, evaluate_model
+from fast_electra.training.loop import Interrupted
+
+FOLDER = "evaluation"
+"""of the quickstart's folder; `fast-electra compare` finds it there"""
+LINEAR = ("bag_of_words", "word_crf")
+"""the linear baselines; a task has one of them"""
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """The files of a task, as the command line names them."""
+
+    train: Path
+    dev: Path | None = None
+    text: tuple[str, ...] = ()
+    label: str | None = None
+
+
+def check_task(task: OwnTask, folder: Path) -> Request:
+    """What `evaluate` is asked for, once its files have been read.
+
+    Args:
+        task: the files; columns that are not named are chosen where there is one choice only.
+        folder: the quickstart's.
+
+    Raises:
+        UserError: a file, column, text or label is not right.
+    """
+    text, label = choose_columns(task.train, task.text, task.label)
+    request = Request(
+        model=str(folder / "model"),
+        train=task.train,
+        dev=task.dev,
+        text=text,
+        label=label,
+        save=True,
+        out=folder / FOLDER,
+    )
+    load_own(task.train, task.dev, text, label)
+    return request
+
+
+def judge_on_task(request: Request, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
+    """Fine-tune the encoder and an untrained one; returns the `task` of `summary.json`.
+
+    Args:
+        request: of `check_task`.
+        say: is told of every fine-tuning.
+        stop: asked between updates.
+
+    Raises:
+        Interrupted: stopped on request; what is finished is kept.
+    """
+
+    def progress(done: float, total: float, doing: str) -> None:
+        if stop():
+            raise Interrupted(f"stopped while fine-tuning ({doing})")
+
+    _, (result,) = evaluate_model(request, say, progress)
+    tuned = request.folder / "models" / result.cells[str(result.seeds[0])].removesuffix(".json")
+    return task_summary(result) | {"model": str(tuned) if tuned.exists() else None}
+
+
+def task_summary(result: Result) -> dict[str, Any]:
+    """The figures of a task, and whether pre-training paid; scores are shares, differences points."""
+    against = result.against or {}
+    decided = bool(against.get("decided"))
+    sides = {"encoder": result.of(), "untrained": result.of_untrained()}
+    return {
+        "name": result.task,
+        "metric": result.metric,
+        "n_train": result.n_train,
+        "n_dev": result.n_dev[result.split],
+        **{
+            name: {"scores": scores, "mean": spread(scores).mean, "std": spread(scores).deviation}
+            for name, scores in sides.items()
+        },
+        "baselines": {name: result.baseline(name) for name in BASELINES if name in result.baselines},
+        "difference": {key: against.get(key) for key in ("difference", "low", "high")} | {"decided": decided},
+        "paid": against["difference"] > 0 if decided else None,
+        "sentences": _sentences(result, against, decided),
+    }
+
+
+def _sentences(result: Result, against: Mapping[str, Any], decided: bool) -> list[str]:
+    mean, untrained = spread(result.of()).mean, spread(result.of_untrained()).mean
+    if mean is None or untrained is None or not against:
+        return ["Whether pre-training paid is unknown, since a fine-tuning has no score: `evaluation/` says why."]
+    low, high = _signed(against["low"]), _signed(against["high"])
+    verdict = "It is not decided whether pre-training paid"
+    if decided:
+        verdict = "Pre-training paid" if against["difference"] > 0 else "Pre-training did not pay"
+    found = [
+        f"{verdict}: {result.metric} {100 * mean:.1f} in place of {100 * untrained:.1f} without it, "
+        f"{_signed(against['difference'])} points [{low}, {high}], {len(result.of())} seeds."
+    ]
+    for name in LINEAR:
+        if (score := result.baseline(name)) is not None:
+            side = "above" if mean > score else "below" if mean < score else "level with"
+            found.append(
+                f"The encoder is {side} {BASELINES[name]} ({100 * score:.1f}), which learned from the same "
+                f"{result.n_train:,} examples."
+            )
+    return found
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def own_task(train: Path | None, dev: Path | None, text: tuple[str, ...], label: str | None) -> OwnTask | None:
+    """The task that the options name, None without one.
+
+    Raises:
+        ConfigError: an option about a task, and none is given.
+    """
+    if train is not None:
+        return OwnTask(train, dev, text, label)
+    for option, value in {"--dev": dev, "--task-text": text, "--task-label": label}.items():
+        if value:
+            raise ConfigError(f"{option} is about a task of your own: give --task too.")
+    return None
