@@ -138,6 +138,8 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
     table = written(tmp_path, "text\tlabel\na\tb\n", "table.tsv")
     with pytest.raises(DataError, match=r"table.tsv is no CoNLL file \(a word and its tag a line\), and .* is one"):
         load_own(train, table)
+    with pytest.raises(DataError, match=r"dev.tsv is a CoNLL file .* and .*table.tsv is a table"):
+        load_own(table, dev, ["text"], "label")
     with pytest.raises(DataError, match="has no names for columns: name none to read or predict"):
         load_own(train, dev, ["word"], "tag")
 

@@ -571,11 +571,13 @@ def test_dev_texts_of_train_are_counted_and_left_out_where_asked(tmp_path, model
     assert main(["evaluate", str(models[0]), *own]) == 0
     task = json.loads(capsys.readouterr().out)["tasks"]["own"]
     assert (task["repeated"], task["n_dev"]) == ({"dev": 1}, 8)
-    assert any("1 dev texts also stand in train, which flatters" in sentence for sentence in task["remarks"])
+    assert any(
+        "1 dev example is also in train, which makes the scores too good" in sentence for sentence in task["remarks"]
+    )
     assert main(["evaluate", str(models[0]), *own, "--drop-overlap"]) == 0
     task = json.loads(capsys.readouterr().out)["tasks"]["own"]
     assert (task["repeated"], task["n_dev"]) == ({"dev": 1}, 7)
-    assert any("1 dev texts that also stand in train are left out" in sentence for sentence in task["remarks"])
+    assert any("1 dev example is left out of the scores" in sentence for sentence in task["remarks"])
     cells = [json.loads(path.read_text()) for path in (tmp_path / "out" / "cells").iterdir()]
     assert sorted(len(cell["predictions"]["dev"]) for cell in cells) == [7, 7, 8, 8]
 
@@ -783,6 +785,13 @@ BAD = [
     ),
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "one.csv"], "which dev lacks"),
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "empty.csv"], "empty.csv has no examples"),
+    (["--train", "nowhere.csv"], "--train nowhere.csv is no file; name a table or a CoNLL file"),
+    (["--train", "."], "--train . is no file"),
+    (["--train", "own.csv", "--text", "text", "--label", "label", "--test", "no.csv"], "--test no.csv is no file"),
+    (
+        ["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "own.csv", "--drop-overlap"],
+        "own: --drop-",
+    ),
     (["--train", "nowhere.csv", "--text", "text", "--label", "label"], "nowhere.csv is no file"),
     (["--train", "rte.csv", "--text", "text", "--label", "label"], "rte.csv is called like the task rte; rename"),
     (["--tasks", "cola", "--learning-rates", ","], "--learning-rates ,: give numbers such as 1e-4,3e-4"),

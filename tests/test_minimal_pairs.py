@@ -278,6 +278,13 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_looked_at(tmp_pa
         (["--tasks", "cola", *given], "is a file of minimal pairs: give --tasks blimp too"),
         (["--tasks", "blimp", *given, *given], "is given already; give one file of minimal pairs"),
         (["--tasks", "blimp", *given, "--data", str(tmp_path), "--data", "b"], "give one folder of GLUE tasks"),
+        (
+            ["--tasks", "blimp", *given, "--examples", "9"],
+            "--examples is for tasks with training examples: leave it out",
+        ),
+        (["--tasks", "blimp", *given, "--probe"], "--probe is for tasks with training examples"),
+        (["--tasks", "blimp", *given, "--drop-overlap"], "--drop-overlap is for tasks with training examples"),
+        (["--tasks", "blimp", *given, "--data", str(tmp_path)], "is for tasks of GLUE: leave it out"),
         (["--tasks", "blimp", *given, "--pairs", "0"], "--pairs 0: give a number from 1"),
         (["--tasks", "cola", "--pairs", "3"], "--pairs 3: give a number from 1; --tasks blimp takes so many"),
         (["--tasks", "blimp", *given, "--predictions", "p"], "which has no task blimp"),

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ from fast_electra.errors import DataError
 from fast_electra.evaluation import baselines
 from fast_electra.evaluation.baselines import bag_of_words, majority
 from fast_electra.evaluation.glue import AVERAGES, GLUE, averages, load_glue, write_server_predictions
-from fast_electra.evaluation.overlap import Overlap, count_overlap
+from fast_electra.evaluation.overlap import Overlap, count_overlap, without_train_texts
 from fast_electra.evaluation.readers import load_own
 from fast_electra.evaluation.tasks import Split, Task, held_out, held_size, make_task, sample
 
@@ -452,7 +453,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"none.csv is no file; name one \(.tsv .csv .jsonl .ndjson .parquet\)"):
         load_own(tmp_path / "none.csv", None, ["text"], "label")
     (tmp_path / "a.xlsx").write_text(GOOD)
-    with pytest.raises(DataError, match="its kind is told by its name's ending"):
+    with pytest.raises(DataError, match="the ending of its name does not say its kind"):
         load_own(tmp_path / "a.xlsx", None, ["text"], "label")
     (tmp_path / "a.parquet").write_text(GOOD)
     if "pyarrow" in sys.modules:
@@ -501,6 +502,13 @@ def test_a_bag_of_words_finds_what_words_tell(tmp_path):
     assert bag_of_words(similar) == bag_of_words(similar)
 
 
+def test_a_bag_of_words_of_one_class_says_that_class():
+    """A curve over examples begins with so few that all may be of one class: no point of it is missing."""
+    task = task_of(Split([("a b",), ("c d",)], [0, 1]), Split([("a",), ("b",), ("c",)], [0, 1, 1]))
+    task = replace(task, train=task.train.at([1]))
+    assert bag_of_words(task)["dev"]["accuracy"] == pytest.approx(2 / 3)
+
+
 def test_the_bag_of_words_takes_neighbours_where_a_part_of_train_says_so():
     """Here the order of two words decides, which words alone do not tell."""
     order = [(("left right",), 0) if i % 2 else (("right left",), 1) for i in range(60)]
@@ -537,6 +545,23 @@ def test_fewer_examples_are_a_part_of_more():
     parts = [{*sample(split, most).texts} for most in (10, 100, 300, 1_000)]
     assert [len(part) for part in parts] == [10, 100, 300, 300]
     assert all(few < more or few == more for few, more in itertools.pairwise(parts))
+
+
+# --- Texts of train in dev --------------------------------------------------------------------------------------------
+
+
+def test_dropping_texts_of_train_is_refused_where_too_little_is_left():
+    train = Split([("a",), ("b",), ("c",)], [0, 1, 0])
+    for dev, sentence in (
+        (Split([("a",), (" b",)], [0, 1]), "leaves no example in dev, since train has the texts of all of them"),
+        (Split([("a",), ("x",)], [0, 1]), "leaves no example of one label in dev"),
+    ):
+        with pytest.raises(DataError, match=f"{sentence}.*or leave --drop-overlap out"):
+            without_train_texts(task_of(train, dev))
+    # Nobody chooses the examples of a test set, so it may lose a label.
+    task = task_of(train, Split([("y",), ("z",)], [0, 1]))
+    task.dev["test"] = Split([("a",), ("x",)], [0, 1])
+    assert without_train_texts(task).dev["test"] == Split([("x",)], [1])
 
 
 # --- Overlap ----------------------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
     """
     random = np.random.Generator(np.random.Philox(key=seed))
     task = replace(task, train=task.train.at(sorted(random.permutation(len(task.train))[:MOST_EXAMPLES].tolist())))
+    if task.kind == "classification" and len(set(task.train.labels)) == 1:  # pyright: ignore[reportArgumentType]
+        return majority(task)  # few examples may be of one class, which a linear model refuses
     held = held_out(task)
     if held is None or len(set(held.train.labels)) == 1:  # pyright: ignore[reportArgumentType]
         return _linear(task, neighbours=1)

@@ -1,10 +1,10 @@
-"""How many task texts a model may have read in pre-training, and which dev texts also stand in train.
+"""How many task texts a model may have read in pre-training, and which dev texts are also in train.
 
 Notable:
 - a text counts as seen when every run of eight of its words occurs somewhere in the corpus, whatever the case,
   punctuation and line breaks there: a quotation is found, a paraphrase is not;
 - texts of fewer than eight words are not checked, since such runs occur by chance; they are counted as left out;
-- dev examples that also stand in train are whole ones, a pair as a pair, equal but for white space;
+- dev examples that are also in train are whole ones, a pair as a pair, equal but for white space;
 - only what the task's texts hold is remembered, so memory does not grow with the corpus;
 - runs are compared by 64-bit hashes: with 10^9 runs in the corpus and 10^6 in the tasks, any false match at all has
   odds of 1 to 18,000.
@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_electra.evaluation.tasks import Task, make_task
+from fast_electra.errors import DataError
+from fast_electra.evaluation.tasks import TEST, Task, make_task
 
 RUN = 8
 """words of a run"""
@@ -48,7 +49,7 @@ class _Runs(NamedTuple):
 
 
 def in_train(task: Task) -> dict[str, list[int]]:
-    """{dev split: places of the examples whose texts also stand in train}, where there are some."""
+    """{dev split: places of the examples whose texts are also in train}, where there are some."""
     trained = {_normal(texts) for texts in task.train.texts}
     found = {
         name: [place for place, texts in enumerate(dev.texts) if _normal(texts) in trained]
@@ -58,7 +59,7 @@ def in_train(task: Task) -> dict[str, list[int]]:
 
 
 def without_train_texts(task: Task) -> Task:
-    """The task without the dev examples whose texts also stand in train.
+    """The task without the dev examples whose texts are also in train.
 
     Raises:
         DataError: nothing, or no example of a class, is left to score.
@@ -68,7 +69,14 @@ def without_train_texts(task: Task) -> Task:
         return task
     dev = dict(task.dev)
     for name, places in repeated.items():
-        dev[name] = dev[name].at(sorted({*range(len(dev[name]))} - {*places}))
+        left = dev[name].at(sorted({*range(len(dev[name]))} - {*places}))
+        lost = task.kind == "classification" and name != TEST and set(left.labels) != set(dev[name].labels)  # type: ignore[arg-type]
+        if lost or not left.texts:
+            raise DataError(
+                f"{task.name}: --drop-overlap leaves no example {'of one label ' if left.texts else ''}in {name}, "
+                "since train has the texts of all of them; add other examples there, or leave --drop-overlap out."
+            )
+        dev[name] = left
     swapped = task.augment_swapped
     return make_task(
         task.name, task.kind, task.labels, task.train, dev, task.test, task.metrics, augment_swapped=swapped

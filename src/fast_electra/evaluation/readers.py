@@ -121,7 +121,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
             return json_lines(path, wanted)
         case ".parquet":
             return _parquet(path, wanted)
-    raise DataError(f"{path}: its kind is told by its name's ending; name it one of {' '.join(ENDINGS)}.")
+    raise DataError(f"{path}: the ending of its name does not say its kind; name it one of {' '.join(ENDINGS)}.")
 
 
 def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> Table:
@@ -311,6 +311,9 @@ def load_own(
                 f"text columns {', '.join(text_columns) or '(none)'} and label column {label_column or '(none)'}: give "
                 "one text column, or two for pairs, and another for the label."
             )
+        for path in paths:
+            if is_conll(path):
+                raise DataError(f"{path} is a CoNLL file (a word and its tag a line), and {train} is a table.")
         tables = [read_table(path, [*text_columns, label_column]) for path in paths]
     for table in tables:
         if not table.rows:
@@ -386,7 +389,7 @@ def _columns(path: Path) -> list[str]:
             with _opened_parquet(path) as file:
                 return list(file.schema_arrow.names)
     raise DataError(
-        f"{path}: its kind is told by its name's ending, and it is no CoNLL file; name it one of {' '.join(ENDINGS)}."
+        f"{path} is no CoNLL file, and the ending of its name says no other kind; name it one of {' '.join(ENDINGS)}."
     )
 
 

@@ -96,7 +96,7 @@ class Result:
     """of a probe: scores of the embeddings and each layer, of "model" and "untrained"; of pairs with numbers also those
     of the cosine, "model, cosine" and "untrained, cosine" """
     repeated: dict[str, int] = field(default_factory=dict)
-    """{dev split: examples whose texts also stand in train}"""
+    """{dev split: examples whose texts are also in train}"""
     drops_repeated: bool = False
     """those are left out of the scores"""
     cut_entities: dict[str, int] = field(default_factory=dict)
@@ -288,15 +288,13 @@ def remarks(result: Result) -> list[str]:
             f"likewise ({_tried(other['scores'])})."
         )
     for split, count in result.repeated.items():
-        if result.drops_repeated:
-            found.append(
-                f"{result.title}: {count:,} {split} texts that also stand in train are left out of the scores."
-            )
-        else:
-            found.append(
-                f"{result.title}: {count:,} {split} texts also stand in train, which flatters the scores: "
-                "--drop-overlap leaves them out."
-            )
+        examples = f"1 {split} example is" if count == 1 else f"{count:,} {split} examples are"
+        end = (
+            "left out of the scores, since equal texts are in train."
+            if result.drops_repeated
+            else "also in train, which makes the scores too good: --drop-overlap leaves out such examples."
+        )
+        found.append(f"{result.title}: {examples} {end}")
     for split, count in result.cut_entities.items():
         entities = "1 entity is" if count == 1 else f"{count:,} entities are"
         found.append(

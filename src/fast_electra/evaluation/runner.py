@@ -55,7 +55,7 @@ Say = Callable[[str], None]
 Progress = Callable[[float, float, str], object]
 """told (examples done, examples in all, what is being done)"""
 Record = dict[str, Any]
-_FACTS = 3
+_FACTS = 4
 """version of a task's file; one more where a baseline is computed otherwise"""
 
 

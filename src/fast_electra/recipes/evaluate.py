@@ -82,7 +82,7 @@ class Request:
     overlap: Path | None = None
     """token shards or text that the model was pre-trained on"""
     drop_overlap: bool = False
-    """leave dev examples whose texts also stand in train out of the scores"""
+    """leave dev examples whose texts are also in train out of the scores"""
     predictions: Path | None = None
     save: bool = False
     workers: int | None = None
@@ -124,13 +124,16 @@ class Request:
         own = {"--dev": self.dev, "--test": self.test, "--text": self.text, "--label": self.label}
         if self.train is None and (given := [option for option, value in own.items() if value]):
             raise ConfigError(f"{given[0]} is about a task of your own: give --train too.")
+        if self.train is not None and self.train.stem in known:
+            raise ConfigError(f"{self.train} is called like the task {self.train.stem}; rename the file.")
+        for option, path in {"--train": self.train, "--dev": self.dev, "--test": self.test}.items():
+            if path is not None and not path.is_file():
+                raise ConfigError(f"{option} {path} is no file; name a table or a CoNLL file.")
         if self.train is not None and not (self.text and self.label) and not is_conll(self.train):
             raise ConfigError(
                 "--train needs --text and --label: the columns to read and to predict. A CoNLL file needs none, and is "
                 "one with a word and its tag (O, B-…, I-…) a line."
             )
-        if self.train is not None and self.train.stem in known:
-            raise ConfigError(f"{self.train} is called like the task {self.train.stem}; rename the file.")
         if self.recipe is not None:
             recipe_for(self.recipe, 256)
         fine_tuning = {
@@ -149,6 +152,16 @@ class Request:
             other := [*({BUGS, BLIMP} & {*self.tasks}), *([self.train] if self.train else [])]
         ):
             raise ConfigError(f"--predictions writes files for GLUE's server, which has no task {other[0]}.")
+        of_training = fine_tuning | {
+            "--probe": self.probe,
+            "--overlap": self.overlap,
+            "--drop-overlap": self.drop_overlap,
+        }
+        if self.tasks == (BLIMP,) and self.train is None:
+            if given := [option for option, value in of_training.items() if value]:
+                raise ConfigError(f"{given[0]} is for tasks with training examples: leave it out, or add such a task.")
+            if self.data is not None:
+                raise ConfigError(f"--data {self.data} is for tasks of GLUE: leave it out, or add such a task.")
         for option, folder in {"--out": self.out, "--predictions": self.predictions}.items():
             nearest = next((path for path in (folder, *folder.parents) if path.exists()), None) if folder else None
             if nearest is not None and not nearest.is_dir():
@@ -174,7 +187,13 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     Raises:
         UserError: data or model can't be used.
     """
-    tasks = load_tasks(request, say)
+    repeated: dict[str, dict[str, int]] = {}
+
+    def checked(task: Task) -> Task:
+        repeated[task.name] = {split: len(places) for split, places in in_train(task).items()}
+        return without_train_texts(task) if request.drop_overlap else task
+
+    tasks = [checked(task) for task in load_tasks(request, say)]
     pairs = load_pairs(request)
     from fast_electra.config.tree import TrainingConfig
     from fast_electra.evaluation.runner import Setup, count_seen, evaluate, open_subject, write_predictions
@@ -192,10 +211,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
             f"{RESULTS_FILE} there: the cells stay."
         )
     if BUGS in request.tasks:
-        tasks.append(load_bugs(say))
-    repeated = {task.name: {split: len(places) for split, places in in_train(task).items()} for task in tasks}
-    if request.drop_overlap:
-        tasks = [without_train_texts(task) for task in tasks]
+        tasks.append(checked(load_bugs(say)))
     setup = Setup(
         recipe=request.recipe,
         seeds=request.seeds,
