@@ -74,7 +74,7 @@ SCHEDULES = {
     "exponential": {"kind": "exponential", "initial": 2.0, "tau": 0.3},
     "linear": {"kind": "linear", "initial": 3.0},
     "constant": {"kind": "constant", "initial": 1.5},
-    "adaptive": {"kind": "adaptive", "initial": 2.0, "highest": 3.0, "gain": 2.0},
+    "adaptive": {"kind": "adaptive", "initial": 2.0, "highest": 3.0, "gain": 0.5},
 }
 
 

@@ -171,7 +171,6 @@ def test_learning_rates_are_kept_and_chosen_by_the_best_score(done):
     twice = load_config(done.out / "runs" / records[0]["runs"][1] / "config.yaml")
     preset = load_config("quickstart")
     assert twice.optimizer.learning_rate == 2 * preset.optimizer.learning_rate
-    assert twice.optimizer.muon_learning_rate == 2 * preset.optimizer.muon_learning_rate
     assert twice.training.updates == 3  # half a second
     assert [record["by"] for record in records] == ["rtd_auc", "rtd_auc"]
     assert all(0 < score < 1 for record in records for score in record["scores"].values())
@@ -295,7 +294,7 @@ def test_all_methods_train_one_main_model(tmp_path):
         assert shape == preset.model_dump(exclude={"start", *changed})
         assert (config.main.start == "fresh") == (name != "started")
         assert (config.training.updates, config.training.seed) == (7, 3)
-        assert config.optimizer.learning_rate == 2e-3
+        assert config.optimizer.learning_rate == 2 * load_config("quickstart").optimizer.learning_rate
     generator = configs["joint"].objective.generator
     auxiliary = material.auxiliary(5, 3).main
     same = {"architecture", "layers", "hidden_size", "heads", "intermediate_size", "options", "dropout"}

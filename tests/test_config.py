@@ -58,7 +58,7 @@ def test_every_preset_loads_and_is_written_back_exactly(name: str, write) -> Non
 def test_the_presets_are_those_that_the_documentation_names() -> None:
     assert preset_names() == [
         *("electra-2020", "electra-small", "modern-base", "modern-small", "paper-base", "paper-large"),
-        *("quickstart", "quickstart-auxiliary"),
+        *("quickstart", "quickstart-auxiliary", "text-hour", "text-hour-auxiliary"),
     ]
 
 
@@ -185,7 +185,8 @@ def test_a_mapping_is_resolved_like_a_file() -> None:
             "main:",
             "preset: quickstrat\nmain:",
             "a.yaml, line 1: preset must be one of electra-2020, electra-small, modern-base, modern-small, paper-base, "
-            "paper-large, quickstart, quickstart-auxiliary, not quickstrat (did you mean quickstart?).",
+            "paper-large, quickstart, quickstart-auxiliary, text-hour, text-hour-auxiliary, not quickstrat "
+            "(did you mean quickstart?).",
         ),
         (
             "  batch_size: 4\n",
@@ -197,7 +198,7 @@ def test_a_mapping_is_resolved_like_a_file() -> None:
             "optimizer:\n  learning_rate: 1e-3\ntraining:\n  updates: 10\n  batch_size: 4\n",
             "",
             "a.yaml: optimizer.learning_rate and training.batch_size must be given; write for example "
-            "optimizer.learning_rate=0.001 on the command line, or `preset: quickstart` in the file.",
+            "optimizer.learning_rate=0.002 on the command line, or `preset: quickstart` in the file.",
         ),
         (
             "  updates: 10\n",
@@ -346,7 +347,7 @@ def test_odd_values_survive_a_dump(write) -> None:
 
 def test_a_dump_explains_every_described_key() -> None:
     text = dump_config(load_config("quickstart"))
-    assert "  learning_rate: 0.001        # peak learning rate\n" in text
+    assert "  learning_rate: 0.002        # peak learning rate\n" in text
     for key in keys().values():
         if key.description and not key.kinds:
             assert key.description in text, key.name

@@ -18,7 +18,8 @@ from fast_electra.training.corrupt import build_cache
 from fast_electra.training.doctor import labels_stay_out, parameter_groups
 from fast_electra.training.exporting import export_run
 from fast_electra.training.loop import Interrupted, make_update
-from fast_electra.training.pretrain import assemble, flops_per_update, pretrain, start, validate
+from fast_electra.training.outlook import flops_per_update
+from fast_electra.training.pretrain import assemble, pretrain, start, validate
 from tests import tiny
 from tests.test_training import CPU, run, weights, without_clock
 
@@ -218,8 +219,11 @@ def test_validation_measures_are_those_of_the_plain_forward(shards, auxiliary):
     assert 0 <= measures["corrective_accuracy"] <= 1
 
 
-def test_the_head_learns_to_correct(tmp_path, shards, auxiliary):
-    pretrain(settings(shards, auxiliary, training__updates=60, **CORRECTIVE), tmp_path / "run")
+def test_the_head_learns_to_correct(tmp_path):
+    shards = tiny.make_repetitive_shards(tmp_path / "shards")
+    pretrain(tiny.settings(shards, training__updates=3), tmp_path / "auxiliary")  # it knows nothing
+    more = {"training__updates": 100, "optimizer__learning_rate": 1e-2}
+    pretrain(settings(shards, tmp_path / "auxiliary", **more, **CORRECTIVE), tmp_path / "run")
     records = without_clock(tmp_path / "run")
     assert records[-1]["corrective"] < records[0]["corrective"] - 1
 

@@ -582,13 +582,6 @@ def test_dev_texts_of_train_are_counted_and_left_out_where_asked(tmp_path, model
     assert sorted(len(cell["predictions"]["dev"]) for cell in cells) == [7, 7, 8, 8]
 
 
-def test_help_names_every_kind_of_task(capsys):
-    assert main(["evaluate", "--help"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    for said in ("named entities, bug finding, minimal pairs", "--train train.conll", "--tasks blimp", "--tasks bugs"):
-        assert said in shown
-
-
 def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue):
     common = ["--data", str(glue), "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path)]
     assert main(["evaluate", str(models[0]), "--tasks", "cola", "--save", *common]) == 0

@@ -39,6 +39,7 @@ from fast_electra.models.classifier import (
 )
 from fast_electra.models.dropout import FastDropout, drop
 from fast_electra.models.export import write_model
+from fast_electra.models.linear_maps import LinearMap
 from fast_electra.objectives.base import ParameterGroup
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
@@ -231,7 +232,7 @@ def test_every_parameter_has_the_rate_of_its_layer_and_is_in_exactly_one_group(a
         assert factors[name] == FACTORS[architecture][prefix], name
     assert used == set(FACTORS[architecture])
     parameters = dict(model.named_parameters())
-    optimizer = GroupOptimizer(ParameterGroup("main", parameters, RECIPE.optimizer(), rate_factors=factors))
+    optimizer = GroupOptimizer(ParameterGroup.of("main", model, RECIPE.optimizer(), rate_factors=factors))
     stepped = [id(p) for group in optimizer.adamw.param_groups for p in group["params"]]
     assert sorted(stepped) == sorted(id(master) for master in optimizer.masters.values())
     assert len(stepped) == len(parameters)
@@ -240,7 +241,8 @@ def test_every_parameter_has_the_rate_of_its_layer_and_is_in_exactly_one_group(a
 def test_a_factor_scales_the_step_and_the_decay():
     settings = OptimizerConfig(learning_rate=0.1, epsilon=1e-12, weight_decay=0.5, clip=None)
     parameters = {name: nn.Parameter(torch.full((2, 2), 3.0)) for name in ("a", "b")}
-    optimizer = GroupOptimizer(ParameterGroup("main", parameters, settings, rate_factors={"b": 0.25}))
+    maps = {name: LinearMap(hidden=True) for name in parameters}
+    optimizer = GroupOptimizer(ParameterGroup("main", parameters, settings, maps, rate_factors={"b": 0.25}))
     for parameter in parameters.values():
         parameter.grad = torch.full((2, 2), 7.0)
     optimizer.step(0.1, 0)

@@ -26,6 +26,7 @@ from fast_electra.corruption.masking import (
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
+from fast_electra.models.linear_maps import LinearMap
 from fast_electra.objectives.base import ParameterGroup, Prepared
 from fast_electra.objectives.mlm import shown_ids
 from fast_electra.training.assembly import assemble
@@ -194,12 +195,12 @@ def test_berts_rule_shows_random_and_original_tokens_in_their_shares():
 
 
 @objectives
-@pytest.mark.parametrize("muon", [None, 0.02])
-def test_every_trainable_parameter_is_in_exactly_one_optimizer_group_and_moves(name, muon, shards, auxiliary):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_trainable_parameter_is_in_exactly_one_optimizer_group_and_moves(name, optimizer, shards, auxiliary):
     """lucidrains: no bias and no norm was in the optimizer. torch-electra: the discriminator's parameters weren't.
     simpletransformers: only the generator's loss was optimised.
     """
-    config, parts = parts_of(name, shards, auxiliary, optimizer__muon_learning_rate=muon)
+    config, parts = parts_of(name, shards, auxiliary, optimizer__kind=optimizer)
     trainable = {
         id(parameter): f"{model}.{key}"
         for model, module in parts.objective.models().items()
@@ -208,6 +209,9 @@ def test_every_trainable_parameter_is_in_exactly_one_optimizer_group_and_moves(n
     }
     grouped = [id(p) for group in parts.objective.parameter_groups() for p in group.parameters.values()]
     assert sorted(grouped) == sorted(trainable)
+    for group in parts.objective.parameter_groups():
+        assert set(group.linear_maps) <= set(group.parameters)
+        assert group.name == "shared" or group.linear_maps  # tables alone are shared
     state, plan = start(config, parts, CPU)
     for optimizer in state.optimizers:
         stepped = [id(p) for group in optimizer.adamw.param_groups for p in group["params"]]
@@ -292,7 +296,8 @@ def test_adam_without_bias_correction_is_the_published_formula():
         "layer.weight": nn.Parameter(torch.tensor(start_matrix, dtype=torch.float32)),
         "layer.bias": nn.Parameter(torch.tensor(start_bias, dtype=torch.float32)),
     }
-    optimizer = GroupOptimizer(ParameterGroup("main", parameters, settings))
+    maps = {"layer.weight": LinearMap(hidden=True)}
+    optimizer = GroupOptimizer(ParameterGroup("main", parameters, settings, maps))
     expected = {"layer.weight": start_matrix.copy(), "layer.bias": start_bias.copy()}
     first = {name: np.zeros_like(value) for name, value in expected.items()}
     second = {name: np.zeros_like(value) for name, value in expected.items()}
@@ -318,7 +323,7 @@ def test_the_first_step_without_bias_correction_is_the_smaller_one():
         weight = nn.Parameter(torch.zeros(2, 2))
         settings = OptimizerConfig(learning_rate=0.1, beta2=0.999, epsilon=1e-12, bias_correction=corrected)
         weight.grad = torch.ones(2, 2)
-        GroupOptimizer(ParameterGroup("main", {"weight": weight}, settings)).step(0.1, update=0)
+        GroupOptimizer(ParameterGroup("main", {"weight": weight}, settings, {})).step(0.1, update=0)
         steps.append(-weight[0, 0].item())
     assert steps[0] == pytest.approx(0.1, rel=1e-5)
     assert steps[1] == pytest.approx(0.1 * 0.1 / 0.001**0.5, rel=1e-4)

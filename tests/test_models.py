@@ -10,7 +10,14 @@ from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.build import build_model, load_model, start_from, transformers_config, weights_digest
+from fast_electra.models.build import (
+    build_model,
+    load_model,
+    start_at_unigram,
+    start_from,
+    transformers_config,
+    weights_digest,
+)
 from fast_electra.models.export import export_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
@@ -236,3 +243,27 @@ def test_what_is_no_model_is_refused(tmp_path, tokenizer):
         load_model(tmp_path / "rtd", "rtd")
     with pytest.raises(ModelError, match=r"model.safetensors is damaged or incomplete"):
         weights_digest(tmp_path / "rtd")
+
+
+def test_a_new_vocabulary_head_starts_at_the_unigram_frequencies_also_where_its_table_is_longer():
+    log_probabilities = torch.tensor([0.5, 0.3, 0.2, 0.0]).log().repeat_interleave(25) - torch.tensor(25.0).log()
+    shape = ModelConfig(architecture="bert", layers=1, hidden_size=32, heads=2, intermediate_size=48)
+    model = build_model(transformers_config(shape, 104, SPECIAL, 32), "mlm", seed=0)
+    start_at_unigram(model, log_probabilities)
+    bias = model.get_output_embeddings().bias
+    assert torch.equal(bias[:75], log_probabilities[:75])
+    assert (bias[75:] == log_probabilities[74]).all()  # never in the corpus, or no token's at all
+    trained = bias.detach().clone()
+    start_at_unigram(model, log_probabilities.flip(0))
+    assert torch.equal(bias, trained)
+
+
+def test_a_head_whose_output_embeddings_are_another_layer_is_left_as_it_is():
+    options = {"legacy": False}
+    shape = ModelConfig(
+        architecture="deberta-v2", layers=1, hidden_size=32, heads=2, intermediate_size=48, options=options
+    )
+    model = build_model(transformers_config(shape, 104, SPECIAL, 32), "mlm", seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    start_at_unigram(model, torch.full((104,), 1 / 104).log())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -26,7 +26,7 @@ SHAPE = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}
 CHOICES = [
     *("objective.kind", "objective.sharing", "objective.clip"),
     *("corruption.masking.kind", "corruption.schedule.kind", "corruption.augmentation.kind", "auxiliary.kind"),
-    *("main.embeddings", "main.start", "main.freeze", "data.attention", "optimizer.schedule"),
+    *("main.embeddings", "main.start", "main.freeze", "data.attention", "optimizer.schedule", "optimizer.kind"),
 ]
 BACKBONES = ["electra", "bert", "roberta", "modernbert", "deberta", "deberta-v2", "nomic_bert", "eurobert", "mpnet"]
 OPTIONS = {"deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}}  # DeBERTaV3's

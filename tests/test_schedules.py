@@ -260,13 +260,14 @@ def test_a_plan_has_what_the_objective_has(shards):
 
 
 def test_plot_prints_a_table_and_draws_a_file(tmp_path, capsys):
-    assert main(["config", "plot", "quickstart", "training.updates=50", "--json"]) == 0
+    preset = ["config", "plot", "quickstart", "corruption.schedule.initial=2.0"]
+    assert main([*preset, "training.updates=50", "--json"]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
     assert (curves[0]["update"], curves[-1]["update"]) == (1, 50)
     assert curves[0]["temperature"] == 2.0
-    assert main(["config", "plot", "quickstart"]) == 0
+    assert main(preset) == 0
     assert "learning rate" in capsys.readouterr().out
-    drawn = ["config", "plot", "quickstart", "--beside", "corruption.schedule.kind=cosine optimizer.warmup=0.2"]
+    drawn = [*preset, "--beside", "corruption.schedule.kind=cosine optimizer.warmup=0.2"]
     for suffix, start in ((".svg", b"<svg"), (".png", b"\x89PNG")):
         assert main([*drawn, "--out", str(tmp_path / f"curves{suffix}")]) == 0
         assert (tmp_path / f"curves{suffix}").read_bytes().startswith(start)

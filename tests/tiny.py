@@ -1,5 +1,6 @@
 """Small real things that tests share: text, shards, configurations, models."""
 
+import json
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fast_electra.data.shards import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import train_tokenizer
 
+WORDS = ["red", "oak", "moon", "grey", "fox", "ripe", "plum", "lake"]
 NAMES = ["value", "total", "count", "items", "index", "left", "right", "name", "limit", "result"]
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
@@ -39,7 +41,8 @@ def settings(folder: Path, kind: str = "mlm", auxiliary: Path | None = None, **c
             "validation_fraction": 0.1,
         },
         "main": {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48},
-        "objective": {"kind": kind},
+        # [MASK] at every masked position, which most tests look for
+        "objective": {"kind": kind, "random": 0.0, "kept": 0.0} if kind == "mlm" else {"kind": kind},
         "auxiliary": {"model": str(auxiliary) if auxiliary else None},
         "optimizer": {"learning_rate": 3e-3},
         "training": {
@@ -93,3 +96,29 @@ def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int =
         indices=torch.arange(rows),
         samples=torch.arange(rows),
     )
+
+
+def make_repetitive_shards(folder: Path) -> Path:
+    """Shards of 150 texts that say one word again and again: a masked word can be learned within seconds."""
+    draw = random.Random(0)
+    texts = []
+    for number in range(150):
+        text = " ".join([draw.choice(WORDS)] * draw.randint(60, 100))
+        texts.append(Document(f"{text} {number}", f"text {number}"))
+    data = settings(folder).data
+    data = data.model_copy(update={"workers": 1, "tokenizer": data.tokenizer.model_copy(update={"kind": "text"})})
+    build_shards(texts, train_tokenizer((t.text for t in texts), data.tokenizer, data.length), folder, data)
+    return folder
+
+
+def as_version_0_1(run: Path) -> None:
+    """Give a run folder's record the shape that version 0.1.0 wrote."""
+    record = json.loads((run / "run.json").read_text())
+    record["environment"]["fast_electra"] = "0.1.0"
+    for name in ("requested", "resolved"):
+        del record[name]["optimizer"]["kind"]
+        record[name]["optimizer"]["muon_learning_rate"] = 0.03
+    (run / "run.json").write_text(json.dumps(record))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps({key: value for key, value in record.items() if key != "internals"}) for record in records]
+    (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))

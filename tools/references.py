@@ -19,7 +19,7 @@ from fast_electra.data.files import write_text_atomically
 from fast_electra.errors import UserError
 from fast_electra.report.plots import save_svg
 from fast_electra.training import reference
-from fast_electra.training.reference import curve_settings, make_reference, references
+from fast_electra.training.reference import differing, make_reference, references
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "images" / "reference-curves.svg"
@@ -34,10 +34,9 @@ CHARTS = (
 def main(runs: list[Path]) -> int:
     """Write the references of the presets that `runs` belong to, then the picture."""
     by_preset = defaultdict(list)
-    settings = {name: curve_settings(load_config(name)) for name in preset_names()}
     for run in runs:
-        own = curve_settings(load_config(run / "config.yaml"))
-        preset = next((name for name, asked in settings.items() if asked == own), None)
+        config = load_config(run / "config.yaml")
+        preset = next((name for name in preset_names() if not differing(name, config)), None)
         if preset is None:
             print(f"error: {run} has the settings of no preset", file=sys.stderr)
             return 2

@@ -82,7 +82,7 @@ def evaluate(
     overlap
         Token shards or text of pre-training: count the tasks' texts that occur there.
     drop_overlap
-        Leave dev and test examples whose texts are also in train out of the scores.
+        Leave dev examples whose texts are also in train out of the scores.
     predictions
         A folder for predictions of the test sets, as GLUE's server takes them.
     save

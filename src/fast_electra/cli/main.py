@@ -140,12 +140,10 @@ app.command(
 app.command(
     "fast_electra.cli.evaluate_command:evaluate",
     name="evaluate",
-    help="Score a model beside baselines: GLUE, your own task, named entities, bug finding, minimal pairs.",
+    help="Fine-tune a model on GLUE, on your own task or on finding bugs, and score it beside baselines.",
     help_epilogue="""Examples:
   fast-electra evaluate runs/main --tasks cola,sst2,mrpc,rte --data GLUE
   fast-electra evaluate runs/main --train reviews.csv --text review --label stars
-  fast-electra evaluate runs/main --train train.conll --dev dev.conll --examples 100,500
-  fast-electra evaluate runs/main --tasks blimp --data blimp.jsonl.xz
   fast-electra evaluate runs/main --tasks bugs --recipe fast --seeds 5
   fast-electra evaluate google/electra-small-discriminator --tasks rte --json""",
 )

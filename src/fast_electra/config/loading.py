@@ -57,6 +57,7 @@ SYNONYMS = {
     "max_grad_norm": "optimizer.clip",
     "max_length": "data.length",
     "max_steps": "training.updates",
+    "muon_learning_rate": "optimizer.kind",
     "mlm_probability": "corruption.masking.rate",
     "mask_prob": "corruption.masking.rate",
     "max_seq_length": "data.length",

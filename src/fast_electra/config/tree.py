@@ -122,10 +122,10 @@ class MLMObjective(Section):
     """Masked language modelling: trains auxiliaries."""
 
     kind: Literal["mlm"] = "mlm"
-    random: float = Field(default=0.0, ge=0, le=1)
-    """share of the masked positions that show a random token instead of [MASK] (BERT: 0.1)"""
-    kept: float = Field(default=0.0, ge=0, le=1)
-    """share of the masked positions that show the original instead of [MASK] (BERT: 0.1)"""
+    random: float = Field(default=0.1, ge=0, le=1)
+    """share of the masked positions that show a random token instead of [MASK] (BERT's, as is the next)"""
+    kept: float = Field(default=0.1, ge=0, le=1)
+    """share of the masked positions that show the original instead of [MASK]"""
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -149,8 +149,10 @@ class FastElectraObjective(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW, Muon for the layers' matrices where asked, and the learning rate over the run."""
+    """AdamW, or Muon for the layers' matrices and AdamW for the rest, and the learning rate over the run."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices of the encoder's layers are stepped by Muon, with updates as large as AdamW's"""
     learning_rate: float = Field(gt=0)
     """peak learning rate"""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -161,12 +163,10 @@ class OptimizerConfig(Section):
     """added to the root of the squared gradient's average"""
     bias_correction: bool = True
     """false: Adam without bias correction, as in ELECTRA's and BERT's own code"""
-    muon_learning_rate: float | None = Field(default=None, gt=0)
-    """peak learning rate of the layers' matrices under Muon; empty: AdamW for everything"""
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     """decay of Muon's moving average"""
     weight_decay: float = Field(default=0.01, ge=0)
-    """on matrices only: biases, norms and embeddings are not decayed"""
+    """decoupled, times the learning rate; on linear maps only: tables, norms and biases are not decayed"""
     clip: float | None = Field(default=1.0, gt=0)
     """largest gradient norm; empty: no clipping"""
     schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"

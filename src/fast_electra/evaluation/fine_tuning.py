@@ -531,9 +531,8 @@ def fine_tune(
     cut_table(model, torch.unique(torch.cat((encoded.tokens, torch.tensor([padding.token])))))
     model.to(execution.device)  # type: ignore[arg-type]
     objective = FineTuning(model, task.kind, *_scale(encoded.train, task.kind))
-    parameters = dict(model.named_parameters())
     factors = rate_factors(model, recipe.layerwise_decay)
-    optimizer = GroupOptimizer(ParameterGroup("main", parameters, recipe.optimizer(), rate_factors=factors))
+    optimizer = GroupOptimizer(ParameterGroup.of("main", model, recipe.optimizer(), rate_factors=factors))
     cast_weights(model, execution.weights_dtype)
     batches = LengthBuckets(encoded.train, recipe.batch_size, seed, padding)
     updates = recipe.epochs_of(task.name, batches.per_epoch) * batches.per_epoch

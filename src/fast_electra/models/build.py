@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -32,6 +32,7 @@ from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION, use_document_masks
 from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import first_position
+from fast_electra.models.norms import use_exact_norms
 from fast_electra.models.rotary import use_fast_rotary
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
@@ -275,6 +276,26 @@ def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_on
         return copied
 
 
+def start_at_unigram(model: PreTrainedModel, log_probabilities_V: Tensor) -> None:
+    """Set a new vocabulary head's output bias, which is zero, to the log unigram frequencies.
+
+    That is the best prediction without context, so training need not learn it first.
+
+    Args:
+        model: with a vocabulary head; a bias that is not zero was trained, and stays.
+        log_probabilities_V: of the tokens of the corpus; -inf for what never occurs. The model's table may be longer:
+            the bias of ids that no token has is the least of all.
+    """
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    # DeBERTa-v2's newer head calls another layer its output embeddings.
+    if not isinstance(bias, Tensor) or len(bias) != model.config.vocab_size or bias.any():
+        return
+    least = log_probabilities_V[log_probabilities_V.isfinite()].min()
+    with torch.no_grad():
+        bias.fill_(least)
+        bias[: len(log_probabilities_V)].copy_(log_probabilities_V.clamp(min=least))
+
+
 def weights_digest(folder: Path) -> str:
     """SHA-256 over the names and bytes of all tensors in a folder's safetensors files.
 
@@ -362,6 +383,7 @@ def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     """In float32, with what our attention needs of the class."""
     use_fast_rotary(model)
     use_document_masks(model)
+    use_exact_norms(model)
     if model.config.model_type == "mpnet":
         # MPNet takes id 1 for padding whatever the tokenizer says, and would never train that token.
         cast(nn.Embedding, model.get_input_embeddings()).padding_idx = model.config.pad_token_id

@@ -10,15 +10,16 @@ Notable:
   three for joint ELECTRA.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
 from fast_electra.config.tree import OptimizerConfig
 from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
+from fast_electra.models.linear_maps import LinearMap, linear_maps
 
 
 class Examples(Protocol):
@@ -74,10 +75,23 @@ class ParameterGroup:
     name: str
     parameters: Mapping[str, nn.Parameter]
     settings: OptimizerConfig
+    linear_maps: Mapping[str, LinearMap]
+    """those of `parameters` that are linear maps: they are decayed, and stepped by Muon where it is asked for"""
     loss_weight: float = 1.0
     """gradients are divided by it before they are clipped: of a weighted loss they become those of the unweighted"""
     rate_factors: Mapping[str, float] = field(default_factory=dict)
     """what AdamW's learning rate is multiplied by, for each parameter by name; 1 where it is left out"""
+
+    @classmethod
+    def of(cls, name: str, model: nn.Module, settings: OptimizerConfig, **more: Any) -> Self:
+        """All parameters of a model, in one group."""
+        return cls(name, dict(model.named_parameters()), settings, linear_maps(model), **more)
+
+    def only(self, name: str, parameters: Iterable[str], **changes: Any) -> Self:
+        """A group of some of the parameters, named `name`."""
+        chosen = {key: self.parameters[key] for key in parameters}
+        maps = {key: value for key, value in self.linear_maps.items() if key in chosen}
+        return replace(self, name=name, parameters=chosen, linear_maps=maps, **changes)
 
 
 @dataclass(frozen=True)

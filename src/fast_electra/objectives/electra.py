@@ -65,24 +65,22 @@ class Electra:
         model, on the gradients of its own unweighted loss, and one for what they share, on the weighted mean of both
         (so that tied tables see the published ratio), with the main model's settings.
         """
-        main = dict(self.main.model.named_parameters())
-        generator = dict(self.generator.model.named_parameters())
-        in_both = {id(p) for p in main.values()} & {id(p) for p in generator.values()}
-        shared = {name: p for name, p in main.items() if id(p) in in_both}
-        main = {name: p for name, p in main.items() if id(p) not in in_both}
-        if self.config.clip == "joint":
-            named = {f"main.{name}": p for name, p in main.items()}
-            named |= {f"generator.{name}": p for name, p in generator.items()}
-            return [ParameterGroup("main", named, self.optimizer)]
-        generator = {name: p for name, p in generator.items() if id(p) not in in_both}
         weight = self.config.rtd_weight
-        groups = [
-            ParameterGroup("main", main, self.optimizer, loss_weight=weight),
-            ParameterGroup("generator", generator, self.config.generator_optimizer or self.optimizer),
-        ]
-        if shared:
-            groups.append(ParameterGroup("shared", shared, self.optimizer, loss_weight=1.0 + weight))
-        return groups
+        main = ParameterGroup.of("main", self.main.model, self.optimizer, loss_weight=weight)
+        generator = ParameterGroup.of(
+            "generator", self.generator.model, self.config.generator_optimizer or self.optimizer
+        )
+        in_both = {id(p) for p in main.parameters.values()} & {id(p) for p in generator.parameters.values()}
+        shared = [name for name, p in main.parameters.items() if id(p) in in_both]
+        own = main.only("main", (name for name, p in main.parameters.items() if id(p) not in in_both))
+        if self.config.clip == "joint":
+            both = (own, generator)
+            named = {f"{group.name}.{name}": p for group in both for name, p in group.parameters.items()}
+            maps = {f"{group.name}.{name}": found for group in both for name, found in group.linear_maps.items()}
+            return [ParameterGroup("main", named, self.optimizer, maps)]
+        unshared = (name for name, p in generator.parameters.items() if id(p) not in in_both)
+        groups = [own, generator.only("generator", unshared)]
+        return [*groups, main.only("shared", shared, loss_weight=1.0 + weight)] if shared else groups
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
         """Mask."""

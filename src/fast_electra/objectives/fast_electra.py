@@ -17,7 +17,7 @@ Shapes: B sequences, S positions, M masked positions, N = B · M.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -63,10 +63,13 @@ class FastElectra:
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """All the main model's parameters and the vocabulary head's own, in one group."""
-        named = dict(self.main.model.named_parameters())
-        if self.head:
-            named |= {f"masked_lm.{name}": p for name, p in self.head.parameters().items()}
-        return [ParameterGroup("main", named, self.optimizer)]
+        main = ParameterGroup.of("main", self.main.model, self.optimizer)
+        if not self.head:
+            return [main]
+        head = ParameterGroup.of("masked_lm", self.head.model, self.optimizer).only("masked_lm", self.head.parameters())
+        named = {f"masked_lm.{name}": p for name, p in head.parameters.items()}
+        maps = {f"masked_lm.{name}": found for name, found in head.linear_maps.items()}
+        return [replace(main, parameters={**main.parameters, **named}, linear_maps={**main.linear_maps, **maps})]
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
         """Mask."""

@@ -45,7 +45,7 @@ class MLM:
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """All its parameters, in one group."""
-        return [ParameterGroup("main", dict(self.model.model.named_parameters()), self.optimizer)]
+        return [ParameterGroup.of("main", self.model.model, self.optimizer)]
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
         """Mask."""

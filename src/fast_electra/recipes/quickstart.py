@@ -54,6 +54,8 @@ _OTHER_SECONDS = 75.0
 _AUXILIARY_SHARE = 0.43
 _ESTIMATE_AFTER = 20
 _EVERY_TOKEN = 10
+# The vocabulary for the user's own text: that of the first line whose bytes the text has more than.
+_VOCABULARIES = ((10_000_000, 16384), (2_000_000, 8192), (400_000, 4096), (-1, 1024))
 _TOKENIZER_SAMPLE = 10_000_000
 
 USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -182,7 +184,7 @@ class _Stages:
         "tokens": ("Tokens", "train a tokenizer and write token shards; about half a minute"),
         "auxiliary": ("Auxiliary", "train a small masked language model, which will propose replacements; minutes"),
         "main": ("Main model", "learn to detect replaced tokens, easy ones first; minutes"),
-        "downstream": ("Downstream", "is it of use as it is, without fine-tuning? about a minute"),
+        "downstream": ("Downstream", "does it find bugs as it is, without fine-tuning? about a minute"),
         "task": ("Your task", "fine-tune on your examples, beside an encoder without pre-training; minutes"),
         "report": ("Report", "write the page; seconds"),
     }
@@ -276,7 +278,7 @@ def _configs(
     common = [f"data.shards={json.dumps(str(folder / 'shards'))}"]
     if text:
         size = sum(_bytes(path) for path in text)
-        vocabulary = 8192 if size > 2_000_000 else 4096 if size > 400_000 else 1024
+        vocabulary = next(tokens for least, tokens in _VOCABULARIES if size > least)
         chosen = ["data.format=auto", "data.tokenizer.kind=text", f"data.tokenizer.vocabulary_size={vocabulary}"]
         given = {override.partition("=")[0] for override in overrides}
         common += [setting for setting in chosen if setting.partition("=")[0] not in given]

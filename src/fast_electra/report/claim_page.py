@@ -145,11 +145,10 @@ def _rates(corpus: Results) -> TextTable:
             *(number(found["scores"].get(factor)) for factor in factors),
             number(found["factor"]),
             number(found["learning_rate"]),
-            number(found["muon_learning_rate"]),
         ]
         for found in corpus["learning_rates"]
     ]
-    columns = ["method", "by", *(f"× {factor}" for factor in factors), "chosen", "AdamW", "Muon"]
+    columns = ["method", "by", *(f"× {factor}" for factor in factors), "chosen", "learning rate"]
     return TextTable(f"{corpus['corpus']}: learning rates, chosen on validation text; points", columns, rows)
 
 
@@ -289,6 +288,7 @@ def page_of(results: Results) -> str:
             image=Markup(to_svg(chart_of(results), page=True)),
             spoken=" ".join(sentences),
             commands=[results["command"]],
+            curve=None,
             details={},
             style=asset("page.css"),
         )

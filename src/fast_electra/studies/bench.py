@@ -57,8 +57,9 @@ from fast_electra.training.assembly import Assembled, assemble, special_ids
 from fast_electra.training.corrupt import build_cache
 from fast_electra.training.flops import MatrixProduct, matrix_products
 from fast_electra.training.loop import make_update
+from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.pretrain import flops_per_update, start
+from fast_electra.training.pretrain import start
 
 PARTS = ("rtd_only", "cached", "online", "joint", "peer_best", "peer_default")
 

@@ -427,8 +427,6 @@ class _Trial:
                     "by": record["by"],
                     "factor": record["factor"],
                     "learning_rate": optimizer.learning_rate * record["factor"],
-                    "muon_learning_rate": optimizer.muon_learning_rate
-                    and optimizer.muon_learning_rate * record["factor"],
                     "scores": {f: None if s is None else round(100 * s, 2) for f, s in record["scores"].items()},
                 }
                 for method, record in choices.items()

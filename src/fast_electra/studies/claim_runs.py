@@ -69,16 +69,13 @@ class Material:
             name: of `METHODS`.
             updates: of the run.
             seed: of the run.
-            factor: on both learning rates of the preset.
+            factor: on the learning rate of the preset.
             auxiliary: a run or folder, for the methods that need one.
         """
         base, settings = self.base, {section: dict(values) for section, values in METHODS[name].settings.items()}
         if settings.get("objective", {}).get("kind") == "electra":
             settings["objective"]["generator"] = helper_shape(base.main)
-        rates = {"learning_rate": base.optimizer.learning_rate * factor}
-        if base.optimizer.muon_learning_rate is not None:
-            rates["muon_learning_rate"] = base.optimizer.muon_learning_rate * factor
-        settings["optimizer"] = rates
+        settings["optimizer"] = {"learning_rate": base.optimizer.learning_rate * factor}
         settings["training"] = {"updates": updates, "seed": seed}
         if METHODS[name].auxiliary:
             settings["auxiliary"] = {"model": str(auxiliary)}
@@ -89,7 +86,7 @@ class Material:
         return with_settings(
             self._of("quickstart-auxiliary"),
             main=helper_shape(self.base.main),
-            objective={"kind": "mlm"},
+            objective={"kind": "mlm", "random": 0.0, "kept": 0.0},
             training={"updates": updates, "seed": seed},
         )
 

@@ -30,6 +30,7 @@ from fast_electra.corruption.cache import (
     open_cache,
     refuse_unreplayable,
 )
+from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.corruption.initial import initial_temperature
 from fast_electra.corruption.masking import Masker, make_masker, mask_random_tokens
 from fast_electra.corruption.schedules import with_initial
@@ -44,6 +45,7 @@ from fast_electra.models.build import (
     build_model,
     continue_model,
     resolve_model,
+    start_at_unigram,
     start_from,
     transformers_config,
     weights_digest,
@@ -377,6 +379,8 @@ def _refuse_start_from_auxiliary(config: Config) -> None:
 def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
     """The model of a section of the configuration: fresh in its shape, or continued from a checkpoint.
 
+    A vocabulary head's output bias starts at the log unigram frequencies, unless it is loaded.
+
     Args:
         inputs: takes note of what was loaded.
         shape: the section.
@@ -384,25 +388,37 @@ def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: in
         head: what the model is trained for.
         seed: of new weights.
     """
-    shards, length = inputs.shards, inputs.config.data.length
+    shards = inputs.shards
     if shape.model is None:
-        return build_model(transformers_config(shape, shards.vocabulary_size, inputs.special, length, key), head, seed)
-    tokenizer = load_tokenizer(resolve_model(shape.model))
+        config = transformers_config(shape, shards.vocabulary_size, inputs.special, inputs.config.data.length, key)
+        model = build_model(config, head, seed)
+    else:
+        model = _continued(inputs, shape, shape.model, key, head, seed)
+    if head == "mlm":
+        allowed_V = torch.ones(shards.vocabulary_size, dtype=torch.bool)
+        allowed_V[list(shards.special_tokens.values())] = False
+        start_at_unigram(model, unigram_log_probabilities(shards.split("train"), allowed_V))
+    return model
+
+
+def _continued(inputs: Inputs, shape: ShapeConfig, source: str, key: str, head: Head, seed: int) -> PreTrainedModel:
+    shards, length = inputs.shards, inputs.config.data.length
+    tokenizer = load_tokenizer(resolve_model(source))
     if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
         raise ModelError(
-            f"{key}.model={shape.model} has another tokenizer than the shards {shards.folder}: build the shards with "
-            f"data.tokenizer.path={shape.model}."
+            f"{key}.model={source} has another tokenizer than the shards {shards.folder}: build the shards with "
+            f"data.tokenizer.path={source}."
         )
-    model, note = continue_model(shape.model, head, seed, shape.dropout)
+    model, note = continue_model(source, head, seed, shape.dropout)
     longest = longest_row(model.config)
     if longest is not None and length > longest:
         raise ModelError(
-            f"{key}.model={shape.model} takes rows of {longest} tokens, fewer than data.length={length}: "
+            f"{key}.model={source} takes rows of {longest} tokens, fewer than data.length={length}: "
             f"set data.length={longest} or less."
         )
     if model.config.vocab_size < shards.vocabulary_size:
         raise ModelError(
-            f"{key}.model={shape.model} has embeddings for {model.config.vocab_size} tokens and a tokenizer of "
+            f"{key}.model={source} has embeddings for {model.config.vocab_size} tokens and a tokenizer of "
             f"{shards.vocabulary_size}: resize its embeddings in Transformers and save it first."
         )
     inputs.notes.append(note)

@@ -108,8 +108,8 @@ def plateau_finding(check: str, accuracy: float, unigram: float, progress: float
     if accuracy >= unigram + 0.02:
         return Finding(check, "ok", measured, normal)
     remedy = (
-        "train the masked language model longer; a higher learning rate, optimizer.muon_learning_rate=0.02 or a "
-        "smaller vocabulary make it leave the plateau sooner"
+        "train the masked language model longer; a higher learning rate, objective.random=0.2 "
+        "or a smaller vocabulary make it leave the plateau sooner"
     )
     return Finding(check, "problem" if progress >= _LATE else "warning", measured, normal, remedy)
 
@@ -250,8 +250,8 @@ def clipping(curves: Curves) -> list[Finding]:
     return findings
 
 
-# Peak learning rates of AdamW by width: up to this width, the least and the largest that is usual, published ones. The
-# usual range goes a factor of two to five beyond the published settings.
+# Peak learning rates by width, of AdamW and of Muon, whose updates are as large: up to this width, the least and the
+# largest that is usual, published ones. The usual range goes a factor of two to five beyond the published settings.
 _RATES = (
     (128, 1e-4, 1e-2, "no published setting of this width"),
     (512, 1e-4, 3e-3, "ELECTRA-small 5e-4, arXiv 2003.10555"),
@@ -260,8 +260,6 @@ _RATES = (
 )
 # Continued pre-training: BERT's own advice is 2e-5, Gururangan et al. (arXiv 2004.10964) took up to 5e-4.
 _CONTINUED = (2e-6, 1e-3, "continued: BERT's advice 2e-5; up to 5e-4 in arXiv 2004.10964")
-# Muon: 0.02 in Jordan et al. (2024), whatever the width.
-_MUON = (2e-3, 0.1, "Jordan et al. 0.02")
 
 
 def learning_rate_range(curves: Curves) -> list[Finding]:
@@ -274,8 +272,6 @@ def learning_rate_range(curves: Curves) -> list[Finding]:
     elif config.main.hidden_size is not None:
         usual = _usual_rates(config.main.hidden_size)
         asked.append(("optimizer.learning_rate", config.optimizer.learning_rate, *usual))
-    if config.optimizer.muon_learning_rate is not None:
-        asked.append(("optimizer.muon_learning_rate", config.optimizer.muon_learning_rate, *_MUON))
     if isinstance(config.objective, ElectraObjective) and config.objective.generator_optimizer:
         own, width = config.objective.generator_optimizer, config.objective.generator.hidden_size
         if width is not None:

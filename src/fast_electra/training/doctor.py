@@ -36,13 +36,13 @@ from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_c
 from fast_electra.training.curve_checks import CURVE_CHECKS, Curves, Finding, plateau_finding
 from fast_electra.training.internal_checks import inside, judge
 from fast_electra.training.internals import measure, weight_figures
+from fast_electra.training.outlook import MOST_EPOCHS
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
 
 _SEQUENCES = ("input_ids", "inputs_embeds")  # what a model may see of a corrupted sequence
 _ROWS = 8  # of the batch that goes through the parts
 _TOKENS = 2_000_000  # tokens of the corpus that its entropy is estimated from
-_MOST_EPOCHS = 40
 _CHECKS = (*CURVE_CHECKS, inside)
 
 
@@ -145,8 +145,10 @@ def read_run(folder: Path) -> Run:
         )
     record = json.loads(file.read_text(encoding="utf-8"))
     records = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    resolved = record.get("resolved", {})
+    resolved.get("optimizer", {}).pop("muon_learning_rate", None)  # of version 0.1, where Muon had a rate of its own
     try:
-        config = Config.model_validate_json(json.dumps(record["resolved"]))
+        config = Config.model_validate_json(json.dumps(resolved))
     except (KeyError, ValidationError) as error:
         reason = str(error).replace("\n", " ")[:200]
         raise CheckpointError(f"{file} can't be read by this version ({reason}): examine it with its own.") from error
@@ -205,8 +207,8 @@ def repetition(run: Run) -> list[Finding]:
     corpus = shards.split("train").tokens
     epochs = run.curves.updates * training.batch_size * run.config.data.length / corpus
     measured = f"{epochs:.1f} epochs of {corpus:,} tokens"
-    normal = f"at most {_MOST_EPOCHS} (BERT: about 40)"
-    if epochs <= _MOST_EPOCHS:
+    normal = f"at most {MOST_EPOCHS} (BERT: about 40)"
+    if epochs <= MOST_EPOCHS:
         return [Finding("repetition", "ok", measured, normal)]
     remedy = "give more text, or train a smaller model for fewer updates"
     return [Finding("repetition", "warning", measured, normal, remedy)]

@@ -38,8 +38,9 @@ from fast_electra.training.assembly import assemble
 from fast_electra.training.auxiliary import load_auxiliary
 from fast_electra.training.card import model_card
 from fast_electra.training.checkpoints import checkpoint_at, checkpoint_updates, load_tensors
+from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import flops_per_update, start
+from fast_electra.training.pretrain import start
 from fast_electra.training.telemetry import read_metrics
 
 Say = Callable[[str], None]

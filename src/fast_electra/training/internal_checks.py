@@ -51,8 +51,8 @@ def _hidden_states(figures: Mapping[str, Any], _progress: float, at: str) -> lis
         return []
     ratio, rms = figures["hidden_ratio"], figures["hidden_rms"]
     layer = max((name for name in rms if name != "embedding"), key=lambda name: rms[name])
-    measured = f"layer {layer}: root mean square {rms[layer]:.2f}, the embeddings' {rms['embedding']:.2f}{at}"
-    normal = "at most 5 times the embeddings' (10 is tolerable)"
+    measured = f"layer {layer}: root mean square {rms[layer]:.2f}, {ratio:.1f} times the embeddings'{at}"
+    normal = "at most 10 times (sound runs: 5), where embeddings below 1 count as 1"
     severity = "ok" if ratio <= 10 else "warning" if ratio <= 30 else "problem"
     remedy = f"the layers drown the embeddings: {_SMALLER_STEPS}"
     return [Finding("hidden states", severity, measured, normal, remedy if ratio > 10 else "")]

@@ -3,11 +3,10 @@
 Notable:
 - where the model's weights are bfloat16, the optimizer steps on float32 masters and writes them back: a bfloat16 weight
   would swallow updates smaller than 1/256 of itself;
-- biases, norms and embeddings are not decayed (they are no matrices of a linear map);
+- linear maps are decayed; tables, norms and biases are not (models/linear_maps.py says which is which);
 - a non-finite gradient stops the run before any weight is touched.
 """
 
-import re
 from math import cos, pi
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from fast_electra.config.tree import OptimizerConfig
 from fast_electra.errors import TrainingError
 from fast_electra.objectives.base import ParameterGroup
-from fast_electra.training.muon import Muon
+from fast_electra.training.muon import Muon, step_flops
 
 
 def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float:
@@ -59,17 +58,18 @@ class GroupOptimizer:
         self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
         self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
         self._masters = list(self.masters.values())
-        by_muon = {name for name, p in self._parameters.items() if self._uses_muon(name, p)}
-        rest = {name: p for name, p in self._parameters.items() if name not in by_muon}
+        by_muon = _muon_parts(group)
+        rest = [name for name in self._parameters if name not in by_muon]
         buckets: dict[tuple[float, bool], list[Tensor]] = {}
         for factor in sorted({1.0, *group.rate_factors.values()}, reverse=True):
             buckets |= {(factor, True): [], (factor, False): []}
-        for name, p in rest.items():
-            buckets[group.rate_factors.get(name, 1.0), _is_decayed(name, p)].append(self.masters[name])
+        for name in rest:
+            buckets[group.rate_factors.get(name, 1.0), name in group.linear_maps].append(self.masters[name])
         self._buckets = list(buckets)
         self._by_muon = sorted(by_muon)
         self.muon = Muon(
             [self.masters[name] for name in self._by_muon],
+            [by_muon[name] for name in self._by_muon],
             momentum=group.settings.muon_momentum,
             weight_decay=group.settings.weight_decay,
             dtype=muon_dtype,
@@ -114,8 +114,7 @@ class GroupOptimizer:
             nn.utils.clip_grads_with_norm_(self._masters, self.settings.clip, norm)
         self._set_rates(rate, update)
         self.adamw.step()
-        if self.settings.muon_learning_rate is not None:
-            self.muon.step(self.settings.muon_learning_rate * rate / self.settings.learning_rate)
+        self.muon.step(rate)
         self.adamw.zero_grad()
         self.write_back()
         return norm, clipped
@@ -159,14 +158,18 @@ class GroupOptimizer:
             group["eps"] = settings.epsilon * epsilon
             group["weight_decay"] = settings.weight_decay / factor if is_decayed else 0.0
 
-    def _uses_muon(self, name: str, parameter: nn.Parameter) -> bool:
-        """Matrices inside the encoder's layers; embeddings and heads stay with AdamW."""
-        return (
-            self.settings.muon_learning_rate is not None
-            and parameter.ndim == 2
-            and re.search(r"\blayers?\.\d+\.", name) is not None
-        )
+
+def optimizer_flops(group: ParameterGroup) -> int:
+    """FLOPs of the matrix products of one step of a group: Muon's; AdamW has none."""
+    return sum(step_flops(group.parameters[name].shape, parts) for name, parts in _muon_parts(group).items())
 
 
-def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and "embedding" not in name
+def _muon_parts(group: ParameterGroup) -> dict[str, int]:
+    """The trained matrices that Muon steps, and the maps stacked in each; tables and heads stay with AdamW."""
+    if group.settings.kind != "muon":
+        return {}
+    return {
+        name: linear.parts
+        for name, linear in group.linear_maps.items()
+        if linear.hidden and group.parameters[name].requires_grad
+    }

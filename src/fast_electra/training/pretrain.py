@@ -37,10 +37,10 @@ from fast_electra.models.layers import cast_weights
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.card import earlier_flops, model_card
 from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
-from fast_electra.training.flops import count_flops
 from fast_electra.training.internals import InternalsObserver
 from fast_electra.training.loop import Plan, State, make_update, train
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
+from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
 from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard, read_metrics
 
@@ -94,6 +94,7 @@ def pretrain(
     began = time.perf_counter()
     record = _read_run(folder)
     if record:
+        _refuse_another_version(record, folder)
         _refuse_another(config, record, folder)
     if extend is not None:
         record = _extended(record, extend, folder)
@@ -113,6 +114,9 @@ def pretrain(
         resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution))
         say(f"the budget is {resolved.training.updates} updates.")
         parts = assemble(resolved, execution)  # the speed was measured on these weights: start afresh
+    if not record:
+        for sentence in warnings(config, resolved, parts, execution):
+            say(sentence)
     checkpoint = newest_checkpoint(folder / "checkpoints", say)
     if record:
         _refuse_lost_segment(record, checkpoint, folder)
@@ -191,22 +195,6 @@ def validate(parts: Assembled, execution: Execution) -> dict[str, float]:
     finally:
         for model in models:
             model.train()
-
-
-def flops_per_update(config: Config, parts: Assembled, execution: Execution) -> int:
-    """Matrix-product FLOPs of one update, forward and backward, every part of the step; counted on two rows."""
-    batch = parts.schedule.at(0).split(min(2, config.training.batch_size))[0]
-    prepared = parts.objective.prepare(batch, seed=0).to(execution.device)
-
-    def step() -> None:
-        with execution.autocast():
-            terms = parts.objective.terms(prepared, 0.0, seed=0)
-        torch.stack([total for total, _ in terms.losses.values()]).sum().backward()
-
-    flops = count_flops(step)
-    for model in parts.objective.models().values():
-        model.zero_grad(set_to_none=True)
-    return flops * config.training.batch_size // batch.ids.shape[0]
 
 
 @contextmanager
@@ -378,6 +366,17 @@ def _refuse_another(config: Config, record: dict[str, Any], folder: Path) -> Non
         + "; choose another folder"
         + (", or go on with a finished run by --extend." if differing[0].startswith("training.updates") else ".")
     )
+
+
+def _refuse_another_version(record: dict[str, Any], folder: Path) -> None:
+    """A minor version may draw other batches and have other settings: a run of another one can't be gone on with."""
+    began = record["environment"]["fast_electra"]
+    if began.split(".")[:2] != fast_electra.__version__.split(".")[:2]:
+        raise CheckpointError(
+            f"{folder} is a run of fast-electra {began}, and this is {fast_electra.__version__}, whose batches and "
+            f"settings differ: go on with fast-electra {began}, or start in a new folder"
+            + (f"; main.model={folder} continues from its weights." if record["status"] == "finished" else ".")
+        )
 
 
 def _refuse_other_inputs(record: dict[str, Any], parts: Assembled, folder: Path) -> None:

@@ -85,9 +85,8 @@ def matching_reference(config: Config, unigram_accuracy: float | None = None) ->
         unigram_accuracy: of the run's validation, where it is known: another one than the reference's is that of
             another corpus, and there is nothing to compare.
     """
-    asked = curve_settings(config)
     for reference in references().values():
-        if _settings_of(reference.preset) == asked:
+        if not outdated(reference) and not differing(reference.preset, config):
             curve = reference.curves.get(_CORPUS)
             other = curve and unigram_accuracy and abs(unigram_accuracy / curve["middle"][-1] - 1) > _ROOM
             return None if other else reference
@@ -100,16 +99,34 @@ def make_reference(preset: str, runs: Sequence[Path]) -> Reference:
     Raises:
         CheckpointError: a run is not of this preset.
     """
-    asked = _settings_of(preset)
     records = []
     for run in runs:
-        own = curve_settings(load_config(run / "config.yaml"))
-        differing = sorted(name for name in asked if asked[name] != own[name])
-        if differing:
-            raise CheckpointError(f"{run} is no run of the preset {preset}: {', '.join(differing)} differ.")
+        if names := differing(preset, load_config(run / "config.yaml")):
+            raise CheckpointError(f"{run} is no run of the preset {preset}: {', '.join(names)} differ.")
         records.append(read_metrics(run / "metrics.jsonl"))
     curves = {field: curve for field in (*FIELDS, _CORPUS) if (curve := _curve(field, records))}
-    return Reference(preset, len(runs), asked, curves)
+    return Reference(preset, len(runs), _settings_of(preset), curves)
+
+
+def differing(preset: str, config: Config) -> list[str]:
+    """Sections of the settings that shape a curve in which a run is not of a preset; none: it is.
+
+    A temperature that the preset leaves to the run (`initial: auto`) is the run's own.
+    """
+    asked, own = _settings_of(preset), curve_settings(config)
+    if asked["corruption"]["schedule"].get("initial") == "auto" and "initial" in own["corruption"]["schedule"]:
+        own["corruption"]["schedule"]["initial"] = "auto"
+    return sorted(name for name in asked if asked[name] != own[name])
+
+
+def outdated(reference: Reference) -> list[str]:
+    """Sections of a reference's settings that the preset no longer has; keys that are new have their defaults."""
+    now = _settings_of(reference.preset)
+    return [
+        section
+        for section, values in reference.settings.items()
+        if values != ({key: now[section].get(key) for key in values} if isinstance(values, dict) else now[section])
+    ]
 
 
 @cache
