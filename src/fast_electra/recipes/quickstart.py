@@ -51,7 +51,7 @@ from fast_electra.training.telemetry import ProgressDisplay, QuietObserver, Reco
 
 # What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
 _OTHER_SECONDS = 75.0
-_AUXILIARY_SHARE = 0.43
+_AUXILIARY_SHARE = 0.42
 _ESTIMATE_AFTER = 20
 _EVERY_TOKEN = 10
 # The vocabulary for the user's own text: that of the first line whose bytes the text has more than.
@@ -261,8 +261,8 @@ class _Outlook(QuietObserver):
         if update - self._first != _ESTIMATE_AFTER or self._main.training.updates is None:
             return
         each = (time.perf_counter() - self._began) / _ESTIMATE_AFTER
-        # An update of the main model takes 1.2 times the auxiliary's (0.44 s and 0.37 s, measured).
-        seconds = each * (self._updates - update + 1.2 * self._main.training.updates) + _OTHER_SECONDS
+        # An update of the main model takes about as long as one of the auxiliary's.
+        seconds = each * (self._updates - update + self._main.training.updates) + _OTHER_SECONDS
         self._console.print(
             f"      the whole{self._stages.besides} will take about {duration(self._stages.elapsed() + seconds)} on "
             "this machine; --minutes N rescales it",
