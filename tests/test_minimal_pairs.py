@@ -286,7 +286,7 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_looked_at(tmp_pa
         (["--tasks", "blimp", *given, "--drop-overlap"], "--drop-overlap is for tasks with training examples"),
         (["--tasks", "blimp", *given, "--data", str(tmp_path)], "is for tasks of GLUE: leave it out"),
         (["--tasks", "blimp", *given, "--pairs", "0"], "--pairs 0: give a number from 1"),
-        (["--tasks", "cola", "--pairs", "3"], "--pairs 3: give a number from 1; --tasks blimp takes so many"),
+        (["--tasks", "cola", "--pairs", "3"], "--pairs 3: give a number from 1: --tasks blimp takes this many"),
         (["--tasks", "blimp", *given, "--predictions", "p"], "which has no task blimp"),
         (["--tasks", "blimp", "--data", "nowhere.jsonl"], "nowhere.jsonl can't be read (No such file"),
         (

@@ -70,7 +70,7 @@ def evaluate(
     learning_rates
         In place of the recipe's; of several, separated by commas, each task takes the best on a part of train.
     examples
-        Train on so many examples, the same ones for the model and its baselines; several, separated by commas, draw a
+        Train on this many examples, the same ones for the model and its baselines; several, separated by commas, draw a
         curve.
     seeds
         A number of seeds, or the seeds themselves; default: 3.

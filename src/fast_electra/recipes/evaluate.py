@@ -64,7 +64,7 @@ class Request:
     pairs: Path | None = None
     """the file of minimal pairs"""
     pairs_per_set: int | None = None
-    """of each set at most so many; None: as many as are worth their time"""
+    """the most pairs of each set; None: as many as are worth their time"""
     train: Path | None = None
     """one's own task"""
     dev: Path | None = None
@@ -78,7 +78,7 @@ class Request:
     probe: bool = False
     start: str | None = None
     examples: tuple[int, ...] = ()
-    """train on so many, the same ones for the model and all baselines"""
+    """train on this number, the same ones for the model and all baselines"""
     overlap: Path | None = None
     """token shards or text that the model was pre-trained on"""
     drop_overlap: bool = False
@@ -119,7 +119,7 @@ class Request:
             raise ConfigError(f"--data {self.pairs} is a file of minimal pairs: give --tasks blimp too.")
         if self.pairs_per_set is not None and (self.pairs_per_set < 1 or BLIMP not in self.tasks):
             raise ConfigError(
-                f"--pairs {self.pairs_per_set}: give a number from 1; --tasks blimp takes so many pairs of each set."
+                f"--pairs {self.pairs_per_set}: give a number from 1: --tasks blimp takes this many pairs of each set."
             )
         own = {"--dev": self.dev, "--test": self.test, "--text": self.text, "--label": self.label}
         if self.train is None and (given := [option for option, value in own.items() if value]):
