@@ -184,7 +184,7 @@ class _Stages:
         "tokens": ("Tokens", "train a tokenizer and write token shards; about half a minute"),
         "auxiliary": ("Auxiliary", "train a small masked language model, which will propose replacements; minutes"),
         "main": ("Main model", "learn to detect replaced tokens, easy ones first; minutes"),
-        "downstream": ("Downstream", "does it find bugs as it is, without fine-tuning? about a minute"),
+        "downstream": ("Downstream", "what does it find as it is, without fine-tuning? about a minute"),
         "task": ("Your task", "fine-tune on your examples, beside an encoder without pre-training; minutes"),
         "report": ("Report", "write the page; seconds"),
     }
