@@ -70,7 +70,7 @@ def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
 
 
 def _linear(task: Task, neighbours: int) -> dict[str, dict[str, float]]:
-    """Scores of a linear model on words, up to so many neighbours together."""
+    """Scores of a linear model on words and runs of neighbouring words up to a given length."""
     # The default pattern drops punctuation and words of one letter, "I" and "a" among them.
     vectors = TfidfVectorizer(ngram_range=(1, neighbours), max_features=MOST_FEATURES, token_pattern=r"\w+|[^\w\s]")
     vectors.fit(text for texts in task.train.texts for text in texts)

@@ -190,7 +190,7 @@ def judge(
         encoded: the pairs.
         scorer: of tokens.
         rows: of `encoded`; None: all.
-        tell: is told the share that is done.
+        tell: gets the share that is done.
 
     Raises:
         ModelError: a score is not a number.

@@ -65,7 +65,7 @@ from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
 Scores = dict[str, dict[str, float]]
 """{dev split: {metric: value}}"""
 PROBED_UPDATES = 4
-"""minimal pairs cost about as much as so many updates: of a run with a probe every 1,000 updates that is 0.4 %"""
+"""minimal pairs cost about as much as this number of updates: 0.4 % of a run with a probe every 1,000 updates"""
 TRAIN_EXAMPLES = 2_000
 DEV_EXAMPLES = 2_000
 _LONGEST = 128
@@ -264,7 +264,7 @@ class ProbeObserver(_Probing):
             every: updates between probes.
             folder: the run's.
             execution: the run's, for its precision.
-            say: is told at the end what the probes took.
+            say: gets a sentence at the end on what the probes took.
             train_examples: as of `probe`; the fewer, the cheaper and the noisier.
             dev_examples: as of `probe`.
         """
@@ -298,7 +298,7 @@ class ProbeObserver(_Probing):
 
 
 class PairObserver(_Probing):
-    """Judges minimal pairs every so many updates and after the last, with the head that is trained.
+    """Judges minimal pairs at regular updates and after the last, with the head that is trained.
 
     The shares go into the run's own records (`metrics.jsonl`): `blimp` has `sum`, `mean`, `worst` and `pairs`. So it
     must come before the observers that write them.
@@ -323,7 +323,7 @@ class PairObserver(_Probing):
             every: updates between probes; the next record there is from then on has the shares.
             log_every: updates between the run's records.
             execution: the run's, for its precision.
-            say: is told at the end what the probes took.
+            say: gets a sentence at the end on what the probes took.
         """
         super().__init__(model, execution, say)
         self._scorer, self._encoded, self._every = scorer, pairs, -(-every // log_every) * log_every
@@ -356,7 +356,7 @@ def pair_probe(
         every: updates between probes.
         config: the run's.
         execution: the run's.
-        say: is told how many pairs are judged, and at the end what the probes took.
+        say: gets sentences on how many pairs are judged and, at the end, what the probes took.
     """
     model = cast(PreTrainedModel, parts.objective.models()["main"])
     tokenizer = cast(PreTrainedTokenizerFast, parts.tokenizer)

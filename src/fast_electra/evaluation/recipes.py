@@ -54,10 +54,10 @@ class Recipe:
     swapped: bool = False
     """tasks whose sentences have no order (MRPC, STS-B) also train on every pair swapped"""
     least_updates: int = 0
-    """few examples are passed over more often, until there are so many updates"""
+    """few examples are passed over more often, until this number of updates is reached"""
 
     def epochs_of(self, task: str, batches: int) -> int:
-        """Passes over a task's training examples, which make so many batches."""
+        """Passes over a task's training examples, by the number of batches in one pass."""
         return max(self.epochs_by_task.get(task, self.epochs), -(-self.least_updates // batches))
 
     def optimizer(self) -> OptimizerConfig:

@@ -89,7 +89,7 @@ class Setup:
     """keep the fine-tuned model of the first seed under OUT/models"""
 
     examples: tuple[int, ...] = ()
-    """train on so many examples, the same ones for the model and all baselines: a curve; (): as the recipe says"""
+    """train on these numbers of examples, the same for the model and all baselines: a curve; (): as the recipe says"""
 
     def name_of(self, recipe: Recipe | None) -> str:
         """What tells it from other setups, in words, where a task is learned by `recipe` (None: by a probe)."""

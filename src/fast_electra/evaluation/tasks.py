@@ -142,7 +142,7 @@ def _named(split: str) -> str:
 
 
 def sample(split: Split, most: int | None) -> Split:
-    """At most so many examples of a split: the first of one shuffle, so that fewer are a part of more.
+    """At most `most` examples of a split: the first of one shuffle, so that fewer are a part of more.
 
     The shuffle is the same for every model, seed and baseline. The examples keep the order of the split.
     """

@@ -292,7 +292,7 @@ def _batch(rows: int, length: int, vocabulary: int) -> tuple[Batch, Tensor]:
 
 
 def _prepared(ids_BS: Tensor, positions: int) -> Prepared:
-    """Rows on the meta device with so many masked positions each."""
+    """Rows on the meta device with a given number of masked positions each."""
     rows, length = ids_BS.shape
     positions_BM = torch.arange(positions, device="meta").expand(rows, -1).contiguous()
     masked = Masked(positions_BM, torch.ones(rows, positions, dtype=torch.bool, device="meta"))
