@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForTokenClassification
 
 from fast_electra.cli.main import main
+from fast_electra.config.loading import load_config
 from fast_electra.errors import DataError
 from fast_electra.evaluation import recipes, runner
 from fast_electra.evaluation.readers import choose_columns
@@ -143,6 +144,9 @@ def test_one_command_says_whether_pre_training_paid(tmp_path, text, small_fine_t
     assert task["sentences"][0] in output.err
     assert "6/7 Your task" in output.err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["task"] == task
+    trained = load_config(tmp_path / "run" / "main" / "config.yaml")
+    assert trained.optimizer == load_config("text-hour").optimizer
+    assert trained.corruption.schedule.tau == load_config("text-hour").corruption.schedule.tau
     page = (tmp_path / "run" / "report.html").read_text()
     assert "linear model over words and neighbours" in page
     assert 'id="evaluation"' in page
@@ -155,6 +159,11 @@ def test_one_command_says_whether_pre_training_paid(tmp_path, text, small_fine_t
     monkeypatch.setattr(runner, "fine_tune", fail)
     assert main(command(tmp_path, text, "--task", str(entities))) == 0
     assert json.loads(capsys.readouterr().out)["task"] == task
+
+
+def test_minutes_and_a_budget_of_its_own_are_refused_together(tmp_path, text, capsys):
+    assert main(command(tmp_path, text, "--minutes", "1")) == 2
+    assert "--minutes and training.updates both set how long to train; keep one." in capsys.readouterr().err
 
 
 def test_a_stopped_fine_tuning_goes_on(tmp_path, text, small_fine_tuning, capsys, monkeypatch):

@@ -29,7 +29,7 @@ from fast_electra.corruption.schedules import Difficulty, temperature
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, Sources
-from fast_electra.errors import DataError
+from fast_electra.errors import ConfigError, DataError
 from fast_electra.evaluation import bugs
 from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
 from fast_electra.models.build import load_model, transformers_config
@@ -51,9 +51,15 @@ from fast_electra.training.telemetry import ProgressDisplay, QuietObserver, Reco
 
 # What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
 _OTHER_SECONDS = 75.0
-_AUXILIARY_SHARE = 0.42
 _ESTIMATE_AFTER = 20
 _EVERY_TOKEN = 10
+# Presets of the auxiliary and of the main model: for Python code, and for the user's own text.
+_CODE_PRESETS = ("quickstart-auxiliary", "quickstart")
+_TEXT_PRESETS = ("text-hour-auxiliary", "text-hour")
+# Shares of the training time of these two, by whether the text is the user's own.
+_SHARES = {False: (0.42, 0.58), True: (0.6, 0.4)}
+# What an own text takes over from the presets for code, unless minutes are given.
+_LENGTH = ("updates", "validate_every", "checkpoint_every")
 # The vocabulary for the user's own text: that of the first line whose bytes the text has more than.
 _VOCABULARIES = ((10_000_000, 16384), (2_000_000, 8192), (400_000, 4096), (-1, 1024))
 _TOKENIZER_SAMPLE = 10_000_000
@@ -274,25 +280,31 @@ class _Outlook(QuietObserver):
 def _configs(
     folder: Path, text: Sequence[Path], minutes: float | None, overrides: Sequence[str]
 ) -> tuple[Config, Config]:
-    """The configurations of the auxiliary and of the main model."""
-    common = [f"data.shards={json.dumps(str(folder / 'shards'))}"]
-    if text:
-        size = sum(_bytes(path) for path in text)
-        vocabulary = next(tokens for least, tokens in _VOCABULARIES if size > least)
-        chosen = ["data.format=auto", "data.tokenizer.kind=text", f"data.tokenizer.vocabulary_size={vocabulary}"]
-        given = {override.partition("=")[0] for override in overrides}
-        common += [setting for setting in chosen if setting.partition("=")[0] not in given]
-        common += [f"data.sources={json.dumps([str(path) for path in text])}"]
-    auxiliary, main = [*common], [*common, f"auxiliary.model={json.dumps(str(folder / 'auxiliary'))}"]
-    if minutes is not None:
-        # Never less than a third of the time for training.
-        seconds = max(60 * minutes - _OTHER_SECONDS, 20 * minutes)
-        for settings, share in ((auxiliary, _AUXILIARY_SHARE), (main, 1 - _AUXILIARY_SHARE)):
-            settings += ["training.updates=null", f"training.hours={seconds * share / 3600}"]
-    return (
-        load_config("quickstart-auxiliary", [*auxiliary, *overrides]),
-        load_config("quickstart", [*main, *overrides]),
-    )
+    """The configurations of the auxiliary and of the main model; `overrides` win over what is chosen here."""
+    presets = _TEXT_PRESETS if text else _CODE_PRESETS
+    given = {override.partition("=")[0] for override in overrides}
+    if minutes is not None and (
+        budget := given & {f"training.{unit}" for unit in ("updates", "tokens", "flops", "hours")}
+    ):
+        raise ConfigError(f"--minutes and {budget.pop()} both set how long to train; keep one.")
+    # Never less than a third of the time for training.
+    hours = None if minutes is None else max(60 * minutes - _OTHER_SECONDS, 20 * minutes) / 3600
+    configs = []
+    for preset, as_long_as, share in zip(presets, _CODE_PRESETS, _SHARES[bool(text)], strict=True):
+        chosen: dict[str, Any] = {"data.shards": str(folder / "shards")}
+        if text:
+            size = sum(_bytes(path) for path in text)
+            chosen["data.sources"] = [str(path) for path in text]
+            chosen["data.tokenizer.vocabulary_size"] = next(n for least, n in _VOCABULARIES if size > least)
+            training = load_config(as_long_as).training
+            chosen |= {f"training.{key}": getattr(training, key) for key in _LENGTH}
+        if hours is not None:
+            chosen |= {"training.updates": None, "training.hours": hours * share}
+        if configs:
+            chosen["auxiliary.model"] = str(folder / "auxiliary")
+        settings = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if key not in given]
+        configs.append(load_config(preset, [*settings, *overrides]))
+    return configs[0], configs[1]
 
 
 def _bytes(path: Path) -> int:
