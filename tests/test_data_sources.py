@@ -41,7 +41,7 @@ def test_folders_are_read_in_order_without_links_and_hidden_files_and_the_rest_i
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.md")
     found = Sources([tmp_path])
     assert [document.text for document in found] == ["a.md", "z.py", "b/1.txt", "b/2.txt"]
-    assert (found.reading.files, found.reading.left_out_files) == (4, 2)
+    assert (found.reading.files, found.reading.left_out_files) == (4, 3)
     assert [document.text for document in Sources([tmp_path], "code")] == ["z.py"]
 
 

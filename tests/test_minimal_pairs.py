@@ -291,7 +291,7 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_looked_at(tmp_pa
         (["--tasks", "blimp", "--data", "nowhere.jsonl"], "nowhere.jsonl can't be read (No such file"),
         (
             ["--tasks", "blimp", "--data", str(tmp_path / "cut.jsonl.xz")],
-            "cut.jsonl.xz can't be read (Compressed data ended",
+            "cut.jsonl.xz can't be read (Compressed file ended",
         ),
         (["--tasks", "blimp,cola", *given, "--data", str(tmp_path)], "CoLA/train.tsv is missing"),
     ):

@@ -20,8 +20,8 @@ def build(
 ) -> int:
     """Turn text into a tokenizer and token shards, and say what was kept, what was left out and why.
 
-    Reads data.sources: folders, text files, code, JSON lines (also gzipped). A folder that holds the same shards
-    already is left as it is.
+    Reads data.sources: folders, text files, code, JSON lines (also packed by gzip, xz or bzip2). A folder that holds
+    the same shards already is left as it is.
 
     Parameters
     ----------
@@ -62,12 +62,6 @@ def build(
     if report.existed:
         console.print(f"{out} holds these shards already; nothing to do.", highlight=False)
     Console().print(report_table(report))
-    if report.replaced_files:
-        console.print(
-            f"{report.replaced_files:,} files held bytes that are not UTF-8; they became U+FFFD "
-            "(data.invalid_utf8=refuse stops at the first).",
-            highlight=False,
-        )
     return 0
 
 
@@ -78,12 +72,7 @@ def report_table(report: "BuildReport") -> "Table":
     table = Table(box=None, show_header=False)
     rows = [
         ("read", f"{report.documents:,} documents, {report.text_bytes / 1e6:,.1f} MB, from {report.files:,} files"),
-        ("files left out", f"{report.left_out_files:,} of no kind that is read") if report.left_out_files else None,
-        *(
-            (f"dropped, {reason}", f"{count['documents']:,} documents, {count['bytes'] / 1e6:,.1f} MB")
-            for reason, count in report.dropped.items()
-        ),
-        ("cut", f"{report.cut_documents:,} times in documents of over 16 MB") if report.cut_documents else None,
+        *report.losses().items(),
         ("vocabulary", f"{report.vocabulary_size:,} tokens, {report.bytes_per_token:.2f} bytes of text a token"),
         *(
             (
@@ -102,6 +91,5 @@ def report_table(report: "BuildReport") -> "Table":
         ("peak memory", f"{report.peak_memory_bytes / 1e6:,.0f} MB, all processes"),
     ]
     for row in rows:
-        if row:
-            table.add_row(*row)
+        table.add_row(*row)
     return table

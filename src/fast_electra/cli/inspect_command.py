@@ -18,16 +18,23 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
     json
         Print one JSON object on standard output instead.
     """
+    import io
     import sys
 
     from rich.console import Console
 
+    from fast_electra.data.content import open_text, text_bytes
     from fast_electra.errors import DataError
 
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace") if file else sys.stdin.read()
-    except OSError as error:
-        raise DataError(f"{file} can't be read ({error.strerror}); give a text file.") from error
+    if file:
+        with open_text(file, "give a text file") as (_, unpacked):
+            content = unpacked.read()
+    else:
+        content = text_bytes(io.BytesIO(sys.stdin.buffer.read()), "standard input").read()
+    text = content.decode("utf-8-sig", errors="replace")
+    if replaced := text.count("\N{REPLACEMENT CHARACTER}") - content.count("\N{REPLACEMENT CHARACTER}".encode()):
+        note = f"{replaced:,} characters are not UTF-8; U+FFFD stands in their place."
+        Console(stderr=True).print(note, markup=False, highlight=False)
     from fast_electra.evaluation.detector import Detector
     from fast_electra.report.inspect import render_terminal, to_json
     from fast_electra.report.tokens import display_tokens

@@ -42,7 +42,7 @@ def claim(
         Of pre-training.
     corpus
         python (this machine's Python source, judged by finding bugs), files or folders of English text (judged by
-        CoLA, SST-2 and MRPC); .gz and .xz are unpacked.
+        CoLA, SST-2 and MRPC); packed ones are unpacked.
     glue
         The folder of the GLUE download, for English text.
     methods

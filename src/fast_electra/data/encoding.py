@@ -37,10 +37,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A chunk's ids (uint32), where in them documents end behind their separator (uint64), and who did it."""
+    """A chunk's ids (uint32), where in them documents end behind their separator (uint64), and how it was done."""
 
     ids: np.ndarray
     ends: np.ndarray
+    unknown: int
+    """tokens that stand for text that the tokenizer does not know"""
     process: int
     peak_bytes: int
 
@@ -48,9 +50,9 @@ class Encoded:
 class Encoder:
     """Turns chunks into ids."""
 
-    def __init__(self, content: str, separator: int) -> None:
-        self.arguments = (content, separator)
-        self._separator = separator
+    def __init__(self, content: str, separator: int, unknown: int | None) -> None:
+        self.arguments = (content, separator, unknown)
+        self._separator, self._unknown = separator, -1 if unknown is None else unknown
         self._tokenizer: Tokenizer = Tokenizer.from_str(content)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -61,22 +63,25 @@ class Encoder:
         encodings = self._tokenizer.encode_batch_fast([text for text, _ in chunk.pieces], add_special_tokens=False)
         ids: list[int] = []
         ends: list[int] = []
+        unknown = 0
         for encoding, (_, last) in zip(encodings, chunk.pieces, strict=True):
             ids += encoding.ids
+            unknown += encoding.ids.count(self._unknown)
             if last:
                 ids.append(self._separator)
                 ends.append(len(ids))
-        return Encoded(np.array(ids, dtype=np.uint32), np.array(ends, dtype=np.uint64), os.getpid(), peak_memory())
+        arrays = np.array(ids, dtype=np.uint32), np.array(ends, dtype=np.uint64)
+        return Encoded(*arrays, unknown, os.getpid(), peak_memory())
 
 
 _worker: Encoder | None = None
 
 
-def _start_worker(content: str, separator: int) -> None:
+def _start_worker(content: str, separator: int, unknown: int | None) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core is enough
-    _worker = Encoder(content, separator)
+    _worker = Encoder(content, separator, unknown)
 
 
 def _work(chunk: Chunk) -> Encoded:

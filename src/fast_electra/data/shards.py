@@ -59,6 +59,8 @@ SHARD_TOKENS = 2**26
 """tokens after which the next document starts a new shard"""
 TOKENIZER_SAMPLE = 64_000_000
 """bytes of text, about, that a tokenizer is trained on, from the whole corpus"""
+LARGEST_UNKNOWN = 0.1
+"""share of unknown tokens from which on the tokenizer does not fit the text"""
 
 _REBUILD = "delete the folder and run `fast-electra data build` again"
 
@@ -94,11 +96,15 @@ class BuildReport:
     splits: dict[str, SplitReport] = field(default_factory=dict)
     vocabulary_size: int = 0
     bytes_per_token: float = 0.0
+    unknown_tokens: int = 0
+    """[UNK]: they stand for text that the tokenizer does not know"""
     files: int = 0
     left_out_files: int = 0
     """found in folders, but of no kind that was asked for, or links"""
     replaced_files: int = 0
     """with bytes that are not UTF-8, replaced by U+FFFD"""
+    replaced_characters: int = 0
+    """the U+FFFD that they became"""
     cut_documents: int = 0
     """cuts in documents of more than 16 MB"""
     workers: int = 1
@@ -117,6 +123,28 @@ class BuildReport:
     def tokens(self) -> int:
         """Tokens kept, separators included."""
         return sum(split.tokens for split in self.splits.values())
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of [UNK] among the tokens of text."""
+        return self.unknown_tokens / max(1, self.tokens - sum(split.documents for split in self.splits.values()))
+
+    def losses(self) -> dict[str, str]:
+        """What of the text is not in the shards as it was, by what happened to it; nothing that did not happen."""
+        found = {"files left out": (self.left_out_files, f"{self.left_out_files:,} of no kind that is read, or links")}
+        for reason, count in self.dropped.items():
+            found[f"dropped, {reason}"] = (1, f"{count['documents']:,} documents, {count['bytes'] / 1e6:,.1f} MB")
+        found["not UTF-8"] = (
+            self.replaced_files,
+            f"{self.replaced_characters:,} characters in {self.replaced_files:,} files became U+FFFD "
+            "(data.invalid_utf8=refuse stops at the first)",
+        )
+        found["cut"] = (self.cut_documents, f"{self.cut_documents:,} times in documents of over 16 MB")
+        found["unknown"] = (
+            self.unknown_tokens,
+            f"{self.unknown_tokens:,} tokens ({self.unknown_share:.2%}) are [UNK]: text unknown to the tokenizer",
+        )
+        return {name: sentence for name, (count, sentence) in found.items() if count}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what depends on the clock or the machine lies under `timing`."""
@@ -555,11 +583,12 @@ def _write(
     splitter = _Splitter(config.validation_fraction, validation)
     total = documents.sizes()[0] if isinstance(documents, Sources) else None
     peaks: dict[int, int] = {}
-    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id)  # type: ignore[attr-defined]
+    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, tokenizer.unk_token_id)  # type: ignore[attr-defined]
     chunks = _chunks(documents, splitter, report)
     with closing(encode_in_order(encoder, chunks, report.workers)) as results:
         for chunk, encoded in results:
             writers[chunk.split].append(encoded.ids, encoded.ends)
+            report.unknown_tokens += encoded.unknown
             peaks[encoded.process] = encoded.peak_bytes
             tell("tokens", _bytes_done(documents, report.text_bytes), total)
     for writer in writers.values():
@@ -568,8 +597,10 @@ def _write(
     if isinstance(documents, Sources):
         reading = documents.reading
         report.files, report.left_out_files = reading.files, reading.left_out_files
-        report.replaced_files, report.cut_documents = reading.replaced_files, reading.cut_documents
+        report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
+        report.cut_documents = reading.cut_documents
     _refuse_empty(report, config, validation, splitter)
+    _refuse_unknown(report)
     kept_bytes = report.text_bytes - sum(reason["bytes"] for reason in report.dropped.values())
     report.bytes_per_token = kept_bytes / report.tokens
     peaks[os.getpid()] = peak_memory()
@@ -604,6 +635,15 @@ def _refuse_empty(report: BuildReport, config: "DataConfig", validation: object 
         f"none of {sum(kept.values())} documents fell to {'validation' if kept['train'] else 'training'} with "
         f"data.validation_fraction={config.validation_fraction}: {remedy}."
     )
+
+
+def _refuse_unknown(report: BuildReport) -> None:
+    if report.unknown_share > LARGEST_UNKNOWN:
+        raise DataError(
+            f"{report.unknown_share:.0%} of the tokens would be [UNK], since the tokenizer does not know this text "
+            f"(at most {LARGEST_UNKNOWN:.0%} are accepted): leave data.tokenizer.path out, so that one is trained on "
+            "it, or name a tokenizer for its language."
+        )
 
 
 def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildReport) -> Iterator[Chunk]:

@@ -3,19 +3,19 @@
 Notable:
 - nothing is held but the document at hand, and one of over 16 million bytes is cut at a line break;
 - folders are read in the order of their names, links in them are not followed, hidden files are left out;
+- a file is what its content says, whatever its name (content.py): packed text is unpacked, binary files are refused;
 - nothing is lost silently: `Reading` counts files left out, files with broken UTF-8 and documents that were cut;
 - line ends become a line feed, and a byte-order mark is dropped.
 """
 
-import gzip
 import json
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal
 
+from fast_electra.data.content import LOOKED_AT, PACKED_ENDINGS, json_in, open_text, refuse_whole_json
 from fast_electra.errors import DataError
 
 Format = Literal["auto", "text", "code", "jsonl"]
@@ -30,7 +30,8 @@ ENDINGS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
 """which names are read from folders"""
 LARGEST_DOCUMENT = 16_000_000
 """bytes of a text or code document; a longer one is cut at a line break"""
-_EXPANSION = 4  # bytes of text in a byte of gzip, roughly
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
+_EXPANSION = 4  # bytes of text in a packed byte, roughly
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Reading:
     """files of folders whose names are of no kind that was asked for, and links"""
     replaced_files: int = 0
     """files with bytes that are not UTF-8, which became U+FFFD"""
+    replaced_characters: int = 0
+    """the U+FFFD that these bytes became"""
     cut_documents: int = 0
     """cuts made in documents of more than `LARGEST_DOCUMENT` bytes"""
     _bytes_done: int = 0
@@ -82,6 +85,8 @@ class Sources:
         for path in self.paths:
             if not path.exists():
                 raise DataError(f"{path} (data.sources) does not exist; name files or folders of text.")
+            if not path.is_file() and not path.is_dir():  # a pipe, which can't be read twice
+                raise DataError(f"{path} (data.sources) is no regular file; write the text to a file, and name that.")
 
     def sizes(self) -> tuple[int, int]:
         """Bytes on disk of all files that would be read, and of their text, a guess where they are compressed."""
@@ -89,7 +94,7 @@ class Sources:
         for path, _ in self._files(Reading()):
             size = path.stat().st_size
             on_disk += size
-            text += size * _EXPANSION if path.suffix == ".gz" else size
+            text += size * _EXPANSION if path.suffix.lower() in PACKED_ENDINGS else size
         return on_disk, text
 
     def __iter__(self) -> Iterator[Document]:
@@ -102,7 +107,8 @@ class Sources:
             names = " ".join(sorted(ending for endings in kinds.values() for ending in endings))
             raise DataError(
                 f"{', '.join(map(str, self.paths))} (data.sources): no file with a name to read "
-                f"({names}, each also with .gz); name the files themselves, or set data.format."
+                f"({names}, each also with {', '.join(PACKED_ENDINGS)}; links are not followed); name the files "
+                "themselves, or set data.format."
             )
 
     def _files(self, reading: Reading) -> Iterator[tuple[Path, str]]:
@@ -113,6 +119,7 @@ class Sources:
                 continue
             for folder, folders, names in os.walk(path, onerror=_refuse):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
+                reading.left_out_files += sum(Path(folder, name).is_symlink() for name in folders)
                 for name in sorted(name for name in names if not name.startswith(".")):
                     file = Path(folder, name)
                     kind = _kind_of(file)
@@ -124,19 +131,24 @@ class Sources:
     def _documents(self, path: Path, kind: str, reading: Reading) -> Iterator[Document]:
         source = str(path)
         try:
-            with open(path, "rb") as raw:
+            with open_text(path, "mend it or leave it out of data.sources") as (raw, file):
                 reading._open = raw
-                unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-                lines = self._lines(unpacked, path, reading, whole=kind == "jsonl")
+                if kind == "jsonl" or (kind == "text" and self.format == "auto"):
+                    head = file.read(LOOKED_AT)
+                    file.seek(0)
+                    refuse_whole_json(head, path)
+                    if kind == "text" and json_in(head) == "lines":
+                        raise DataError(
+                            f"{path} holds a JSON object a line, not plain text: set data.format=jsonl, or end its "
+                            "name in .jsonl; data.format=text reads it as it is."
+                        )
+                lines = self._lines(file, path, reading, whole=kind == "jsonl")
                 if kind == "jsonl":
                     yield from self._from_json(lines, path, reading)
                 else:
                     for text in _join(lines, kind == "text", reading):
                         yield Document(text, source)
                 reading._bytes_done += raw.tell()
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{path} can't be read ({reason}); mend it or leave it out of data.sources.") from error
         finally:
             reading._open = None
 
@@ -163,6 +175,7 @@ class Sources:
                     ) from error
                 text = line.decode(errors="replace")
                 replaced = True
+                reading.replaced_characters += text.count(_REPLACED) - line.count(_REPLACED.encode())
             yield text[:-2] + "\n" if text.endswith("\r\n") else text
         reading.replaced_files += replaced
 
@@ -189,8 +202,10 @@ class Sources:
                     raise DataError(
                         f"{where}: half of a surrogate pair; mend the line, or set data.invalid_utf8=replace."
                     ) from error
+                given = text.count(_REPLACED)
                 text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
                 replaced = True
+                reading.replaced_characters += text.count(_REPLACED) - given
             yield Document(text.replace("\r\n", "\n"), where)
         reading.replaced_files += replaced
 
@@ -204,7 +219,8 @@ def read_documents(
     """Stream the documents of files and folders.
 
     Args:
-        paths: files, whatever their names, and folders, searched for the names in `ENDINGS` (each also with `.gz`).
+        paths: files, whatever their names, and folders, searched for the names in `ENDINGS` (each also with one of
+            `PACKED_ENDINGS`).
         format: text (a blank line or the file's end ends a document), code (a file is a document), jsonl (a line is
             one), or auto: by the file's name, text for other names.
         text_field: the key of the text in JSON lines.
@@ -238,8 +254,9 @@ def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[
 
 
 def _kind_of(path: Path) -> str | None:
-    name = path.name.lower().removesuffix(".gz")
-    ending = os.path.splitext(name)[1]
+    name, ending = os.path.splitext(path.name.lower())
+    if ending in PACKED_ENDINGS:
+        ending = os.path.splitext(name)[1]
     return next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
 
 

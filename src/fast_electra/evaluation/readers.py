@@ -10,12 +10,9 @@ Notable:
 
 import csv
 import difflib
-import gzip
 import io
 import json
-import lzma
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +22,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
+from fast_electra.data.content import LOOKED_AT, open_text, refuse_whole_json
 from fast_electra.errors import DataError
 from fast_electra.evaluation.entities import class_names, classes_of, is_prefixed, read_spans
 from fast_electra.evaluation.tasks import ENTITY_F1, OUTSIDE, TEST, Kind, Split, Task, make_task
@@ -33,8 +31,6 @@ CONLL_ENDINGS = (".conll", ".iob", ".iob2", ".bio", ".bioes")
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet")
 DEV_SHARE = 0.1
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
-_LOOKED_AT = 65_536
-"""bytes of a file that its kind is recognised by"""
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 
@@ -63,19 +59,17 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, also in gzip (.gz) or xz (.xz), a byte-order mark dropped, line ends as they are.
+    """A UTF-8 file, also packed (content.py), a byte-order mark dropped, line ends as they are.
 
     DataError where it isn't one.
     """
-    unpack = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(path.suffix.lower(), bytes)
+    with open_text(path, "name another file") as (_, file):
+        content = file.read()
     try:
-        return unpack(path.read_bytes()).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file.") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path} can't be read ({reason}); name another file.") from error
 
 
 def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -148,7 +142,7 @@ def json_lines(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
         DataError: a line is no JSON object, or lacks a wanted column.
     """
     table = Table(path, "line", [], {name: [] for name in (*wanted, *optional)})
-    for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
+    for number, line in enumerate(_lines_of_json(path), 1):
         if not line.strip():
             continue
         table.rows.append(number)
@@ -165,6 +159,12 @@ def json_lines(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
         for name in optional:
             table.columns[name].append(content.get(name))
     return table
+
+
+def _lines_of_json(path: Path) -> io.StringIO:
+    text = read_text(path)
+    refuse_whole_json(text[:LOOKED_AT].encode(), path)
+    return io.StringIO(text, newline=None)
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> Table:
@@ -200,8 +200,8 @@ def is_conll(path: Path) -> bool:
         return True
     if ending in {".csv", ".jsonl", ".ndjson", ".parquet"} or not path.is_file():
         return False
-    with path.open("rb") as file:
-        text = file.read(_LOOKED_AT).decode("utf-8-sig", errors="replace")
+    with open_text(path, "name another file") as (_, file):
+        text = file.read(LOOKED_AT).decode("utf-8-sig", errors="replace")
     words = [fields for _, fields in _conll_lines(text.rpartition("\n")[0] or text) if fields][:200]
     widths = {len(fields) for fields in words}
     tagged = [fields[-1] == OUTSIDE or is_prefixed(fields[-1]) for fields in words]
@@ -379,7 +379,7 @@ def _columns(path: Path) -> list[str]:
         case ".csv":
             return next(csv_rows(path), (1, []))[1]
         case ".jsonl" | ".ndjson":
-            line = next((line for line in io.StringIO(read_text(path), newline=None) if line.strip()), "{}")
+            line = next((line for line in _lines_of_json(path) if line.strip()), "{}")
             try:
                 content = json.loads(line)
             except ValueError:

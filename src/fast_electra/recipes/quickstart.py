@@ -122,7 +122,7 @@ def quickstart(
         found(sources.found)
     shards_folder = folder / "shards"
     with stages.stage("tokens") as found:
-        found(_tokens(sources, auxiliary_config, shards_folder))
+        found(_tokens(sources, auxiliary_config, shards_folder, stages.note))
     with stages.stage("auxiliary") as found:
         outlook = _Outlook(console, stages, main_config)
         doctor = DoctorObserver(auxiliary_config, stages.note)
@@ -340,11 +340,13 @@ def _own_text(data: DataConfig) -> Material:
     )
 
 
-def _tokens(sources: Material, config: Config, folder: Path) -> str:
-    """Tokenizer and shards, unless they are there; returns what was found."""
+def _tokens(sources: Material, config: Config, folder: Path, note: Callable[[str], None]) -> str:
+    """Tokenizer and shards, unless they are there; returns what was found, and notes what was left out or replaced."""
     if not folder.exists():
         validation, sample = sources.is_validation, _TOKENIZER_SAMPLE
-        build_shards(sources.documents, None, folder, config.data, validation, tokenizer_sample=sample)
+        report = build_shards(sources.documents, None, folder, config.data, validation, tokenizer_sample=sample)
+        for name, loss in report.losses().items():
+            note(f"{name}: {loss}.")
     shards = open_shards(folder, verify=False)
     return (
         f"{shards.vocabulary_size:,} tokens in the vocabulary; "

@@ -145,7 +145,9 @@ class _Trial:
         self._listener.say(f"{self.corpus.name}: tokenizer and token shards")
         config = load_config("quickstart", self.study.overrides)
         data = with_settings(config, data=self.corpus.settings(config.data)).data
-        build_shards(self.corpus.documents(home), None, home / "shards", data, self.corpus.validation())
+        report = build_shards(self.corpus.documents(), None, home / "shards", data, self.corpus.validation())
+        for name, loss in report.losses().items():
+            self._listener.say(f"{self.corpus.name}: {name}: {loss}.")
         return open_shards(home / "shards", verify=False).fingerprint
 
     # Speed

@@ -13,9 +13,6 @@ Notable:
 
 import functools
 import hashlib
-import lzma
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,8 +100,8 @@ class Corpus(Protocol):
         """What is different in a configuration's section `data`."""
         ...
 
-    def documents(self, folder: Path) -> Iterable[Document]:
-        """The text; `folder` is for what has to be unpacked."""
+    def documents(self) -> Iterable[Document]:
+        """The text, as often as one iterates."""
         ...
 
     def validation(self) -> Callable[[Document], bool] | None:
@@ -142,7 +139,7 @@ class Code:
         """A code tokenizer."""
         return {"format": "code", "tokenizer": data.tokenizer.model_dump() | {"path": None, "kind": "code"}}
 
-    def documents(self, folder: Path) -> Iterable[Document]:
+    def documents(self) -> Iterable[Document]:
         """Training files, then those for validation, as often as one iterates."""
         return _Documents((*self.train, *self.validation_texts))
 
@@ -226,7 +223,7 @@ class Text:
 
     name: str
     path: Path
-    """a file or folder as `data build` reads it, or a text file packed with xz"""
+    """a file or folder as `data build` reads it"""
     tasks: Mapping[str, Task]
     """`TASKS`, without test sets; SST-2 whole"""
     examples: int = EXAMPLES
@@ -249,9 +246,9 @@ class Text:
         """A text tokenizer."""
         return {"format": "auto", "tokenizer": data.tokenizer.model_dump() | {"path": None, "kind": "text"}}
 
-    def documents(self, folder: Path) -> Iterable[Document]:
+    def documents(self) -> Iterable[Document]:
         """The documents as `data build` finds them."""
-        return Sources([_unpacked(self.path, folder) if self.path.suffix == ".xz" else self.path])
+        return Sources([self.path])
 
     def validation(self) -> None:
         """A share by digest."""
@@ -266,22 +263,6 @@ class Text:
             for name, title in TASKS.items()
             if (task := self.tasks[name])
         ]
-
-
-def _unpacked(path: Path, folder: Path) -> Path:
-    """The text of an xz file, unpacked once."""
-    target = folder / path.with_suffix("").name
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with lzma.open(path) as packed, partial.open("wb") as whole:
-                shutil.copyfileobj(packed, whole, 2**20)
-        except (lzma.LZMAError, EOFError) as error:
-            partial.unlink()
-            raise DataError(f"{path} can't be unpacked ({error}); mend it, or give the text as it is.") from error
-        os.replace(partial, target)
-    return target
 
 
 # --- Both -------------------------------------------------------------------------------------------------------------
