@@ -24,6 +24,28 @@ def test_the_report_is_a_table_or_one_json_object(configuration, tmp_path, capsy
     assert report["splits"]["train"]["packing_efficiency"] > 0.5
 
 
+def test_what_is_left_out_or_replaced_is_reported(configuration, tmp_path, capsys):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    text = "\n\n".join(f"paragraph {n} of a café" for n in range(300))
+    for name, content in (
+        ("a.txt", text.encode()),
+        ("b.txt", text.encode()),
+        ("c.txt", text.replace("of", "in").encode("latin-1")),
+        ("d.pdf", b"%PDF-1.7"),
+    ):
+        (folder / name).write_bytes(content)
+    assert main(["data", "build", configuration, f"data.sources=[{folder}]", "--out", str(tmp_path / "s")]) == 0
+    found = " ".join(capsys.readouterr().out.split())
+    for sentence in (
+        "900 documents, 0.0 MB, from 3 files",
+        "files left out 1 of no kind that is read, or links",
+        "dropped, duplicate 300 documents",
+        "not UTF-8 300 characters in 1 files became U+FFFD",
+    ):
+        assert sentence in found
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [

@@ -1,3 +1,4 @@
+import copy
 import json
 import random
 import subprocess
@@ -15,6 +16,7 @@ from fast_electra.data.shards import build_shards, is_validation_text, open_shar
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from fast_electra.errors import DataError
+from tests import tiny
 
 CONFIG = DataConfig(
     length=16,
@@ -137,6 +139,29 @@ def test_duplicates_and_empty_documents_are_dropped_and_counted(tokenizer, tmp_p
     assert report.dropped["empty"] == {"documents": 1, "bytes": 2}
     assert report.dropped["duplicate"]["documents"] == 3
     assert sum(split.documents for split in report.splits.values()) == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unknown_tokens_are_counted_and_bounded(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(shards, "CHUNK", 1000)  # several, so that there are processes
+    known = tiny.word_tokenizer(["a", "b", "c"])
+    config = CONFIG.model_copy(update={"workers": workers})
+    few = [Document(f"{'a b c ' * 10}{'a' * (n + 2)} [UNK]", f"d{n}") for n in range(60)]
+    report = build_shards(few, known, tmp_path / "few", config)
+    assert report.unknown_tokens == 60 * 2  # "[UNK]" is text too
+    assert report.unknown_share == 2 / 32
+    assert "120 tokens (6.25%) are [UNK]" in report.losses()["unknown"]
+    assert build_shards(few, known, tmp_path / "few", config).losses() == report.losses()  # told again
+    many = [Document(f"{'a b c ' * 10}{f'd{n} ' * 4}", f"d{n}") for n in range(60)]
+    with pytest.raises(DataError, match=r"^12% of the tokens would be \[UNK\].*leave data\.tokenizer\.path out"):
+        build_shards(many, known, tmp_path / "many", config)
+    assert not list(tmp_path.glob("many*"))
+
+
+def test_a_separator_that_is_also_the_unknown_token_is_not_unknown_text(tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.unk_token = tokenizer.sep_token
+    assert build_shards(DOCUMENTS, tokenizer, tmp_path / "a", CONFIG).unknown_tokens == 0
 
 
 def test_whole_sources_can_be_held_out(tokenizer, tmp_path):
@@ -270,6 +295,7 @@ from fast_electra.data.shards import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import DataError
+from tests import tiny
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     tokenizer = load_tokenizer(folder / "tokenizer")

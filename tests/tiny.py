@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from fast_electra.config.tree import Config
 from fast_electra.data.batches import Batch
@@ -122,3 +124,13 @@ def as_version_0_1(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [json.dumps({key: value for key, value in record.items() if key != "internals"}) for record in records]
     (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def word_tokenizer(words: list[str], kind: str = "WordLevel") -> PreTrainedTokenizerFast:
+    """A tokenizer that knows some words alone; all else is [UNK]."""
+    vocabulary = {f"[{name.upper()}]": number for name, number in SPECIAL.items()}
+    vocabulary |= {word: len(SPECIAL) + number for number, word in enumerate(words)}
+    backend = Tokenizer(getattr(models, kind)(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {f"{name}_token": f"[{name.upper()}]" for name in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=32, **names)
