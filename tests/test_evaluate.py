@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
 
@@ -50,6 +49,7 @@ from fast_electra.recipes import evaluate as recipe
 from fast_electra.recipes.python_corpus import Corpus, SourceFile
 from fast_electra.report import page
 from fast_electra.report.evaluation_page import contest_table, print_table, score_tables, verdicts
+from fast_electra.terminal import Terminal
 from fast_electra.training import precision
 from tests import tiny
 
@@ -1023,7 +1023,7 @@ def test_only_a_decided_lead_is_marked(values, leader, capsys):
     assert found.leader == leader
     table = contest_table([found], ["a", "b"])
     assert table.strong == (set() if leader is None else {(0, 2 + leader)})
-    print_table(table, Console(width=120))
+    print_table(table, Terminal(width=120))
     assert "71.0\u00a0±\u00a01.0" in capsys.readouterr().out
     assert ("not decided" in verdicts([found])[0]) == (leader is None)
 

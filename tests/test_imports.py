@@ -3,10 +3,10 @@ from pathlib import Path
 
 import fast_electra
 
-# Imports point down this list only (docs/method.md shows it); `errors` may be used by all.
+# Imports point down this list only (docs/method.md shows it); all may use `errors` and `terminal`.
 LAYERS = [
     *("cli", "recipes", "studies", "report", "evaluation", "training", "objectives"),
-    *("corruption", "models", "data", "config", "errors"),
+    *("corruption", "models", "data", "config", "terminal", "errors"),
 ]
 PACKAGE = Path(fast_electra.__file__).parent
 

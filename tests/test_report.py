@@ -3,7 +3,6 @@ import json
 import re
 
 import pytest
-from rich.console import Console
 
 from fast_electra.report import contestants, decimal, duration, interval, percent
 from fast_electra.report.inspect import print_summary_table, render_terminal, to_json
@@ -21,6 +20,7 @@ from fast_electra.report.plots import (
     thin,
 )
 from fast_electra.report.tokens import decode_pieces, display_tokens
+from fast_electra.terminal import Terminal
 
 HOSTILE = "<script>alert('owned')</script><img src=x onerror=alert(1)>\"'&</pre>"
 
@@ -232,7 +232,7 @@ def test_decoded_pieces_cover_the_decoded_text_exactly() -> None:
 
 def test_suspicious_tokens_are_marked_without_colour_where_there_is_none() -> None:
     output = io.StringIO()
-    render_terminal([("if a ", 0.1), (">=", 0.93), (" b\x1b[2J\n", None)], Console(file=output, width=80))
+    render_terminal([("if a ", 0.1), (">=", 0.93), (" b\x1b[2J\n", None)], Terminal(file=output, width=80))
     text = output.getvalue()
     assert "if a ⟦>=⟧ b␛[2J" in text  # and no file can send commands to the terminal
     assert "\x1b" not in text
@@ -243,7 +243,7 @@ def test_suspicious_tokens_are_marked_without_colour_where_there_is_none() -> No
 def test_shaded_text_in_a_terminal_keeps_every_character() -> None:
     output = io.StringIO()
     tokens = [("def f(a):\n    return ", 0.05), ("[bold]a", 0.8), (" - 1\n", 0.3)]
-    render_terminal(tokens, Console(file=output, width=80, force_terminal=True, color_system="truecolor"))
+    render_terminal(tokens, Terminal(file=output, width=80, force_terminal=True, color_system="truecolor"))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
     assert plain.startswith("def f(a):\n    return [bold]a - 1\n")
 
@@ -256,7 +256,7 @@ def test_json_tokens_concatenate_and_know_their_places() -> None:
 
 def test_the_table_prints_missing_values_as_a_dash() -> None:
     output = io.StringIO()
-    console = Console(file=output, width=120)
+    console = Terminal(file=output, width=120)
     print_summary_table({}, console)
     print_summary_table({"downstream": {"operator": {"model": {"pair": None, "n": 5}}}}, console)
     assert output.getvalue().count("–") >= 10
@@ -266,7 +266,7 @@ def test_the_table_prints_missing_values_as_a_dash() -> None:
 
 def test_the_table_shows_the_figures_with_their_baselines() -> None:
     output = io.StringIO()
-    print_summary_table(SUMMARY, Console(file=output, width=120))
+    print_summary_table(SUMMARY, Terminal(file=output, width=120))
     text = output.getvalue().replace("\u00a0", " ")
     for figure in (
         "52.0 %",

@@ -38,13 +38,11 @@ def bench(
     json
         Print one JSON object on standard output instead.
     """
-    import json as json_module
     import tempfile
     from pathlib import Path
 
-    from rich.console import Console
-
     from fast_electra.config import load_config
+    from fast_electra.terminal import Terminal, print_json
 
     name, *own = _DEFAULT if shape is None else (shape,)
     config = load_config(name, (*own, *overrides))
@@ -52,28 +50,25 @@ def bench(
     from fast_electra.studies.bench import profile as profile_part
     from fast_electra.studies.tune import tune as time_choices
 
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
-
+    say = Terminal(stderr=True).say
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if profile is not None:
-            print(profile_part(config, folder, profile, updates))
+            Terminal().say(profile_part(config, folder, profile, updates))
         elif tune:
             choices = time_choices(config, folder, updates, rounds, say)
-            print(json_module.dumps(choices)) if json else _print_choices(choices)
+            print_json(choices) if json else _print_choices(choices)
         else:
             found = run_bench(config, folder, updates, rounds, say)
-            print(json_module.dumps(found)) if json else _print(found)
+            print_json(found) if json else _print(found)
 
 
 def _print_choices(choices: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from fast_electra.terminal import Terminal
+
+    console = Terminal()
     table = Table(box=None)
     table.add_column("training.precision")
     table.add_column("training.compile")
@@ -107,15 +102,16 @@ _NAMES = {
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from fast_electra.terminal import Terminal
+
+    console = Terminal()
     shape = found["shape"]
     main, auxiliary = (
         f"{m['architecture']} {m['layers']} × {m['hidden_size']}" for m in (shape["main"], shape["auxiliary"])
     )
-    console.print(
+    console.say(
         f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
         f"{shape['batch_size']} × {shape['length']} tokens; {found['device']}, {found['dtype']}, "
         f"{found['threads']} thread(s)\n"
@@ -147,7 +143,7 @@ def _print(found: dict[str, Any]) -> None:
             f"{found[part]['data_wait_share']:.2%}",
         )
     console.print(table)
-    console.print(
+    console.say(
         f"\nRTD only: {found['flops_per_second'] / 1e9:,.0f} GFLOP/s; its matrix products alone: "
         f"{found['matmul_flops_per_second'] / 1e9:,.0f}, which is {found['matmul_share']:.0%} of the step\n"
         f"loader alone: {found['reader_tokens_per_second_per_core']:,.0f} tokens/s a core; "

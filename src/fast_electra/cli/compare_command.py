@@ -26,13 +26,8 @@ def compare(
     json
         Print one JSON object on standard output instead.
     """
-    import json as json_module
-    import shlex
-    import sys
-
-    from rich.console import Console
-
     from fast_electra.errors import ConfigError
+    from fast_electra.terminal import Terminal, command, print_json
 
     names = list(dict.fromkeys(models))
     if len(names) < 2:
@@ -49,22 +44,21 @@ def compare(
         first = names[folders.index(folder)]
         if first != name:
             raise ConfigError(f"{first} and {name} have the same results, in {folder}: name two models.")
-    contests = compare_evaluations(evaluations, names, say=lambda text: print(text, file=sys.stderr))
+    contests = compare_evaluations(evaluations, names, say=Terminal(stderr=True).say)
     if json:
-        print(json_module.dumps({"comparisons": [comparison_entry(contest, names) for contest in contests]}))
+        print_json({"comparisons": [comparison_entry(contest, names) for contest in contests]})
     if json and page is None:
         return 0
     from fast_electra.report.evaluation_page import contest_table, print_table, save_comparison, verdicts
 
     if not json:
-        console = Console(highlight=False)
+        console = Terminal()
         print_table(contest_table(contests, names), console)
         console.print()
         for sentence in verdicts(contests):
-            console.print(sentence, markup=False)
+            console.say(sentence)
     if page is not None:
-        command = shlex.join(["fast-electra", "compare", *names, "--page", str(page)])
-        commands = [command for one in evaluations for command in one.commands]
-        save_comparison(contests, names, [*commands, command], page)
-        print(page, file=sys.stderr)
+        commands = [each for one in evaluations for each in one.commands]
+        save_comparison(contests, names, [*commands, command("compare", *names, "--page", page)], page)
+        Terminal(stderr=True).say(str(page))
     return 0

@@ -1,7 +1,5 @@
 """`fast-electra config`: show a resolved configuration, its curves, and its schema."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +7,7 @@ from cyclopts import Parameter
 
 from fast_electra.config import config_schema, dump_config, load_config
 from fast_electra.errors import CheckpointError, ConfigError
+from fast_electra.terminal import Terminal, print_json
 
 # Shares of a run at which `plot` without a file prints the curves: close together where schedules fall fast.
 _PRINTED = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -28,9 +27,9 @@ def show(config: str, /, *overrides: str, json_output: Annotated[bool, Parameter
     """
     resolved = load_config(config, overrides)
     if json_output:
-        print(json.dumps(resolved.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        print_json(resolved.model_dump(mode="json"), indent=2)
     else:
-        print(dump_config(resolved), end="")
+        Terminal().say(dump_config(resolved).removesuffix("\n"))
 
 
 def plot(
@@ -70,10 +69,9 @@ def plot(
         raise ConfigError(f"--out {out} must end in .svg or .png.")
     for name, each in configs.items():
         if each.objective.kind == "fast_electra" and each.corruption.schedule.initial == "auto":
-            print(
+            Terminal(stderr=True).say(
                 f"{name}: the temperature is left out, since corruption.schedule.initial=auto is chosen when the run "
-                "starts; its config.yaml has the number.",
-                file=sys.stderr,
+                "starts; its config.yaml has the number."
             )
     from fast_electra.report.curves import planned, schedule_chart
 
@@ -88,20 +86,19 @@ def plot(
     chart = schedule_chart(configs, read_metrics(run / "metrics.jsonl") if run else ())
     out.parent.mkdir(parents=True, exist_ok=True)
     (save_svg if out.suffix == ".svg" else save_png)(chart, out)
-    print(out)
+    Terminal().say(str(out))
 
 
 def schema() -> None:
     """Print the JSON Schema of a configuration file."""
-    print(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+    print_json(config_schema(), indent=2)
 
 
 def _print_curves(records: list[dict[str, float]], as_json: bool) -> None:
     """One line an update, one column a quantity."""
     if as_json:
-        print(json.dumps({"curves": records}))
+        print_json({"curves": records})
         return
-    from rich.console import Console
     from rich.table import Table
 
     names = list(records[0])
@@ -110,4 +107,4 @@ def _print_curves(records: list[dict[str, float]], as_json: bool) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for record in records:
         table.add_row(*(f"{record[name]:,.0f}" if name == "update" else f"{record[name]:.4g}" for name in names))
-    Console().print(table)
+    Terminal().print(table)

@@ -38,19 +38,17 @@ def corrupt(
     json
         Print the report as one JSON object on standard output.
     """
-    import json as json_module
-
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fast_electra.config.loading import load_config
+    from fast_electra.config.loading import load_config, setting
+    from fast_electra.terminal import Terminal, print_json
 
     share = _share(shard)
     settings = load_config(config, overrides)
     from fast_electra.training.corrupt import build_cache
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Terminal(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         task = display.add_task("rows", total=None)
         report = build_cache(
@@ -58,19 +56,19 @@ def corrupt(
             out,
             share,
             progress=lambda done, total: display.update(task, completed=done, total=total),
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            say=console.say,
         )
     if json:
-        print(json_module.dumps(report.to_json()))
+        print_json(report.to_json())
         return 0
     if not report.built_parts:
-        console.print("all parts of this process were there already; nothing to do.", highlight=False)
-    Console().print(report_table(report))
+        console.say("all parts of this process were there already; nothing to do.")
+    Terminal().print(report_table(report))
     if report.finished:
-        text = f"train with corruption.cache={out}"
+        text = f"train with {setting('corruption.cache', out)}"
     else:
         text = f"{out} is not finished: parts of other shards are missing"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.say(text)
     return 0
 
 

@@ -38,16 +38,15 @@ def cost(
     json
         Print one JSON object on standard output instead, always with both.
     """
-    import json as json_module
-
     from fast_electra.config import load_config
+    from fast_electra.terminal import print_json
 
     settings = load_config(config, overrides if length is None else (*overrides, f"data.length={length}"))
     from fast_electra.studies.cost import cost as cost_of
 
     found = cost_of(settings, vocabulary, micro_batch, auxiliary_layers)
     if json:
-        print(json_module.dumps({"config": config} | found))
+        print_json({"config": config} | found)
         return
     _print(found, ("masked", "all") if head == "both" else (head,))
 
@@ -71,24 +70,24 @@ _MEMORY = {
 
 
 def _print(found: dict[str, Any], heads: tuple[str, ...]) -> None:
-    from rich.console import Console
+    from fast_electra.terminal import Terminal
 
-    console = Console(highlight=False)
+    console = Terminal()
     shape = found["shape"]
     main, auxiliary = (
         f"{model['architecture']} {model['layers']} × {model['hidden_size']}"
         for model in (shape["main"], shape["auxiliary"])
     )
-    console.print(
+    console.say(
         f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
         f"{shape['micro_batch']} × {shape['length']} tokens, {shape['masked_positions']} masked a row\n"
     )
     for head in heads:
-        console.print(f"[bold]{_HEADS[head]}[/]")
+        console.say((_HEADS[head], "bold"))
         _print_convention(console, found[f"head_{head}"])
-    console.print(f"auxiliary's training: {found['auxiliary_training']['basis']}.", markup=False)
+    console.say(f"auxiliary's training: {found['auxiliary_training']['basis']}.")
     for assumption in found["assumptions"]:
-        console.print(f"[dim]- {assumption}.[/]")
+        console.say((f"- {assumption}.", "dim"))
 
 
 def _print_convention(console: Any, costs: dict[str, Any]) -> None:
@@ -103,7 +102,7 @@ def _print_convention(console: Any, costs: dict[str, Any]) -> None:
         ("MFLOP a token, counted", flops, _COMPUTE, 1e6, 1),
         ("memory, GB", bytes_, _MEMORY, 1e9, 2),
     ):
-        table.add_row(f"[dim]{title}[/]")
+        table.add_row(title, style="dim")
         for part, label in labels.items():
             table.add_row(f"  {label}", *(f"{rows[way][part] / unit:,.{digits}f}" for way in _WAYS))
             if part == "total":
@@ -113,7 +112,7 @@ def _print_convention(console: Any, costs: dict[str, Any]) -> None:
             table.add_row("  total by formula", *(f"{formula[way]['total'] / unit:,.{digits}f}" for way in _WAYS))
     console.print(table)
     pays = costs["pays_from_run"]
-    console.print(
+    console.say(
         f"saved on the fly: {costs['total_compute_saving']:.1%} of the compute "
         f"({costs['auxiliary_compute_saving']:.1%} of the auxiliary's), "
         f"{costs['total_memory_saving']:.1%} of the memory ({costs['auxiliary_memory_saving']:.1%}); "

@@ -34,18 +34,16 @@ def build(
     json
         Print the report as one JSON object on standard output.
     """
-    import json as json_module
-
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fast_electra.config.loading import load_config
+    from fast_electra.terminal import Terminal, print_json
 
     settings = load_config(config, overrides)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     from fast_electra.data.shards import build_shards
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     descriptions = {"tokenizer": "reading for the tokenizer", "tokens": "tokenising"}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         tasks = {}
@@ -57,11 +55,11 @@ def build(
 
         report = build_shards(None, None, out, settings.data, progress=progress)
     if json:
-        print(json_module.dumps(report.to_json()))
+        print_json(report.to_json())
         return 0
+    Terminal().print(report_table(report))
     if report.existed:
-        console.print(f"{out} holds these shards already; nothing to do.", highlight=False)
-    Console().print(report_table(report))
+        console.say(f"{out} holds these shards already; nothing to do.")
     return 0
 
 

@@ -18,36 +18,36 @@ def doctor(run: Path, /, *, json: Annotated[bool, Parameter(negative="")] = Fals
     json
         Print one JSON object on standard output instead.
     """
-    import json as json_module
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
+    from fast_electra.terminal import Terminal, print_json
     from fast_electra.training.doctor import examine
 
     findings = examine(run)
     healthy = all(finding.severity != "problem" for finding in findings)
     if json:
-        print(json_module.dumps({"run": str(run), "healthy": healthy, "findings": [asdict(f) for f in findings]}))
+        print_json({"run": str(run), "healthy": healthy, "findings": [asdict(f) for f in findings]})
         return 0 if healthy else 1
-    marks = {"ok": "[green]✓[/]", "skipped": "[dim]–[/]", "warning": "[yellow]![/]", "problem": "[bold red]✗[/]"}
+    console = Terminal()
+    signs = "+-!x" if console.options.ascii_only else "✓–!✗"
+    styles = {"ok": "green", "skipped": "dim", "warning": "yellow", "problem": "bold red"}
+    marks = {severity: (sign, style) for sign, (severity, style) in zip(signs, styles.items(), strict=True)}
     table = Table(box=None, pad_edge=False)
     for name in ("", "check", "measured", "normal"):
         table.add_column(name, header_style="dim", overflow="fold")
     for finding in findings:
-        table.add_row(marks[finding.severity], finding.check, escape(finding.measured), finding.normal)
-    console = Console()
+        table.add_row(Text(*marks[finding.severity]), finding.check, finding.measured, finding.normal)
     console.print(table)
     for finding in findings:
         if finding.remedy:
-            console.print(f"\n{marks[finding.severity]} [bold]{finding.check}[/]: {finding.remedy}.", highlight=False)
+            console.say("\n", marks[finding.severity], " ", (finding.check, "bold"), f": {finding.remedy}.")
     counts = {name: sum(f.severity == name for f in findings) for name in marks}
-    console.print(
+    console.say(
         f"\n{counts['problem']} problem(s), {counts['warning']} warning(s), {counts['ok']} in order"
         + (f", {counts['skipped']} not checked" if counts["skipped"] else "")
-        + (". What each means: docs/is-my-curve-normal.md" if counts["problem"] or counts["warning"] else ""),
-        highlight=False,
+        + (". What each means: docs/is-my-curve-normal.md" if counts["problem"] or counts["warning"] else "")
     )
     return 0 if healthy else 1

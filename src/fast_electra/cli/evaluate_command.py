@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fast_electra.evaluation.results import Result
+    from fast_electra.terminal import Terminal
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -94,14 +93,12 @@ def evaluate(
     json
         Print one JSON object on standard output instead.
     """
-    import json as json_module
-
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from fast_electra.cli.data_option import folder_and_pairs
     from fast_electra.errors import ConfigError
     from fast_electra.recipes.evaluate import REPORT_FILE, Request, evaluate_model
+    from fast_electra.terminal import Terminal, print_json
 
     folder, pairs_file = folder_and_pairs(data, "--data")
     given = {
@@ -137,13 +134,9 @@ def evaluate(
         out=out,
         command=_command(model, given, seeds, {"--probe": probe, "--save": save, "--drop-overlap": drop_overlap}),
     )
-    console = Console(stderr=True)
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    console = Terminal(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:.0f} %"),
         TimeElapsedColumn(),
@@ -154,7 +147,7 @@ def evaluate(
         bar = display.add_task("", total=None, visible=False)
         evaluation, results = evaluate_model(
             request,
-            say,
+            console.say,
             lambda done, total, doing: display.update(
                 bar, completed=done, total=total, description=doing, visible=True
             ),
@@ -163,14 +156,14 @@ def evaluate(
         from fast_electra.evaluation.results import averages_of, entries
 
         averages = [average._asdict() for average in averages_of(results)]
-        print(json_module.dumps({"tasks": entries(results), "averages": averages}))
+        print_json({"tasks": entries(results), "averages": averages})
         return 0
-    _print(results, Console(highlight=False))
-    say(f"results  {evaluation.folder / 'results.json'}\nreport   {evaluation.folder / REPORT_FILE}")
+    _print(results, Terminal())
+    console.say(f"results  {evaluation.folder / 'results.json'}\nreport   {evaluation.folder / REPORT_FILE}")
     return 0
 
 
-def _print(results: "list[Result]", console: "Console") -> None:
+def _print(results: "list[Result]", console: "Terminal") -> None:
     from fast_electra.report.evaluation_page import (
         data_table,
         group_tables,
@@ -184,7 +177,7 @@ def _print(results: "list[Result]", console: "Console") -> None:
         print_table(table, console)
         console.print()
     for sentence in notes(results):
-        console.print(sentence, markup=False)
+        console.say(sentence)
 
 
 def _words(given: str | None) -> tuple[str, ...]:
@@ -232,11 +225,11 @@ def _seeds(given: list[int] | None) -> tuple[int, ...]:
 
 def _command(model: str, given: dict[str, object], seeds: list[int] | None, flags: dict[str, bool]) -> str:
     """The command that repeats this one."""
-    import shlex
+    from fast_electra.terminal import command
 
-    words = ["fast-electra", "evaluate", model]
+    words = ["evaluate", model]
     for option, value in given.items():
         for one in value if isinstance(value, list) else [value]:
             words += [] if one is None else [option, str(one)]
     words += ["--seeds", *map(str, seeds)] if seeds else []
-    return shlex.join([*words, *(flag for flag, is_set in flags.items() if is_set)])
+    return command(*words, *(flag for flag, is_set in flags.items() if is_set))

@@ -35,14 +35,13 @@ def export(
     public
         With --push: to a repository that everyone can read.
     """
-    import sys
-
     from fast_electra.errors import ConfigError
 
     if checkpoint is not None and checkpoint != "all" and not checkpoint.isdecimal():
         raise ConfigError(f"--checkpoint={checkpoint} is neither an update's number nor all.")
     if public and push is None:
         raise ConfigError("--public is about --push, which is not given.")
+    from fast_electra.terminal import Terminal
     from fast_electra.training.exporting import export_run
     from fast_electra.training.exporting import push as push_to_hub
 
@@ -51,7 +50,7 @@ def export(
         out,
         "all" if checkpoint == "all" else int(checkpoint) if checkpoint else None,
         auxiliary,
-        say=lambda text: print(text, file=sys.stderr),
+        say=Terminal(stderr=True).say,
     )
-    print(push_to_hub(out, push, public) if push else out)
+    Terminal().say(push_to_hub(out, push, public) if push else str(out))
     return 0

@@ -21,20 +21,18 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
     import io
     import sys
 
-    from rich.console import Console
-
     from fast_electra.data.content import open_text, text_bytes
     from fast_electra.errors import DataError
+    from fast_electra.terminal import Terminal
 
     if file:
         with open_text(file, "give a text file") as (_, unpacked):
             content = unpacked.read()
     else:
         content = text_bytes(io.BytesIO(sys.stdin.buffer.read()), "standard input").read()
-    text = content.decode("utf-8-sig", errors="replace")
+    text = content.decode("utf-8", "replace")  # with its byte-order mark: offsets count it
     if replaced := text.count("\N{REPLACEMENT CHARACTER}") - content.count("\N{REPLACEMENT CHARACTER}".encode()):
-        note = f"{replaced:,} characters are not UTF-8; U+FFFD stands in their place."
-        Console(stderr=True).print(note, markup=False, highlight=False)
+        Terminal(stderr=True).say(f"{replaced:,} characters are not UTF-8; U+FFFD stands in their place.")
     from fast_electra.evaluation.detector import Detector
     from fast_electra.report.inspect import render_terminal, to_json
     from fast_electra.report.tokens import display_tokens
@@ -44,7 +42,7 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
         raise DataError(f"{file or 'standard input'} holds no token; give some text.")
     tokens = display_tokens(text, [(t.start, t.end) for t in found], [t.probability for t in found])
     if json:
-        print(to_json(tokens))
+        Terminal().say(to_json(tokens))
     else:
-        render_terminal(tokens, Console())
+        render_terminal(tokens, Terminal())
     return 0

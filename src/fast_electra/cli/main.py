@@ -8,16 +8,19 @@ Notable:
 """
 
 import difflib
+import errno
 import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
 from fast_electra import __version__
 from fast_electra.errors import UserError
+from fast_electra.terminal import Terminal, discard, prepare_streams
 
 app = App(
     name="fast-electra",
@@ -207,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     it was found. Unexpected exceptions pass through: Python prints the traceback and exits with status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    prepare_streams()
     # Our own displays say how far a command is; libraries' bars and remarks would break them.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -214,22 +218,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["pretrain"] and {"--help", "-h"} & set(arguments):
             app["pretrain"].help_epilogue = _pretrain_help()
-        result = app(arguments)
-        sys.stdout.flush()
+        _refuse_bytes(arguments)
+        result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
     except UserError as error:
         return _failed(str(error))
     except CycloptsError as error:
         return _failed(_sentence(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        Terminal(stderr=True).say("interrupted")
         return 130
-    except BrokenPipeError:  # `fast-electra config show quickstart | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            return _failed(f"{error.filename}: {error.strerror}; give another path.")
+        if error.errno != errno.ENOSPC:
             raise
-        return _failed(f"{error.filename}: {error.strerror}; give another path.")
+        discard(sys.stdout)  # `> /dev/full`: what waits there would fail again when Python ends
+        return _failed(f"the output can't be written ({error.strerror}); free space, or write it elsewhere.")
     return result if isinstance(result, int) else 0
 
 
@@ -241,8 +245,17 @@ def _pretrain_help() -> str:
 
 
 def _failed(message: str) -> int:
-    print("error:", message.replace("\n", " "), file=sys.stderr)
+    Terminal(stderr=True).say("error: " + message.replace("\n", " "))
     return 2
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """What isn't text can stand in no configuration, and the libraries for tokenizers and weights refuse such paths."""
+    for argument in arguments:
+        if any("\udc80" <= character <= "\udcff" for character in argument):
+            encoding = sys.getfilesystemencoding().upper()
+            remedy = "rename the file or folder" if encoding == "UTF-8" else "set PYTHONUTF8=1"
+            raise UserError(f"{argument} holds bytes that are not {encoding}; {remedy}.")
 
 
 def _sentence(error: CycloptsError) -> str:

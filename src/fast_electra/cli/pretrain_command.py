@@ -49,26 +49,21 @@ def pretrain(
     json
         Print the result as one JSON object on standard output.
     """
-    import json as json_module
-
-    from rich.console import Console
     from rich.table import Table
 
     from fast_electra.config.loading import load_config
 
     settings = load_config(config, overrides)
     from fast_electra.errors import ConfigError
+    from fast_electra.terminal import Terminal, command, print_json
     from fast_electra.training.doctor import DoctorObserver
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import pretrain as run_pretraining
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    console = Terminal(stderr=True)
+    say = console.say
     if probe is None and probe_data:
         raise ConfigError(
             "--probe-data is the data of --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
@@ -86,9 +81,12 @@ def pretrain(
                 observe=probes,
             )
         except Interrupted as reason:
-            more = [] if extend is None else ["--extend", str(extend)]
-            again = " ".join(["fast-electra pretrain", config, "--run", str(run), *more, *overrides])
-            console.print(f"{reason}; the checkpoint is written. Go on with: {again}", highlight=False, soft_wrap=True)
+            more: list[object] = [] if extend is None else ["--extend", extend]
+            if probe is not None:
+                more += ["--probe", probe, "--probe-every", probe_every]
+                more += [word for path in probe_data or () for word in ("--probe-data", path)]
+            again = command("pretrain", config, "--run", run, *more, *overrides)
+            say(f"{reason}; the checkpoint is written. Go on with: {again}")
             return 130
     facts = {
         "run": str(result.folder),
@@ -99,7 +97,7 @@ def pretrain(
         "timing": {"seconds": result.seconds},
     }
     if json:
-        print(json_module.dumps(facts))
+        print_json(facts)
         return 0
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
@@ -108,9 +106,7 @@ def pretrain(
                 name, f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
             )
     console.print(table)
-    console.print(
-        f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True
-    )
+    say(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)")
     return 0
 
 

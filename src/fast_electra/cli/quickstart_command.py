@@ -45,31 +45,26 @@ def quickstart(
     json
         Print the summary as one JSON object on standard output.
     """
-    import json as json_module
-
-    from rich.console import Console
-
     from fast_electra.errors import ConfigError
 
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes {minutes:g} is no time: give a number above 0.")
     from fast_electra.recipes.own_task import own_task
     from fast_electra.recipes.quickstart import quickstart as run_quickstart
+    from fast_electra.terminal import Terminal, print_json
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.pretrain import stop_on_signals
 
     words = tuple(word.strip() for word in (task_text or "").split(",") if word.strip())
     asked = own_task(task, dev, words, task_label)
-    console = Console(stderr=json)
+    console = Terminal(stderr=json)
     with stop_on_signals() as stop:
         try:
             settings = [f"training.seed={seed}", *overrides]
             summary = run_quickstart(run, console, text or (), minutes, settings, stop, asked)
         except Interrupted as reason:
-            console.print(
-                f"{reason}; what was done is kept. The same command goes on.", highlight=False, soft_wrap=True
-            )
+            console.say(f"{reason}; what was done is kept. The same command goes on.")
             return 130
     if json:
-        print(json_module.dumps(summary))
+        print_json(summary)
     return 0

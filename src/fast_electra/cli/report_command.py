@@ -16,10 +16,11 @@ def report(run: Path, /, *, out: Path | None = None) -> int:
     from fast_electra.data.files import write_text_atomically
     from fast_electra.recipes.run_report import report_content
     from fast_electra.report.page import render_quickstart_page
+    from fast_electra.terminal import Terminal
 
     target = out or run / "report.html"
     page = render_quickstart_page(report_content(run))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(target, page)
-    print(target)
+    Terminal().say(str(target))
     return 0

@@ -58,25 +58,18 @@ def claim(
     json
         Print one JSON object on standard output instead.
     """
-    import json as json_module
-    import shlex
-
-    from rich.console import Console
-
     from fast_electra.config.loading import load_config
     from fast_electra.studies.claim_methods import Study, plan
+    from fast_electra.terminal import Terminal, command, print_json
 
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    console = Terminal(stderr=True)
+    say = console.say
     study = Study(seconds, seeds, methods, auxiliary_share, factors=factors, overrides=overrides)
     load_config("quickstart", overrides)  # a misspelt key is told before any work starts
     corpora = _corpora(corpus, glue, examples, say)
     if dry_run:
         steps = plan(study, corpora)
-        print(json_module.dumps(steps)) if json else _print_plan(steps)
+        print_json(steps) if json else _print_plan(steps)
         return 0
     from fast_electra.studies.claim import Listener
     from fast_electra.studies.claim import claim as run_claim
@@ -85,7 +78,7 @@ def claim(
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
-    words = ["fast-electra", "study", "claim", *overrides, "--out", str(out), "--seconds", f"{seconds:g}"]
+    words = ["study", "claim", *overrides, "--out", str(out), "--seconds", f"{seconds:g}"]
     words += ["--seeds", *map(str, seeds), "--corpus", *corpus, *(["--glue", str(glue)] if glue else [])]
     words += ["--methods", *methods]
     words += ["--auxiliary-share", str(auxiliary_share)] if auxiliary_share != Study.auxiliary_share else []
@@ -94,12 +87,12 @@ def claim(
     with stop_on_signals() as stop:
         listener = Listener(say, lambda name: ProgressDisplay(console, name), stop)
         try:
-            results = run_claim(study, corpora, out, shlex.join(words), listener)
+            results = run_claim(study, corpora, out, command(*words), listener)
         except Interrupted as reason:
             say(f"{reason}; the same command goes on.")
             return 130
     if json:
-        print(json_module.dumps(results))
+        print_json(results)
         return 0
     _print(results)
     say(f"results  {out / 'results.json'}\npage     {out / 'claim.html'}, {out / 'claim.md'}")
@@ -135,10 +128,10 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
 
 
 def _print_plan(steps: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from fast_electra.report import duration
+    from fast_electra.terminal import Terminal
 
     table = Table(box=None)
     table.add_column("corpus")
@@ -150,23 +143,23 @@ def _print_plan(steps: list[dict[str, Any]]) -> None:
         table.add_row(step["corpus"], step["what"], *(duration(step[key]) if step[key] else "" for key in seconds))
     sums = [sum(step[key] for step in steps) for key in seconds]
     table.add_row("", "in all, where nothing is there yet", *map(duration, sums))
-    Console(highlight=False).print(table)
-    print(f"together about {duration(sum(sums))}")
+    console = Terminal()
+    console.print(table)
+    console.say(f"together about {duration(sum(sums))}")
 
 
 def _print(results: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from fast_electra.report.claim_page import notes_of, sentences_of, tables_of
     from fast_electra.report.evaluation_page import print_table
+    from fast_electra.terminal import Terminal
 
-    console = Console(highlight=False)
+    console = Terminal()
     for corpus in results["corpora"]:
         for table in tables_of(corpus):
             print_table(table, console)
             console.print()
         for sentence in sentences_of(corpus):
-            console.print(sentence, markup=False)
+            console.say(sentence)
         console.print()
     for note in notes_of(results):
-        console.print(note, markup=False)
+        console.say(note)

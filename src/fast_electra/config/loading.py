@@ -14,6 +14,7 @@ import difflib
 import json
 import math
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -545,6 +546,11 @@ def resolve(mapping: Mapping[str, Any], overrides: Sequence[str] = (), name: str
     layer.sources = {path: Source(name, "") for path in _paths(layer.tree)}
     layer = _on_preset(layer)
     return _validate(_merge(layer, _read_overrides(overrides), layer.name))
+
+
+def setting(key: str, value: Any) -> str:
+    """An override as a shell takes it: `data.shards=shards`, or quoted where the shell or YAML would change it."""
+    return shlex.quote(f"{key}={_yaml(_plain(value), inside=True)}")
 
 
 def dump_config(config: Config) -> str:

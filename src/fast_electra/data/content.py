@@ -113,7 +113,7 @@ def text_bytes(file: BinaryIO, name: object) -> BinaryIO:
         what, remedy = found
         if unpack is not None:
             what = f"packed, and inside is {what}"
-        remedy = remedy.replace("{1}", shlex.quote(str(name)))
+        remedy = remedy.replace("{1}", shlex.quote(str(name)) if isinstance(name, Path) else "FILE")
         raise DataError(f"{name} is {what}: {remedy}.")
     return cast(BinaryIO, file)
 

@@ -122,7 +122,7 @@ def peak_memory() -> int:
     """Bytes: this process's largest resident size so far."""
     try:
         # Unlike ru_maxrss, this doesn't count what the parent had when the process was forked.
-        with open("/proc/self/status") as status:
+        with open("/proc/self/status", encoding="utf-8") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         import resource  # not on every system

@@ -27,8 +27,11 @@ _FULL_BY_RUST = re.compile(rf"os error ({'|'.join(str(number) for number in sort
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that `path` holds either the old text or the new, whatever happens."""
-    write_bytes_atomically(path, text.encode("utf-8"))
+    """Write UTF-8 text so that `path` holds either the old text or the new, whatever happens.
+
+    Half of a surrogate pair becomes an escape, which is what JSON has for it.
+    """
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

@@ -155,6 +155,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     missing = [name for name in ("pad", "cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise DataError(f"the tokenizer {path} has no {' and no '.join(missing)} token; take one for encoders.")
+    tokenizer.split_special_tokens = True  # "[MASK]" in a text is text, as in the shards; it is not saved
     return tokenizer
 
 

@@ -9,6 +9,8 @@ Shapes: B sequences, S positions.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,10 +118,11 @@ class Detector:
         """Every token of a text with its probability of having been replaced, in order.
 
         Args:
-            text: of any length.
+            text: of any length; a byte-order mark and carriage returns are in no token of their own.
             batch_size: windows that go through the model together.
         """
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        read, places = _as_trained(text)
+        encoded = self.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         if not ids:
             return []
@@ -143,7 +146,18 @@ class Detector:
                 nearer = distance < centred[place]
                 probabilities[place[nearer]] = score[1 : 1 + count][nearer]
                 centred[place[nearer]] = distance[nearer]
-        return [SuspectToken(start, end, float(p)) for (start, end), p in zip(offsets, probabilities, strict=True)]
+        return [
+            SuspectToken(places[start], places[end], float(probability))
+            for (start, end), probability in zip(offsets, probabilities, strict=True)
+        ]
+
+
+def _as_trained(text: str) -> tuple[str, Sequence[int]]:
+    """A text as training reads it (`data.sources`), and for each place in it the place in `text`."""
+    dropped = {found.start() + 1 for found in re.finditer("\r\n", text)} | ({0} if text[:1] == "\ufeff" else set())
+    places = [place for place in range(len(text) + 1) if place not in dropped] if dropped else range(len(text) + 1)
+    read = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return re.sub("[\ud800-\udfff]", "\ufffd", read), places
 
 
 def _architectures(folder: str) -> list[str]:

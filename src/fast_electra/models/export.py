@@ -77,6 +77,6 @@ def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:
 
 def _drop_private_keys(config_file: Path) -> None:
     """Keys that name our registered attention mean nothing to a process without this package."""
-    config = json.loads(config_file.read_text())
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     cleaned = {key: value for key, value in config.items() if not key.startswith("_attn")}
-    config_file.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n")
+    config_file.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n", encoding="utf-8")

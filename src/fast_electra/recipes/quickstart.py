@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
 
 import fast_electra
 from fast_electra.config.loading import load_config
@@ -42,6 +41,7 @@ from fast_electra.report import duration, evaluation_page, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.tokens import decode_pieces
+from fast_electra.terminal import Terminal, command
 from fast_electra.training.assembly import Assembled, assemble, special_ids
 from fast_electra.training.doctor import DoctorObserver
 from fast_electra.training.flops import count_flops
@@ -66,7 +66,7 @@ _TOKENIZER_SAMPLE = 10_000_000
 
 USAGE = """from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-folder = "{folder}"
+folder = {folder!r}
 model = AutoModelForTokenClassification.from_pretrained(folder)   # or AutoModel, for the bare encoder
 find = pipeline("token-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
 for token in find({example!r}):
@@ -89,7 +89,7 @@ class Material:
 
 def quickstart(
     folder: Path,
-    console: Console,
+    console: Terminal,
     text: Sequence[Path] = (),
     minutes: float | None = None,
     overrides: Sequence[str] = (),
@@ -164,7 +164,7 @@ def quickstart(
             "stages": stages.found(),
             "cost": _cost(auxiliary, main, parts, stages.seconds, main_config),
             "snippets": _snippets(parts, model),
-            "usage_code": USAGE.format(folder=folder / "model", example=sources.example),
+            "usage_code": USAGE.format(folder=str(folder / "model"), example=sources.example),
             "environment": _environment(main_config, execution.precision, execution.threads),
             **shown,
         }
@@ -174,11 +174,11 @@ def quickstart(
     console.print()
     print_summary_table(summary, console)
     console.print()
-    console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"model    {folder / 'model'}  (AutoModel.from_pretrained loads it)", highlight=False, soft_wrap=True)
+    console.say(f"report   {folder / 'report.html'}")
+    console.say(f"model    {folder / 'model'}  (AutoModel.from_pretrained loads it)")
     if judged is not None and judged["model"] is not None:
-        console.print(f"tuned    {judged['model']}  (your task's model)", highlight=False, soft_wrap=True)
-    console.print(f"try      fast-electra inspect {folder / 'model'} FILE", highlight=False, soft_wrap=True)
+        console.say(f"tuned    {judged['model']}  (your task's model)")
+    console.say(f"try      {command('inspect', folder / 'model', 'FILE')}")
     return summary
 
 
@@ -195,14 +195,14 @@ class _Stages:
         "report": ("Report", "write the page; seconds"),
     }
 
-    def __init__(self, folder: Path, console: Console, own_text: bool, has_task: bool = False):
+    def __init__(self, folder: Path, console: Terminal, own_text: bool, has_task: bool = False):
         self._console = console
         self._names = [name for name in self.TITLES if has_task or name != "task"]
         self._file = folder / "stages.json"
         self._stages: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._began = time.perf_counter()
         source = "your text" if own_text else "this machine's Python code"
-        console.print(f"[bold]fast-electra quickstart[/] on {source}, into {folder}", highlight=False, soft_wrap=True)
+        console.say(("fast-electra quickstart", "bold"), f" on {source}, into {folder}")
 
     @property
     def besides(self) -> str:
@@ -224,14 +224,14 @@ class _Stages:
 
     def note(self, text: str) -> None:
         """A sentence below the stage's title."""
-        self._console.print(f"      {text}", highlight=False, soft_wrap=True)
+        self._console.say(f"      {text}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Announce a stage, time it, and say what it found."""
         title, does = self.TITLES[name]
         place = f"{self._names.index(name) + 1}/{len(self._names)}"
-        self._console.print(f"\n[bold]{place} {title}[/]: {does}", highlight=False, soft_wrap=True)
+        self._console.say((f"\n{place} {title}", "bold"), f": {does}")
         began = time.perf_counter()
         findings: list[str] = []
         try:
@@ -245,15 +245,13 @@ class _Stages:
             }
             if self._file.parent.is_dir():
                 write_json_atomically(self._file, self._stages)
-        self._console.print(
-            f"      [green]{duration(seconds)}[/]  {' '.join(findings)}", highlight=False, soft_wrap=True
-        )
+        self._console.say("      ", (duration(seconds), "green"), f"  {' '.join(findings)}")
 
 
 class _Outlook(QuietObserver):
     """After some updates of the auxiliary, says how long the whole will take."""
 
-    def __init__(self, console: Console, stages: _Stages, main: Config):
+    def __init__(self, console: Terminal, stages: _Stages, main: Config):
         self._console, self._stages, self._main = console, stages, main
         self._first = self._updates = 0
         self._began = 0.0
@@ -269,11 +267,9 @@ class _Outlook(QuietObserver):
         each = (time.perf_counter() - self._began) / _ESTIMATE_AFTER
         # An update of the main model takes about as long as one of the auxiliary's.
         seconds = each * (self._updates - update + self._main.training.updates) + _OTHER_SECONDS
-        self._console.print(
+        self._console.say(
             f"      the whole{self._stages.besides} will take about {duration(self._stages.elapsed() + seconds)} on "
-            "this machine; --minutes N rescales it",
-            highlight=False,
-            soft_wrap=True,
+            "this machine; --minutes N rescales it"
         )
 
 

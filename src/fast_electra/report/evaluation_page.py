@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +33,7 @@ from fast_electra.evaluation.tasks import TEST
 from fast_electra.report import MISSING, decimal, duration, finite
 from fast_electra.report.plots import Specification, save_png, save_svg, stacked, to_svg
 from fast_electra.report.templating import asset, templates
+from fast_electra.terminal import Terminal, spelled_out
 
 DETECTABLE = (
     "MDD, minimal detectable difference: the smallest true one, between two models of this spread, that a t-test over "
@@ -68,7 +68,7 @@ class Dot(NamedTuple):
     value: float
 
 
-def print_table(table: TextTable, console: Console) -> None:
+def print_table(table: TextTable, console: Terminal) -> None:
     """Print a table to a terminal."""
     shown = Table(
         title=table.caption, title_justify="left", box=None, pad_edge=False, collapse_padding=True, header_style="bold"
@@ -77,8 +77,8 @@ def print_table(table: TextTable, console: Console) -> None:
         shown.add_column(name, justify="left" if place < table.left else "right")
     for row, cells in enumerate(table.rows):
         styles = ("bold" if (row, place) in table.strong else "" for place in range(len(cells)))
-        # A name in square brackets is no markup, and a figure stays on its line.
-        shown.add_row(*map(Text, (cell.replace(" ± ", "\u00a0±\u00a0") for cell in cells), styles))
+        # A figure stays on its line.
+        shown.add_row(*map(Text, (spelled_out(cell).replace(" ± ", "\u00a0±\u00a0") for cell in cells), styles))
     console.print(shown)
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -28,29 +27,33 @@ from fast_electra.report import (
     tokens_per_second,
     total_seconds,
 )
+from fast_electra.terminal import Terminal
 
 # Black on these is readable (contrast over 7) on light and dark terminals alike; below the first nothing is shaded.
 SHADES = ((0.1, "#fff3c4"), (0.25, "#ffd98a"), (0.5, "#ffb14e"), (0.75, "#ff8f5a"), (0.9, "#ff7a6b"))
 
 
-def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Console, most: int = 5) -> None:
+def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Terminal, most: int = 5) -> None:
     """Print the text with every token shaded by suspicion, a legend, and where the `most` suspicious tokens stand.
 
     `tokens` are (text, probability that it was replaced, or None for text that is no token), in order, covering the
     text exactly, as `report.tokens.display_tokens` gives them.
     """
     brackets = not console.is_terminal
+    left, right = ("[[", "]]") if console.options.ascii_only else ("⟦", "⟧")
     shaded = Text(no_wrap=False)
     for text, suspicion in tokens:
         text = _visible(text)
         suspicious = suspicion is not None and suspicion >= THRESHOLD
-        shaded.append(f"⟦{text}⟧" if suspicious and brackets else text, _style(suspicion))
+        shaded.append(f"{left}{text}{right}" if suspicious and brackets else text, _style(suspicion))
     console.print(shaded, soft_wrap=True)
 
     legend = Text("\nsuspicion  ")
     for bound, _ in SHADES:
         legend.append(f" from {percent(bound)[:-4]} % ", _style(bound))
-    legend.append("  ⟦ ⟧: replaced, says the model" if brackets else "  underlined: replaced, says the model")
+    legend.append(
+        f"  {left} {right}: replaced, says the model" if brackets else "  underlined: replaced, says the model"
+    )
     console.print(legend)
 
     places = [place for place in _places(tokens) if place["suspicion"] is not None]
@@ -65,10 +68,10 @@ def to_json(tokens: Sequence[tuple[str, float | None]]) -> str:
     `offset` counts characters from 0, `line` and `column` from 1. Text that is no token has `suspicion: null`; the
     texts concatenate to the whole. No key holds a number that JSON does not know (NaN becomes null).
     """
-    return json.dumps({"threshold": THRESHOLD, "tokens": _places(tokens)}, ensure_ascii=False, allow_nan=False)
+    return json.dumps({"threshold": THRESHOLD, "tokens": _places(tokens)}, allow_nan=False)
 
 
-def print_summary_table(summary: Mapping[str, Any], console: Console) -> None:
+def print_summary_table(summary: Mapping[str, Any], console: Terminal) -> None:
     """Print a quickstart's results (`summary.json`) as tables; a figure that the summary lacks reads –."""
     table = Table(title="Pre-training", title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("measure, on held-out text")
@@ -100,9 +103,9 @@ def print_summary_table(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
     if task := summary.get("task"):
-        console.print(f"\nYour task, {task['name']}", style="bold", markup=False, highlight=False)
+        console.say((f"\nYour task, {task['name']}", "bold"))
         for sentence in task["sentences"]:
-            console.print(sentence, markup=False, highlight=False)
+            console.say(sentence)
 
     for kind in ("operator", "variable"):
         rows = contestants(summary, kind)
@@ -133,7 +136,7 @@ def print_summary_table(summary: Mapping[str, Any], console: Console) -> None:
             difference = look_up(summary, f"downstream.{kind}.{key}")
             if isinstance(difference, Mapping):
                 ends = interval(difference.get("low"), difference.get("high"))
-                console.print(f"main model minus {name}: {ends} points", highlight=False)
+                console.say(f"main model minus {name}: {ends} points")
 
 
 def _ratio(value: Any, baseline: Any) -> str:
@@ -152,6 +155,7 @@ def _style(suspicion: float | None) -> Style:
 
 def _visible(text: str) -> str:
     """Control characters as their pictures (␛), so that a file cannot send commands to the terminal."""
+    text = text.replace("\r\n", "\n")
     return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else "␡" if c == "\x7f" else c for c in text)
 
 

@@ -178,7 +178,8 @@ def _computation(record: Mapping[str, Any], flops: int) -> str:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    escaped = {name: text.replace("|", "\\|") for name, text in rows.items()}
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in escaped.items())
 
 
 def _last(name: str | None) -> str:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fast_electra.terminal import Terminal
 
 Record = dict[str, Any]
 
@@ -113,7 +114,7 @@ class TensorBoard(QuietObserver):
 class ProgressDisplay:
     """A bar with loss, temperature, speed and time left on a terminal; a line every 30 seconds elsewhere."""
 
-    def __init__(self, console: Console, title: str):
+    def __init__(self, console: Terminal, title: str):
         """`title` stands before the bar."""
         self._console = console
         self._title = title
@@ -130,13 +131,13 @@ class ProgressDisplay:
         self._began = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._progress = Progress(
-                TextColumn("  {task.description}"),
+                TextColumn("  {task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.completed}/{task.total}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                TextColumn("[dim]{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", style="dim"),
                 console=self._console,
                 transient=True,
             )
@@ -150,9 +151,7 @@ class ProgressDisplay:
         elif time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
             left = (self._last_line - self._began) / max(1, update - self._first) * (self._updates - update)
-            self._console.print(
-                f"  {self._title}: {update}/{self._updates}, {left:.0f} s left, {self._facts}", highlight=False
-            )
+            self._console.say(f"  {self._title}: {update}/{self._updates}, {left:.0f} s left, {self._facts}")
 
     def logged(self, record: Record) -> None:
         """Take the facts to show from the record."""
