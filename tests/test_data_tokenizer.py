@@ -1,20 +1,24 @@
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from fast_electra.config.tree import TokenizerConfig
 from fast_electra.data.tokenizer import (
     LONGEST_RUN,
     fingerprint,
+    load_any_tokenizer,
     load_tokenizer,
     pieces,
     train_tokenizer,
+    unknown_note,
     vocabulary_size,
 )
 from fast_electra.errors import ConfigError, DataError
+from tests import tiny
 
 CODE = '''def total(values, not_in=None):
     """Sum of values."""
@@ -191,6 +195,48 @@ def test_a_tokenizer_without_a_mask_token_is_refused(text_tokenizer, tmp_path):
     )
     with pytest.raises(DataError, match="has no cls and no sep and no mask token"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["bert", "roberta", "deberta-v2", "mpnet", "xlm-roberta", "t5", "gpt2", "modernbert", "big_bird"]
+)
+def test_a_model_without_tokenizer_files_has_no_tokenizer(tmp_path, architecture):
+    # Transformers makes one up for most classes, and it knows nothing but its special tokens.
+    AutoConfig.for_model(architecture).save_pretrained(tmp_path / "model")
+    for load in (load_any_tokenizer, load_tokenizer):
+        with pytest.raises(DataError, match=r"model holds no tokenizer: save the one that belongs to its model there"):
+            load(tmp_path / "model")
+
+
+def test_added_tokens_alone_are_no_tokenizer(text_tokenizer, tmp_path):
+    text_tokenizer = copy.deepcopy(text_tokenizer)
+    text_tokenizer.add_tokens(["gene1", "gene2"])
+    text_tokenizer.save_pretrained(tmp_path)
+    AutoConfig.for_model("bert").save_pretrained(tmp_path)
+    load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "BertTokenizer"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_pointer_in_place_of_a_tokenizer_says_how_to_get_it(text_tokenizer, tmp_path):
+    text_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(DataError, match=r"tokenizer\.json is a pointer of Git LFS.* `git lfs pull`"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "trunc')
+    with pytest.raises(DataError, match="can't be loaded"):
+        load_tokenizer(tmp_path)
+
+
+def test_text_that_a_tokenizer_does_not_know_is_noted(text_tokenizer):
+    known = tiny.word_tokenizer(["a", "b"])
+    assert unknown_note(known, ["a b " * 100, "a b"], "x") is None
+    assert "50% of the tokens of x are [UNK]" in str(unknown_note(known, ["a c b d"], "x"))
+    assert unknown_note(text_tokenizer, ["แมวนั่งบนเสื่อ"], "x") is None  # bytes
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\n" * 100, "a" * 100, "\n" * 100, "word " * 50, CODE * 3])

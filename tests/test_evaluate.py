@@ -834,7 +834,7 @@ def test_a_model_without_a_tokenizer_or_none_at_all_is_refused(tmp_path, models,
     bare = shutil.copytree(models[0], tmp_path / "bare")
     for path in bare.glob("token*"):
         path.unlink()
-    for model, sentence in ((bare, "has no tokenizer beside its weights"), (tmp_path / "x y", "is not a folder")):
+    for model, sentence in ((bare, "holds no tokenizer"), (tmp_path / "x y", "is not a folder")):
         assert main(["evaluate", str(model), "--tasks", "cola", "--data", str(glue)]) == 2
         assert sentence in capsys.readouterr().err
 

@@ -330,7 +330,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, tagger, tokenizer):
         load_encoder(broken)
     mute = tmp_path / "mute"
     model.save_pretrained(mute)
-    with pytest.raises(ModelError, match="mute has no tokenizer beside its weights"):
+    with pytest.raises(DataError, match="mute holds no tokenizer: save the one that belongs to its model there"):
         fine_tune(mute, words_task(), RECIPE, 0, CPU)
     small = tmp_path / "small"
     write_model(

@@ -59,7 +59,7 @@ def settings(folder: Path, kind: str = "mlm", auxiliary: Path | None = None, **c
     }
     for key, value in changes.items():
         section, name = key.split("__")
-        tree[section][name] = value
+        tree.setdefault(section, {})[name] = value
     return Config.model_validate(tree)
 
 

@@ -33,11 +33,15 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
     text = content.decode("utf-8", "replace")  # with its byte-order mark: offsets count it
     if replaced := text.count("\N{REPLACEMENT CHARACTER}") - content.count("\N{REPLACEMENT CHARACTER}".encode()):
         Terminal(stderr=True).say(f"{replaced:,} characters are not UTF-8; U+FFFD stands in their place.")
+    from fast_electra.data.tokenizer import unknown_note
     from fast_electra.evaluation.detector import Detector
     from fast_electra.report.inspect import render_terminal, to_json
     from fast_electra.report.tokens import display_tokens
 
-    found = Detector(model).inspect(text)
+    detector = Detector(model)
+    if note := unknown_note(detector.tokenizer, [text], "the text"):
+        Terminal(stderr=True).say(note)
+    found = detector.inspect(text)
     if not found:
         raise DataError(f"{file or 'standard input'} holds no token; give some text.")
     tokens = display_tokens(text, [(t.start, t.end) for t in found], [t.probability for t in found])

@@ -60,6 +60,8 @@ class AdaptiveCurriculum:
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Move the temperature by an update's `rtd_loss_replaced`, `rtd_loss_kept` (means) and `replaced_fraction`."""
+        if "replaced_fraction" not in metrics:  # an update without a masked token tells nothing
+            return
         settings, state = self.settings, self.state
         replaced = metrics["replaced_fraction"]
         for kind, share in (("replaced", replaced), ("kept", 1.0 - replaced)):

@@ -125,9 +125,14 @@ class BuildReport:
         return sum(split.tokens for split in self.splits.values())
 
     @property
+    def text_tokens(self) -> int:
+        """Tokens kept, without separators."""
+        return self.tokens - sum(split.documents for split in self.splits.values())
+
+    @property
     def unknown_share(self) -> float:
         """Share of [UNK] among the tokens of text."""
-        return self.unknown_tokens / max(1, self.tokens - sum(split.documents for split in self.splits.values()))
+        return self.unknown_tokens / max(1, self.text_tokens)
 
     def losses(self) -> dict[str, str]:
         """What of the text is not in the shards as it was, by what happened to it; nothing that did not happen."""
@@ -600,7 +605,7 @@ def _write(
         report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
         report.cut_documents = reading.cut_documents
     _refuse_empty(report, config, validation, splitter)
-    _refuse_unknown(report)
+    _refuse_other_language(report)
     kept_bytes = report.text_bytes - sum(reason["bytes"] for reason in report.dropped.values())
     report.bytes_per_token = kept_bytes / report.tokens
     peaks[os.getpid()] = peak_memory()
@@ -637,7 +642,12 @@ def _refuse_empty(report: BuildReport, config: "DataConfig", validation: object 
     )
 
 
-def _refuse_unknown(report: BuildReport) -> None:
+def _refuse_other_language(report: BuildReport) -> None:
+    if not report.text_tokens:
+        raise DataError(
+            f"the tokenizer finds no token in {report.documents} documents: leave data.tokenizer.path out, or name "
+            "another tokenizer."
+        )
     if report.unknown_share > LARGEST_UNKNOWN:
         raise DataError(
             f"{report.unknown_share:.0%} of the tokens would be [UNK], since the tokenizer does not know this text "

@@ -12,12 +12,14 @@ Notable:
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from fast_electra.data.content import open_text
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import ConfigError, DataError
 
@@ -61,6 +63,9 @@ TRAINING_PIECE = 4_096
 """characters of a text that a tokenizer is trained on at a time"""
 ENCODING_PIECE = 16_384
 """characters of a text that are tokenised at a time"""
+NOTED_UNKNOWN = 0.01
+"""share of unknown tokens above which a text is said not to fit a tokenizer"""
+_FILES = ("tokenizer.json", "vocab.*", "*.model")
 
 
 def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int) -> "PreTrainedTokenizerFast":
@@ -135,21 +140,47 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
     )
 
 
-def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
-    """Load a tokenizer from a folder or by its hub name; no code that comes with it is run.
+def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer of any kind from a folder or by its hub name; no code that comes with it is run.
 
     Raises:
-        DataError: it can't be loaded, is not a fast one, or lacks a pad, cls, sep or mask token.
+        DataError: there is none, or it can't be loaded.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
+    absent = DataError(
+        f"{path} holds no tokenizer: save the one that belongs to its model there (tokenizer.json), or name a folder "
+        "or hub name that holds one."
+    )
+    folder = Path(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as error:  # OSError, ValueError, and plain Exceptions out of Rust
+        if folder.is_dir() and not any(file for name in _FILES for file in folder.glob(name)):
+            raise absent from error
+        if (folder / "tokenizer.json").is_file():
+            with open_text(folder / "tokenizer.json"):  # says what else it is
+                pass
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"the tokenizer {path} can't be loaded ({reason}); name a folder or hub name that holds one."
         ) from error
+    # Where there are no files, most classes make up a tokenizer that knows its special tokens alone.
+    made_up = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "▁"}
+    if made_up.issuperset(tokenizer.get_vocab()):
+        raise absent
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
+    """Load a tokenizer for encoders from a folder or by its hub name; no code that comes with it is run.
+
+    Raises:
+        DataError: there is none, it can't be loaded, is not a fast one, or lacks a pad, cls, sep or mask token.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = load_any_tokenizer(path)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"the tokenizer {path} has no tokenizer.json; convert it to a fast one.")
     missing = [name for name in ("pad", "cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
@@ -175,6 +206,21 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     ]
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "cls", "sep", "mask")}
     return canonical_digest([vocabulary, special, added, model, content["normalizer"], content["pre_tokenizer"]])
+
+
+def unknown_note(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], of: str) -> str | None:
+    """A warning where more than 1 % of the tokens of some texts are unknown to a tokenizer; `of` names the texts."""
+    if tokenizer.unk_token_id is None or not texts:
+        return None
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids = list(chain.from_iterable(cast("list[list[int]]", encoded["input_ids"])))
+    share = ids.count(cast(int, tokenizer.unk_token_id)) / max(1, len(ids))
+    if share <= NOTED_UNKNOWN:
+        return None
+    return (
+        f"warning: {share:.0%} of the tokens of {of} are {tokenizer.unk_token}, since the model's tokenizer does not "
+        "know their text: results say little."
+    )
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:

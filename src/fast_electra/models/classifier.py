@@ -118,13 +118,9 @@ def load_task_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
 
     Raises:
         DataError: there is none, or it lacks a special token.
-        ModelError: there is none, or it gives ids that the model has no embedding for.
+        ModelError: it gives ids that the model has no embedding for.
     """
     name = resolve_model(source)
-    local = Path(name)
-    # Without this file Transformers makes up a tokenizer that knows its special tokens alone.
-    if local.is_dir() and not any((local / file).exists() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
-        raise ModelError(f"{source} has no tokenizer beside its weights: save the one it was trained with to {local}.")
     tokenizer = load_tokenizer(name)
     config = stored_config(name)
     if vocabulary_size(tokenizer) > config.vocab_size:

@@ -48,6 +48,8 @@ BUGS = "bugs"
 BLIMP = "blimp"
 REPORT_FILE = "report.html"
 CURVE_FILE = "examples.svg"
+_LOOKED_AT = 1_000
+"""texts of a split that are looked at for unknown tokens"""
 _LONGEST = 512
 """tokens of a function; a longer one is cropped around its bug"""
 
@@ -212,6 +214,8 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         )
     if BUGS in request.tasks:
         tasks.append(checked(load_bugs(say)))
+    for note in _unknown(subject, tasks, pairs):
+        say(note)
     setup = Setup(
         recipe=request.recipe,
         seeds=request.seeds,
@@ -254,6 +258,20 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
     if (curve := curve_chart(whole.results)) is not None:
         save_svg(curve, out / CURVE_FILE)
     return whole, results
+
+
+def _unknown(subject: "Subject", tasks: Sequence[Task], pairs: "MinimalPairs | None") -> list[str]:
+    """A warning for each task whose texts the model's tokenizer does not know, by their first ones."""
+    from fast_electra.data.tokenizer import unknown_note
+    from fast_electra.models.classifier import load_task_tokenizer
+
+    splits = {task.name: (task.train, *task.dev.values()) for task in tasks}
+    texts = {name: [" ".join(text) for split in of for text in split.texts[:_LOOKED_AT]] for name, of in splits.items()}
+    if pairs is not None:
+        texts[BLIMP] = pairs.good[:_LOOKED_AT]
+    tokenizer = load_task_tokenizer(subject.source)
+    notes = (unknown_note(tokenizer, some, name) for name, some in texts.items())
+    return [note for note in notes if note]
 
 
 def load_tasks(request: Request, say: Say) -> list[Task]:

@@ -37,7 +37,7 @@ from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.recipes.own_task import OwnTask, check_task, judge_on_task
 from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.recipes.run_report import REPORT_FILE
-from fast_electra.report import duration, evaluation_page, percent
+from fast_electra.report import decimal, duration, evaluation_page, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.tokens import decode_pieces
@@ -134,7 +134,8 @@ def quickstart(
         doctor = DoctorObserver(main_config, stages.note)
         display = ProgressDisplay(console, "main model")
         main = pretrain(main_config, folder / "main", [display, doctor], stages.note, stop)
-        found(f"tells replaced tokens from original ones with a ROC-AUC of {main.validation['rtd_auc']:.3f}")
+        auc = main.validation.get("rtd_auc")  # none where all tokens of the validation rows are of one class
+        found(f"tells replaced tokens from original ones with a ROC-AUC of {decimal(auc)}")
     if not (folder / "model").exists():
         copy_folder_atomically(folder / "main" / "model", folder / "model")
     execution = choose_execution(main_config.training)

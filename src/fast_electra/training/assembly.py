@@ -432,13 +432,22 @@ def _digest(name: str) -> str | None:
 
 
 def validation_batches(rows: Rows, config: Config, most: int | None = None) -> list[Prepared]:
-    """Rows spread evenly over the validation split, with masks of their own, the same each time; `most` of them."""
+    """Rows spread evenly over the validation split, with masks of their own, the same each time; `most` of them.
+
+    Raises:
+        DataError: they hold no token that could be predicted.
+    """
     count = min(most or rows.count, config.training.validation_sequences, rows.count)
     indices = torch.arange(count) * rows.count // count
     batches = []
     for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
         batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
         batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
+    if not any(bool(prepared.batch.eligible.any()) for prepared in batches):
+        raise DataError(
+            f"{config.data.shards}: {count} rows of validation text hold no token to predict, only special ones such "
+            "as [UNK]: build the shards with a tokenizer that knows the text (fast-electra data build)."
+        )
     return batches
 
 

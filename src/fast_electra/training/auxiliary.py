@@ -17,7 +17,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.tree import Config
 from fast_electra.corruption.auxiliary import (
@@ -33,7 +33,7 @@ from fast_electra.corruption.auxiliary import (
 from fast_electra.corruption.counted import NGram, Unigram, uniform_log_probabilities, unigram_log_probabilities
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.shards import TokenShards
-from fast_electra.data.tokenizer import fingerprint, load_tokenizer
+from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer
 from fast_electra.errors import CheckpointError, ConfigError, ModelError
 from fast_electra.models.build import Head, load_model, resolve_model, stored_config
 from fast_electra.models.inputs import longest_row
@@ -260,13 +260,7 @@ def _kind(name: str, asked: str, model_config: PreTrainedConfig) -> Kind:
 
 def _tokenizer(source: str, kind: Kind) -> PreTrainedTokenizerBase:
     """The auxiliary's own tokenizer; only a masked language model needs [MASK] and the others."""
-    if kind == "masked_lm":
-        return load_tokenizer(source)
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # OSError, ValueError, and plain Exceptions out of Rust
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"the tokenizer of {source} can't be loaded ({reason}): save it beside the model.") from error
+    return load_tokenizer(source) if kind == "masked_lm" else load_any_tokenizer(source)
 
 
 def _refuse_other_tokens(

@@ -24,13 +24,13 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config, FastElectraObjective
 from fast_electra.data.files import staged_folder
 from fast_electra.data.shards import open_shards
-from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.data.tokenizer import load_any_tokenizer, load_tokenizer
 from fast_electra.errors import CheckpointError, DataError, ModelError
 from fast_electra.models.build import resolve_model
 from fast_electra.models.export import write_model
@@ -165,7 +165,7 @@ def _export_auxiliary(run: Path, record: dict[str, Any], out: Path, say: Say) ->
         raise CheckpointError(
             f"the auxiliary {name} is no longer the one that {run} used: put it back, or give --no-auxiliary."
         )
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+    tokenizer = load_any_tokenizer(resolve_model(name))
     write_model(loaded.model, tokenizer, out / "auxiliary", _auxiliary_card(config, name))
 
 

@@ -151,6 +151,8 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     # Dropout, where there is any, draws from (seed, update) alone.
     torch.manual_seed((plan.seed * 1_000_003 + state.update) % 2**63)
     totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}
+    # A batch may have nothing to predict: all its tokens are special, say [UNK]. Its loss is 0.
+    totals = {name: torch.where(count == 0, 1, count) for name, count in totals.items()}
     observed: dict[str, tuple[float, float]] = {}
     for micro in prepared.split(plan.micro_batch_size):
         with execution.autocast():
