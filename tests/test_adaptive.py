@@ -8,9 +8,9 @@ import pytest
 from fast_electra.config.tree import AdaptiveSchedule, CorruptionConfig
 from fast_electra.corruption.adaptive import AdaptiveCurriculum, make_curriculum
 from fast_electra.report.curves import schedule_chart
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.pretrain import pretrain
-from fast_electra.training.telemetry import read_metrics
 from tests import tiny
 
 Metrics = dict[str, float]

@@ -15,6 +15,7 @@ from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
 from fast_electra.errors import ConfigError, DataError, TrainingError
 from fast_electra.report import claim_page
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.studies import claim as studies
 from fast_electra.studies.claim import (
     Listener,
@@ -31,7 +32,7 @@ from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, S
 from fast_electra.studies.claim_runs import Material, helper_shape
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution
-from fast_electra.training.telemetry import QuietObserver, read_metrics
+from fast_electra.training.telemetry import QuietObserver
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,13 @@ from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelEr
 from fast_electra.models.build import build_model, continue_model, load_model
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.models.sharing import DeltaEmbedding
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training import exporting
 from fast_electra.training.card import earlier_flops
 from fast_electra.training.exporting import export_run, push
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.pretrain import assemble, pretrain, start
-from fast_electra.training.telemetry import read_metrics
-from tests import tiny
+from tests import test_electra, tiny
 from tests.test_training import CPU, run, weights, without_clock
 
 ROOT = Path(__file__).parent.parent
@@ -295,6 +296,35 @@ def test_every_checkpoint_exports_and_the_last_is_the_runs_own_model(tmp_path, f
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == earlier
     assert not (tmp_path / "one" / "auxiliary").exists()
     assert "None was taken at this update" in (tmp_path / "one" / "README.md").read_text()
+
+
+def test_a_checkpoint_is_read_without_the_runs_data_and_auxiliary(tmp_path, shards, auxiliary, capsys):
+    """Exported and inspected, whatever the run trains: a delta on frozen embeddings, a frozen encoder, two models."""
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    source = shutil.copytree(auxiliary, tmp_path / "auxiliary")
+    against = partial(tiny.settings, copied, "fast_electra", source, training__precision="bfloat16")
+    configs = {
+        "delta": against(main__embeddings="auxiliary_plus_delta"),
+        "frozen": against(main__freeze="encoder"),
+        "joint": test_electra.settings(copied, "disentangled", training__precision="bfloat16"),
+    }
+    for name, config in configs.items():
+        run(config, tmp_path / name)
+    shutil.rmtree(copied)
+    shutil.rmtree(source)
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat")
+    for name in configs:
+        export_run(tmp_path / name, tmp_path / "out" / name, checkpoint=12, say=lambda _: None)
+        for part, folder in (("model", "."), ("generator", "generator")):
+            own = tmp_path / name / part / "model.safetensors"
+            if own.exists():
+                assert (tmp_path / "out" / name / folder / "model.safetensors").read_bytes() == own.read_bytes()
+        shown = []
+        for model in (tmp_path / name, tmp_path / name / "checkpoints" / "00000012"):
+            assert main(["inspect", str(model), str(text), "--json"]) == 0
+            shown.append(capsys.readouterr().out)
+        assert shown[0] == shown[1]
 
 
 def test_an_export_holds_the_main_model_and_the_auxiliary_with_their_heads(tmp_path, finished, auxiliary):

@@ -18,9 +18,10 @@ from fast_electra.errors import CheckpointError, TrainingError
 from fast_electra.objectives.base import ParameterGroup
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
+from fast_electra.runs.checkpoints import newest_checkpoint
+from fast_electra.runs.folder import RunFolder
 from fast_electra.training import curve_checks
 from fast_electra.training.assembly import assemble
-from fast_electra.training.checkpoints import newest_checkpoint
 from fast_electra.training.curve_checks import CURVE_CHECKS, Curves, Finding
 from fast_electra.training.doctor import (
     DoctorObserver,
@@ -432,9 +433,8 @@ def test_a_run_of_a_preset_is_compared_with_its_reference_at_equal_tokens():
 
 def test_a_reference_covers_its_runs_and_refuses_others(tmp_path, healthy):
     for number, level in enumerate((1.0, 0.9, 1.2)):
-        run = tmp_path / str(number)
-        run.mkdir()
-        (run / "config.yaml").write_text(f"preset: quickstart\ntraining: {{seed: {number}}}\n")
+        config = load_config("quickstart", [f"training.seed={number}"])
+        run = RunFolder.create(tmp_path / str(number), config, config, {}).path
         lines = [{"update": u, "tokens": 4096 * u, "loss": level / u, "validation": {"loss": 2.0}} for u in (1, 2, 3)]
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     made = make_reference("quickstart", [tmp_path / "0", tmp_path / "1", tmp_path / "2"])

@@ -20,11 +20,11 @@ from fast_electra.corruption.initial import (
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.corruption.schedules import temperature, with_initial
 from fast_electra.errors import ConfigError
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
 from fast_electra.training.corrupt import build_cache
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.pretrain import pretrain
-from fast_electra.training.telemetry import read_metrics
 from tests import tiny
 from tests.test_training import CPU, run, weights
 

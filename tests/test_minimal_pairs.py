@@ -27,6 +27,7 @@ from fast_electra.evaluation.minimal_pairs import (
 from fast_electra.evaluation.results import run_of
 from fast_electra.models.build import Head, build_model, transformers_config
 from fast_electra.models.export import write_model
+from fast_electra.runs.folder import load_run
 from fast_electra.training import precision
 from fast_electra.training.pretrain import pretrain
 from tests import tiny
@@ -165,7 +166,7 @@ def test_a_run_is_judged_beside_its_token_frequencies_and_its_auxiliary(tmp_path
         assert low <= mean <= high
     assert any("its auxiliary by" in sentence for sentence in found["remarks"])
     assert "auxiliary" not in alone["baselines"]
-    assert run_of(str(run / "model")) == run_of(str(next((run / "checkpoints").iterdir()))) == run
+    assert run_of(str(run / "model")) == run_of(str(next((run / "checkpoints").iterdir()))) == load_run(run)
     # What is finished is not done again; and a run whose shards are gone has neither.
     assert evaluated(run, file, run / "evaluation", capsys)["sum"] == found["sum"]
     assert len(list((run / "evaluation" / "cells").iterdir())) == 1

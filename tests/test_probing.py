@@ -11,7 +11,7 @@ from fast_electra.evaluation import probing
 from fast_electra.evaluation.probing import ProbeObserver, probe
 from fast_electra.evaluation.tasks import Split, make_task, sample
 from fast_electra.models.classifier import load_encoder, load_task_tokenizer
-from fast_electra.training.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.runs.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.training.loop import Interrupted, train
 from fast_electra.training.precision import Execution
 from fast_electra.training.pretrain import assemble, start

@@ -24,9 +24,9 @@ from fast_electra.corruption.schedules import Difficulty, ScheduledCurriculum, t
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.errors import ConfigError
 from fast_electra.report.curves import known_updates, planned
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.pretrain import pretrain
-from fast_electra.training.telemetry import read_metrics
 from tests import tiny
 
 FALLING = [LinearSchedule, ExponentialSchedule, PolynomialSchedule, CosineSchedule]
@@ -281,7 +281,7 @@ def test_plot_prints_a_table_and_draws_a_file(tmp_path, capsys):
     [
         (["--out", "curves.pdf"], "must end in .svg or .png"),
         (["--beside", "corruption.schedule.kind=linear"], "give --out"),
-        (["--run", "nowhere", "--out", "a.svg"], "holds no metrics.jsonl"),
+        (["--run", "nowhere", "--out", "a.svg"], "nowhere is no run"),
         (["--out", "a.svg", "--beside", "corruption.schedule.kind=lineal"], "did you mean linear?"),
     ],
 )

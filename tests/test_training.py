@@ -16,7 +16,8 @@ from fast_electra.data.files import verify_manifest
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingError
 from fast_electra.models.linear_maps import LinearMap
 from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
-from fast_electra.training.checkpoints import newest_checkpoint, save_checkpoint
+from fast_electra.runs.checkpoints import newest_checkpoint, save_checkpoint
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Interrupted, Plan, State, make_update
 from fast_electra.training.muon import orthogonalise
@@ -24,7 +25,6 @@ from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, choose_execution, cpu_has_bfloat16
 from fast_electra.training.pretrain import assemble, pretrain, start
-from fast_electra.training.telemetry import read_metrics
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)

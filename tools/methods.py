@@ -30,10 +30,10 @@ from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.recipes.python_corpus import collect
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble, special_ids
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.pretrain import pretrain
-from fast_electra.training.telemetry import read_metrics
 
 GENERATOR = (
     "{layers: 2, hidden_size: 256, heads: 4, intermediate_size: 512, options: {layer_types: [sliding_attention, "

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from fast_electra.config import config_schema, dump_config, load_config
-from fast_electra.errors import CheckpointError, ConfigError
+from fast_electra.errors import ConfigError
 from fast_electra.terminal import Terminal, print_json
 
 # Shares of a run at which `plot` without a file prints the curves: close together where schedules fall fast.
@@ -79,11 +79,9 @@ def plot(
         _print_curves(planned(next(iter(configs.values())), _PRINTED), json_output)
         return
     from fast_electra.report.plots import save_png, save_svg
-    from fast_electra.training.telemetry import read_metrics
+    from fast_electra.runs.folder import load_run
 
-    if run and not (run / "metrics.jsonl").exists():
-        raise CheckpointError(f"{run} holds no metrics.jsonl: give the folder of a run that has begun.")
-    chart = schedule_chart(configs, read_metrics(run / "metrics.jsonl") if run else ())
+    chart = schedule_chart(configs, load_run(run).metrics() if run else ())
     out.parent.mkdir(parents=True, exist_ok=True)
     (save_svg if out.suffix == ".svg" else save_png)(chart, out)
     Terminal().say(str(out))

@@ -12,7 +12,7 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
     Parameters
     ----------
     model
-        A run, an exported folder or a hub name.
+        A run, RUN/checkpoints/UPDATE, an exported folder or a hub name.
     file
         The text; standard input when left out.
     json

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fast_electra.config.tree import AdaptiveSchedule, Config, CorruptionConfig, FastElectraObjective
+from fast_electra.config.tree import AdaptiveSchedule, Config, CorruptionConfig, FastElectraObjective, TrainingConfig
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.race import TemperaturePath
 from fast_electra.corruption.schedules import Difficulty, temperature, with_initial
@@ -249,12 +249,11 @@ class CorruptionCache:
         # A run goes through its parts in order: few are open at a time, however many there are.
         self._open = lru_cache(maxsize=8)(lambda part: _Paths(folder / part.file, part, about["token_type"]))
 
-    def refuse_other(self, here: Mapping[str, Any], rows: int | None) -> None:
+    def refuse_other(self, here: Mapping[str, Any]) -> None:
         """Check that a run may read from this cache.
 
         Args:
             here: the run's `identity`; the auxiliary's keys only where the run names one.
-            rows: of the whole run; None where that is not known yet.
 
         Raises:
             ConfigError: names what differs.
@@ -265,7 +264,14 @@ class CorruptionCache:
                 f"the corruption cache {self.folder} is of another run: {found}; give corruption.cache another "
                 "folder, or write it there with `fast-electra corrupt`."
             )
-        if rows is not None and rows > self.rows:
+
+    def refuse_short(self, training: TrainingConfig) -> None:
+        """Check that the cache holds every row of a run; where the number of updates is not known yet, it passes.
+
+        Raises:
+            ConfigError: it holds fewer.
+        """
+        if training.updates is not None and (rows := training.updates * training.batch_size) > self.rows:
             raise ConfigError(
                 f"the corruption cache {self.folder} holds {self.rows:,} rows, and the run reads {rows:,} "
                 "(training.updates × training.batch_size): run `fast-electra corrupt` with these updates, which adds "

@@ -28,6 +28,9 @@ from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import cast_weights
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import replaced_logits
+from fast_electra.runs.checkpoints import checkpoint_at
+from fast_electra.runs.folder import run_of_checkpoint
+from fast_electra.training.checkpoint_models import read_model, read_tokenizer
 from fast_electra.training.precision import cpu_has_bfloat16
 
 _UNTRAINED = 10
@@ -86,30 +89,18 @@ class Detector:
     """A main model and its tokenizer, from a run or an exported folder."""
 
     def __init__(self, source: str | Path, dtype: torch.dtype | None = None, device: torch.device | None = None):
-        """Load a run, a folder or a hub name.
+        """Load a model.
 
         Args:
-            source: the model.
+            source: a run, RUN/checkpoints/UPDATE, a folder or a hub name.
             dtype: as of `detector_of`.
             device: that it computes on; None: the CPU.
 
         Raises:
             ModelError: it has no RTD head.
         """
-        folder = resolve_model(source)
-        if any("ForMaskedLM" in name for name in _architectures(folder)):
-            raise ModelError(
-                f"{source} is a masked language model, not a main model: give a run trained with objective.kind="
-                "fast_electra or electra."
-            )
-        model = load_model(folder, "rtd")
-        labels = getattr(model.config, "id2label", {})
-        if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
-            raise ModelError(
-                f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced."
-            )
+        model, self.tokenizer = _read(source)
         self.config = model.config
-        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(folder)
         self.suspicion = detector_of(model.to(device or "cpu"), dtype)  # type: ignore[arg-type]
         self.length = longest_text(model.config, self.tokenizer, longest_row(model.config) or 512)
         """tokens of a window, special ones included"""
@@ -158,6 +149,27 @@ def _as_trained(text: str) -> tuple[str, Sequence[int]]:
     places = [place for place in range(len(text) + 1) if place not in dropped] if dropped else range(len(text) + 1)
     read = text.removeprefix("\ufeff").replace("\r\n", "\n")
     return re.sub("[\ud800-\udfff]", "\ufffd", read), places
+
+
+def _read(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A main model and its tokenizer."""
+    run = run_of_checkpoint(Path(source))
+    folder = None if run else resolve_model(source)
+    if run.objective == "mlm" if run else any("ForMaskedLM" in name for name in _architectures(str(folder))):
+        raise ModelError(
+            f"{source} is a masked language model, not a main model: give a run trained with objective.kind="
+            "fast_electra or electra."
+        )
+    if run:
+        checkpoint = checkpoint_at(run.checkpoints, int(Path(source).name))
+        return read_model(checkpoint), read_tokenizer(checkpoint)
+    model = load_model(str(folder), "rtd")
+    labels = getattr(model.config, "id2label", {})
+    if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
+        raise ModelError(
+            f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced."
+        )
+    return model, load_tokenizer(str(folder))
 
 
 def _architectures(folder: str) -> list[str]:

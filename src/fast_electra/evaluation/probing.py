@@ -14,7 +14,6 @@ Shapes: B examples, S positions, W words, N examples or words in all, d width of
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,9 +57,10 @@ from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, Task, sample
 from fast_electra.models.classifier import longest_text, uses_segments
 from fast_electra.objectives.mlm import MLM
+from fast_electra.runs.metrics import Record, cut_metrics
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.precision import Execution
-from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
+from fast_electra.training.telemetry import QuietObserver
 
 Scores = dict[str, dict[str, float]]
 """{dev split: {metric: value}}"""
@@ -276,10 +276,7 @@ class ProbeObserver(_Probing):
     def started(self, update: int, updates: int) -> None:
         """Keep the lines up to the update that the run goes on from, and cut the rest."""
         super().started(update, updates)
-        lines = [line for line in read_metrics(self._path) if line["update"] <= update] if self._path.exists() else []
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(partial, self._path)
+        cut_metrics(self._path, update)
 
     def updated(self, update: int) -> None:
         """Probe, if it is time."""

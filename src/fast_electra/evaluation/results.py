@@ -28,6 +28,7 @@ from fast_electra.errors import DataError
 from fast_electra.evaluation.comparison import Comparison, Runs, compare, minimal_detectable_difference
 from fast_electra.evaluation.glue import AVERAGES, averages
 from fast_electra.evaluation.metrics import clustered_interval
+from fast_electra.runs.folder import RunFolder, run_of_checkpoint
 
 RESULTS_FILE = "results.json"
 LONGEST_NAME = 100
@@ -414,8 +415,8 @@ def results_folder(model: str) -> Path:
     path or hub name, "--" in place of "/", since many folders have a last part like `checkpoint-500`.
     """
     path = Path(model)
-    if run := checkpoint_run(path):
-        return run / "evaluation" / path.name
+    if run := run_of_checkpoint(path):
+        return run.path / "evaluation" / path.name
     if path.name == "model" and _is_run(path.parent):
         path = path.parent
     if _is_run(path):
@@ -426,22 +427,14 @@ def results_folder(model: str) -> Path:
     return Path("evaluations") / re.sub(r"[^\w.-]+", "--", model.strip("/"))
 
 
-def checkpoint_run(path: Path) -> Path | None:
-    """The run that a path is a checkpoint of, None where it is something else."""
-    run = path.parent.parent
-    is_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal() and (run / "run.json").exists()
-    return run if is_checkpoint else None
-
-
-def run_of(model: str) -> Path | None:
+def run_of(model: str) -> RunFolder | None:
     """The run that a model is from: given as RUN, RUN/model, RUN/checkpoints/UPDATE or a quickstart's folder."""
     path = Path(model)
-    home = checkpoint_run(path) or (path.parent if path.name == "model" else path)
-    return next((folder for folder in (home, home / "main") if (folder / "run.json").exists()), None)
+    return RunFolder.of_model(path) or RunFolder.find(path / "main") or RunFolder.find(path.parent / "main")
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").exists() or (path / "model" / "config.json").exists()
+    return RunFolder.find(path) is not None or (path / "model" / "config.json").exists()
 
 
 def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None) -> Evaluation:

@@ -41,12 +41,13 @@ from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_layers, probed, similarity_layers
 from fast_electra.evaluation.recipes import Recipe, default_recipe, learning_rates, recipe_for
-from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, checkpoint_run, task_file
+from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, task_file
 from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples
 from fast_electra.models.build import resolve_model, stored_config, weights_digest
 from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
 from fast_electra.models.layers import cast_weights
+from fast_electra.runs.folder import run_of_checkpoint
 from fast_electra.training.exporting import export_run
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import QuietObserver
@@ -123,11 +124,11 @@ def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
         ModelError, DataError, CheckpointError: there is no such model, or it can't be used; it has no tokenizer.
     """
     source = model
-    if run := checkpoint_run(Path(model)):
+    if run := run_of_checkpoint(Path(model)):
         # Another run in the same place has other weights under the same number.
         exported = out / f"model-{canonical_digest(read_manifest(Path(model), 'take another checkpoint'))[:12]}"
         if not exported.exists():
-            export_run(run, exported, int(Path(model).name), auxiliary=False, say=say)
+            export_run(run.path, exported, int(Path(model).name), auxiliary=False, say=say)
         source = str(exported)
     name = resolve_model(source)
     return Subject(model, name, _model_digest(name), stored_config(name).hidden_size)

@@ -34,6 +34,7 @@ from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import first_position
 from fast_electra.models.norms import use_exact_norms
 from fast_electra.models.rotary import use_fast_rotary
+from fast_electra.runs.folder import RunFolder
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 """what Transformers raises on a folder or name that it can't load"""
@@ -222,7 +223,7 @@ def resolve_model(source: str | Path) -> str:
         ModelError: a folder without a model, or a path that doesn't exist.
     """
     path = Path(source)
-    if (path / "config.yaml").exists() and not (path / "model" / "config.json").exists():
+    if RunFolder.find(path) and not (path / "model" / "config.json").exists():
         raise ModelError(f"{path} is a run that has not finished: it has no model/ yet; resume it first.")
     if (path / "model" / "config.json").exists():
         return str(path / "model")

@@ -41,6 +41,11 @@ class DeltaEmbedding(nn.Module):
         return base + nn.functional.embedding(ids, self.delta, self.padding_idx)
 
     @property
+    def base(self) -> Tensor:
+        """The table (V, d) below the difference, by reference."""
+        return self._base[0]
+
+    @property
     def weight(self) -> Tensor:
         """The table (V, d) that `forward` looks up in, added in the same types and so to the same bits."""
         return self._base[0].detach() + self.delta

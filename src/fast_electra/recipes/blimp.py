@@ -7,7 +7,6 @@ Notable:
   shards, untrained models of the shape, and the run's auxiliary (in joint ELECTRA its generator).
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective
 from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.shards import TokenShards, open_shards
@@ -44,6 +42,7 @@ from fast_electra.evaluation.runner import Progress, Record, Say, Subject, finis
 from fast_electra.models.build import build_model, load_model, stored_config
 from fast_electra.models.classifier import load_task_tokenizer, longest_text
 from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.runs.folder import RunFolder
 from fast_electra.training.auxiliary import excluded_tokens, load_auxiliary
 from fast_electra.training.precision import Execution, apply_threads
 
@@ -153,14 +152,13 @@ def judge_minimal_pairs(
     asked = open_judge(subject.source, execution.device)
     per_set = per_set or (_each(SAMPLED, pairs) if asked.is_masked else None)
     run = run_of(subject.name)
-    record = json.loads((run / "run.json").read_text()) if run else {}
     settings = {
         "name": ZERO_SHOT,
         "way": asked.way,
         "per_set": per_set,
         "longest": LONGEST,
-        "shards": record.get("data"),
-        "auxiliary": record.get("auxiliary"),
+        "shards": run and run.digest("data"),
+        "auxiliary": run and run.digest("auxiliary"),
     }
     cell = make_cell(TASK, pairs.digest, settings, 0, untrained=False, model=subject.digest)
     if (found := finished_cell(out, cell)) is None:
@@ -180,7 +178,7 @@ def _judged(
     asked: Judge,
     pairs: MinimalPairs,
     per_set: int | None,
-    run: Path | None,
+    run: RunFolder | None,
     execution: Execution,
     say: Say,
     progress: Progress,
@@ -246,10 +244,9 @@ def _judged(
 # --- What a run has beside its model ----------------------------------------------------------------------------------
 
 
-def _run_scorers(run: Path, asked: Judge, device: torch.device, say: Say) -> dict[str, Scorer]:
+def _run_scorers(run: RunFolder, asked: Judge, device: torch.device, say: Say) -> dict[str, Scorer]:
     """Token frequencies of a run's shards, and its auxiliary, where they are still there and have its tokenizer."""
-    config = load_config(run / "config.yaml")
-    record = json.loads((run / "run.json").read_text())
+    config = run.config
     scorers: dict[str, Scorer] = {}
     assert config.data.shards is not None
     try:
@@ -257,13 +254,14 @@ def _run_scorers(run: Path, asked: Judge, device: torch.device, say: Say) -> dic
     except UserError as error:
         say(f"{TASK}: token frequencies and the auxiliary are left out: {error}")
         return {}
-    if shards.fingerprint != record["data"] or shards.tokenizer_fingerprint != fingerprint(asked.tokenizer):
-        say(f"{TASK}: token frequencies and the auxiliary are left out, since {shards.folder} is not what {run} used.")
+    if shards.fingerprint != run.digest("data") or shards.tokenizer_fingerprint != fingerprint(asked.tokenizer):
+        place = f"{shards.folder} is not what {run.path} used"
+        say(f"{TASK}: token frequencies and the auxiliary are left out, since {place}.")
         return {}
     allowed_V = ~excluded_tokens(shards, asked.tokenizer)
     scorers["unigram"] = by_frequency(unigram_log_probabilities(shards.split("train"), allowed_V).numpy())
     try:
-        model = _auxiliary(run, config, record, shards, asked)
+        model = _auxiliary(run, config, shards, asked)
     except UserError as error:
         say(f"{TASK}: the auxiliary is left out: {error}")
         model = None
@@ -274,21 +272,19 @@ def _run_scorers(run: Path, asked: Judge, device: torch.device, say: Say) -> dic
     return scorers
 
 
-def _auxiliary(
-    run: Path, config: Config, record: dict[str, Any], shards: TokenShards, asked: Judge
-) -> PreTrainedModel | None:
+def _auxiliary(run: RunFolder, config: Config, shards: TokenShards, asked: Judge) -> PreTrainedModel | None:
     """The masked language model that a run trained against, None where it had none.
 
     Raises:
         UserError: it is no longer there, or another one.
     """
     if isinstance(config.objective, ElectraObjective):
-        return load_model(run / "generator", "mlm")
+        return load_model(run.model("generator"), "mlm")
     if not isinstance(config.objective, FastElectraObjective) or config.auxiliary.model is None:
         return None
     loaded = load_auxiliary(config, shards, asked.tokenizer)
     if loaded.kind != "masked_lm":
         return None
-    if loaded.digest != record["auxiliary"]:
-        raise ModelError(f"{config.auxiliary.model} is no longer the one that {run} used; put it back.")
+    if loaded.digest != run.digest("auxiliary"):
+        raise ModelError(f"{config.auxiliary.model} is no longer the one that {run.path} used; put it back.")
     return loaded.model

@@ -41,13 +41,15 @@ from fast_electra.report import decimal, duration, evaluation_page, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.tokens import decode_pieces
+from fast_electra.runs.folder import load_run
+from fast_electra.runs.metrics import Record
 from fast_electra.terminal import Terminal, command
 from fast_electra.training.assembly import Assembled, assemble, special_ids
 from fast_electra.training.doctor import DoctorObserver
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.pretrain import RunResult, pretrain
-from fast_electra.training.telemetry import ProgressDisplay, QuietObserver, Record, read_metrics
+from fast_electra.training.telemetry import ProgressDisplay, QuietObserver
 
 # What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
 _OTHER_SECONDS = 75.0
@@ -137,9 +139,9 @@ def quickstart(
         auc = main.validation.get("rtd_auc")  # none where all tokens of the validation rows are of one class
         found(f"tells replaced tokens from original ones with a ROC-AUC of {decimal(auc)}")
     if not (folder / "model").exists():
-        copy_folder_atomically(folder / "main" / "model", folder / "model")
+        copy_folder_atomically(load_run(folder / "main").model(), folder / "model")
     execution = choose_execution(main_config.training)
-    resolved = load_config(folder / "main" / "config.yaml")
+    resolved = load_run(folder / "main").config
     parts = assemble(resolved, execution)
     model = load_model(folder / "model", "rtd")
     with stages.stage("downstream") as found:
@@ -151,7 +153,7 @@ def quickstart(
             judged = judge_on_task(request, stages.note, stop)
             found(" ".join(judged["sentences"]))
     with stages.stage("report"):
-        records = {name: read_metrics(folder / name / "metrics.jsonl") for name in ("auxiliary", "main")}
+        records = {name: load_run(folder / name).metrics() for name in ("auxiliary", "main")}
         summary = _summary(auxiliary, main, downstream, resolved, records, stages.seconds)
         if judged is not None:
             summary["task"] = judged

@@ -6,7 +6,7 @@ from typing import Any
 
 from fast_electra.errors import CheckpointError
 from fast_electra.report import evaluation_page
-from fast_electra.training.telemetry import read_metrics
+from fast_electra.runs.folder import RunFolder
 
 REPORT_FILE = "report.json"
 
@@ -20,20 +20,20 @@ def report_content(run: Path) -> dict[str, Any]:
     evaluation = evaluation_page.report_content(run)
     if (run / REPORT_FILE).exists():
         return json.loads((run / REPORT_FILE).read_text(encoding="utf-8")) | {"evaluation": evaluation}
-    if not (run / "run.json").exists():
+    found = RunFolder.find(run)
+    if found is None:
         raise CheckpointError(f"{run} is neither a quickstart nor a run: give a folder that one of them wrote.")
-    records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    records = found.metrics()
     if not records:
         raise CheckpointError(f"{run} has no metrics yet: let it run for some updates.")
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    part = "auxiliary" if record["resolved"]["objective"]["kind"] == "mlm" else "main"
+    part = "auxiliary" if found.objective == "mlm" else "main"
     validations = [r["validation"] for r in records if "validation" in r]
     return {
         "title": f"Run {run.name}",
-        "subtitle": f"{record['status']}: update {records[-1]['update']:,} of {record['updates']:,}",
+        "subtitle": f"{found.status}: update {records[-1]['update']:,} of {found.updates:,}",
         "summary": {part: validations[-1] if validations else {}},
         f"{part}_metrics": records,
-        "environment": record["environment"],
-        "config": (run / "config.yaml").read_text(encoding="utf-8"),
+        "environment": found.environment,
+        "config": found.config_text,
         "evaluation": evaluation,
     }

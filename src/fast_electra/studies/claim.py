@@ -47,6 +47,7 @@ from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.report.claim_page import chart_of, markdown_of, page_of
 from fast_electra.report.plots import save_svg
+from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.studies.bench import Trained, interval, with_settings
 from fast_electra.studies.claim_corpora import Corpus, Question, Record
 from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, Study, updates_of
@@ -56,7 +57,7 @@ from fast_electra.training.doctor import examine
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
 from fast_electra.training.pretrain import pretrain
-from fast_electra.training.telemetry import Observer, QuietObserver, read_metrics
+from fast_electra.training.telemetry import Observer, QuietObserver
 
 _AUXILIARY = "auxiliary"
 
@@ -221,10 +222,10 @@ class _Trial:
             Interrupted: stopped on request.
         """
         folder = self.material.runs / planned.name
-        record, failure = folder / "run.json", folder / "diverged.json"
+        run, failure = RunFolder.find(folder), folder / "diverged.json"
         if failure.exists():  # it would again; delete the folder to see
             raise TrainingError(json.loads(failure.read_text())["said"])
-        if not (record.exists() and json.loads(record.read_text())["status"] == "finished"):
+        if run is None or not run.is_finished:
             if planned.auxiliary is not None:
                 self.trained(planned.auxiliary)
             self._listener.say(f"{planned.name}: {planned.config.training.updates} updates, {planned.seconds:.0f} s")
@@ -275,7 +276,7 @@ class _Trial:
         except TrainingError:
             return None
         if planned.config.objective.kind == "mlm":
-            return read_metrics(run / "metrics.jsonl")[-1]["validation"]["masked_accuracy"]
+            return load_run(run).metrics()[-1]["validation"]["masked_accuracy"]
         return self._rtd_auc(run)
 
     # Judging
@@ -368,7 +369,7 @@ class _Trial:
 
     def _diagnosis(self, run: Path) -> Record:
         """How a run went, in one record under `diagnosis`."""
-        records = read_metrics(run / "metrics.jsonl")
+        records = load_run(run).metrics()
         seconds = seconds_of(records)
 
         def mean(key: str, scale: float = 1.0, digits: int = 3) -> float | None:
@@ -387,14 +388,14 @@ class _Trial:
             "findings": len(findings),
             "found": [each.sentence() for each in findings],
         }
-        if load_config(run / "config.yaml").objective.kind != "mlm":
+        if load_run(run).objective != "mlm":
             found["rtd_auc"] = round(self._rtd_auc(run), 4)
         return {"diagnosis": found}
 
     def _rtd_auc(self, run: Path) -> float:
         objective, validation = self._reference
         execution = self._execution
-        model = load_model(run / "model", "rtd").to(execution.weights_dtype)  # type: ignore[arg-type]
+        model = load_model(run, "rtd").to(execution.weights_dtype)  # type: ignore[arg-type]
         objective.main = ReplacedTokenDetector(model.to(execution.device).eval())  # type: ignore[arg-type]
         with execution.autocast():
             return objective.validate([batch.to(execution.device) for batch in validation], seed=0)["rtd_auc"]
@@ -448,7 +449,7 @@ class _Trial:
         """None for one that diverged: the runs that need it say so."""
         planned = self.auxiliary(seed)
         try:
-            records = read_metrics(self.trained(planned) / "metrics.jsonl")
+            records = load_run(self.trained(planned)).metrics()
         except TrainingError:
             return None
         measured = records[-1]["validation"]

@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_electra.config.loading import load_config
 from fast_electra.config.tree import DataConfig, MLMObjective
 from fast_electra.data.files import canonical_digest
 from fast_electra.data.sources import Document, Sources
@@ -39,6 +38,7 @@ from fast_electra.evaluation.tasks import Task, with_examples
 from fast_electra.models.build import load_model
 from fast_electra.models.classifier import load_task_tokenizer
 from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.runs.folder import load_run
 from fast_electra.training.assembly import special_ids
 from fast_electra.training.precision import Execution
 
@@ -200,17 +200,17 @@ class _Documents:
 
 def pair_score(run: Path, found: Sequence[bugs.Bug], execution: Execution) -> Record:
     """The share of pairs that a run's model judges right, a half for a tie: by its logits, or behind a mask."""
-    config = load_config(run / "config.yaml")
+    config = load_run(run).config
     tokenizer = load_task_tokenizer(run)
     special = special_ids(tokenizer)
     pairs = bugs.encode_bugs(found, tokenizer, config.data.length)
     if isinstance(config.objective, MLMObjective):
-        model = MaskedLM(load_model(run / "model", "mlm")).freeze(execution.auxiliary_dtype)
+        model = MaskedLM(load_model(run, "mlm")).freeze(execution.auxiliary_dtype)
         scores: NDArray[np.float64] = bugs.evaluate_masked(
             pairs, masked_prediction(model), mask_id=special["mask"], pad_id=special["pad"], every_token=0
         ).pair
     else:
-        scores = bugs.evaluate_bugs(pairs, detector_of(load_model(run / "model", "rtd")), pad_id=special["pad"]).pair
+        scores = bugs.evaluate_bugs(pairs, detector_of(load_model(run, "rtd")), pad_id=special["pad"]).pair
     return {"score": float(scores.mean()), "examples": len(pairs)}
 
 

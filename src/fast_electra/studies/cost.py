@@ -15,10 +15,8 @@ Notable:
 Shapes: B rows of a micro-batch, S positions, M positions through the head, V vocabulary.
 """
 
-import json
 from dataclasses import dataclass
 from math import floor
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -39,6 +37,7 @@ from fast_electra.models.sharing import tie
 from fast_electra.objectives.base import Prepared
 from fast_electra.objectives.fast_electra import rtd_losses
 from fast_electra.objectives.mlm import masked_terms
+from fast_electra.runs.folder import RunFolder
 from fast_electra.training.flops import count_flops, forward_flops, kept_bytes
 
 Head = Literal["masked", "all"]
@@ -341,11 +340,10 @@ def _auxiliary_tokens(config: Config) -> tuple[float, str]:
     """Tokens that the auxiliary was trained on for each token of the run, and where that is known from."""
     training = config.training
     planned = training.tokens or (training.updates or 0) * training.batch_size * config.data.length
-    record = Path(config.auxiliary.model or "") / "run.json"
-    if config.auxiliary.model is not None and record.is_file() and planned:
-        result = json.loads(record.read_text()).get("result") or {}
-        if "tokens" in result:
-            return result["tokens"] / planned, f"{record}: {result['tokens']:,} tokens, for a run of {planned:,}"
+    run = RunFolder.find(config.auxiliary.model) if config.auxiliary.model else None
+    if run is not None and run.is_finished and planned:
+        tokens = run.result["tokens"]
+        return tokens / planned, f"{run.path}: {tokens:,} tokens, for a run of {planned:,}"
     return 1.0, "equal tokens: no auxiliary.model whose run says how many it was trained on"
 
 

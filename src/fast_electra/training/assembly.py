@@ -294,11 +294,9 @@ def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> d
 
 def _open_cache(inputs: Inputs, folder: Path, loaded: LoadedAuxiliary | None) -> CorruptionCache:
     """The corruption cache in a folder, once it is known to be this run's."""
-    training = inputs.config.training
     cache = open_cache(folder)
-    cache.refuse_other(
-        cache_identity(inputs, loaded), None if training.updates is None else training.updates * training.batch_size
-    )
+    cache.refuse_other(cache_identity(inputs, loaded))
+    cache.refuse_short(inputs.config.training)
     made = cache.about["numerics"]
     inputs.notes.append(
         f"replacements come from the cache {cache.folder} of {cache.rows:,} rows, computed in {made['precision']} on "

@@ -6,9 +6,7 @@ Notable:
 - its digest is of the weights that are used: of that checkpoint, of those layers.
 """
 
-import json
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.tree import Config
@@ -34,14 +31,16 @@ from fast_electra.corruption.counted import NGram, Unigram, uniform_log_probabil
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.shards import TokenShards
 from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer
-from fast_electra.errors import CheckpointError, ConfigError, ModelError
+from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.build import Head, load_model, resolve_model, stored_config
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import truncate
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.other_lm import CausalLM, EncoderDecoderLM
 from fast_electra.objectives.base import Prepared
-from fast_electra.training.checkpoints import checkpoint_at, load_tensors
+from fast_electra.runs.checkpoints import checkpoint_at
+from fast_electra.runs.folder import RunFolder, load_run
+from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import Execution
 
 Kind = Literal["masked_lm", "causal_lm", "prefix_lm", "span_corruption", "unigram", "ngram", "uniform"]
@@ -107,9 +106,11 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
     kind = _kind(name, settings.kind, stored_config(source))
     their_tokenizer = _tokenizer(source, kind)
     _refuse_other_tokens(name, kind, their_tokenizer, tokenizer, shards)
-    model = load_model(source, _HEADS[kind])
-    if settings.checkpoint is not None:
-        _read_checkpoint(model, name, settings.checkpoint, joint=Path(source).name == _GENERATOR)
+    if settings.checkpoint is None:
+        model = load_model(source, _HEADS[kind])
+    else:  # its float32 weights
+        part = _GENERATOR if Path(source).name == _GENERATOR else "main"
+        model = read_model(checkpoint_at(load_run(Path(name)).checkpoints, settings.checkpoint), part, rounded=False)
     if settings.layers is not None:
         truncate(model, settings.layers)
     if kind == "masked_lm":
@@ -218,15 +219,14 @@ def _refuse_for_counted(config: Config) -> None:
 
 def _folder(name: str) -> str:
     """Where an auxiliary's model lies: a joint run stands for its generator."""
-    record = Path(name) / "run.json"
-    objective = json.loads(record.read_text())["resolved"]["objective"]["kind"] if record.exists() else None
-    if objective == "fast_electra":
+    run = RunFolder.find(name)
+    if run is not None and run.objective == "fast_electra":
         raise ModelError(
             f"the auxiliary {name} is a run of fast_electra, whose model detects tokens and predicts none: name a run "
             "of objective.kind=mlm or electra."
         )
     folder = Path(resolve_model(name))  # refuses what has not finished
-    return str(folder.with_name(_GENERATOR) if objective == "electra" else folder)
+    return str(run.model(_GENERATOR) if run is not None and run.objective == "electra" else folder)
 
 
 def _kind(name: str, asked: str, model_config: PreTrainedConfig) -> Kind:
@@ -305,25 +305,6 @@ def _difference(theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, 
         if one != other:
             return f"its {role} token is {one!r}, and here it is {other!r}"
     return None
-
-
-def _read_checkpoint(model: PreTrainedModel, name: str, update: int, joint: bool) -> None:
-    """Put the float32 weights of one of a run's checkpoints into its exported model, in place."""
-    checkpoint = checkpoint_at(Path(name) / "checkpoints", update)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        stored = HuggingFaceStorageReader(str(checkpoint.folder)).read_metadata().state_dict_metadata
-    # A generator's weights lie in a group of their own, or under its name in a joint one; tied ones among the shared.
-    prefixes = ("generator.master.", "main.master.generator.", "shared.master.") if joint else ("main.master.",)
-    wanted = {
-        prefix + parameter: value.data
-        for parameter, value in model.named_parameters()
-        for prefix in prefixes
-        if prefix + parameter in stored
-    }
-    if not wanted:
-        raise CheckpointError(f"{checkpoint.folder} holds no weights of the model of {name}: take another checkpoint.")
-    load_tensors(checkpoint, wanted)  # what is not there was frozen, and is as it was exported
 
 
 def _fit_vocabulary(name: str, model: PreTrainedModel, size: int) -> None:

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective
+from fast_electra.models.build import Head
+from fast_electra.runs.folder import RunFolder
 
 _LOADING = {
     "mlm": """from transformers import pipeline
@@ -40,13 +42,11 @@ def training_flops(source: str, update: int | None = None) -> int | None:
         source: a run, a folder inside one, a folder from elsewhere or a hub name.
         update: of the run's checkpoint that is used; None: its last.
     """
-    records = [file for file in (Path(source) / "run.json", Path(source).parent / "run.json") if file.exists()]
-    run = json.loads(records[0].read_text()) if records else {}
-    if "result" not in run:
+    run = RunFolder.of_model(source)
+    if run is None or not run.is_finished:
         return None
-    earlier = run.get("earlier_flops", {})
-    own = run["result"]["flops"] * (update or run["updates"]) // run["updates"]
-    return None if None in earlier.values() else own + sum(earlier.values())
+    own = run.result["flops"] * (update or run.updates) // run.updates
+    return None if None in run.earlier_flops.values() else own + sum(filter(None, run.earlier_flops.values()))
 
 
 def earlier_flops(config: Config) -> dict[str, int | None]:
@@ -66,20 +66,22 @@ def earlier_flops(config: Config) -> dict[str, int | None]:
     return found
 
 
-def model_card(
-    config: Config, record: Mapping[str, Any], result: Mapping[str, Any], part: str, model: PreTrainedModel
-) -> str:
+def head_of(config: Config, part: str) -> Head:
+    """The head of one of a run's models, by its name."""
+    return "mlm" if part != "main" or isinstance(config.objective, MLMObjective) else "rtd"
+
+
+def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreTrainedModel) -> str:
     """README.md of one of a run's models.
 
     Args:
-        config: the run's, resolved.
-        record: the run's `run.json`.
+        run: whose model it is.
         result: `updates`, `tokens`, `flops` and `validation` at these weights.
         part: `main`, `generator` of joint ELECTRA, or `masked_lm`, the main model's encoder with its vocabulary head.
         model: that is exported.
     """
-    shape = model.config
-    predicts_tokens = part != "main" or isinstance(config.objective, MLMObjective)
+    config, shape = run.config, model.config
+    predicts_tokens = head_of(config, part) == "mlm"
     loading = _LOADING["mlm" if predicts_tokens else "electra" if shape.model_type == "electra" else "classifier"]
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = {
@@ -87,15 +89,16 @@ def model_card(
         "architecture": f"{shape.model_type}, {shape.num_hidden_layers} layers of width {shape.hidden_size}, "
         f"{size:,} parameters",
         "start": f"continued from {_last(config.main.model)}" if config.main.model else "fresh weights",
-        **_auxiliary(config, record),
+        **_auxiliary(config, run.digest("auxiliary")),
         "masking": f"{config.corruption.masking.kind}, {config.corruption.masking.rate:.0%} of a row's tokens",
         "learning rate": f"{config.optimizer.schedule}, {config.optimizer.learning_rate:g} at its peak, warm-up "
         f"{config.optimizer.warmup:.0%} of the run",
-        "data": f"token shards with fingerprint `{record['data'][:16]}`, tokenizer `{record['tokenizer'][:16]}`",
+        "data": f"token shards with fingerprint `{str(run.digest('data'))[:16]}`, tokenizer "
+        f"`{str(run.digest('tokenizer'))[:16]}`",
         "updates": f"{result['updates']:,} of {config.training.updates:,}, each of {config.training.batch_size} rows "
-        f"of {config.data.length} tokens" + _segments(record),
+        f"of {config.data.length} tokens" + _segments(run),
         "tokens seen": f"{result['tokens']:,}",
-        "computation": _computation(record, result["flops"]),
+        "computation": _computation(run.earlier_flops, result["flops"]),
         "seed": str(config.training.seed),
     }
     measures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in result["validation"].items())
@@ -144,14 +147,14 @@ def _method(config: Config, part: str) -> str:
             return f"joint ELECTRA, its {'main model' if part == 'main' else part}"
 
 
-def _auxiliary(config: Config, record: Mapping[str, Any]) -> dict[str, str]:
+def _auxiliary(config: Config, weights: str | None) -> dict[str, str]:
     """Rows about the auxiliary and the curriculum, where there are any."""
     if not isinstance(config.objective, FastElectraObjective):
         return {}
     schedule = config.corruption.schedule
     settings = ", ".join(f"{name} {value}" for name, value in schedule.model_dump().items() if name != "kind")
     named = config.auxiliary.model
-    digest = f", weights `{record['auxiliary'][:16]}`" if record["auxiliary"] else ""
+    digest = f", weights `{weights[:16]}`" if weights else ""
     table = "that of a corruption cache" if config.corruption.cache else f"{config.auxiliary.kind} table of the corpus"
     return {
         "auxiliary": f"{_last(named) if named else table}{digest}",
@@ -159,13 +162,12 @@ def _auxiliary(config: Config, record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _segments(record: Mapping[str, Any]) -> str:
-    later = record.get("segments", [])[1:]
+def _segments(run: RunFolder) -> str:
+    later = run.segments[1:]
     return "".join(f"; extended at {segment['from']:,} to {segment['updates']:,}" for segment in later)
 
 
-def _computation(record: Mapping[str, Any], flops: int) -> str:
-    earlier: Mapping[str, int | None] = record.get("earlier_flops", {})
+def _computation(earlier: Mapping[str, int | None], flops: int) -> str:
     text = f"{flops:.2e} FLOPs"
     known = {name: value for name, value in earlier.items() if value is not None}
     if known:

@@ -7,7 +7,6 @@ Notable:
 - what can't be looked at any more (shards moved, an auxiliary deleted) is said and skipped, never guessed.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from transformers import PreTrainedModel
@@ -27,18 +25,21 @@ from fast_electra.corruption.masking import originals
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.shards import open_shards
 from fast_electra.errors import CheckpointError, UserError
-from fast_electra.models.build import Head, load_model
+from fast_electra.models.build import load_model
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
+from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint
+from fast_electra.runs.folder import RunFolder, load_run
+from fast_electra.runs.metrics import Record
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint
+from fast_electra.training.card import head_of
 from fast_electra.training.curve_checks import CURVE_CHECKS, Curves, Finding, plateau_finding
 from fast_electra.training.internal_checks import inside, judge
 from fast_electra.training.internals import measure, weight_figures
 from fast_electra.training.outlook import MOST_EPOCHS
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.telemetry import QuietObserver, Record, read_metrics
+from fast_electra.training.telemetry import QuietObserver
 
 _SEQUENCES = ("input_ids", "inputs_embeds")  # what a model may see of a corrupted sequence
 _ROWS = 8  # of the batch that goes through the parts
@@ -50,9 +51,7 @@ _CHECKS = (*CURVE_CHECKS, inside)
 class Run:
     """What a run folder holds."""
 
-    folder: Path
-    record: dict[str, Any]
-    """run.json"""
+    folder: RunFolder
     curves: Curves
 
     @property
@@ -79,7 +78,7 @@ def examine(folder: Path) -> list[Finding]:
         return [*findings, Finding("parts", "skipped", reason, remedy="run it where data and auxiliary are")]
     prepared = parts.objective.prepare(parts.schedule.at(0).split(_ROWS)[0], parts.seed)
     try:
-        checkpoint = newest_checkpoint(folder / "checkpoints", say=lambda _: None)
+        checkpoint = newest_checkpoint(run.folder.checkpoints, say=lambda _: None)
     except CheckpointError as error:
         checkpoint = None
         findings.append(Finding("weights", "problem", str(error).rstrip("."), "a sound checkpoint"))
@@ -135,24 +134,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         CheckpointError: the folder is no run, or one of another version.
     """
-    file = folder / "run.json"
-    if not file.exists():
-        inside = [f"{folder / name}" for name in ("auxiliary", "main") if (folder / name / "run.json").exists()]
-        raise CheckpointError(
-            f"{folder} is no run, for it has no run.json: give "
-            + (" or ".join(inside) if inside else "a folder that `fast-electra pretrain` wrote")
-            + "."
-        )
-    record = json.loads(file.read_text(encoding="utf-8"))
-    records = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
-    resolved = record.get("resolved", {})
-    resolved.get("optimizer", {}).pop("muon_learning_rate", None)  # of version 0.1, where Muon had a rate of its own
-    try:
-        config = Config.model_validate_json(json.dumps(resolved))
-    except (KeyError, ValidationError) as error:
-        reason = str(error).replace("\n", " ")[:200]
-        raise CheckpointError(f"{file} can't be read by this version ({reason}): examine it with its own.") from error
-    return Run(folder, record, Curves(config, record["updates"], records))
+    found = load_run(folder)
+    return Run(found, Curves(found.config, found.updates, found.metrics()))
 
 
 def progress(run: Run) -> Finding:
@@ -165,7 +148,7 @@ def progress(run: Run) -> Finding:
         )
         normal = f"a line of metrics.jsonl every {every} updates"
         return Finding("progress", "warning", "no record of metrics", normal, remedy)
-    done = f"{run.record['status']}, update {run.curves.records[-1]['update']:,} of {run.curves.updates:,}"
+    done = f"{run.folder.status}, update {run.curves.records[-1]['update']:,} of {run.curves.updates:,}"
     return Finding("progress", "ok", done)
 
 
@@ -218,7 +201,7 @@ def unchanged_inputs(run: Run, parts: Assembled) -> list[Finding]:
     """Whether auxiliary and data are still what the run was started with, by their digests."""
     findings = []
     for name, now in (("auxiliary", parts.auxiliary_digest), ("data", parts.shards.fingerprint)):
-        before = run.record.get(name)
+        before = run.folder.digest(name)
         if before is None or now is None:
             continue
         measured = f"digest {before[:12]} at the start" + ("" if before == now else f", {now[:12]} now")
@@ -238,10 +221,10 @@ def exported_model(run: Run, parts: Assembled) -> list[Finding]:
     findings: list[Finding] = []
     models = parts.objective.models()
     for name, fresh in models.items():
-        folder = run.folder / ("model" if name == "main" else name)
+        folder = run.folder.model(name)
         if not folder.exists():
             continue
-        head: Head = "mlm" if name != "main" or isinstance(parts.objective, MLM) else "rtd"
+        head = head_of(run.config, name)
         rows, by_document = parts.validation[0].batch, run.config.data.attention == "document"
         start = weight_figures(cast(PreTrainedModel, fresh), rows)
         figures = measure(load_model(folder, head), rows, by_document, start)

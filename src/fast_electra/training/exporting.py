@@ -3,8 +3,7 @@
 Notable:
 - everything that a run trained or used goes along: the main model with its RTD head, and the generator or auxiliary
   with its own head, each in a folder that Transformers loads without this package;
-- a checkpoint holds what changes in training; the rest (shape, frozen weights, tokenizer) is built as the run built it,
-  so the run's shards and auxiliary must still be there;
+- a checkpoint is exported from what it holds, without the run's shards; the auxiliary is written where it still is;
 - the last checkpoint gives the same weights as the run's own `model/`, bit for bit.
 
     OUT/                main model (or masked language model)
@@ -14,19 +13,15 @@ Notable:
     OUT/step-500/ …     with every checkpoint asked for: the first two, for each
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from transformers import PreTrainedModel
 
-from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config, FastElectraObjective
 from fast_electra.data.files import staged_folder
 from fast_electra.data.shards import open_shards
@@ -34,14 +29,11 @@ from fast_electra.data.tokenizer import load_any_tokenizer, load_tokenizer
 from fast_electra.errors import CheckpointError, DataError, ModelError
 from fast_electra.models.build import resolve_model
 from fast_electra.models.export import write_model
-from fast_electra.training.assembly import assemble
+from fast_electra.runs.checkpoints import checkpoint_at, checkpoint_updates
+from fast_electra.runs.folder import RunFolder
 from fast_electra.training.auxiliary import load_auxiliary
 from fast_electra.training.card import model_card
-from fast_electra.training.checkpoints import checkpoint_at, checkpoint_updates, load_tensors
-from fast_electra.training.outlook import flops_per_update
-from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import start
-from fast_electra.training.telemetry import read_metrics
+from fast_electra.training.checkpoint_models import model_names, read_model, read_tokenizer
 
 Say = Callable[[str], None]
 
@@ -65,8 +57,8 @@ def export_run(
     """
     if out.exists():
         raise DataError(f"{out} exists already: choose a new folder.")
-    record = _record(run)
-    if record is None and checkpoint is not None:
+    found = RunFolder.find(run)
+    if found is None and checkpoint is not None:
         raise CheckpointError(f"{run} is no run, so it has no checkpoints: leave --checkpoint out.")
     with staged_folder(out) as staged:
         if checkpoint is None:
@@ -75,17 +67,17 @@ def export_run(
                 raise ModelError(f"{run} is no folder here: give a run, or a folder with a Transformers model.")
             shutil.copytree(model, staged, dirs_exist_ok=True)
             for part in ("generator", "masked_lm"):
-                if record is not None and (run / part).exists():
-                    shutil.copytree(run / part, staged / part)
+                if found is not None and found.model(part).exists():
+                    shutil.copytree(found.model(part), staged / part)
         else:
-            updates = checkpoint_updates(run / "checkpoints") if checkpoint == "all" else [checkpoint]
+            assert found is not None
+            updates = checkpoint_updates(found.checkpoints) if checkpoint == "all" else [checkpoint]
             if not updates:
                 raise CheckpointError(f"{run} has no checkpoint yet: let it run on first.")
-            folders = {update: staged / f"step-{update}" if checkpoint == "all" else staged for update in updates}
-            assert record is not None
-            _export_checkpoints(run, record, folders)
-        if auxiliary and record is not None:
-            _export_auxiliary(run, record, staged, say)
+            for update in updates:
+                _export_checkpoint(found, update, staged / f"step-{update}" if checkpoint == "all" else staged)
+        if auxiliary and found is not None:
+            _export_auxiliary(found, staged, say)
 
 
 def push(folder: Path, name: str, public: bool = False) -> str:
@@ -117,53 +109,39 @@ def push(folder: Path, name: str, public: bool = False) -> str:
     return str(address)
 
 
-def _record(run: Path) -> dict[str, Any] | None:
-    file = run / "run.json"
-    return json.loads(file.read_text()) if file.exists() and (run / "config.yaml").exists() else None
+def _export_checkpoint(run: RunFolder, update: int, folder: Path) -> None:
+    """Write the models of a checkpoint."""
+    checkpoint = checkpoint_at(run.checkpoints, update)
+    tokenizer = read_tokenizer(checkpoint)
+    measured = {record["update"]: record["validation"] for record in run.metrics() if "validation" in record}
+    result = {
+        "updates": update,
+        "tokens": checkpoint.scalars["tokens"],
+        "flops": update * run.flops_per_update,
+        "validation": measured.get(update, {}),
+    }
+    for name in model_names(checkpoint):
+        model = read_model(checkpoint, name)
+        write_model(model, tokenizer, folder if name == "main" else folder / name, model_card(run, result, name, model))
 
 
-def _export_checkpoints(run: Path, record: dict[str, Any], folders: dict[int, Path]) -> None:
-    """Write the models of checkpoints, each to its folder."""
-    config = load_config(run / "config.yaml")
-    # On the CPU, in the run's own types: its weights are rounded to them as they were in training.
-    cpu = Execution(torch.device("cpu"), record["environment"]["precision"], torch.float32, threads=1)
-    parts = assemble(config, cpu)
-    each = flops_per_update(config, parts, cpu)
-    state, _ = start(config, parts, cpu)
-    measured = {r["update"]: r["validation"] for r in read_metrics(run / "metrics.jsonl") if "validation" in r}
-    for update, folder in folders.items():
-        checkpoint = checkpoint_at(run / "checkpoints", update)
-        load_tensors(checkpoint, state.tensors())
-        state.restore(update, checkpoint.scalars, cpu.device)
-        result = {
-            "updates": update,
-            "tokens": state.tokens,
-            "flops": update * each,
-            "validation": measured.get(update, {}),
-        }
-        for part, model in parts.objective.models().items():
-            assert isinstance(model, PreTrainedModel)
-            target = folder if part == "main" else folder / part
-            write_model(model, parts.tokenizer, target, model_card(config, record, result, part, model))
-
-
-def _export_auxiliary(run: Path, record: dict[str, Any], out: Path, say: Say) -> None:
+def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:
     """Write the frozen auxiliary, where the run used one that is a model of its own."""
-    config = load_config(run / "config.yaml")
+    config = run.config
     name = config.auxiliary.model
     if not isinstance(config.objective, FastElectraObjective) or name is None:
         return
-    if not Path(name).is_dir():
-        say(f"the auxiliary {name} is not written: it is on the hub, or no longer where the run found it.")
+    missing = next((place for place in (name, str(config.data.shards)) if not Path(place).is_dir()), None)
+    if missing is not None:
+        say(f"the auxiliary {name} is not written: {missing} is on the hub, or no longer where the run found it.")
         return
-    assert config.data.shards is not None
-    shards = open_shards(config.data.shards, verify=False)
+    shards = open_shards(Path(str(config.data.shards)), verify=False)
     loaded = load_auxiliary(config, shards, load_tokenizer(shards.folder / "tokenizer"))
     if loaded.model is None:
         return
-    if loaded.digest != record["auxiliary"]:
+    if loaded.digest != run.digest("auxiliary"):
         raise CheckpointError(
-            f"the auxiliary {name} is no longer the one that {run} used: put it back, or give --no-auxiliary."
+            f"the auxiliary {name} is no longer the one that {run.path} used: put it back, or give --no-auxiliary."
         )
     tokenizer = load_any_tokenizer(resolve_model(name))
     write_model(loaded.model, tokenizer, out / "auxiliary", _auxiliary_card(config, name))

@@ -31,8 +31,9 @@ from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import model_inputs
 from fast_electra.models.layers import layer_modules
 from fast_electra.models.rtd import replaced_logits
+from fast_electra.runs.metrics import Record
 from fast_electra.training.precision import Execution
-from fast_electra.training.telemetry import QuietObserver, Record
+from fast_electra.training.telemetry import QuietObserver
 
 Figures = dict[str, Any]
 """numbers by name, those of layers one level deeper; from `measure`"""

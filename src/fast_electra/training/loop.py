@@ -18,9 +18,10 @@ from torch import Tensor
 from fast_electra.data.batches import Prefetcher, one_by_one
 from fast_electra.errors import TrainingError
 from fast_electra.objectives.base import Examples, Trainable
+from fast_electra.runs.metrics import Record
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
-from fast_electra.training.telemetry import Observer, Record
+from fast_electra.training.telemetry import Observer
 
 
 class Interrupted(Exception):

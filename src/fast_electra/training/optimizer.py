@@ -125,6 +125,10 @@ class GroupOptimizer:
         for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
             parameter.copy_(master)
 
+    def master_names(self) -> dict[int, str]:
+        """The name that `tensors` gives a trained parameter's master, by the parameter's `id`."""
+        return {id(parameter): f"{self.name}.master.{name}" for name, parameter in self._parameters.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """Masters and optimizer state by name, the tensors themselves; fit for saving and for loading in place."""
         found = {f"{self.name}.master.{name}": master for name, master in self.masters.items()}

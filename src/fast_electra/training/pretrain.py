@@ -6,13 +6,9 @@ Notable:
 - the resolved configuration, with everything that was chosen automatically, is `config.yaml`; running it again repeats
   the run;
 - a finished run can be extended: it goes on from its last checkpoint with schedules over the new number of updates, and
-  `run.json` lists the segments.
-
-A run folder: config.yaml, run.json, metrics.jsonl, checkpoints/, model/, and generator/ of joint ELECTRA or masked_lm/
-of corrective language modelling.
+  the run lists the segments (`runs.folder` says what a run folder holds).
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,29 +16,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
 import fast_electra
-from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config
+from fast_electra.corruption.cache import open_cache
 from fast_electra.corruption.schedules import with_initial
-from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
+from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
 from fast_electra.models.layers import cast_weights
+from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.runs.folder import Extend, Finished, New, Opened, Resume, RunFolder, open_run
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.card import earlier_flops, model_card
-from fast_electra.training.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.training.card import earlier_flops, head_of, model_card
+from fast_electra.training.checkpoint_models import write_models
 from fast_electra.training.internals import InternalsObserver
 from fast_electra.training.loop import Plan, State, make_update, train
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard, read_metrics
+from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
 
 Say = Callable[[str], None]
 
@@ -92,78 +90,75 @@ def pretrain(
         Interrupted: stopped on request; the same command goes on.
     """
     began = time.perf_counter()
-    record = _read_run(folder)
-    if record:
-        _refuse_another_version(record, folder)
-        _refuse_another(config, record, folder)
-    if extend is not None:
-        record = _extended(record, extend, folder)
+    opened = open_run(folder, config, extend)
+    if isinstance(opened, Finished):
+        say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
+        return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
     execution = choose_execution(config.training)
     apply_threads(execution)
-    resolved = _resolve(config, record, execution)
+    resolved = _resolve(config, opened, execution)
     parts = assemble(resolved, execution)
     resolved = resolved.model_copy(update={"corruption": parts.corruption})
-    if record:
-        _refuse_other_inputs(record, parts, folder)
-    if record and record["status"] == "finished":
-        say(f"{folder} is finished: {record['result']['updates']} updates; nothing to do.")
-        return _result(folder, record, seconds=0.0, fresh=False)
+    if not isinstance(opened, New):
+        opened.run.refuse_other_inputs(**_digests(parts))
     for note in parts.notes:
         say(note)
-    if resolved.training.updates is None:
-        resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution))
-        say(f"the budget is {resolved.training.updates} updates.")
-        parts = assemble(resolved, execution)  # the speed was measured on these weights: start afresh
-    if not record:
-        for sentence in warnings(config, resolved, parts, execution):
-            say(sentence)
-    checkpoint = newest_checkpoint(folder / "checkpoints", say)
-    if record:
-        _refuse_lost_segment(record, checkpoint, folder)
-    if extend is not None and record:
-        say(_extension(resolved, parts, record))
-        write_text_atomically(folder / "config.yaml", dump_config(resolved))
-        write_json_atomically(folder / "run.json", record)
-    training = resolved.training
+    per_update = flops_per_update(resolved, parts, execution)
     rows = parts.validation[0].batch  # the figures of the start are taken here, before a checkpoint is read
     by_document = resolved.data.attention == "document"
-    internals = InternalsObserver(parts.objective.models(), rows, by_document, training.log_every, execution)
+    internals = InternalsObserver(parts.objective.models(), rows, by_document, config.training.log_every, execution)
+    if resolved.training.updates is None:
+        resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution, per_update))
+        say(f"the budget is {resolved.training.updates} updates.")
+        if resolved.corruption.cache is not None:
+            open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training)
+    if isinstance(opened, New):
+        for sentence in warnings(config, resolved, parts, execution):
+            say(sentence)
+    checkpoint = None if isinstance(opened, New) else newest_checkpoint(opened.run.checkpoints, say)
+    if not isinstance(opened, New):
+        _refuse_lost_segment(opened, checkpoint)
     state, plan = start(resolved, parts, execution)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not record:
-        write_text_atomically(folder / "config.yaml", dump_config(resolved))
-        record = _new_record(config, resolved, parts, execution)
-        write_json_atomically(folder / "run.json", record)
+    match opened:
+        case New():
+            inputs = _digests(parts) | _about(resolved, parts, execution, per_update)
+            run = RunFolder.create(folder, config, resolved, inputs)
+        case Extend():
+            say(_extension(resolved, parts, opened))
+            run = opened.run.extend(resolved)
+        case Resume():
+            run = opened.run
     if checkpoint:
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
         say(f"going on from update {checkpoint.update} of {plan.updates}.")
         for name, now in _numerics(execution).items():
-            if record["environment"][name] != now:
-                say(f"{name} is {now} and was {record['environment'][name]}: no longer bit-identical.")
-    flops = plan.updates * flops_per_update(resolved, parts, execution)
-    own: list[Observer] = [internals, MetricsFile(folder / "metrics.jsonl", keep_through=state.update)]
-    if training.tensorboard:
+            if run.environment[name] != now:
+                say(f"{name} is {now} and was {run.environment[name]}: no longer bit-identical.")
+    own: list[Observer] = [internals, MetricsFile(run.metrics_file, keep_through=state.update)]
+    if resolved.training.tensorboard:
         own.append(TensorBoard(folder / "tensorboard"))
     train(
         state,
         plan,
         batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
         validate=lambda: validate(parts, execution),
-        save=lambda state: _save(state, folder, training.keep_checkpoints),
+        save=lambda state: _save(state, run, resolved, parts),
         execution=execution,
         observers=[*observe(parts), *own, *observers],
         stop=stop,
     )
-    records = read_metrics(folder / "metrics.jsonl")
-    result = {"updates": plan.updates, "tokens": state.tokens, "validation": records[-1]["validation"], "flops": flops}
+    result = {
+        "updates": plan.updates,
+        "tokens": state.tokens,
+        "validation": run.metrics()[-1]["validation"],
+        "flops": plan.updates * per_update,
+    }
     for name, model in parts.objective.models().items():
         assert isinstance(model, PreTrainedModel)
-        card = model_card(resolved, record, result, name, model)
-        export_model(model, parts.tokenizer, folder / ("model" if name == "main" else name), card)
-    record |= {"status": "finished", "result": result}
-    write_json_atomically(folder / "run.json", record)
-    return _result(folder, record, seconds=time.perf_counter() - began, fresh=True)
+        export_model(model, parts.tokenizer, run.model(name), model_card(run, result, name, model))
+    run.finish(result)
+    return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
 
 
 def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
@@ -218,31 +213,40 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(name, handler)
 
 
-def _resolve(config: Config, record: dict[str, Any] | None, execution: Execution) -> Config:
+def _resolve(config: Config, opened: Opened, execution: Execution) -> Config:
     """Fill in what was left to the program; the number of updates only where it is known."""
     chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
     resolved = _replaced(config, config.training.model_dump() | chosen)
-    if record:
-        chosen = record["resolved"]["corruption"]["schedule"]["initial"]
-        corruption = resolved.corruption if chosen == "auto" else with_initial(resolved.corruption, chosen)
-        return _with_updates(resolved.model_copy(update={"corruption": corruption}), record["updates"])
+    if not isinstance(opened, New):
+        run = opened.run
+        initial = run.initial_temperature
+        corruption = resolved.corruption if initial is None else with_initial(resolved.corruption, initial)
+        updates = opened.updates if isinstance(opened, Extend) else run.updates
+        return _with_updates(resolved.model_copy(update={"corruption": corruption}), updates)
     if config.training.tokens is not None:
         per_update = config.training.batch_size * config.data.length
         return _with_updates(resolved, max(1, config.training.tokens // per_update))
     return resolved
 
 
-def _updates_for_budget(config: Config, parts: Assembled, execution: Execution) -> int:
-    """A budget in FLOPs or hours as a number of updates."""
+def _updates_for_budget(config: Config, parts: Assembled, execution: Execution, flops: int) -> int:
+    """A budget in FLOPs or hours as a number of updates, of `flops` each; the models stay as they are."""
     if config.training.flops is not None:
-        return max(1, int(config.training.flops / flops_per_update(config, parts, execution)))
+        return max(1, int(config.training.flops / flops))
     assert config.training.hours is not None
+    models = parts.objective.models().values()
+    weights = {id(p): p.detach().clone() for model in models for p in model.parameters()}
+    curriculum = parts.objective.state_dict()
     state, plan = start(_with_updates(config, 10**6), parts, execution)
     seconds = []
     for update in range(_SPEED_UPDATES + 1):
         began = time.perf_counter()
         make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
         seconds.append(time.perf_counter() - began)
+    for model in models:
+        for parameter in model.parameters():
+            parameter.data = weights[id(parameter)]
+    parts.objective.load_state_dict(curriculum)
     return max(1, int(config.training.hours * 3600 / (sum(seconds[1:]) / _SPEED_UPDATES)))
 
 
@@ -256,35 +260,35 @@ def _replaced(config: Config, training: dict[str, Any]) -> Config:
     return config.model_copy(update={"training": type(config.training).model_validate(training)})
 
 
-def _save(state: State, folder: Path, keep: int) -> None:
-    save_checkpoint(folder / "checkpoints", state.update, state.tensors(), state.scalars(), keep)
+def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> None:
+    models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
+    heads: dict[str, Head] = {name: head_of(config, name) for name in models}
+    save_checkpoint(
+        run.checkpoints,
+        state.update,
+        state.tensors(),
+        state.scalars(),
+        config.training.keep_checkpoints,
+        lambda staged: write_models(staged, models, heads, state.optimizers, parts.tokenizer),
+    )
 
 
-def _read_run(folder: Path) -> dict[str, Any] | None:
-    if (folder / "run.json").exists():
-        record = json.loads((folder / "run.json").read_text())
-        # What runs of earlier versions lack.
-        return {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}} | record
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(
-            f"{folder} holds something that is no run of this program: choose an empty or new folder."
-        )
-    return None
-
-
-def _new_record(config: Config, resolved: Config, parts: Assembled, execution: Execution) -> dict[str, Any]:
+def _digests(parts: Assembled) -> dict[str, str | None]:
+    """Of what a run is made from."""
     return {
-        "status": "started",
-        "requested": config.model_dump(mode="json"),
-        "resolved": resolved.model_dump(mode="json"),
-        "updates": resolved.training.updates,
-        "segments": [{"from": 0, "updates": resolved.training.updates}],
-        "data": parts.shards.fingerprint,
         "tokenizer": parts.shards.tokenizer_fingerprint,
+        "data": parts.shards.fingerprint,
         "auxiliary": parts.auxiliary_digest,
-        "auxiliary_measures": parts.auxiliary_measures,
         "main": parts.main_digest,
-        "earlier_flops": earlier_flops(resolved),
+    }
+
+
+def _about(config: Config, parts: Assembled, execution: Execution, flops: int) -> dict[str, Any]:
+    """What run.json says of a run besides its configuration and digests; `flops` are those of an update."""
+    return {
+        "auxiliary_measures": parts.auxiliary_measures,
+        "earlier_flops": earlier_flops(config),
+        "flops_per_update": flops,
         "environment": {
             "fast_electra": fast_electra.__version__,
             "torch": torch.__version__,
@@ -304,104 +308,23 @@ def _numerics(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _extended(record: dict[str, Any] | None, updates: int, folder: Path) -> dict[str, Any]:
-    """The record of a run that goes on to `updates`; the same record when it is on its way there already."""
-    if record is None:
-        raise CheckpointError(f"{folder} holds no run to extend: run it without --extend first.")
-    if record["updates"] == updates and len(record["segments"]) > 1:
-        return record
-    if record["status"] != "finished":
-        raise CheckpointError(
-            f"{folder} has not finished its {record['updates']} updates, and only a finished run can be extended: "
-            "run the same command without --extend first."
-        )
-    if updates <= record["updates"]:
-        raise CheckpointError(
-            f"{folder} has {record['updates']} updates already: --extend takes the new number in all, a larger one."
-        )
-    resolved = record["resolved"] | {"training": record["resolved"]["training"] | {"updates": updates}}
-    segment = {"from": record["updates"], "updates": updates}
-    return record | {
-        "status": "started",
-        "resolved": resolved,
-        "updates": updates,
-        "segments": [*record["segments"], segment],
-    }
-
-
-def _refuse_lost_segment(record: dict[str, Any], checkpoint: Checkpoint | None, folder: Path) -> None:
+def _refuse_lost_segment(opened: Resume | Extend, checkpoint: Checkpoint | None) -> None:
     """An extension starts where the segment before it ended; from an earlier update it would be another run."""
-    first = record["segments"][-1]["from"]
+    run = opened.run
+    first = run.updates if isinstance(opened, Extend) else run.first_update
     if first and (checkpoint is None or checkpoint.update < first):
         raise CheckpointError(
-            f"{folder} has no sound checkpoint of update {first}, where its extension starts: continue from its "
-            f"exported weights in a new folder with main.model={folder}."
+            f"{run.path} has no sound checkpoint of update {first}, where its extension starts: continue from its "
+            f"exported weights in a new folder with main.model={run.path}."
         )
 
 
-def _extension(config: Config, parts: Assembled, record: dict[str, Any]) -> str:
+def _extension(config: Config, parts: Assembled, opened: Extend) -> str:
     """What an extension does to the schedules, in a sentence."""
-    done, updates = (record["segments"][-1][key] for key in ("from", "updates"))
+    done, updates = opened.run.updates, opened.updates
     before = {"learning rate": learning_rate(config.optimizer, done - 1, done)}
     after = {"learning rate": learning_rate(config.optimizer, done, updates)}
     before |= parts.objective.settings((done - 1) / done)
     after |= parts.objective.settings(done / updates)
     changes = ", ".join(f"{name} from {before[name]:.4g} to {after[name]:.4g}" for name in before)
     return f"extended from {done} to {updates} updates: the schedules are recomputed over all {updates}, {changes}."
-
-
-def _refuse_another(config: Config, record: dict[str, Any], folder: Path) -> None:
-    asked = _flat(config.model_dump(mode="json"))
-    stored = [_flat(record[name]) for name in ("requested", "resolved")]
-    if asked in stored:
-        return
-    differing = [
-        f"{key} is {asked.get(key)} and was {stored[0].get(key)}"
-        for key in sorted(asked | stored[0])
-        if asked.get(key) != stored[0].get(key)
-    ]
-    raise CheckpointError(
-        f"{folder} holds another run: {'; '.join(differing[:5])}"
-        + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
-        + "; choose another folder"
-        + (", or go on with a finished run by --extend." if differing[0].startswith("training.updates") else ".")
-    )
-
-
-def _refuse_another_version(record: dict[str, Any], folder: Path) -> None:
-    """A minor version may draw other batches and have other settings: a run of another one can't be gone on with."""
-    began = record["environment"]["fast_electra"]
-    if began.split(".")[:2] != fast_electra.__version__.split(".")[:2]:
-        raise CheckpointError(
-            f"{folder} is a run of fast-electra {began}, and this is {fast_electra.__version__}, whose batches and "
-            f"settings differ: go on with fast-electra {began}, or start in a new folder"
-            + (f"; main.model={folder} continues from its weights." if record["status"] == "finished" else ".")
-        )
-
-
-def _refuse_other_inputs(record: dict[str, Any], parts: Assembled, folder: Path) -> None:
-    for name, now in (
-        ("tokenizer", parts.shards.tokenizer_fingerprint),
-        ("data", parts.shards.fingerprint),
-        ("auxiliary", parts.auxiliary_digest),
-        ("main", parts.main_digest),
-    ):
-        if record[name] != now:
-            raise CheckpointError(
-                f"{folder} was started with another {name} (digest {str(record[name])[:12]}, now {str(now)[:12]}): "
-                "put the old one back, or choose another folder."
-            )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _result(folder: Path, record: dict[str, Any], seconds: float, fresh: bool) -> RunResult:
-    return RunResult(folder=folder, seconds=seconds, fresh=fresh, **record["result"])

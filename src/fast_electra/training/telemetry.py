@@ -7,7 +7,6 @@ Notable:
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any, Protocol
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fast_electra.runs.metrics import Record, cut_metrics
 from fast_electra.terminal import Terminal
-
-Record = dict[str, Any]
 
 
 class Observer(Protocol):
@@ -61,12 +59,7 @@ class MetricsFile(QuietObserver):
 
     def __init__(self, path: Path, keep_through: int):
         """Keep the records up to update `keep_through` and cut the rest."""
-        records = [r for r in read_metrics(path) if r["update"] <= keep_through] if path.exists() else []
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(record) + "\n")
-        os.replace(partial, path)
+        cut_metrics(path, keep_through)
         self._file = path.open("a", encoding="utf-8")
 
     def logged(self, record: Record) -> None:
@@ -77,18 +70,6 @@ class MetricsFile(QuietObserver):
     def finished(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def read_metrics(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; a last line that a kill cut short is left out."""
-    records = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
 
 
 class TensorBoard(QuietObserver):

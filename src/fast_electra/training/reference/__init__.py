@@ -21,7 +21,8 @@ import numpy as np
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.errors import CheckpointError
-from fast_electra.training.telemetry import Record, read_metrics
+from fast_electra.runs.folder import load_run
+from fast_electra.runs.metrics import Record
 
 FIELDS: dict[str, Literal["lower", "higher"]] = {
     "loss": "lower",
@@ -100,10 +101,11 @@ def make_reference(preset: str, runs: Sequence[Path]) -> Reference:
         CheckpointError: a run is not of this preset.
     """
     records = []
-    for run in runs:
-        if names := differing(preset, load_config(run / "config.yaml")):
-            raise CheckpointError(f"{run} is no run of the preset {preset}: {', '.join(names)} differ.")
-        records.append(read_metrics(run / "metrics.jsonl"))
+    for path in runs:
+        run = load_run(path)
+        if names := differing(preset, run.config):
+            raise CheckpointError(f"{path} is no run of the preset {preset}: {', '.join(names)} differ.")
+        records.append(run.metrics())
     curves = {field: curve for field in (*FIELDS, _CORPUS) if (curve := _curve(field, records))}
     return Reference(preset, len(runs), _settings_of(preset), curves)
 

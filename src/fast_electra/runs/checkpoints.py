@@ -9,7 +9,7 @@ Notable:
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, update: int, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], keep: int
+    folder: Path,
+    update: int,
+    tensors: Mapping[str, Tensor],
+    scalars: Mapping[str, Any],
+    keep: int,
+    write_more: Callable[[Path], object] = lambda _: None,
 ) -> Path:
     """Write `folder/<update>` and drop all but the newest `keep` checkpoints.
 
@@ -44,6 +49,7 @@ def save_checkpoint(
         tensors: saved as they are.
         scalars: JSON.
         keep: how many to keep, this one included.
+        write_more: called with the staged folder; what it writes there becomes part of the checkpoint.
 
     Raises:
         CheckpointError: the disk is full or can't be written; earlier checkpoints are untouched.
@@ -61,6 +67,7 @@ def save_checkpoint(
                 no_dist=True,
             )
         write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
+        write_more(staged)
         write_manifest(staged)
         shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)

@@ -1,0 +1,138 @@
+"""The models of a checkpoint: what a checkpoint holds so that they can be read without the run's data and auxiliary.
+
+    CHECKPOINT/models/models.json          each model's head and type, and where each of its weights is
+    CHECKPOINT/models/NAME/config.json     its Transformers configuration
+    CHECKPOINT/models/fixed.safetensors    weights that no optimizer steps: frozen ones, buffers, a delta's base
+    CHECKPOINT/models/tokenizer/           the run's
+
+Notable:
+- a trained weight is there once, as the optimizer's float32 master; a model takes it rounded to the type that it is
+  trained in, so the last checkpoint gives the weights of the run's own `model/`, bit for bit.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.errors import CheckpointError
+from fast_electra.models.build import Head, build_model
+from fast_electra.models.sharing import DeltaEmbedding
+from fast_electra.runs.checkpoints import Checkpoint, load_tensors
+from fast_electra.training.optimizer import GroupOptimizer
+
+_MODELS, _INDEX, _FIXED = "models", "models.json", "fixed.safetensors"
+
+
+def write_models(
+    checkpoint: Path,
+    models: Mapping[str, PreTrainedModel],
+    heads: Mapping[str, Head],
+    optimizers: list[GroupOptimizer],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write `models/` of a checkpoint's folder.
+
+    Args:
+        checkpoint: the folder, staged.
+        models: the objective's, by name.
+        heads: of each.
+        optimizers: that step their weights.
+        tokenizer: the run's.
+    """
+    folder = checkpoint / _MODELS
+    masters = {key: name for optimizer in optimizers for key, name in optimizer.master_names().items()}
+    fixed: dict[str, Tensor] = {}
+    index = {}
+    for name, model in models.items():
+        model.config.save_pretrained(folder / name)
+        weights = {key: _place(f"{name}.{key}", tensor, masters, fixed) for key, tensor in _weights(model).items()}
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        index[name] = {"head": heads[name], "dtype": dtype, "weights": weights}
+    save_file(fixed, folder / _FIXED)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / _INDEX).write_text(json.dumps(index))
+
+
+def model_names(checkpoint: Checkpoint) -> list[str]:
+    """The models that a checkpoint holds; `main` is the first.
+
+    Raises:
+        CheckpointError: an earlier version wrote it, without models.
+    """
+    return list(_index(checkpoint))
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    """The run's tokenizer."""
+    return load_tokenizer(checkpoint.folder / _MODELS / "tokenizer")
+
+
+def read_model(checkpoint: Checkpoint, name: str = "main", rounded: bool = True) -> PreTrainedModel:
+    """One of a checkpoint's models, in float32 and evaluation mode.
+
+    Args:
+        checkpoint: a sound one.
+        name: of the model.
+        rounded: its weights are rounded to the type that it is trained in; False: the optimizer's float32 weights.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold the model.
+    """
+    about = _index(checkpoint)[name]
+    folder = checkpoint.folder / _MODELS
+    model = build_model(AutoConfig.from_pretrained(folder / name, trust_remote_code=False), about["head"], seed=0)
+    fixed = load_file(folder / _FIXED)
+    places = {place["trained"]: place["shape"] for place in about["weights"].values() if "trained" in place}
+    trained = {master: torch.empty(shape) for master, shape in places.items()}
+    load_tensors(checkpoint, trained)
+    dtype = getattr(torch, about["dtype"]) if rounded else torch.float32
+    found = {
+        key: trained[place["trained"]].to(dtype) if "trained" in place else fixed[place["fixed"]]
+        for key, place in about["weights"].items()
+    }
+    for key in [key for key in found if key.endswith(_BASE)]:
+        table = key.removesuffix(_BASE)
+        found[f"{table}.weight"] = found.pop(key) + found.pop(f"{table}.delta")
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in found.items()})
+    return model.eval()
+
+
+_BASE = ".(base)"
+
+
+def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """All that a model computes with, by name: parameters, buffers, and the table under a delta.
+
+    Parameters are the very objects that the optimizers know.
+    """
+    found: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    for name, module in model.named_modules():
+        if isinstance(module, DeltaEmbedding):
+            found[name + _BASE] = module.base
+    return found
+
+
+def _place(key: str, tensor: Tensor, masters: Mapping[int, str], fixed: dict[str, Tensor]) -> dict[str, object]:
+    """Where a weight is in the checkpoint; what no optimizer steps is added to `fixed`."""
+    if id(tensor) in masters:
+        return {"trained": masters[id(tensor)], "shape": list(tensor.shape)}
+    same = next((name for name, other in fixed.items() if other.data_ptr() == tensor.data_ptr()), None)
+    if same is None:
+        fixed[same := key] = tensor.detach().contiguous()
+    return {"fixed": same}
+
+
+def _index(checkpoint: Checkpoint) -> dict[str, dict]:
+    file = checkpoint.folder / _MODELS / _INDEX
+    if not file.exists():
+        raise CheckpointError(
+            f"{checkpoint.folder} was written by an earlier version, without the models' configurations: resume the "
+            "run, whose next checkpoint has them."
+        )
+    return json.loads(file.read_text())

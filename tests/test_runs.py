@@ -1,0 +1,73 @@
+"""The run folder: what a command may do with it, and that it has one reader and writer."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fast_electra
+from fast_electra.errors import CheckpointError
+from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, load_run, open_run, run_of_checkpoint
+from fast_electra.training import pretrain as pretrain_module
+from tests import tiny
+from tests.test_training import run
+
+INPUTS = {"environment": {"fast_electra": fast_electra.__version__}, "data": "d", "tokenizer": "t"}
+
+
+def test_a_folder_says_what_a_command_may_do_with_it(tmp_path):
+    config = tiny.settings(tmp_path / "shards")
+    folder = tmp_path / "run"
+    assert open_run(folder, config) == New()
+    begun = RunFolder.create(folder, config, config, INPUTS)
+    assert open_run(folder, config) == Resume(RunFolder.find(folder))
+    with pytest.raises(CheckpointError, match="only a finished run can be extended"):
+        open_run(folder, config, extend=20)
+    done = begun.finish({"updates": 12, "tokens": 1, "flops": 1, "validation": {}})
+    assert open_run(folder, config) == Finished(RunFolder.find(folder))
+    assert open_run(folder, config, extend=20) == Extend(RunFolder.find(folder), 20)
+    longer = tiny.settings(tmp_path / "shards", training__updates=20)
+    assert done.extend(longer).first_update == 12
+    assert open_run(folder, config, extend=20) == open_run(folder, config) == Resume(RunFolder.find(folder))
+    with pytest.raises(CheckpointError, match=r"training.seed is 7 and was 0"):
+        open_run(folder, tiny.settings(tmp_path / "shards", training__seed=7))
+
+
+def test_a_finished_run_says_so_without_building_anything(tmp_path, shards, monkeypatch):
+    config = tiny.settings(shards)
+    before = run(config, tmp_path / "run")
+    monkeypatch.setattr(pretrain_module, "assemble", None)
+    after = run(config, tmp_path / "run")
+    assert not after.fresh
+    assert after.validation == before.validation
+
+
+def test_a_budget_in_hours_assembles_once_and_leaves_the_models_as_they_were(tmp_path, shards, monkeypatch):
+    calls = []
+    assemble = pretrain_module.assemble
+    monkeypatch.setattr(pretrain_module, "assemble", lambda *a: (calls.append(1), assemble(*a))[1])
+    timed = tiny.settings(shards, training__updates=None, training__hours=1e-9)
+    assert run(timed, tmp_path / "timed").updates == 1
+    assert len(calls) == 1
+    run(tiny.settings(shards, training__updates=1), tmp_path / "counted")
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("timed", "counted")]
+    assert weights[0] == weights[1]
+
+
+def test_what_is_no_run_is_refused_with_the_runs_inside(tmp_path):
+    config = tiny.settings(tmp_path / "shards")
+    RunFolder.create(tmp_path / "main", config, config, INPUTS)
+    with pytest.raises(CheckpointError, match=f"give {tmp_path / 'main'}"):
+        load_run(tmp_path)
+    assert RunFolder.of_model("main") is None  # a hub name, in a folder where a run has this name or not
+    assert run_of_checkpoint(tmp_path / "main" / "checkpoints" / "00000004") == load_run(tmp_path / "main")
+    assert run_of_checkpoint(tmp_path / "main" / "model") is None
+
+
+def test_no_other_module_knows_the_files_of_a_run():
+    package = Path(fast_electra.__file__).parent
+    for file in package.rglob("*.py"):
+        if file.parent.name in ("runs", "config"):  # a message of config/ names config.yaml
+            continue
+        found = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not found & {"run.json", "config.yaml", "metrics.jsonl", "checkpoints"}, file
