@@ -528,10 +528,6 @@ def test_an_augmentation_that_would_change_nothing_is_refused(tmp_path, shards, 
     schedule = {"kind": "attention_dropping", "strength": 0.3}
     with pytest.raises(ConfigError, match=r"augmentation.kind=attention_dropping changes nothing"):
         assemble(settings(shards, folder, corruption__augmentation=schedule), CPU)
-    for kind in ("unigram", "ngram", "uniform"):
-        config = settings(shards, auxiliary__kind=kind, corruption__augmentation={"kind": "dropout", "strength": 0.3})
-        with pytest.raises(ConfigError, match=r"corruption.augmentation.kind=dropout acts inside a model"):
-            assemble(config, CPU)
 
 
 # --- the check before use --------------------------------------------------------------------------------------------
@@ -640,24 +636,17 @@ def test_a_causal_model_without_a_mask_token_reads_the_shards_of_its_own_tokeniz
 def test_what_is_no_auxiliary_is_refused_in_one_sentence(tmp_path, shards, tokenizer, auxiliary):
     size = len(tokenizer)
     bert = masked_model("bert", vocab_size=size)
-    config = settings(shards)
     classifier = transformers.AutoModelForSequenceClassification.from_config(bert.config)
     with pytest.raises(ModelError, match="is a BertForSequenceClassification, which is not a language model"):
         load(settings(shards, save(classifier, tokenizer, tmp_path / "classifier")))
     with pytest.raises(ModelError, match=r"has no weights for cls.*main.freeze=encoder"):
         load(settings(shards, save(AutoModel.from_config(bert.config), tokenizer, tmp_path / "encoder")))
-    with pytest.raises(ConfigError, match=r"auxiliary.model is not given"):
-        load(config)
     with pytest.raises(ModelError, match="needs an encoder-decoder"):
         load(settings(shards, auxiliary, auxiliary__kind="prefix_lm"))
     with pytest.raises(ModelError, match="is an encoder-decoder"):
         load(settings(shards, save(t5(vocab_size=size), tokenizer, tmp_path / "t5"), auxiliary__kind="masked_lm"))
     with pytest.raises(ModelError, match="has no sentinels"):
         load(settings(shards, tmp_path / "t5"))
-    with pytest.raises(ConfigError, match=r"main.start=auxiliary needs a model"):
-        load(settings(shards, auxiliary__kind="unigram", main__start="auxiliary"))
-    with pytest.raises(ConfigError, match=r"auxiliary.layers=2 needs a model"):
-        load(settings(shards, auxiliary__kind="uniform", auxiliary__layers=2))
 
 
 def test_damaged_foreign_and_unreachable_weights_are_refused_in_one_sentence(tmp_path, shards, tokenizer):

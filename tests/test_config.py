@@ -465,3 +465,41 @@ def test_help_and_configuration_load_neither_torch_nor_transformers() -> None:
     )
     done, _ = _run("-c", code)
     assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["objective.kind=mlm"], "objective.kind=mlm has none: set main.start=fresh"),
+        (
+            [
+                *("objective.kind=electra", "main.start=fresh", "main.embeddings=copied"),
+                *(f"objective.generator.{key}" for key in ("layers=1", "hidden_size=64", "heads=1")),
+                "objective.generator.intermediate_size=64",
+            ],
+            "set main.embeddings=fresh, or use objective.sharing",
+        ),
+        (["auxiliary.kind=unigram", "main.start=auxiliary"], "main.start=auxiliary needs a model"),
+        (["auxiliary.kind=uniform", "main.start=fresh", "auxiliary.layers=2"], "auxiliary.layers=2 needs a model"),
+        (
+            [
+                *("auxiliary.kind=ngram", "main.start=fresh", "corruption.schedule.initial=2"),
+                *("corruption.augmentation.kind=dropout", "corruption.augmentation.strength=0.3"),
+            ],
+            "corruption.augmentation.kind=dropout acts inside a model",
+        ),
+        (["main.embeddings=auxiliary_plus_delta", "main.freeze=encoder"], "which main.freeze=encoder forbids"),
+        (
+            ["main.embeddings=auxiliary_plus_delta", "objective.corrective_weight=0.1"],
+            "main.embeddings=auxiliary_plus_delta has two",
+        ),
+        (["auxiliary.kind=prefix_lm", "data.attention=document"], "not possible with auxiliary.kind=prefix_lm"),
+        (["auxiliary.model=null"], "auxiliary.model is not given"),
+        (["corruption.sampler=race", "corruption.race_interval=[1,1.2]"], "outside of corruption.race_interval"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_the_shards_are_read(overrides, sentence, tmp_path, capsys):
+    place = [f"data.shards={tmp_path / 'none'}", "auxiliary.model=none"]
+    place = [setting for setting in place if setting.partition("=")[0] not in {o.partition("=")[0] for o in overrides}]
+    assert main(["pretrain", "quickstart", *place, *overrides, "--run", str(tmp_path / "run")]) == 2
+    assert sentence in capsys.readouterr().err

@@ -8,7 +8,7 @@ from fast_electra.config import resolve
 from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.corruption.schedules import Difficulty
-from fast_electra.errors import ConfigError, ModelError
+from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.masked_lm import MaskedLM
@@ -239,11 +239,6 @@ def test_embeddings_may_be_copied_and_the_output_layer_follows(shards, auxiliary
     found = parts(shards, auxiliary, main__embeddings="copied", **CORRECTIVE)
     table = load_model(auxiliary, "mlm").get_input_embeddings().weight
     assert torch.equal(found.objective.models()["masked_lm"].get_output_embeddings().weight, table)
-
-
-def test_a_table_of_two_parts_is_refused_in_one_sentence(shards, auxiliary):
-    with pytest.raises(ConfigError, match=r"main\.embeddings=auxiliary_plus_delta has two"):
-        parts(shards, auxiliary, main__embeddings="auxiliary_plus_delta", **CORRECTIVE)
 
 
 def test_a_frozen_encoder_leaves_both_heads_to_train(shards, auxiliary):

@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, ElectraF
 from fast_electra.config.loading import dump_config, load_config
 from fast_electra.config.tree import ElectraObjective, ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
-from fast_electra.errors import ConfigError, ModelError
+from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.models.sharing import DeltaEmbedding, disentangle, fold, tie
@@ -431,8 +431,6 @@ def test_a_generator_may_be_continued_from_a_run(shards, auxiliary):
 
 
 def test_what_does_not_fit_is_one_clear_sentence(tmp_path, shards, auxiliary):
-    with pytest.raises(ConfigError, match=r"objective\.kind=electra has none"):
-        parts(shards, main__start="auxiliary")
     with pytest.raises(ModelError, match=r"objective\.generator\.architecture=elektra is not a model_type"):
         parts(shards, objective__generator=GENERATOR | {"architecture": "elektra"})
     with pytest.raises(ValueError, match="must not exceed 1"):

@@ -117,6 +117,11 @@ class AuxiliaryConfig(Section):
     layers: int | None = Field(default=None, ge=1)
     """use its first layers only; empty: all"""
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is a table of counts and no model."""
+        return self.kind in ("unigram", "ngram", "uniform")
+
 
 class MLMObjective(Section):
     """Masked language modelling: trains auxiliaries."""
@@ -533,6 +538,63 @@ class Config(Section):
     corruption: CorruptionConfig = CorruptionConfig()
     optimizer: OptimizerConfig
     training: TrainingConfig
+
+    @property
+    def copied_from_auxiliary(self) -> dict[str, str]:
+        """Settings of `main` that take weights from the auxiliary, and their values."""
+        taken = {"main.start": self.main.start, "main.embeddings": self.main.embeddings}
+        return {key: value for key, value in taken.items() if value != "fresh"}
+
+    @model_validator(mode="after")
+    def _weights_have_a_source(self) -> Self:
+        kind, auxiliary = self.objective.kind, self.auxiliary
+        for key, value in self.copied_from_auxiliary.items():
+            if kind != "fast_electra":
+                raise ValueError(
+                    f"{key}={value} needs a frozen auxiliary, and objective.kind={kind} has none: set {key}=fresh"
+                    + (", or use objective.sharing" if kind == "electra" else "")
+                )
+        if kind != "fast_electra" or not auxiliary.is_counted:
+            return self
+        needing = {"auxiliary.checkpoint": auxiliary.checkpoint, "auxiliary.layers": auxiliary.layers}
+        for key, value in (needing | self.copied_from_auxiliary).items():
+            if value is not None:
+                raise ValueError(
+                    f"{key}={value} needs a model, and auxiliary.kind={auxiliary.kind} is a table of counts: leave "
+                    f"{key} out"
+                )
+        if self.corruption.augmentation.kind != "temperature":
+            raise ValueError(
+                f"corruption.augmentation.kind={self.corruption.augmentation.kind} acts inside a model, and "
+                f"auxiliary.kind={auxiliary.kind} is a table of counts: use temperature"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _delta_is_trained_and_alone(self) -> Self:
+        if self.main.embeddings != "auxiliary_plus_delta":
+            return self
+        if self.main.freeze == "encoder":
+            raise ValueError(
+                "main.embeddings=auxiliary_plus_delta trains a part of the encoder, which main.freeze=encoder forbids: "
+                "set one of them to its default"
+            )
+        if isinstance(self.objective, FastElectraObjective) and self.objective.corrective_weight:
+            raise ValueError(
+                "objective.corrective_weight needs a vocabulary head that is tied to one table of embeddings, and "
+                "main.embeddings=auxiliary_plus_delta has two: give main.embeddings=copied, or corrective_weight=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_decoders_read_rows_as_one_text(self) -> Self:
+        kind = self.auxiliary.kind
+        if self.data.attention == "document" and kind in ("prefix_lm", "span_corruption"):
+            raise ValueError(
+                f"data.attention=document is not possible with auxiliary.kind={kind}, which reads a row as one text: "
+                "use data.attention=packed"
+            )
+        return self
 
     @model_validator(mode="after")
     def _generator_is_live(self) -> Self:

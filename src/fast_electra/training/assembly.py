@@ -63,9 +63,9 @@ from fast_electra.training.auxiliary import (
     LoadedAuxiliary,
     check_auxiliary,
     excluded_tokens,
-    freeze_auxiliary,
     load_auxiliary,
-    names_auxiliary,
+    make_auxiliary,
+    needs_auxiliary,
 )
 from fast_electra.training.precision import Execution
 
@@ -136,6 +136,10 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
     """
     if config.data.shards is None:
         raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
+    if isinstance(config.objective, FastElectraObjective):  # before every byte of the shards is read
+        needs_auxiliary(config)
+        if config.corruption.replays:
+            refuse_unreplayable(config.corruption)
     shards = open_shards(config.data.shards, verify=True)
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
     masker = make_masker(config.corruption.masking, tokenizer)
@@ -181,7 +185,6 @@ def assemble(config: Config, execution: Execution) -> Assembled:
 
 
 def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
-    _refuse_start_from_auxiliary(inputs.config)
     model = _trained_model(inputs, "mlm")
     return MLM(
         MaskedLM(model, inputs.by_document).to(inputs.execution.device),
@@ -199,16 +202,7 @@ def _fast_electra(
 ) -> tuple[FastElectra, CorruptionConfig, str | None, dict[str, float]]:
     """The objective, its corruption with T0 as a number, the digest of the auxiliary's weights, and its measures."""
     config, shards = inputs.config, inputs.shards
-    if config.corruption.replays:
-        refuse_unreplayable(config.corruption)
-    if settings.corrective_weight and config.main.embeddings == "auxiliary_plus_delta":
-        raise ConfigError(
-            "objective.corrective_weight needs a vocabulary head that is tied to one table of embeddings, and "
-            "main.embeddings=auxiliary_plus_delta has two: give main.embeddings=copied, or corrective_weight=0."
-        )
-    # With a cache an auxiliary is only needed to check what the cache was made by, or to copy its weights.
-    needed = config.corruption.cache is None or names_auxiliary(config)
-    loaded = load_auxiliary(config, shards, inputs.tokenizer) if needed else None
+    loaded = load_auxiliary(config, shards, inputs.tokenizer) if needs_auxiliary(config) else None
     model = cast(PreTrainedModel, loaded and loaded.model)  # none where counted, and then nothing is taken from it
     main = _trained_model(inputs, "rtd")
     if config.main.start == "auxiliary":
@@ -223,7 +217,7 @@ def _fast_electra(
     # After the copies, which are taken from float32 weights
     if config.corruption.cache is None:
         assert loaded is not None
-        auxiliary = freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
+        auxiliary = make_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
         interval = config.corruption.race_interval if config.corruption.sampler == "race" else None
         source: CorruptionSource = OnTheFly(auxiliary, settings.disallow_correct, interval)
         digest, measures = loaded.digest, measured(inputs, auxiliary, loaded)
@@ -234,11 +228,11 @@ def _fast_electra(
         source = CachedCorruption(cache)
         digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
         initial = cache.about["auxiliary"]["initial_temperature"]
-        if loaded and model is not None:
-            freeze_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)  # for its table, below
     if config.main.embeddings == "auxiliary_plus_delta":
-        # By reference, after the cast: no second table in memory, and the delta is to the table that is really read.
+        # The frozen auxiliary's by reference: no second table in memory, and the delta is to the one that is read.
         table = cast(nn.Embedding, model.get_input_embeddings()).weight
+        if config.corruption.cache is not None:
+            table = table.detach().to(inputs.execution.device, inputs.execution.auxiliary_dtype)
         disentangle(main, table)
         inputs.notes.append(
             f"the token embeddings are the auxiliary's {table.numel():,} frozen weights plus a trained difference; "
@@ -315,7 +309,6 @@ def cache_identity(inputs: Inputs, loaded: LoadedAuxiliary | None) -> dict[str, 
 def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
     """Joint ELECTRA: generator and main model, and what they share."""
     config = inputs.config
-    _refuse_start_from_auxiliary(config)
     # Its own seed, so that it does not start as the main model's twin.
     generator = _model_of(inputs, settings.generator, "objective.generator", "mlm", config.training.seed + 1)
     main = _trained_model(inputs, "rtd")
@@ -348,11 +341,6 @@ def _trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
     config = inputs.config
     model = _model_of(inputs, config.main, "main", head, config.training.seed)
     if config.main.freeze == "encoder":
-        if config.main.embeddings == "auxiliary_plus_delta":
-            raise ConfigError(
-                "main.embeddings=auxiliary_plus_delta trains a part of the encoder, which main.freeze=encoder forbids: "
-                "set one of them to its default."
-            )
         # An output layer that is tied to the token embeddings is frozen with them: they are the encoder's.
         cast(nn.Module, model.base_model).requires_grad_(False)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -363,15 +351,6 @@ def _trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
             )
         inputs.notes.append(f"the encoder is frozen: {trained:,} weights of the head are trained.")
     return model
-
-
-def _refuse_start_from_auxiliary(config: Config) -> None:
-    for key, value in (("embeddings", config.main.embeddings), ("start", config.main.start)):
-        if value != "fresh":
-            raise ConfigError(
-                f"main.{key}={value} needs a frozen auxiliary, and objective.kind={config.objective.kind} has none: "
-                f"set main.{key}=fresh" + (", or use objective.sharing." if config.objective.kind == "electra" else ".")
-            )
 
 
 def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:

@@ -46,7 +46,6 @@ from fast_electra.training.precision import Execution
 Kind = Literal["masked_lm", "causal_lm", "prefix_lm", "span_corruption", "unigram", "ngram", "uniform"]
 
 _GENERATOR = "generator"
-_COUNTED = ("unigram", "ngram", "uniform")
 _HEADS: dict[str, Head] = {
     "masked_lm": "mlm",
     "causal_lm": "causal_lm",
@@ -72,10 +71,20 @@ class LoadedAuxiliary:
     """of the weights; None for what is counted, which the shards' own fingerprint fixes"""
 
 
-def names_auxiliary(config: Config) -> bool:
-    """Whether an auxiliary is named, or weights of one are copied."""
-    copied = config.main.start == "auxiliary" or config.main.embeddings != "fresh"
-    return config.auxiliary.model is not None or config.auxiliary.kind in _COUNTED or copied
+def needs_auxiliary(config: Config) -> bool:
+    """Whether a run needs the auxiliary itself; with a cache it does only to check the cache, or to copy weights.
+
+    Raises:
+        ConfigError: it does, and none is named.
+    """
+    settings = config.auxiliary
+    is_named = settings.model is not None or settings.is_counted
+    if not is_named and (config.corruption.cache is None or config.copied_from_auxiliary):
+        raise ConfigError(
+            "auxiliary.model is not given: name a run, a folder or a hub name of a language model, train one with "
+            "objective.kind=mlm, or set auxiliary.kind to ngram or unigram, which need none."
+        )
+    return is_named
 
 
 def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> LoadedAuxiliary:
@@ -93,15 +102,10 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
     """
     settings = config.auxiliary
     excluded_V = excluded_tokens(shards, tokenizer)
-    if settings.kind in _COUNTED:
-        _refuse_for_counted(config)
+    if settings.is_counted:
         return LoadedAuxiliary(cast(Kind, settings.kind), None, [], excluded_V, None)
     name = settings.model
-    if name is None:
-        raise ConfigError(
-            "auxiliary.model is not given: name a run, a folder or a hub name of a language model, train one with "
-            "objective.kind=mlm, or set auxiliary.kind to ngram or unigram, which need none."
-        )
+    assert name is not None  # `needs_auxiliary` refuses
     source = _folder(name)
     kind = _kind(name, settings.kind, stored_config(source))
     their_tokenizer = _tokenizer(source, kind)
@@ -121,19 +125,34 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
     return LoadedAuxiliary(kind, model, sentinels, excluded_V, digest(model.named_parameters()))
 
 
-def freeze_auxiliary(
+def make_auxiliary(
     loaded: LoadedAuxiliary, config: Config, shards: TokenShards, mask_id: int, execution: Execution
 ) -> Auxiliary:
-    """The auxiliary in use: on the device, frozen, in the type that the precision gives it; tables are counted here."""
-    by_document = config.data.attention == "document"
-    device, dtype, model = execution.device, execution.auxiliary_dtype, loaded.model
-    if model is None:
-        stream, allowed_V = shards.split("train"), ~loaded.excluded_V
-        if loaded.kind == "ngram":
-            return NGram.count(stream, allowed_V, device)
-        uniform = loaded.kind == "uniform"
-        table_V = uniform_log_probabilities(allowed_V) if uniform else unigram_log_probabilities(stream, allowed_V)
-        return Unigram(table_V.to(device))
+    """The auxiliary in use: frozen, or counted on the shards where it is a table."""
+    if loaded.model is None:
+        return count_auxiliary(loaded, shards, execution.device)
+    return freeze_auxiliary(loaded, loaded.model, config.data.attention == "document", mask_id, execution)
+
+
+def count_auxiliary(loaded: LoadedAuxiliary, shards: TokenShards, device: torch.device) -> Auxiliary:
+    """A table of counts over the training split."""
+    stream, allowed_V = shards.split("train"), ~loaded.excluded_V
+    if loaded.kind == "ngram":
+        return NGram.count(stream, allowed_V, device)
+    uniform = loaded.kind == "uniform"
+    table_V = uniform_log_probabilities(allowed_V) if uniform else unigram_log_probabilities(stream, allowed_V)
+    return Unigram(table_V.to(device))
+
+
+def freeze_auxiliary(
+    loaded: LoadedAuxiliary, model: PreTrainedModel, by_document: bool, mask_id: int, execution: Execution
+) -> Auxiliary:
+    """The model of `loaded` on the device, frozen, in the type that the precision gives it.
+
+    Raises:
+        ConfigError: documents of a row are to be kept apart, and the model reads a row as one text.
+    """
+    device, dtype = execution.device, execution.auxiliary_dtype
     candidates = Candidates.of(loaded.excluded_V, device)
     if loaded.kind == "masked_lm":
         return MaskedLanguageModel(MaskedLM(model, by_document).to(device).freeze(dtype), mask_id, candidates)
@@ -196,25 +215,6 @@ def excluded_tokens(shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> 
     excluded_V[list(tokenizer.get_vocab().values())] = False
     excluded_V[[*shards.special_tokens.values(), *tokenizer.all_special_ids]] = True
     return excluded_V
-
-
-def _refuse_for_counted(config: Config) -> None:
-    kind = config.auxiliary.kind
-    for key, value in (
-        ("auxiliary.checkpoint", config.auxiliary.checkpoint),
-        ("auxiliary.layers", config.auxiliary.layers),
-        ("main.start", config.main.start if config.main.start != "fresh" else None),
-        ("main.embeddings", config.main.embeddings if config.main.embeddings != "fresh" else None),
-    ):
-        if value is not None:
-            raise ConfigError(
-                f"{key}={value} needs a model, and auxiliary.kind={kind} is a table of counts: leave {key} out."
-            )
-    if config.corruption.augmentation.kind != "temperature":
-        raise ConfigError(
-            f"corruption.augmentation.kind={config.corruption.augmentation.kind} acts inside a model, and "
-            f"auxiliary.kind={kind} is a table of counts: use temperature."
-        )
 
 
 def _folder(name: str) -> str:

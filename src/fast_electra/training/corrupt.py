@@ -47,7 +47,7 @@ from fast_electra.training.assembly import (
     read_inputs,
     validation_batches,
 )
-from fast_electra.training.auxiliary import freeze_auxiliary, load_auxiliary
+from fast_electra.training.auxiliary import load_auxiliary, make_auxiliary
 from fast_electra.training.card import training_flops
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
@@ -172,7 +172,7 @@ class _Builder:
         """Load the auxiliary, and begin the folder or compare it with what it is begun with."""
         config, execution = inputs.config, inputs.execution
         loaded = load_auxiliary(config, inputs.shards, inputs.tokenizer)
-        auxiliary = freeze_auxiliary(loaded, config, inputs.shards, inputs.special["mask"], execution)
+        auxiliary = make_auxiliary(loaded, config, inputs.shards, inputs.special["mask"], execution)
         micro_batch = config.training.micro_batch_size or config.training.batch_size
         about = {
             "format": FORMAT,
