@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config, load_config
 from fast_electra.config.tree import OptimizerConfig
 from fast_electra.corruption.masking import mask_random_tokens
@@ -18,6 +20,7 @@ from fast_electra.models.linear_maps import LinearMap
 from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
 from fast_electra.runs.checkpoints import newest_checkpoint, save_checkpoint
 from fast_electra.runs.metrics import read_metrics
+from fast_electra.training import precision
 from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Interrupted, Plan, State, make_update
 from fast_electra.training.muon import orthogonalise
@@ -415,6 +418,29 @@ def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
     execution = choose_execution(training)
     assert execution.precision == "float32"
     assert execution.auxiliary_dtype == torch.float32
+
+
+def test_a_machine_that_others_use_is_said(monkeypatch):
+    assert 0.0 <= precision.busy_elsewhere(0.02) <= (os.cpu_count() or 1)
+    counts = iter([(100, 1000), (100 + 5, 1000 + 10)])  # half of the time idle
+    monkeypatch.setattr(precision, "_jiffies", lambda: next(counts))
+    heard: list[str] = []
+    precision.say_shared(heard.append)
+    assert heard[0].startswith(f"other processes keep {0.5 * (os.cpu_count() or 1):.1f} of this machine's")
+    monkeypatch.setattr(precision, "busy_elsewhere", lambda: 0.1)
+    precision.say_shared(heard.append)
+    assert len(heard) == 1
+
+
+def test_the_command_line_shortens_active_waiting_unless_the_user_chose(monkeypatch, capsys):
+    for name, value in (("OMP_WAIT_POLICY", None), ("GOMP_SPINCOUNT", "7"), ("GOMP_SPINCOUNT", None)):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
+        assert main(["config", "show", "quickstart"]) == 0
+        assert os.environ["GOMP_SPINCOUNT"] == (value or "2500")
+    capsys.readouterr()
 
 
 def test_the_run_folder_can_be_read_without_this_package(tmp_path, shards):

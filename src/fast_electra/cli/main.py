@@ -215,6 +215,10 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    # How long a thread waits actively for the others: beside another busy process the default costs two thirds of the
+    # speed (docs/speed.md). OpenMP reads it when torch is imported.
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "2500"
     try:
         if arguments[:1] == ["pretrain"] and {"--help", "-h"} & set(arguments):
             app["pretrain"].help_epilogue = _pretrain_help()

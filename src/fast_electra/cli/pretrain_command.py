@@ -58,6 +58,7 @@ def pretrain(
     from fast_electra.terminal import Terminal, command, print_json
     from fast_electra.training.doctor import DoctorObserver
     from fast_electra.training.loop import Interrupted
+    from fast_electra.training.precision import say_shared
     from fast_electra.training.pretrain import pretrain as run_pretraining
     from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
@@ -69,6 +70,7 @@ def pretrain(
             "--probe-data is the data of --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
         )
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
+    say_shared(say)
     with stop_on_signals() as stop:
         try:
             result = run_pretraining(

@@ -53,11 +53,13 @@ def quickstart(
     from fast_electra.recipes.quickstart import quickstart as run_quickstart
     from fast_electra.terminal import Terminal, print_json
     from fast_electra.training.loop import Interrupted
+    from fast_electra.training.precision import say_shared
     from fast_electra.training.pretrain import stop_on_signals
 
     words = tuple(word.strip() for word in (task_text or "").split(",") if word.strip())
     asked = own_task(task, dev, words, task_label)
     console = Terminal(stderr=json)
+    say_shared(console.say)
     with stop_on_signals() as stop:
         try:
             settings = [f"training.seed={seed}", *overrides]

@@ -14,6 +14,8 @@ Notable:
 """
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +87,37 @@ def apply_threads(execution: Execution) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads memory that it has not written, and filling it took a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def busy_elsewhere(seconds: float = 0.1) -> float:
+    """How many of this machine's cores are busy while this process sleeps; 0 where the system does not say.
+
+    For a message alone: no result depends on it.
+    """
+    try:
+        before = _jiffies()
+        time.sleep(seconds)
+        idle, total = (now - then for now, then in zip(_jiffies(), before, strict=True))
+    except (OSError, ValueError):
+        return 0.0
+    return (os.cpu_count() or 1) * (1.0 - idle / total) if total else 0.0
+
+
+def say_shared(say: Callable[[str], object]) -> None:
+    """Say when other processes use this machine's cores, since training on several threads then slows down."""
+    busy = busy_elsewhere()
+    if busy >= 0.5:
+        say(
+            f"other processes keep {busy:.1f} of this machine's {os.cpu_count()} cores busy: on several threads "
+            "training takes about twice the time beside each of them (docs/speed.md)."
+        )
+
+
+def _jiffies() -> tuple[int, int]:
+    """Idle ones and all since the machine started, over its cores (Linux)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        counts = [int(count) for count in file.readline().split()[1:9]]
+    return counts[3] + counts[4], sum(counts)
 
 
 def _cores() -> int:
