@@ -1,0 +1,354 @@
+"""The folder of a pre-training run: its one reader and writer.
+
+    config.yaml       the resolved configuration; running it again repeats the run
+    run.json          what was asked for, what it was made from, how far it is, and the result
+    metrics.jsonl     one object a logged update
+    checkpoints/      one folder an update
+    model/            the main model, written at the end; generator/ and masked_lm/ where the objective has them
+    tensorboard/      where training.tensorboard asks for it
+
+Notable:
+- `open_run` judges what a command may do with a folder before anything is built: start a run, resume it, extend it, or
+  nothing, since it is finished;
+- no other module knows the names of these files or the keys of run.json.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+import fast_electra
+from fast_electra.config.loading import dump_config
+from fast_electra.config.tree import Config
+from fast_electra.data.files import write_json_atomically, write_text_atomically
+from fast_electra.errors import CheckpointError
+from fast_electra.runs.metrics import Record, read_metrics
+
+_RUN, _CONFIG, _METRICS, _CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds a run, and what its files say."""
+
+    path: Path
+    record: Mapping[str, Any]
+    """run.json"""
+
+    @classmethod
+    def find(cls, path: str | Path) -> Self | None:
+        """The run in a folder; None where there is none."""
+        path = Path(path)
+        if not (path / _RUN).is_file():
+            return None
+        record = json.loads((path / _RUN).read_text(encoding="utf-8"))
+        # What runs of earlier versions lack.
+        defaults = {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}}
+        return cls(path, defaults | record)
+
+    @classmethod
+    def of_model(cls, source: str | Path) -> Self | None:
+        """The run that a model is from: given as RUN, a folder in it, or RUN/checkpoints/UPDATE; None: from none."""
+        path = Path(source)
+        if not path.is_dir():
+            return None
+        return cls.find(path) or cls.find(path.parent.parent if _is_checkpoint(path) else path.parent)
+
+    @classmethod
+    def create(cls, path: Path, asked: Config, resolved: Config, inputs: Mapping[str, Any]) -> Self:
+        """Write config.yaml and run.json of a new run.
+
+        Args:
+            path: the folder; made where it does not exist.
+            asked: the configuration as the user gave it.
+            resolved: with everything that was chosen automatically.
+            inputs: further keys of run.json: digests of what the run is made from, `environment`, and the like.
+        """
+        updates = resolved.training.updates
+        record = {
+            "status": "started",
+            "requested": asked.model_dump(mode="json"),
+            "resolved": resolved.model_dump(mode="json"),
+            "updates": updates,
+            "segments": [{"from": 0, "updates": updates}],
+            **inputs,
+        }
+        path.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path / _CONFIG, dump_config(resolved))
+        return cls(path, {})._with(record)
+
+    def extend(self, resolved: Config) -> Self:
+        """Write config.yaml and run.json of an extension to the updates of `resolved`."""
+        updates = resolved.training.updates
+        write_text_atomically(self.path / _CONFIG, dump_config(resolved))
+        return self._with(
+            {
+                "status": "started",
+                "resolved": resolved.model_dump(mode="json"),
+                "updates": updates,
+                "segments": [*self.segments, {"from": self.updates, "updates": updates}],
+            }
+        )
+
+    def finish(self, result: Mapping[str, Any]) -> Self:
+        """Write that the run is finished, with its `result`."""
+        return self._with({"status": "finished", "result": dict(result)})
+
+    def _with(self, changes: Mapping[str, Any]) -> Self:
+        record = {**self.record, **changes}
+        write_json_atomically(self.path / _RUN, record)
+        return type(self)(self.path, record)
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration.
+
+        Raises:
+            CheckpointError: another version wrote it, with settings that this one does not have.
+        """
+        resolved = self.record["resolved"]
+        # Of version 0.1, where Muon had a rate of its own
+        optimizer = {key: value for key, value in resolved["optimizer"].items() if key != "muon_learning_rate"}
+        try:
+            return Config.model_validate_json(json.dumps(resolved | {"optimizer": optimizer}))
+        except ValidationError as error:
+            reason = str(error).replace("\n", " ")[:200]
+            raise CheckpointError(
+                f"{self.path / _RUN} can't be read by this version ({reason}): use the one that wrote it."
+            ) from error
+
+    @property
+    def config_text(self) -> str:
+        """The resolved configuration as YAML."""
+        return (self.path / _CONFIG).read_text(encoding="utf-8")
+
+    @property
+    def objective(self) -> str:
+        """`objective.kind`."""
+        return self.record["resolved"]["objective"]["kind"]
+
+    @property
+    def updates(self) -> int:
+        """Updates of the whole run."""
+        return self.record["updates"]
+
+    @property
+    def first_update(self) -> int:
+        """Updates that were done when the last segment began: 0 for a run that was never extended."""
+        return self.segments[-1]["from"]
+
+    @property
+    def segments(self) -> list[dict[str, int]]:
+        """`from` and `updates` of the run as it began and of each extension."""
+        return self.record["segments"]
+
+    def digest(self, name: str) -> str | None:
+        """Of what the run was made from: its `data`, `tokenizer`, `auxiliary` or `main`; None where it has none."""
+        return self.record[name]
+
+    @property
+    def earlier_flops(self) -> Mapping[str, int | None]:
+        """As of `training.card.earlier_flops`, when the run began."""
+        return self.record["earlier_flops"]
+
+    @property
+    def flops_per_update(self) -> int:
+        """Of the whole step."""
+        return self.record["flops_per_update"]
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions, and what the run's rounding depends on: `cpu`, `device`, `precision`, `threads`."""
+        return self.record["environment"]
+
+    @property
+    def initial_temperature(self) -> float | None:
+        """T0 of the run; None where it is `auto` still, since no auxiliary was there to choose it by."""
+        initial = self.record["resolved"]["corruption"]["schedule"]["initial"]
+        return None if initial == "auto" else initial
+
+    @property
+    def status(self) -> str:
+        """`started` or `finished`."""
+        return self.record["status"]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every update is done and the models are written."""
+        return self.status == "finished"
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """`updates`, `tokens`, `validation` and `flops` of a finished run; empty before."""
+        return self.record.get("result", {})
+
+    @property
+    def metrics_file(self) -> Path:
+        """JSON lines."""
+        return self.path / _METRICS
+
+    def metrics(self) -> list[Record]:
+        """The records of metrics so far."""
+        return read_metrics(self.metrics_file)
+
+    def model(self, name: str = "main") -> Path:
+        """Where one of the run's models is when the run has finished."""
+        return self.path / ("model" if name == "main" else name)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds a folder an update (`runs.checkpoints` reads them)."""
+        return self.path / _CHECKPOINTS
+
+    def refuse_other_inputs(self, **digests: str | None) -> None:
+        """Refuse inputs whose digests are not those of the run.
+
+        Raises:
+            CheckpointError: the run was started with others.
+        """
+        for name, now in digests.items():
+            if self.digest(name) != now:
+                raise CheckpointError(
+                    f"{self.path} was started with another {name} (digest {str(self.digest(name))[:12]}, now "
+                    f"{str(now)[:12]}): put the old one back, or choose another folder."
+                )
+
+
+def load_run(path: Path) -> RunFolder:
+    """The run in a folder.
+
+    Raises:
+        CheckpointError: there is none; the sentence names runs inside the folder, where there are any.
+    """
+    run = RunFolder.find(path)
+    if run is None:
+        inside = [str(path / name) for name in ("auxiliary", "main") if RunFolder.find(path / name)]
+        raise CheckpointError(
+            f"{path} is no run, for it has no {_RUN}: give "
+            + (" or ".join(inside) if inside else "a folder that `fast-electra pretrain` wrote")
+            + "."
+        )
+    return run
+
+
+def run_of_checkpoint(path: Path) -> RunFolder | None:
+    """The run whose checkpoint a folder is, RUN/checkpoints/UPDATE; None where it is something else."""
+    return RunFolder.find(path.parent.parent) if _is_checkpoint(path) else None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.parent.name == _CHECKPOINTS and path.name.isdecimal()
+
+
+# --- What a command may do with a folder ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class New:
+    """An empty folder, or none yet."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A run that has not finished."""
+
+    run: RunFolder
+
+
+@dataclass(frozen=True)
+class Extend:
+    """A finished run that is to go on."""
+
+    run: RunFolder
+    updates: int
+    """in all"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run."""
+
+    run: RunFolder
+
+
+Opened = New | Resume | Extend | Finished
+
+
+def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
+    """What a configuration has to do in a folder.
+
+    Args:
+        path: the folder; it may not exist yet.
+        asked: the configuration as the user gives it.
+        extend: the number of updates that a finished run goes on to, in all.
+
+    Raises:
+        CheckpointError: the folder holds something else, another run or one of another version, or no run that can be
+            extended.
+    """
+    run = RunFolder.find(path)
+    if run is None:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise CheckpointError(
+                f"{path} holds something that is no run of this program: choose an empty or new folder."
+            )
+        if extend is not None:
+            raise CheckpointError(f"{path} holds no run to extend: run it without --extend first.")
+        return New()
+    _refuse_another_version(run)
+    _refuse_another(run, asked)
+    if extend is None or (extend == run.updates and run.first_update > 0):
+        return Finished(run) if run.is_finished else Resume(run)
+    if not run.is_finished:
+        raise CheckpointError(
+            f"{path} has not finished its {run.updates} updates, and only a finished run can be extended: run the same "
+            "command without --extend first."
+        )
+    if extend <= run.updates:
+        raise CheckpointError(
+            f"{path} has {run.updates} updates already: --extend takes the new number in all, a larger one."
+        )
+    return Extend(run, extend)
+
+
+def _refuse_another_version(run: RunFolder) -> None:
+    """A minor version may draw other batches and have other settings."""
+    began = run.environment["fast_electra"]
+    if began.split(".")[:2] != fast_electra.__version__.split(".")[:2]:
+        raise CheckpointError(
+            f"{run.path} is a run of fast-electra {began}, and this is {fast_electra.__version__}, whose batches and "
+            f"settings differ: go on with fast-electra {began}, or start in a new folder"
+            + (f"; main.model={run.path} continues from its weights." if run.is_finished else ".")
+        )
+
+
+def _refuse_another(run: RunFolder, asked: Config) -> None:
+    now = _flat(asked.model_dump(mode="json"))
+    stored = [_flat(run.record[name]) for name in ("requested", "resolved")]
+    if now in stored:
+        return
+    differing = [
+        f"{key} is {now.get(key)} and was {stored[0].get(key)}"
+        for key in sorted(now | stored[0])
+        if now.get(key) != stored[0].get(key)
+    ]
+    raise CheckpointError(
+        f"{run.path} holds another run: {'; '.join(differing[:5])}"
+        + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
+        + "; choose another folder"
+        + (", or go on with a finished run by --extend." if differing[0].startswith("training.updates") else ".")
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
