@@ -9,7 +9,7 @@ Record = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`, none where there is no such file; a last line that a kill cut short is left out."""
+    """The records of a `metrics.jsonl`, without a last line that a kill cut short; none where there is no such file."""
     records: list[Record] = []
     if not path.exists():
         return records
