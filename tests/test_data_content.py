@@ -187,6 +187,43 @@ def test_replaced_characters_are_counted(tmp_path):
     assert (found.reading.replaced_files, found.reading.replaced_characters) == (2, 3)
 
 
+def test_a_web_page_under_the_name_of_packed_text_is_refused(tmp_path):  # a failed download
+    (tmp_path / "corpus.txt.gz").write_text("\n<!DOCTYPE html>\n<title>403 Forbidden</title>")
+    with pytest.raises(DataError, match="is a web page, not what its name says: download the file again"):
+        list(read_documents([tmp_path / "corpus.txt.gz"]))
+    (tmp_path / "page.txt").write_text("<!DOCTYPE html>\n<title>A text about markup</title>")
+    assert len(list(read_documents([tmp_path / "page.txt"]))) == 1
+
+
+def test_what_is_behind_the_first_bytes_is_counted_and_bounded_too(tmp_path):
+    noise = random.Random(0).randbytes(2_000)
+    (tmp_path / "a.txt").write_bytes(TEXT.encode() * 10 + b"a\0b" + noise + b"\n\n" + TEXT.encode())
+    found = Sources([tmp_path / "a.txt"])
+    text = "".join(document.text for document in found)
+    assert "\0" not in text
+    assert text.count("\N{REPLACEMENT CHARACTER}") == found.reading.replaced_characters > 500
+    with pytest.raises(DataError, match="line 5981: not UTF-8"):
+        list(read_documents([tmp_path / "a.txt"], invalid_utf8="refuse"))
+    (tmp_path / "c.txt").write_bytes(TEXT.encode() * 10 + b"a\0b")
+    with pytest.raises(DataError, match=r"c\.txt, line 5981: a NUL byte"):
+        list(read_documents([tmp_path / "c.txt"], invalid_utf8="refuse"))
+    (tmp_path / "b.txt").write_bytes(TEXT.encode() * 10 + noise * 100)
+    with pytest.raises(DataError, match=r"b\.txt is binary, or in another encoding than UTF-8 \(\d\d% of its char"):
+        list(read_documents([tmp_path / "b.txt"]))
+
+
+def test_a_table_in_another_encoding_says_how_to_convert_it(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\n“smart” quotes,1\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"a\.csv, line 2: not UTF-8 .*`iconv -f ENCODING -t UTF-8`"):
+        load_own(tmp_path / "a.csv", None, ["text"], "label")
+
+
+def test_a_line_of_json_without_the_key_says_which_keys_have_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"title": "a", "body": "b", "id": 3}')
+    with pytest.raises(DataError, match=r"no string under 'text' \(strings are under 'title', 'body'\)"):
+        list(read_documents([tmp_path / "a.jsonl"]))
+
+
 def test_a_pipe_is_refused_since_text_is_read_twice(tmp_path):
     import os
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from fast_electra.config.tree import DataConfig, TokenizerConfig
 from fast_electra.data import shards
@@ -162,6 +164,50 @@ def test_a_separator_that_is_also_the_unknown_token_is_not_unknown_text(tokenize
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.unk_token = tokenizer.sep_token
     assert build_shards(DOCUMENTS, tokenizer, tmp_path / "a", CONFIG).unknown_tokens == 0
+
+
+def bare_tokenizer(model):
+    """A tokenizer whose settings name no unknown token."""
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+VOCABULARY = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"])}
+
+
+def test_text_that_a_tokenizer_leaves_out_is_counted_and_bounded(tmp_path):
+    # BPE without bytes and without an unknown token has nothing for a character that it doesn't know.
+    tokenizer = bare_tokenizer(models.BPE(VOCABULARY, []))
+    few = [Document(f"{'abc ' * 20}{'a' * n} ü", f"d{n}") for n in range(60)]
+    report = build_shards(few, tokenizer, tmp_path / "few", CONFIG)
+    assert (report.lost_bytes, report.unknown_tokens) == (2 * 60, 0)
+    assert report.losses() == {"lost": f"120 bytes ({120 / report.text_bytes:.2%}): text unknown to the tokenizer"}
+    many = [Document(f"{'abc ' * n} แมวนั่ง", f"d{n}") for n in range(30)]
+    with pytest.raises(DataError, match=r"does not know 2\d% of the text and would leave it out"):
+        build_shards(many, tokenizer, tmp_path / "many", CONFIG)
+
+
+def test_an_unknown_token_that_only_the_model_has_is_unknown_text_and_special(tmp_path):
+    tokenizer = bare_tokenizer(models.BPE(VOCABULARY, [], unk_token="[UNK]"))
+    few = [Document(f"{'abc ' * 20}{'a' * n} ü", f"d{n}") for n in range(60)]
+    assert build_shards(few, tokenizer, tmp_path / "few", CONFIG).unknown_tokens == 60
+    assert open_shards(tmp_path / "few").special_tokens["unk"] == VOCABULARY["[UNK]"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({token: number for token, number in VOCABULARY.items() if number != 1}),
+        models.WordPiece({token: number for token, number in VOCABULARY.items() if number != 1}),
+        models.Unigram([(token, -1.0) for token in VOCABULARY]),
+    ],
+)
+def test_a_tokenizer_that_fails_on_unknown_text_is_one_sentence(tmp_path, model):
+    with pytest.raises(DataError, match=r"the tokenizer can't encode the text \(.*give it a token for unknown text"):
+        build_shards(DOCUMENTS, bare_tokenizer(model), tmp_path / "a", CONFIG)
+    assert not list(tmp_path.iterdir())
 
 
 def test_whole_sources_can_be_held_out(tokenizer, tmp_path):

@@ -661,12 +661,17 @@ def test_texts_of_pre_training_are_counted(kind, tmp_path, models, capsys, shard
     rows = [*labelled, seen, "too short"]
     lines = [json.dumps({"text": text, "label": i % 2}) for i, text in enumerate(rows)]
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
-    (tmp_path / "corpus.txt").write_text(seen)
-    corpus = shards if kind == "shards" else tmp_path / "corpus.txt"
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_bytes(seen.encode() + b" \xff")
+    (tmp_path / "corpus" / "b.pdf").write_bytes(b"%PDF-")
+    corpus = shards if kind == "shards" else tmp_path / "corpus"
     options = ["--train", str(tmp_path / "own.jsonl"), "--dev", str(tmp_path / "own.jsonl"), "--text", "text"]
     options += ["--label", "label", "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path / "out"), "--json"]
     assert main(["evaluate", str(models[0]), *options, "--overlap", str(corpus)]) == 0
-    found = json.loads(capsys.readouterr().out)["tasks"]["own"]
+    output = capsys.readouterr()
+    said = "files left out: 1 of no kind" in output.err and "not UTF-8: 1 characters in 1 files" in output.err
+    assert said == (kind == "text")
+    found = json.loads(output.out)["tasks"]["own"]
     assert found["overlap"]["counts"]["dev"] == {"texts": 22, "checked": 21, "seen": 1}
     assert any("1 of 21 dev texts" in sentence for sentence in found["remarks"])
     assert main(["evaluate", str(models[0]), *options]) == 0

@@ -1,11 +1,13 @@
 """Rows, batches and updates with nothing to predict, since the tokenizer knows none of their text."""
 
+import json
 import math
 import random
 
 import pytest
 import torch
 
+from fast_electra.cli.main import main
 from fast_electra.config.tree import AdaptiveSchedule
 from fast_electra.corruption.adaptive import AdaptiveCurriculum
 from fast_electra.data import shards as shards_module
@@ -133,6 +135,14 @@ def test_a_cache_may_hold_rows_with_nothing_to_predict(half_unknown, its_auxilia
         pretrain(settings, tmp_path / name)
         losses.append([record["loss"] for record in read_metrics(tmp_path / name / "metrics.jsonl")])
     assert losses[0] == losses[1]
+
+
+def test_evaluate_warns_of_texts_that_the_models_tokenizer_does_not_know(its_auxiliary, tmp_path, capsys):
+    pairs = [{"sentence_good": f"w{n} w1 x{n}", "sentence_bad": f"w{n} x{n} w1"} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    options = ["--tasks", "blimp", "--data", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(its_auxiliary), *options]) == 0
+    assert "warning: 33% of the tokens of blimp are [UNK]" in capsys.readouterr().err
 
 
 def test_shards_with_nothing_to_predict_are_refused_before_training(its_auxiliary, tmp_path):

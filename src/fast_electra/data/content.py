@@ -41,6 +41,8 @@ _PACKED: dict[re.Pattern[bytes], Callable[[BinaryIO], Any]] = {
     re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"): bz2.BZ2File,
 }
 _CONVERT = "save it as UTF-8, for example by `iconv -f {0} -t UTF-8 {1} > NEW`, and give the new file"
+CONVERT = "save it as UTF-8, for example by `iconv -f ENCODING -t UTF-8`, and give the new file"
+"""what to do about another encoding"""
 # How files begin that are no text, what they are, and what to do.
 _REFUSED = {
     rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff": ("UTF-32 text, not UTF-8", _CONVERT.replace("{0}", "UTF-32")),
@@ -70,9 +72,15 @@ _REFUSED = {
     rb"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "get the file by `git lfs pull`"),
 }
 _MARKS = {re.compile(mark): reason for mark, reason in _REFUSED.items()}
+_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)  # what many a failed download holds
 _NOT_TEXT = "leave it out, or write its text to a UTF-8 file"
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _JSON = re.compile(rf"\s*(?:(\[)\s*(?:\{{\s*{_STRING}\s*:|{_STRING}\s*[,\]])|\{{\s*{_STRING}\s*:)")
+
+
+def is_other_encoding(undecodable: int, characters: int) -> bool:
+    """Whether so many of a file's characters are not UTF-8 that it is no UTF-8 text with a few broken bytes."""
+    return undecodable > max(_FEW, LARGEST_UNDECODABLE * characters)
 
 
 @contextmanager
@@ -109,6 +117,8 @@ def text_bytes(file: BinaryIO, name: object) -> BinaryIO:
     if unpack is not None:
         file = unpack(file)
         head = _head(file)
+    elif _PAGE.match(head) and Path(str(name)).suffix.lower() in PACKED_ENDINGS:
+        raise DataError(f"{name} is a web page, not what its name says: download the file again.")
     if (found := _refusal(head)) is not None:
         what, remedy = found
         if unpack is not None:
@@ -176,7 +186,7 @@ def _refusal(head: bytes) -> tuple[str, str] | None:
         return "a binary file, and no text", _NOT_TEXT
     if control > max(_FEW, LARGEST_CONTROL * len(head)):
         return "a binary file, and no text", _NOT_TEXT
-    if undecodable > max(_FEW, LARGEST_UNDECODABLE * len(text)):
+    if is_other_encoding(undecodable, len(text)):
         share = f"{undecodable / len(text):.0%} of its first characters can't be read"
-        return f"binary, or in another encoding than UTF-8 ({share})", _CONVERT.replace("{0}", "ENCODING")
+        return f"binary, or in another encoding than UTF-8 ({share})", CONVERT
     return None

@@ -7,6 +7,7 @@ Notable:
 - a special token's name in the text is text.
 """
 
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from itertools import chain, islice
 from multiprocessing import get_context
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from fast_electra.errors import DataError
 
@@ -43,6 +44,8 @@ class Encoded:
     ends: np.ndarray
     unknown: int
     """tokens that stand for text that the tokenizer does not know"""
+    lost: int
+    """bytes of text, white space apart, that a tokenizer without such a token leaves out"""
     process: int
     peak_bytes: int
 
@@ -51,8 +54,10 @@ class Encoder:
     """Turns chunks into ids."""
 
     def __init__(self, content: str, separator: int, unknown: int | None) -> None:
+        """From a tokenizer's JSON and two of its ids."""
         self.arguments = (content, separator, unknown)
         self._separator, self._unknown = separator, -1 if unknown is None else unknown
+        self._drops = unknown is None and _drops_characters(content)
         self._tokenizer: Tokenizer = Tokenizer.from_str(content)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -60,18 +65,43 @@ class Encoder:
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Encode a chunk; a separator follows each document."""
-        encodings = self._tokenizer.encode_batch_fast([text for text, _ in chunk.pieces], add_special_tokens=False)
+        encode = self._tokenizer.encode_batch if self._drops else self._tokenizer.encode_batch_fast  # without offsets
+        try:
+            encodings = encode([text for text, _ in chunk.pieces], add_special_tokens=False)
+        except Exception as error:  # a plain one out of Rust, of most models that lack a token for what they don't know
+            raise DataError(
+                f"the tokenizer can't encode the text ({error}): give it a token for unknown text, leave "
+                "data.tokenizer.path out, or name another tokenizer."
+            ) from error
         ids: list[int] = []
         ends: list[int] = []
-        unknown = 0
-        for encoding, (_, last) in zip(encodings, chunk.pieces, strict=True):
+        unknown = lost = 0
+        for encoding, (text, last) in zip(encodings, chunk.pieces, strict=True):
             ids += encoding.ids
             unknown += encoding.ids.count(self._unknown)
+            lost += _uncovered(text, encoding.offsets) if self._drops else 0
             if last:
                 ids.append(self._separator)
                 ends.append(len(ids))
         arrays = np.array(ids, dtype=np.uint32), np.array(ends, dtype=np.uint64)
-        return Encoded(*arrays, unknown, os.getpid(), peak_memory())
+        return Encoded(*arrays, unknown, lost, os.getpid(), peak_memory())
+
+
+def _drops_characters(content: str) -> bool:
+    """Whether a tokenizer, given as JSON, leaves characters out that it doesn't know: BPE does, unless it has bytes."""
+    model = json.loads(content)["model"]
+    if model["type"] != "BPE" or model["unk_token"] is not None or model["byte_fallback"]:
+        return False
+    return not model["vocab"].keys() >= {*pre_tokenizers.ByteLevel.alphabet()}
+
+
+def _uncovered(text: str, offsets: list[tuple[int, int]]) -> int:
+    """UTF-8 bytes of a text, white space apart, that are in no token."""
+    covered = bytearray(len(text))
+    for start, end in offsets:
+        covered[start:end] = b"\1" * (end - start)
+    left_out = (character for character, has_token in zip(text, covered, strict=True) if not has_token)
+    return sum(len(character.encode()) for character in left_out if not character.isspace())
 
 
 _worker: Encoder | None = None

@@ -35,7 +35,7 @@ from fast_electra.data.files import (
     verify_manifest,
     write_manifest,
 )
-from fast_electra.data.sources import Document, Sources
+from fast_electra.data.sources import Document, Sources, reading_losses
 from fast_electra.data.tokenizer import (
     ENCODING_PIECE,
     TRAINING_PIECE,
@@ -43,6 +43,7 @@ from fast_electra.data.tokenizer import (
     load_tokenizer,
     pieces,
     train_tokenizer,
+    unknown_id,
     vocabulary_size,
 )
 from fast_electra.errors import DataError
@@ -98,6 +99,8 @@ class BuildReport:
     bytes_per_token: float = 0.0
     unknown_tokens: int = 0
     """[UNK]: they stand for text that the tokenizer does not know"""
+    lost_bytes: int = 0
+    """of text that the tokenizer does not know and leaves out, since it has no [UNK]"""
     files: int = 0
     left_out_files: int = 0
     """found in folders, but of no kind that was asked for, or links"""
@@ -134,22 +137,23 @@ class BuildReport:
         """Share of [UNK] among the tokens of text."""
         return self.unknown_tokens / max(1, self.text_tokens)
 
+    @property
+    def lost_share(self) -> float:
+        """Share of the text that the tokenizer leaves out."""
+        return self.lost_bytes / max(1, self.text_bytes)
+
     def losses(self) -> dict[str, str]:
         """What of the text is not in the shards as it was, by what happened to it; nothing that did not happen."""
-        found = {"files left out": (self.left_out_files, f"{self.left_out_files:,} of no kind that is read, or links")}
+        found = reading_losses(self.left_out_files, self.replaced_files, self.replaced_characters, self.cut_documents)
         for reason, count in self.dropped.items():
-            found[f"dropped, {reason}"] = (1, f"{count['documents']:,} documents, {count['bytes'] / 1e6:,.1f} MB")
-        found["not UTF-8"] = (
-            self.replaced_files,
-            f"{self.replaced_characters:,} characters in {self.replaced_files:,} files became U+FFFD "
-            "(data.invalid_utf8=refuse stops at the first)",
-        )
-        found["cut"] = (self.cut_documents, f"{self.cut_documents:,} times in documents of over 16 MB")
-        found["unknown"] = (
-            self.unknown_tokens,
-            f"{self.unknown_tokens:,} tokens ({self.unknown_share:.2%}) are [UNK]: text unknown to the tokenizer",
-        )
-        return {name: sentence for name, (count, sentence) in found.items() if count}
+            found[f"dropped, {reason}"] = f"{count['documents']:,} documents, {count['bytes'] / 1e6:,.1f} MB"
+        if self.unknown_tokens:
+            found["unknown"] = (
+                f"{self.unknown_tokens:,} tokens ({self.unknown_share:.2%}) are [UNK]: text unknown to the tokenizer"
+            )
+        if self.lost_bytes:
+            found["lost"] = f"{self.lost_bytes:,} bytes ({self.lost_share:.2%}): text unknown to the tokenizer"
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what depends on the clock or the machine lies under `timing`."""
@@ -220,7 +224,8 @@ def build_shards(
             "tokenizer_fingerprint": fingerprint(tokenizer),
             "special_tokens": {
                 name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "cls", "sep", "mask")
-            },
+            }
+            | {"unk": unknown_id(tokenizer)},
             "splits": {name: writer.shards for name, writer in writers.items()},
             "most_frequent_token": writers["train"].most_frequent(set(tokenizer.all_special_ids)),
             "settings": settings,
@@ -588,12 +593,13 @@ def _write(
     splitter = _Splitter(config.validation_fraction, validation)
     total = documents.sizes()[0] if isinstance(documents, Sources) else None
     peaks: dict[int, int] = {}
-    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, tokenizer.unk_token_id)  # type: ignore[attr-defined]
+    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, unknown_id(tokenizer))  # type: ignore[attr-defined]
     chunks = _chunks(documents, splitter, report)
     with closing(encode_in_order(encoder, chunks, report.workers)) as results:
         for chunk, encoded in results:
             writers[chunk.split].append(encoded.ids, encoded.ends)
             report.unknown_tokens += encoded.unknown
+            report.lost_bytes += encoded.lost
             peaks[encoded.process] = encoded.peak_bytes
             tell("tokens", _bytes_done(documents, report.text_bytes), total)
     for writer in writers.values():
@@ -647,6 +653,12 @@ def _refuse_other_language(report: BuildReport) -> None:
         raise DataError(
             f"the tokenizer finds no token in {report.documents} documents: leave data.tokenizer.path out, or name "
             "another tokenizer."
+        )
+    if report.lost_share > LARGEST_UNKNOWN:
+        raise DataError(
+            f"the tokenizer does not know {report.lost_share:.0%} of the text and would leave it out (at most "
+            f"{LARGEST_UNKNOWN:.0%} are accepted): leave data.tokenizer.path out, so that one is trained on it, or "
+            "name a tokenizer for its language."
         )
     if report.unknown_share > LARGEST_UNKNOWN:
         raise DataError(

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from fast_electra.data.content import LOOKED_AT, PACKED_ENDINGS, json_in, open_text, refuse_whole_json
+from fast_electra.data.content import (
+    CONVERT,
+    LOOKED_AT,
+    PACKED_ENDINGS,
+    is_other_encoding,
+    json_in,
+    open_text,
+    refuse_whole_json,
+)
 from fast_electra.errors import DataError
 
 Format = Literal["auto", "text", "code", "jsonl"]
@@ -51,7 +59,7 @@ class Reading:
     left_out_files: int = 0
     """files of folders whose names are of no kind that was asked for, and links"""
     replaced_files: int = 0
-    """files with bytes that are not UTF-8, which became U+FFFD"""
+    """files with bytes that are not UTF-8, or with NUL bytes, which became U+FFFD"""
     replaced_characters: int = 0
     """the U+FFFD that these bytes became"""
     cut_documents: int = 0
@@ -155,7 +163,7 @@ class Sources:
     def _lines(self, file: BinaryIO, path: Path, reading: Reading, whole: bool) -> Iterator[str]:
         """Decoded lines, their ends a line feed; pieces of a line longer than a document, unless `whole`."""
         rest = b""
-        replaced = False
+        replaced = characters = 0
         limit = -1 if whole else LARGEST_DOCUMENT
         number = 0
         while line := rest + file.readline(limit):
@@ -174,10 +182,21 @@ class Sources:
                         "data.invalid_utf8=replace."
                     ) from error
                 text = line.decode(errors="replace")
-                replaced = True
-                reading.replaced_characters += text.count(_REPLACED) - line.count(_REPLACED.encode())
+                replaced += text.count(_REPLACED) - line.count(_REPLACED.encode())
+            if "\0" in text:  # behind the file's first bytes, where it would have been refused
+                if self.invalid_utf8 == "refuse":
+                    raise DataError(f"{path}, line {number}: a NUL byte; remove it, or set data.invalid_utf8=replace.")
+                replaced += text.count("\0")
+                text = text.replace("\0", _REPLACED)
+            characters += len(text)
             yield text[:-2] + "\n" if text.endswith("\r\n") else text
-        reading.replaced_files += replaced
+        if is_other_encoding(replaced, characters):
+            raise DataError(
+                f"{path} is binary, or in another encoding than UTF-8 ({replaced / characters:.0%} of its characters "
+                f"can't be read): {CONVERT}."
+            )
+        reading.replaced_files += replaced > 0
+        reading.replaced_characters += replaced
 
     def _from_json(self, lines: Iterator[str], path: Path, reading: Reading) -> Iterator[Document]:
         replaced = False
@@ -192,8 +211,8 @@ class Sources:
             text = content.get(self.text_field) if isinstance(content, dict) else None
             if not isinstance(text, str):
                 raise DataError(
-                    f"{where}: no string under {self.text_field!r}; mend the line, or set data.text_field to the "
-                    "key of the text."
+                    f"{where}: no string under {self.text_field!r}{_keys(content)}; mend the line, or set "
+                    "data.text_field to the key of the text."
                 )
             try:
                 text.encode()
@@ -208,6 +227,22 @@ class Sources:
                 reading.replaced_characters += text.count(_REPLACED) - given
             yield Document(text.replace("\r\n", "\n"), where)
         reading.replaced_files += replaced
+
+
+def reading_losses(
+    left_out_files: int, replaced_files: int, replaced_characters: int, cut_documents: int
+) -> dict[str, str]:
+    """What of the text was not read as it is, a sentence by what happened to it; nothing that did not happen."""
+    found = {
+        "files left out": (left_out_files, f"{left_out_files:,} of no kind that is read, or links"),
+        "not UTF-8": (
+            replaced_files,
+            f"{replaced_characters:,} characters in {replaced_files:,} files became U+FFFD "
+            "(data.invalid_utf8=refuse stops at the first)",
+        ),
+        "cut": (cut_documents, f"{cut_documents:,} times in documents of over 16 MB"),
+    }
+    return {name: sentence for name, (count, sentence) in found.items() if count}
 
 
 def read_documents(
@@ -251,6 +286,12 @@ def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[
     if held or not blank_ends:
         text = "".join(held)
         yield text.removesuffix("\n") if blank_ends else text
+
+
+def _keys(content: object) -> str:
+    """The keys of an object that have a string, for a message."""
+    keys = [key for key, value in content.items() if isinstance(value, str)] if isinstance(content, dict) else []
+    return f" (strings are under {', '.join(map(repr, keys[:5]))})" if keys else ""
 
 
 def _kind_of(path: Path) -> str | None:

@@ -208,17 +208,28 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return canonical_digest([vocabulary, special, added, model, content["normalizer"], content["pre_tokenizer"]])
 
 
+def unknown_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The id that stands for text that a fast tokenizer doesn't know; its model may have one that its settings lack."""
+    if tokenizer.unk_token_id is not None:
+        return cast(int, tokenizer.unk_token_id)
+    backend = _backend(tokenizer)
+    model = json.loads(backend.to_str())["model"]
+    token = model.get("unk_token")
+    return model.get("unk_id") if token is None else backend.token_to_id(token)
+
+
 def unknown_note(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], of: str) -> str | None:
     """A warning where more than 1 % of the tokens of some texts are unknown to a tokenizer; `of` names the texts."""
-    if tokenizer.unk_token_id is None or not texts:
+    unknown = unknown_id(tokenizer)
+    if unknown is None or not texts:
         return None
     encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids = list(chain.from_iterable(cast("list[list[int]]", encoded["input_ids"])))
-    share = ids.count(cast(int, tokenizer.unk_token_id)) / max(1, len(ids))
+    share = ids.count(unknown) / max(1, len(ids))
     if share <= NOTED_UNKNOWN:
         return None
     return (
-        f"warning: {share:.0%} of the tokens of {of} are {tokenizer.unk_token}, since the model's tokenizer does not "
+        f"warning: {share:.0%} of the tokens of {of} are [UNK], since the model's tokenizer does not "
         "know their text: results say little."
     )
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from fast_electra.data.content import LOOKED_AT, open_text, refuse_whole_json
+from fast_electra.data.content import CONVERT, LOOKED_AT, open_text, refuse_whole_json
 from fast_electra.errors import DataError
 from fast_electra.evaluation.entities import class_names, classes_of, is_prefixed, read_spans
 from fast_electra.evaluation.tasks import ENTITY_F1, OUTSIDE, TEST, Kind, Split, Task, make_task
@@ -69,7 +69,7 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file.") from error
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); {CONVERT}.") from error
 
 
 def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -31,7 +31,7 @@ from fast_electra.data.files import (
     write_sealed_json,
 )
 from fast_electra.data.shards import open_shards
-from fast_electra.data.sources import Sources
+from fast_electra.data.sources import Sources, reading_losses
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation.baselines import bag_of_words, majority, word_crf
@@ -667,13 +667,14 @@ def write_predictions(results: Sequence[Result], tasks: Sequence[Task], out: Pat
     return written
 
 
-def count_seen(tasks: Sequence[Task], corpus: Path, out: Path) -> dict[str, dict[str, Any]]:
+def count_seen(tasks: Sequence[Task], corpus: Path, out: Path, say: Say = lambda _: None) -> dict[str, dict[str, Any]]:
     """Texts of each task that occur in a pre-training corpus, counted once and kept.
 
     Args:
         tasks: whose texts are looked for.
         corpus: token shards, or files or folders of text.
         out: the evaluation's folder.
+        say: is told what of the text was not read as it is.
 
     Returns:
         {task: {"corpus", "counts": {split: {"texts", "checked", "seen"}}}}.
@@ -686,11 +687,17 @@ def count_seen(tasks: Sequence[Task], corpus: Path, out: Path) -> dict[str, dict
     key = canonical_digest([state, [[task.name, task.digest] for task in tasks]])
     path = out / "tasks" / f"overlap-{key[:12]}.json"
     if (kept := read_sealed_json(path)) is None:
-        documents = _decoded(corpus) if (corpus / MANIFEST).exists() else (d.text for d in Sources([corpus]))
+        sources = None if (corpus / MANIFEST).exists() else Sources([corpus])
+        documents = _decoded(corpus) if sources is None else (document.text for document in sources)
         first = next(documents, None)
         if first is None:
             raise DataError(f"{corpus} holds no text; name token shards, or a file or folder of text.")
         counts = count_overlap(tasks, chain([first], documents))
+        if sources is not None:
+            read = sources.reading
+            counted = read.left_out_files, read.replaced_files, read.replaced_characters, read.cut_documents
+            for name, loss in reading_losses(*counted).items():
+                say(f"{corpus}: {name}: {loss}.")
         kept = {
             task: {
                 "corpus": str(corpus),

@@ -226,7 +226,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         examples=request.examples,
     )
     execution = choose_execution(TrainingConfig(batch_size=1, updates=1))
-    seen = {} if request.overlap is None else count_seen(tasks, request.overlap, out)
+    seen = {} if request.overlap is None else count_seen(tasks, request.overlap, out, say)
     results: list[Result] = []
 
     def keep(found: Sequence[Result]) -> Evaluation:
