@@ -170,6 +170,11 @@ def test_a_killed_run_goes_on_with_the_same_temperatures_bit_for_bit(tmp_path, s
     assert [r["temperature"] for r in parts] == [r["temperature"] for r in whole]
     assert parts == whole
     assert len({r["temperature"] for r in whole}) > 6  # it moved
+    assert whole[0]["temperature"] == 2.0  # a record holds the temperature that its update was made with
+    curriculum = AdaptiveCurriculum(AdaptiveSchedule(target=0.6))
+    for record in whole:
+        assert record["temperature"] == pytest.approx(curriculum.difficulty(0).temperature, rel=1e-6)
+        curriculum.observe(record)
     # The run's curve can be drawn: temperature, difficulty with its target, learning rate.
     config = tiny.settings(shards, "fast_electra", auxiliary)
     adaptive = CorruptionConfig.model_validate({"schedule": {"kind": "adaptive"}})

@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from fast_electra.config.tree import ModelConfig, OptimizerConfig
 from fast_electra.errors import ConfigError, DataError, ModelError
@@ -694,3 +700,18 @@ def test_bugs_come_in_pairs_that_stay_together():
     assert bug_task(train, held_out, train_functions=50, dev_functions=60).digest == task.digest
     with pytest.raises(DataError, match="the held-out texts have no function"):
         bug_task(train, [])
+
+
+def test_a_decoder_without_a_padding_id_is_judged_by_its_last_token_whatever_its_padding(tmp_path, tokenizer):
+    small = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=2)
+    assert small.pad_token_id is None
+    GPT2LMHeadModel(small).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(str(tmp_path))
+    assert fine_tune(tmp_path, words_task(), RECIPE, 0, CPU, save=tmp_path / "tuned").failed is None
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned").eval()
+    one, two = ([2, *range(10, end), 3] for end in (14, 20))
+    padded = torch.tensor([one + [tokenizer.pad_token_id] * 6, two])
+    with torch.no_grad():
+        together = model(padded, attention_mask=(padded != tokenizer.pad_token_id).long()).logits
+        alone = model(torch.tensor([one])).logits
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-5)

@@ -4,10 +4,12 @@ import textwrap
 
 import pytest
 import torch
-from transformers import AttentionMaskInterface
+from pydantic import ValidationError
+from transformers import AttentionMaskInterface, GPT2Config
 
 from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import (
@@ -19,6 +21,7 @@ from fast_electra.models.build import (
     weights_digest,
 )
 from fast_electra.models.export import export_model
+from fast_electra.models.inputs import longest_row, model_inputs, refuse_leaks
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
 from tests.tiny import SPECIAL, batch
@@ -47,6 +50,28 @@ def config(architecture: str, vocabulary: int = 320, special=SPECIAL, **changes)
     return transformers_config(shape, vocabulary, special, 32)
 
 
+def test_only_what_fails_with_documents_and_not_without_is_a_refusal(monkeypatch):
+    model = build_model(config("bert"), "rtd", 0)
+    forward = model.base_model.forward
+
+    def devices_differ(**inputs):
+        raise RuntimeError("Expected all tensors to be on the same device, but got mat2 is on cpu")
+
+    def no_documents(**inputs):
+        if "position_ids" in inputs:
+            raise RuntimeError("the size of tensor a (8) must match the size of tensor b (1)")
+        return forward(**inputs)
+
+    monkeypatch.setattr(model.base_model, "forward", devices_differ)
+    with pytest.raises(RuntimeError, match="same device"):
+        refuse_leaks(model)
+    assert model.training
+    monkeypatch.setattr(model.base_model, "forward", no_documents)
+    with pytest.raises(ConfigError, match="its class refuses: the size of tensor a"):
+        refuse_leaks(model)
+    assert model.training
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_changing_one_document_changes_no_logit_of_another_in_its_row(architecture, dtype):
@@ -70,6 +95,43 @@ def test_a_packed_document_is_scored_as_if_it_were_alone(architecture):
         packed = detector.logits(rows, rows.ids)
         alone = replaced_logits(detector.model(input_ids=rows.ids[:, :17]).logits)
     torch.testing.assert_close(packed[:, :17], alone, rtol=0, atol=1e-5)  # float32 rounding of longer sums
+
+
+COUNTING = [
+    "roberta",
+    "mpnet",
+    "data2vec-text",
+    "esm",
+    "longformer",
+    "nystromformer",
+    "bert",
+    "distilbert",
+    "modernbert",
+]
+
+
+@pytest.mark.parametrize("architecture", COUNTING)
+def test_a_fresh_model_takes_rows_of_its_full_length_and_a_published_one_as_many_as_it_has_positions_for(architecture):
+    options = {"longformer": {"attention_window": 8}, "esm": {"position_embedding_type": "absolute"}}
+    shape = config(architecture, special=SPECIAL | {"pad": 1, "unk": 0}, **options.get(architecture, {}))
+    assert longest_row(shape) == 32
+    model = build_model(shape, "mlm", 0).eval()
+    ids = torch.arange(5, 37)[None]
+    with torch.no_grad():
+        assert model(input_ids=ids).logits.isfinite().all()
+        # Positions that are given start where those start that the class makes: nothing changes but the mask's way.
+        if architecture not in (
+            "distilbert",
+            "longformer",
+            "nystromformer",
+            "esm",
+        ):  # they take none, or no document ids
+            rows = Batch.of(ids, torch.zeros_like(ids, dtype=torch.bool))
+            given = model(**model_inputs(model.config, ids, rows, by_document=True)).logits
+            torch.testing.assert_close(given, model(input_ids=ids).logits, rtol=0, atol=1e-5)
+        if architecture in ("bert", "roberta", "mpnet", "data2vec-text", "esm"):
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.arange(5, 38)[None])
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "mpnet"])
@@ -204,14 +266,23 @@ def test_a_main_model_starts_from_the_auxiliarys_weights():
     assert all(own[name] is not theirs[name] for name in own)
 
 
+def test_an_unknown_activation_is_no_missing_head():
+    with pytest.raises(ModelError, match=r"Transformers builds no bert of this configuration \(KeyError: .*gelo"):
+        build_model(config("bert", hidden_act="gelo"), "mlm", 0)
+    with pytest.raises(ModelError, match="gpt2 has no mlm head in Transformers: take another architecture"):
+        build_model(GPT2Config(), "mlm", 0)
+
+
 def test_an_impossible_shape_or_architecture_is_one_clear_sentence():
     with pytest.raises(ModelError, match="is not a model_type of Transformers"):
         transformers_config(ModelConfig(architecture="modernbart", **SHAPE), 320, SPECIAL, 32)
     with pytest.raises(ModelError, match="not a key of the modernbert configuration"):
         transformers_config(ModelConfig(options={"local_atention": 8}, **SHAPE), 320, SPECIAL, 32)
     three = {"layer_types": ["full_attention"] * (SHAPE["layers"] + 1)}
-    with pytest.raises(ModelError, match=r"Transformers refuses this modernbert shape: .*num_hidden_layers"):
-        transformers_config(ModelConfig(options=three, **SHAPE), 320, SPECIAL, 32)
+    with pytest.raises(ValidationError, match=r"options.layer_types has 3 entries for layers \(2\): give one a layer"):
+        ModelConfig(options=three, **SHAPE)
+    with pytest.raises(ModelError, match="Transformers refuses this modernbert shape: "):
+        transformers_config(ModelConfig(options={"layer_types": ["full", "full"]}, **SHAPE), 320, SPECIAL, 32)
 
 
 def test_sequences_are_classified_by_the_mean_of_their_tokens_unless_said():
@@ -239,7 +310,7 @@ def test_what_is_no_model_is_refused(tmp_path, tokenizer):
         load_model(tmp_path / "nan", "mlm")
     weights = tmp_path / "rtd" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="no rtd model can be loaded"):
+    with pytest.raises(ModelError, match=r"has .* bytes and should have .*: fetch or export it again"):
         load_model(tmp_path / "rtd", "rtd")
     with pytest.raises(ModelError, match=r"model.safetensors is damaged or incomplete"):
         weights_digest(tmp_path / "rtd")

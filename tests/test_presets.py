@@ -11,10 +11,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from fast_electra.config import load_config, preset_names
-from fast_electra.config.loading import keys
+from fast_electra.config.loading import keys, resolve
 from fast_electra.config.tree import Config, ModelConfig
 from fast_electra.data.shards import build_shards
 from fast_electra.models.build import build_model, transformers_config
+from fast_electra.studies import bench
+from fast_electra.studies.cost import cost
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
 from fast_electra.training.precision import Execution
@@ -115,6 +117,36 @@ def trained_ten_updates(config: Config) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_trains_ten_updates_as_a_toy(name, toys):
     trained_ten_updates(toy(load_config(name), toys))
+
+
+SMALL = ["main.hidden_size=32", "main.heads=2", "main.intermediate_size=48", "data.tokenizer.vocabulary_size=320"]
+OVERRIDES = ["main.layers=1", "main.layers=3", "main.layers=7", "data.length=8", "data.attention=document"]
+
+
+@pytest.mark.parametrize("override", [*OVERRIDES, "main.architecture=bert"])
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_can_be_shown_counted_and_built_with_a_small_override(name, override):
+    layers = [] if override.startswith("main.layers") else ["main.layers=2"]
+    config = load_config(name, [*SMALL, *layers, override])
+    resolve(config.model_dump(mode="json"))
+    if types := config.main.options.get("layer_types"):
+        assert len(types) == config.main.layers
+        assert types[:4] == ["sliding_attention", "full_attention", "full_attention", "full_attention"][: len(types)]
+    model = build_model(transformers_config(config.main, 320, tiny.SPECIAL, config.data.length), "mlm", 0)
+    assert model.config.num_hidden_layers == config.main.layers
+    if config.objective.kind != "mlm":
+        found = cost(config, micro_batch=2)
+        assert found["shape"]["main"]["layers"] == config.main.layers
+        assert cost(config, micro_batch=2, auxiliary_layers=2)["shape"]["auxiliary"]["layers"] == 2
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if not name.endswith("auxiliary")])
+def test_every_preset_is_timed_for_an_update(name, tmp_path):
+    config = load_config(name, [*SMALL, "main.layers=3", "data.length=16", "training.precision=float32"])
+    training = config.training.model_copy(update={"batch_size": 4, "micro_batch_size": None, "threads": 1})
+    setup = bench.prepare(config.model_copy(update={"training": training}), tmp_path)
+    for part in ("online", "joint", "cached"):
+        assert bench.build_part(part, setup).run(0).updates == 0
 
 
 @pytest.mark.parametrize(("key", "choice"), [(key, choice) for key in CHOICES for choice in keys()[key].choices])

@@ -401,6 +401,14 @@ GOOD = "text,label\nfine,a\nbad,b\n"
         ("text,label\nfine,a\n", "text,label\nfine,a\n", "text:label", "all of train has the label 'a'"),
         ("text,label\nx,1.5\ny,n/a\n", GOOD, "text:label", "train.csv, line 3: label n/a is no finite number"),
         (b"text,label\nfine,a\nb\xff,b\n", GOOD, "text:label", "train.csv, line 3: not UTF-8"),
+        ("text,label\nx,0\ny,1\nz,-100\n", GOOD, "text:label", "train.csv, line 4: label -100 is what training"),
+        ("text,label\nx,O\ny z,O B\n", GOOD, "text:label", "train.csv, line 3: label is one string of tags (O B)"),
+        (
+            "text,label\ny z,\"['O', 'B-PER']\"\n",
+            GOOD,
+            "text:label",
+            "line 2: label is one string of tags (['O', 'B-PER']); give words and tags as lists in JSON lines",
+        ),
     ],
 )
 def test_bad_tables_are_refused_in_one_sentence_that_says_where(train, dev, columns, sentence, tmp_path):
@@ -447,6 +455,19 @@ def test_sentences_whose_labels_do_not_fit_are_refused(tmp_path):
     dev = own(tmp_path, "dev.jsonl", [{**good, "tags": ["C", "O"]}])
     with pytest.raises(DataError, match=r"dev.jsonl, line 1: label C, which train lacks"):
         load_own(path, dev, ["words"], "tags")
+
+
+def test_a_word_labelled_as_ignored_is_refused_and_a_value_of_minus_100_is_a_value(tmp_path):
+    path = own(tmp_path, "a.jsonl", [{"words": ["x", "y"], "tags": [1, -100]}, {"words": ["z"], "tags": [0]}])
+    with pytest.raises(DataError, match=r"a.jsonl, line 1: label -100 is what training programs write for no label"):
+        load_own(path, None, ["words"], "tags")
+    path = own(tmp_path, "b.jsonl", [{"text": f"word {n}", "degrees": v} for n, v in enumerate((-100, 1.5, 2.5, 3.5))])
+    assert -100.0 in load_own(path, path, ["text"], "degrees").train.labels
+
+
+def test_labels_of_several_words_that_are_no_tags_are_classes(tmp_path):
+    path = own(tmp_path, "a.jsonl", [{"text": f"word {n}", "size": s} for n, s in enumerate(["S M", "L", "S M", "L"])])
+    assert load_own(path, path, ["text"], "size").labels == ("L", "S M")
 
 
 def test_files_of_other_kinds_are_refused(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from fast_electra.cli.main import main
@@ -83,6 +84,14 @@ def test_a_kill_between_checkpoints_loses_no_line_and_doubles_none(tmp_path, sha
     run(config, tmp_path / "killed")
     assert without_clock(tmp_path / "killed") == without_clock(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["mlm", "fast_electra"])
+def test_the_largest_seed_trains_and_another_one_is_refused_by_the_configuration(kind, tmp_path, shards, auxiliary):
+    config = tiny.settings(shards, kind, auxiliary, training__seed=2**63 - 1, training__updates=1)
+    assert run(config, tmp_path / "run").updates == 1
+    with pytest.raises(ValidationError, match="less than 9223372036854775808"):
+        tiny.settings(shards, kind, auxiliary, training__seed=2**63)
 
 
 def test_micro_batches_equal_one_batch(shards, auxiliary):

@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fast_electra.config.tree import Config, Section
+from fast_electra.config.tree import Config, Section, with_layers
 from fast_electra.errors import ConfigError
 
 Keys = tuple[str, ...]
@@ -322,6 +322,8 @@ def _merge(below: Layer, above: Layer, name: str) -> Layer:
                 low.pop(name, None)
         if path == ("main",) and "architecture" in high and high["architecture"] != low.get("architecture"):
             low.pop("options", None)
+        if isinstance(layers := high.get("layers"), int) and layers > 0 and isinstance(low.get("options"), dict):
+            low["options"] = with_layers(low["options"], low.get("layers"), layers)
         fields = _fields(sections)
         for name, value in high.items():
             inner = _sections(fields[name].annotation) if name in fields else ()

@@ -6,6 +6,7 @@ Notable:
 - a choice with its own settings is a union told apart by `kind`, so a schedule's settings can't be given to another.
 """
 
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -61,6 +62,24 @@ class DataConfig(Section):
     """processes that tokenise; empty: one a core"""
 
 
+def with_layers(options: dict[str, Any], before: int | None, layers: int) -> dict[str, Any]:
+    """The keys of a Transformers configuration of another depth: lists of one entry a layer follow it.
+
+    They are cut, or go on from their start.
+    """
+    return {
+        name: [value[place % len(value)] for place in range(layers)]
+        if is_list_of_layers(name, value, (before,))
+        else value
+        for name, value in options.items()
+    }
+
+
+def is_list_of_layers(name: str, value: Any, counts: Collection[Any]) -> bool:
+    """Whether a key of a Transformers configuration has one entry a layer, of one of `counts` layers."""
+    return isinstance(value, list) and len(value) in counts and ("layer" in name or name == "attention_window")
+
+
 class ShapeConfig(Section):
     """A Transformers encoder: continued from a published model, or fresh in a shape given here."""
 
@@ -89,7 +108,17 @@ class ShapeConfig(Section):
             raise ValueError(f"give {', '.join(missing)}, or model to continue from a published one")
         if self.model is None and shape["hidden_size"] % shape["heads"]:
             raise ValueError(f"hidden_size ({self.hidden_size}) must be divisible by heads ({self.heads})")
+        types = self.options.get("layer_types")
+        if self.model is None and isinstance(types, list) and len(types) != self.layers:
+            raise ValueError(
+                f"options.layer_types has {len(types)} entries for layers ({self.layers}): give one a layer"
+            )
         return self
+
+    def with_layers(self, layers: int) -> Self:
+        """Of another depth: lists of one entry a layer are cut, or go on from their start."""
+        options = with_layers(self.options, self.layers, layers)
+        return self.model_copy(update={"layers": layers, "options": options})
 
 
 class ModelConfig(ShapeConfig):

@@ -45,6 +45,7 @@ from fast_electra.models.classifier import (
     output_layer,
     rate_factors,
     save_classifier,
+    use_padding,
     uses_segments,
 )
 from fast_electra.models.dropout import FastDropout
@@ -528,6 +529,7 @@ def fine_tune(
     segments = uses_segments(model.config, tokenizer)
     encoded = encode_task(training_task(task, recipe), tokenizer, longest, segments)
     padding = padding_for(tokenizer, longest, execution.device)
+    use_padding(model.config, padding.token)
     cut_table(model, torch.unique(torch.cat((encoded.tokens, torch.tensor([padding.token])))))
     model.to(execution.device)  # type: ignore[arg-type]
     objective = FineTuning(model, task.kind, *_scale(encoded.train, task.kind))

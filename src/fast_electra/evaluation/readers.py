@@ -33,6 +33,8 @@ DEV_SHARE = 0.1
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
+_IGNORED = "-100"
+"""PyTorch's and Transformers' mark of what has no label"""
 
 
 @dataclass(frozen=True)
@@ -328,6 +330,7 @@ def load_own(
         return made("tokens", *_tokens(tables, text_columns, label_column))
     texts = [_texts(table, text_columns) for table in tables]
     written = [_written_labels(table, label_column) for table in tables]
+    _refuse_tag_strings(tables[0], written[0], label_column)
     kind = guess_kind([label for labels in written for label in labels])
     if kind == "regression":
         values = [_values(table, labels) for table, labels in zip(tables, written, strict=True)]
@@ -504,6 +507,20 @@ def _written(table: Table, row: int, label: Any, name: str) -> str:
     table.refuse(row, f"{name} is {json.dumps(label, default=str)}, no label; mend or remove it.")
 
 
+def _refuse_tag_strings(table: Table, labels: Sequence[str], name: str) -> None:
+    """A label such as "O B-PER O" holds the tags of a whole sentence: as a class, each such string would be one."""
+    tags = [re.findall(r"[^\s,\[\]'\"]+", label) for label in labels]
+    several = next((row for row, found in enumerate(tags) if len(found) > 1), None)
+    if several is None or not all(tag == OUTSIDE or is_prefixed(tag) for found in tags for tag in found):
+        return
+    if any(tag == OUTSIDE or "-" in tag for found in tags for tag in found):
+        table.refuse(
+            several,
+            f"{name} is one string of tags ({labels[several][:40]}); give words and tags as lists in JSON lines, or as "
+            "a CoNLL file with a word and its tag a line.",
+        )
+
+
 def _values(table: Table, labels: Sequence[str]) -> list[float]:
     values: list[float] = []
     for row, label in enumerate(labels):
@@ -521,6 +538,16 @@ def _numbers(table: Table, labels: Sequence[str], names: tuple[str, ...], row: i
     """Class numbers of a table's rows, or of one row's words."""
     number_of = {name: number for number, name in enumerate(names)}
     for place, label in enumerate(labels):
+        if label == _IGNORED:
+            table.refuse(
+                place if row is None else row,
+                f"label {_IGNORED} is what training programs write for no label; remove the "
+                + (
+                    "row, or write values with a decimal point (-100.0)."
+                    if row is None
+                    else "word, or give it a label."
+                ),
+            )
         if label not in number_of:
             table.refuse(place if row is None else row, _unknown(label, names))
     return [number_of[label] for label in labels]

@@ -7,7 +7,10 @@ Notable:
 """
 
 import hashlib
+import json
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,13 +34,17 @@ from fast_electra.config.tree import ShapeConfig
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION, use_document_masks
 from fast_electra.models.export import LABELS
-from fast_electra.models.inputs import first_position
+from fast_electra.models.inputs import positions_of
 from fast_electra.models.norms import use_exact_norms
 from fast_electra.models.rotary import use_fast_rotary
 from fast_electra.runs.folder import RunFolder
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 """what Transformers raises on a folder or name that it can't load"""
+# A layer's stack and number in the name of a weight: bert.encoder.layer.1.…
+_LAYER = re.compile(r"(\D*?)\.(\d+)\.")
+BUILDING_ERRORS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, ZeroDivisionError, IndexError)
+"""what Transformers raises on a configuration that no model can be built of"""
 Head = Literal["mlm", "rtd", "causal_lm", "seq2seq_lm"]
 
 DROPOUT_KEYS = (
@@ -115,7 +122,7 @@ def transformers_config(
         raise ModelError(f"Transformers refuses this {shape.architecture} shape: {_one_line(error)}") from error
     if "max_position_embeddings" not in shape.options:
         # Where positions start at 1 or 2, the table has a row for each number up to the last.
-        config.max_position_embeddings = length + first_position(config)
+        config.max_position_embeddings = length + positions_of(config).spent
     return config
 
 
@@ -131,8 +138,8 @@ def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedMo
         torch.manual_seed(seed)
         try:
             model = _head_class(config, head).from_config(config, attn_implementation=MATMUL_ATTENTION)
-        except ValueError as error:
-            raise ModelError(f"{config.model_type} has no {head} head in Transformers: {_one_line(error)}") from error
+        except BUILDING_ERRORS as error:
+            raise not_built(config, f"{head} head", error) from error
     return prepare_model(model).train()
 
 
@@ -146,6 +153,7 @@ def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
     config = stored_config(source)
     model, report = _read(source, config, head)
     missing = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+    refuse_holes(folder, config, [name for name in missing if name.startswith(model.base_model_prefix + ".")])
     if missing:
         raise ModelError(
             f"{folder} has no weights for {missing[0]}"
@@ -154,6 +162,16 @@ def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
             + (", or fit a head with objective.kind=mlm main.freeze=encoder." if head == "mlm" else ".")
         )
     return model.eval()
+
+
+def refuse_holes(source: str | Path, config: PreTrainedConfig, holes: Sequence[str]) -> None:
+    """ModelError where weights of an encoder, by their sorted names, are not in its checkpoint."""
+    if holes:
+        raise ModelError(
+            f"{source} has no weights for {holes[0]}"
+            + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
+            + f": its encoder is not a whole {config.model_type}; give another checkpoint."
+        )
 
 
 def continue_model(source: str | Path, head: Head, seed: int, dropout: float) -> tuple[PreTrainedModel, str]:
@@ -186,15 +204,11 @@ def continue_model(source: str | Path, head: Head, seed: int, dropout: float) ->
     stored, report = _read(name, config, head)
     absent = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     encoder = stored.base_model_prefix + "."
-    if holes := sorted(key for key in absent if key.startswith(encoder)):
-        raise ModelError(
-            f"{source} has no weights for {holes[0]}"
-            + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
-            + f": its encoder is not a whole {config.model_type}; give another checkpoint."
-        )
+    refuse_holes(source, config, sorted(key for key in absent if key.startswith(encoder)))
     state = stored.state_dict()
     if head == "rtd" and config.model_type != "electra":
-        output = {key: value for key, value in state.items() if key.startswith("classifier.")}
+        head_rows = {key: len(value) for key, value in state.items() if not key.startswith(encoder) and value.ndim}
+        output = {key: state[key] for key, rows in head_rows.items() if rows == config.num_labels}
         if ours:
             state |= {key: value[1:] - value[:1] for key, value in output.items()}
         else:
@@ -229,6 +243,10 @@ def resolve_model(source: str | Path) -> str:
         return str(path / "model")
     if path.is_dir():
         if not (path / "config.json").exists():
+            if (path / "adapter_config.json").exists():
+                raise ModelError(
+                    f"{path} holds a PEFT adapter alone: merge it into its base model (merge_and_unload) and save that."
+                )
             raise ModelError(
                 f"{path} holds no model: config.json is missing; give a run or a Transformers model folder."
             )
@@ -333,6 +351,8 @@ def stored_config(source: str) -> PreTrainedConfig:
             + ": only safetensors weights are read, for other formats can run code; "
             "save the model again with a current Transformers."
         )
+    for file in sorted(local.glob("*.safetensors")) if local.is_dir() else ():
+        _refuse_damaged(file)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -363,10 +383,80 @@ def _read(source: str, config: PreTrainedConfig, head: Head) -> tuple[PreTrained
         )
     except LOADING_ERRORS as error:
         raise not_loaded(source, error, head) from error
+    refuse_unread_weights(source, model, report)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ModelError(f"{source}: the weights {name} hold NaN or infinity; take an earlier checkpoint.")
     return prepare_model(model), report
+
+
+def refuse_unread_weights(source: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """ModelError where a checkpoint's weights have other names than the model's, or there are more layers of them.
+
+    Args:
+        source: a folder or a hub name.
+        model: as it was read.
+        report: Transformers', of keys missing and unexpected.
+    """
+    unread = sorted(report["unexpected_keys"])
+    missing = min(report["missing_keys"], default=None)
+    wrapped = next((key for key in unread if missing and key.endswith(f".{missing}")), None)
+    if wrapped and missing:
+        prefix = wrapped.removesuffix(missing).removesuffix(f"{model.base_model_prefix}.")
+        files = sorted(Path(source).glob("*.safetensors")) or [Path()]  # none of a hub name
+        rename = (
+            "from safetensors.torch import load_file, save_file; "
+            f"f = {json.dumps(str(files[0]))}; "
+            f'save_file({{k.removeprefix("{prefix}"): v for k, v in load_file(f).items()}}, f, {{"format": "pt"}})'
+        )
+        raise ModelError(
+            f"{source}: the names of its weights begin with {prefix}, for the model was saved inside a wrapper "
+            "(torch.compile, DistributedDataParallel, a trainer's module): save the model that is inside"
+            + (
+                f", or take the prefix off by {shlex.join(['python', '-c', rename])}."
+                if files[0].name and len(files) == 1
+                else "."
+            )
+        )
+    encoder = f"{model.base_model_prefix}."
+
+    def layer(key: str) -> tuple[str, ...] | None:
+        found = _LAYER.match(key.removeprefix(encoder))
+        return found.groups() if found else None
+
+    layers = {found for key in model.state_dict() if (found := layer(key))}
+    stacks = {stack for stack, _ in layers}
+    further = [key for key in unread if (found := layer(key)) and found[0] in stacks and found not in layers]
+    if further:
+        raise ModelError(
+            f"{source} has weights of more layers than its config.json says ({further[0]}"
+            + (f" and {len(further) - 1} more" if len(further) > 1 else "")
+            + "): set the number of layers there to theirs; auxiliary.layers uses the first ones alone."
+        )
+
+
+def _refuse_damaged(file: Path) -> None:
+    """ModelError where a safetensors file is a pointer to one, or is not as long as its header says."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        if start == b"version ":
+            raise ModelError(
+                f"{file} is a Git LFS pointer and not the weights: run `git lfs pull` in its folder, or fetch the file "
+                "itself."
+            )
+        header = int.from_bytes(start, "little")
+        try:
+            if len(start) < 8 or header > size:
+                raise ValueError
+            tensors = json.loads(opened.read(header))
+            whole = (
+                8 + header + max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"{file} is no whole safetensors file: fetch or export it again.") from error
+    if size != whole:
+        raise ModelError(f"{file} has {size:,} bytes and should have {whole:,}: fetch or export it again.")
 
 
 def not_loaded(source: str, error: Exception, head: Head | None = None) -> ModelError:
@@ -377,6 +467,18 @@ def not_loaded(source: str, error: Exception, head: Head | None = None) -> Model
     return ModelError(
         f"{source} is no folder here, and the Hugging Face hub gives no such {what} ({_one_line(error, 120)}): without "
         f"network, fetch it elsewhere by `hf download {source} --local-dir FOLDER` and name the folder."
+    )
+
+
+def not_built(config: PreTrainedConfig, what: str, error: Exception) -> ModelError:
+    """What Transformers raised while building, as one sentence: the class has no such head, or a key is wrong."""
+    if "Unrecognized configuration class" in str(error):
+        return ModelError(
+            f"{config.model_type} has no {what} in Transformers: take another architecture, such as modernbert or bert."
+        )
+    return ModelError(
+        f"Transformers builds no {config.model_type} of this configuration ({type(error).__name__}: "
+        f"{_one_line(error, 120)}): mend its shape or options."
     )
 
 

@@ -36,14 +36,19 @@ from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import (
+    BUILDING_ERRORS,
     DROPOUT_KEYS,
     LOADING_ERRORS,
+    not_built,
     not_loaded,
     prepare_model,
+    refuse_holes,
+    refuse_unread_weights,
     resolve_model,
     stored_config,
 )
-from fast_electra.models.inputs import longest_row
+from fast_electra.models.export import longest_export, save_tokenizer
+from fast_electra.models.inputs import first_position, longest_row
 from fast_electra.models.layers import layer_stacks
 
 Unit = Literal["sequence", "token"]
@@ -94,11 +99,8 @@ def load_classifier(
         torch.manual_seed(seed)
         try:
             model = _HEADS[unit].from_config(config, dtype=torch.float32, attn_implementation=MATMUL_ATTENTION)
-        except ValueError as error:
-            raise ModelError(
-                f"{source} is a {config.model_type}, which has no {unit} classification in Transformers: take an "
-                "encoder that has."
-            ) from error
+        except BUILDING_ERRORS as error:
+            raise not_built(config, f"{unit} classification", error) from error
     if not untrained:
         encoder, absent = _read_encoder(name, config)
         state = {key: value for key, value in encoder.state_dict().items() if key not in absent}
@@ -135,6 +137,15 @@ def longest_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, m
     """Tokens of the longest example, special ones included: what is asked for, or what model and tokenizer take."""
     bounds = [most, longest_row(config), tokenizer.model_max_length]
     return min(bound for bound in bounds if bound is not None)
+
+
+def use_padding(config: PreTrainedConfig, token: int) -> None:
+    """Let a class that judges a text by its last token (GPT-2, Llama) know which tokens are padding.
+
+    Not where positions are counted from the padding id: there it belongs to the weights.
+    """
+    if not first_position(config):
+        config.pad_token_id = token
 
 
 def uses_segments(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> bool:
@@ -207,7 +218,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     if isinstance(embeddings, ReadRows):
         model.set_input_embeddings(embeddings.whole())
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, longest_export(model.config, tokenizer))
     file = folder / "config.json"  # a process without this package has no attention of our name
     kept = {key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_attn")}
     file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
@@ -235,6 +246,7 @@ def _read_encoder(name: str, config: PreTrainedConfig) -> tuple[PreTrainedModel,
             )
         except LOADING_ERRORS as error:
             raise not_loaded(name, error) from error
+    refuse_unread_weights(name, encoder, report)
     for key, parameter in encoder.named_parameters():
         if not parameter.isfinite().all():
             raise ModelError(f"{name}: the weights {key} hold NaN or infinity; take an earlier checkpoint.")
@@ -242,9 +254,4 @@ def _read_encoder(name: str, config: PreTrainedConfig) -> tuple[PreTrainedModel,
 
 
 def _refuse_holes(source: str | Path, config: PreTrainedConfig, absent: set[str]) -> None:
-    if holes := sorted(key for key in absent if not key.startswith("pooler.")):
-        raise ModelError(
-            f"{source} has no weights for {holes[0]}"
-            + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
-            + f": its encoder is not a whole {config.model_type}; give another checkpoint."
-        )
+    refuse_holes(source, config, sorted(key for key in absent if not key.startswith("pooler.")))

@@ -73,8 +73,11 @@ class CorrectiveHead:
     def _refuse_other_needs(self) -> None:
         table = cast(Tensor, self.model.get_input_embeddings().weight)
         hidden_BSd = table.new_zeros(1, 1, self.model.config.hidden_size)
+        self.model(input_ids=torch.ones(1, 1, dtype=torch.int64, device=table.device))  # what fails here is no verdict
         try:
             self.logits(hidden_BSd, torch.zeros(1, 1, dtype=torch.int64, device=table.device))
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"objective.corrective_weight is not possible with this {self.model.config.model_type}: the head of "

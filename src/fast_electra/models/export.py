@@ -1,8 +1,10 @@
 """Writing a folder that `AutoModel.from_pretrained` and `pipeline("token-classification")` load without this package.
 
 Notable:
-- ELECTRA keeps its own class; any other main model, trained with one logit, becomes a token classifier with two labels
-  whose row "original" is zero: softmax over (0, z) is the sigmoid of z, exactly;
+- ELECTRA keeps its own class, whose head no pipeline loads, so its outputs have no names;
+- any other main model, trained with one logit, becomes a token classifier with two labels whose row "original" is
+  zero: softmax over (0, z) is the sigmoid of z, exactly;
+- the tokenizer says how long a text the model takes, whatever the tokenizer that it was trained with said;
 - embeddings that are a base and a difference become one table;
 - the folder appears by rename, complete or not at all.
 """
@@ -13,20 +15,23 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import (
     AutoModelForTokenClassification,
     ElectraForPreTraining,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from fast_electra.models.inputs import longest_row
 from fast_electra.models.sharing import fold
 
 LABELS = {0: "original", 1: "replaced"}
 
 
-def export_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
+def export_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, length: int | None = None
+) -> None:
     """Write model, tokenizer and model card to `folder`, replacing what was there.
 
     Args:
@@ -34,30 +39,47 @@ def export_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
         tokenizer: saved beside the weights.
         folder: appears by rename.
         card: text of README.md.
+        length: tokens of the longest text, for `model_max_length`; None: `longest_export`.
     """
     staged = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staged, ignore_errors=True)
-    write_model(model, tokenizer, staged, card)
+    write_model(model, tokenizer, staged, card, length)
     if folder.exists():
         shutil.rmtree(folder)
     staged.rename(folder)
 
 
-def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
+def longest_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest text that both a model and its tokenizer take."""
+    return min(tokenizer.model_max_length, longest_row(config) or tokenizer.model_max_length)
+
+
+def write_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, length: int | None = None
+) -> None:
     """As `export_model`, into a folder that the caller stages."""
     _with_two_labels(fold(model)).save_pretrained(folder)
     _drop_private_keys(folder / "config.json")
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, length or longest_export(model.config, tokenizer))
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int) -> None:
+    """Save a tokenizer that cuts texts at `length` tokens; the one in memory stays as it is."""
+    before = tokenizer.model_max_length
+    tokenizer.model_max_length = length
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = before
 
 
 def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:
     if isinstance(model, ElectraForPreTraining):
         exported = copy.deepcopy(model).float()
-        exported.config.id2label = dict(LABELS)
-        exported.config.label2id = {label: index for index, label in LABELS.items()}
+        exported.config.num_labels = 2  # the default, with names that mean nothing
         return exported
-    if getattr(model.config, "num_labels", 2) != 1 or not hasattr(model, "classifier"):
+    if model.config.num_labels != 1 or not type(model).__name__.endswith("ForTokenClassification"):
         return copy.deepcopy(model).float()
     config = copy.deepcopy(model.config)
     config.num_labels = 2
@@ -65,12 +87,9 @@ def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:
     config.label2id = {label: index for index, label in LABELS.items()}
     exported = AutoModelForTokenClassification.from_config(config)
     state = {name: value.float() for name, value in model.state_dict().items()}
-    classifier = model.classifier
-    assert isinstance(classifier, nn.Linear)
-    for name in ("weight", "bias"):
-        row = state.get(f"classifier.{name}")
-        if row is not None:
-            state[f"classifier.{name}"] = torch.cat((torch.zeros_like(row), row))
+    for name, wanted in exported.state_dict().items():
+        if wanted.shape != state[name].shape:  # the output layer, whatever it is called
+            state[name] = torch.cat((torch.zeros_like(state[name]), state[name]))
     exported.load_state_dict(state)
     return exported
 

@@ -1,33 +1,112 @@
 """What a model is given of a batch: ids, and what each token may attend to. Labels never come near it.
 
-Notable: whether documents really stay apart is measured on the model itself, once, when it is wrapped; a class that
-lets them mix by a way of its own (a convolution, say) is refused instead of trusted.
+Notable:
+- whether documents really stay apart is measured on the model itself, once, when it is wrapped; a class that lets them
+  mix by a way of its own (a convolution, say) is refused instead of trusted;
+- where a class starts to count positions is measured too, on one layer of it: RoBERTa, ESM, Longformer and data2vec
+  start behind the padding id, MPNet and Nyströmformer at 2, and a list of names would never be complete.
 """
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError
+from fast_electra.models.layers import keep_layers
 
-# Positions of these start after the padding id; MPNet's after 1, whatever its padding id is.
-SHIFTED_POSITIONS = ("roberta", "camembert", "xlm-roberta")
+_PROBED = 8
+"""tokens that a class is measured on"""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where a class starts to count."""
+
+    first: int = 0
+    """what it takes in `position_ids` for a document's first token"""
+    spent: int = 0
+    """how many of `max_position_embeddings` no token can have"""
+    table: bool = False
+    """whether there is a table of positions, at whose end a text must end; else they are rotary or relative"""
+
+
+_positions: dict[tuple[Any, ...], Positions] = {}
+
+
+def positions_of(config: PreTrainedConfig) -> Positions:
+    """Where the class of a configuration starts to count."""
+    scalars = ((k, v) for k, v in vars(config).items() if v is None or isinstance(v, bool | int | float | str))
+    key = (type(config), *scalars)
+    if key not in _positions:
+        _positions[key] = _measure(config)
+    return _positions[key]
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position id of a document's first token: 0, but in RoBERTa's family one after the padding id."""
-    if config.model_type == "mpnet":
-        return 2
-    return (config.pad_token_id or 0) + 1 if config.model_type.startswith(SHIFTED_POSITIONS) else 0
+    """The position id of a document's first token."""
+    return positions_of(config).first
 
 
 def longest_row(config: PreTrainedConfig) -> int | None:
     """Tokens that a model takes; None where its configuration sets no bound."""
     positions = getattr(config, "max_position_embeddings", None)
-    return None if positions is None else positions - first_position(config)
+    if positions is None or positions < 1:  # XLNet says -1
+        return None
+    return positions - positions_of(config).spent
+
+
+@torch.no_grad()
+def _measure(config: PreTrainedConfig) -> Positions:
+    """Positions of a class, by what one fresh layer of it looks up in its table; 0 where there is no table."""
+    small = copy.deepcopy(config)
+    try:
+        keep_layers(small, 1)
+        named = [v for name, v in vars(config).items() if name.endswith("_token_id") and isinstance(v, int)]
+        small.vocab_size = max(named, default=0) + 2
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            model = AutoModel.from_config(small).eval()
+            ids_BS = torch.full((1, _PROBED), small.vocab_size - 1)  # no special token
+            with _Lookup() as alone:
+                model(input_ids=ids_BS)
+            if alone.found is None:
+                return Positions()
+            first, rows = alone.found
+            spent = first - (rows - small.max_position_embeddings)
+            try:
+                with _Lookup() as given:
+                    model(input_ids=ids_BS, position_ids=torch.arange(_PROBED)[None])
+            except TypeError:  # it takes none
+                return Positions(0, spent, table=True)
+            return Positions(first - given.found[0] if given.found else 0, spent, table=True)
+    except Exception:  # a class that needs more than tokens: nothing is said of it here, and its own error comes later
+        return Positions()
+
+
+class _Lookup(TorchFunctionMode):
+    """Within it, the first lookup of numbers that follow each other, as positions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: tuple[int, int] | None = None
+        """the first of the numbers, and the rows of the table"""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at embeddings alone."""
+        if func is nn.functional.embedding and self.found is None:
+            ids, table = args[:2]
+            row = ids.flatten()[:_PROBED]
+            if ids.shape[-1] >= _PROBED and torch.equal(row, row[0] + torch.arange(_PROBED)):
+                self.found = int(row[0]), len(table)
+        return func(*args, **(kwargs or {}))
 
 
 def model_inputs(config: PreTrainedConfig, ids_BS: Tensor, batch: Batch, by_document: bool) -> dict[str, Any]:
@@ -65,6 +144,11 @@ def refuse_leaks(model: PreTrainedModel) -> None:
     training = model.training
     model.eval()
     try:
+        model.base_model(input_ids=ids_BS)  # what goes wrong here has nothing to do with documents
+    except BaseException:
+        model.train(training)
+        raise
+    try:
         before, after = (
             model.base_model(
                 input_ids=ids, attention_mask=documents_BS[:, None, :], position_ids=positions_BS
@@ -72,6 +156,8 @@ def refuse_leaks(model: PreTrainedModel) -> None:
             for ids in (ids_BS, changed_BS)
         )
         found = None if torch.equal(before, after) else "its tokens see other documents of their row"
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         found = f"its class refuses: {' '.join(str(error).split())[:120]}"
     finally:

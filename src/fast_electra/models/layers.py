@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from fast_electra.config.tree import is_list_of_layers
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import attention_dropping
 
@@ -61,11 +62,18 @@ def truncate(model: PreTrainedModel, layers: int) -> None:
         raise ModelError(f"auxiliary.layers={layers}, but the auxiliary has {fewest}: give {fewest} or less.")
     for stack in stacks:
         del stack[layers:]
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = model.config.layer_types[:layers]
+    keep_layers(model.config, layers)
+
+
+def keep_layers(config: PreTrainedConfig, layers: int) -> None:
+    """Let a configuration say that there are so many layers, and cut its lists of one entry a layer."""
+    counts = {getattr(config, name, None) for name in _COUNTS} - {None}
+    for name, value in list(vars(config).items()):
+        if is_list_of_layers(name, value, counts):
+            setattr(config, name, value[:layers])
     for name in _COUNTS:
-        if getattr(model.config, name, None) is not None:
-            setattr(model.config, name, layers)
+        if getattr(config, name, None) is not None:
+            setattr(config, name, layers)
 
 
 @contextmanager

@@ -185,6 +185,7 @@ def prepare(config: Config, folder: Path) -> Bench:
     alike = _width(main) == _width(generator)
     joint = with_settings(
         config,
+        main={"embeddings": "fresh"},
         auxiliary={"model": None, "layers": None},
         objective={
             "kind": "electra",
@@ -194,9 +195,9 @@ def prepare(config: Config, folder: Path) -> Bench:
     )
     cached = with_settings(config, training={"updates": _BATCHES})
     build_cache(cached, folder / "cache")
-    cached = with_settings(
-        cached, corruption={"cache": str(folder / "cache")}, auxiliary={"model": None, "layers": None}
-    )
+    cached = with_settings(cached, corruption={"cache": str(folder / "cache")})
+    if config.main.embeddings == "fresh":
+        cached = with_settings(cached, auxiliary={"model": None, "layers": None})
     skipped = {"peer_best": plain_refusal(generator), "peer_default": txtai_refusal()}
     if not alike:
         skipped["peer_default"] = "txtai shares the embeddings, and their widths differ in this shape"
@@ -500,11 +501,16 @@ def _device(execution: Execution) -> str:
 
 
 def _timed(config: Config) -> Config:
-    """Against a frozen auxiliary; one micro-batch an update, and so many updates that no schedule moves."""
+    """Against a frozen auxiliary; one micro-batch an update, and so many updates that no schedule moves.
+
+    Weights are fresh, which changes no time; a table of the auxiliary's with a trained difference stays.
+    """
     batch = config.training.micro_batch_size or config.training.batch_size
     budget = {"updates": 10**6, "tokens": None, "flops": None, "hours": None}
     training = {"batch_size": batch, "micro_batch_size": None, "validation_sequences": 8, **budget}
-    return with_settings(config, training=training, objective={"kind": "fast_electra"})
+    is_delta = config.main.embeddings == "auxiliary_plus_delta"
+    main = {"start": "fresh", "embeddings": config.main.embeddings if is_delta else "fresh"}
+    return with_settings(config, training=training, main=main, objective={"kind": "fast_electra"})
 
 
 def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
@@ -529,8 +535,8 @@ def _random_shards(config: Config, folder: Path) -> Path:
         **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
     )
     frequencies = 1.0 / np.arange(1, len(words) + 1)
-    # A tenth is left out for validation.
-    count = 2 * _BATCHES * config.training.batch_size * config.data.length
+    # A tenth of the documents is left out for validation, so there must be some dozens.
+    count = max(2 * _BATCHES * config.training.batch_size * config.data.length, 100 * _WORDS)
     drawn = np.random.default_rng(0).choice(len(words), count, p=frequencies / frequencies.sum()) + len(special)
     documents = [
         Document(" ".join(f"w{number}" for number in drawn[start : start + _WORDS]), f"random {start}")

@@ -22,12 +22,8 @@ from fast_electra.studies.claim_methods import METHODS, Study
 def helper_shape(main: ModelConfig) -> dict[str, Any]:
     """Generator and auxiliary: the main model's shape with half of its layers, the lower ones."""
     assert main.layers is not None
-    layers = max(1, main.layers // 2)
-    options = dict(main.options)
-    if "layer_types" in options:
-        options["layer_types"] = options["layer_types"][:layers]
-    kept = ("architecture", "hidden_size", "heads", "intermediate_size", "dropout")
-    return {**main.model_dump(mode="json", include=set(kept)), "layers": layers, "options": options}
+    kept = ("architecture", "layers", "hidden_size", "heads", "intermediate_size", "dropout", "options")
+    return main.with_layers(max(1, main.layers // 2)).model_dump(mode="json", include=set(kept))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
-from fast_electra.errors import ConfigError
+from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.build import build_model, resolve_model, stored_config, transformers_config
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.masked_lm import MaskedLM
@@ -147,13 +147,13 @@ def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
             layers = layers or config.auxiliary.layers
             if shape.model is None:
                 full = config.main.layers or _stored(config.main.model).num_hidden_layers
-                shape = config.main.model_copy(update={"layers": max(1, min(full // 3, 6))})
+                shape = config.main.with_layers(max(1, min(full // 3, 6)))
         case _:
             raise ConfigError(
                 f"objective.kind={config.objective.kind} trains no main model, so there is nothing to compare: give "
                 "objective.kind=fast_electra or electra."
             )
-    return shape if layers is None else shape.model_copy(update={"layers": layers})
+    return shape if layers is None else shape.with_layers(layers)
 
 
 def savings(before: dict[str, dict[str, float]], after: str = "online", total: str = "total") -> dict[str, float]:
@@ -273,8 +273,16 @@ def _auxiliary_cost(config: PreTrainedConfig, rows: int, length: int, positions:
 
 
 def _measured(parameters: list[nn.Parameter], loss: Any, rows: int, by_formula: int) -> ModelCost:
-    with torch.no_grad():
-        forward = count_flops(loss)
+    try:
+        with torch.no_grad():
+            forward = count_flops(loss)
+    except RuntimeError as error:
+        if "meta tensors" not in str(error):
+            raise
+        raise ModelError(
+            "operations are counted without values, and this class asks for values on its way, as DeBERTa-v2 and "
+            "Longformer do: time it by fast-electra bench, or give another main.architecture."
+        ) from error
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in parameters),
         forward=forward // rows,

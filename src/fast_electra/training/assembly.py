@@ -187,7 +187,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
 def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
     model = _trained_model(inputs, "mlm")
     return MLM(
-        MaskedLM(model, inputs.by_document).to(inputs.execution.device),
+        MaskedLM(model, inputs.by_document),
         inputs.special["mask"],
         inputs.masker,
         inputs.config.optimizer,
@@ -212,7 +212,7 @@ def _fast_electra(
     if config.main.embeddings == "copied":
         start_from(main, model, embeddings_only=True)
         inputs.notes.append("the token embeddings start from the auxiliary's.")
-    detector = ReplacedTokenDetector(main.to(inputs.execution.device), inputs.by_document)  # type: ignore[arg-type]
+    detector = ReplacedTokenDetector(main, inputs.by_document)
     head = _corrective_head(inputs, detector, model) if settings.corrective_weight else None
     # After the copies, which are taken from float32 weights
     if config.corruption.cache is None:
@@ -269,7 +269,7 @@ def _corrective_head(inputs: Inputs, detector: ReplacedTokenDetector, auxiliary:
     config = inputs.config
     # Its own seed, so that its first layer does not start as that of the RTD head.
     masked_lm = _model_of(inputs, config.main, "main", "mlm", config.training.seed + 1)
-    head = CorrectiveHead(masked_lm.to(inputs.execution.device), detector)  # type: ignore[arg-type]
+    head = CorrectiveHead(masked_lm, detector)
     if config.main.start == "auxiliary":
         copied, total = len(head.start_from(auxiliary)), len(head.parameters())
         inputs.notes.append(f"{copied} of the vocabulary head's {total} weights start from the auxiliary's.")
@@ -325,8 +325,8 @@ def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
             "of its own; the export folds them into one table."
         )
     return Electra(
-        main=ReplacedTokenDetector(main, inputs.by_document).to(inputs.execution.device),
-        generator=MaskedLM(generator, inputs.by_document).to(inputs.execution.device),
+        main=ReplacedTokenDetector(main, inputs.by_document),
+        generator=MaskedLM(generator, inputs.by_document),
         config=settings,
         mask_id=inputs.special["mask"],
         masker=inputs.masker,
@@ -356,6 +356,7 @@ def _trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
 def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
     """The model of a section of the configuration: fresh in its shape, or continued from a checkpoint.
 
+    It is on the run's device: what it shares with another model would take a part of that one there alone.
     A vocabulary head's output bias starts at the log unigram frequencies, unless it is loaded.
 
     Args:
@@ -375,7 +376,7 @@ def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: in
         allowed_V = torch.ones(shards.vocabulary_size, dtype=torch.bool)
         allowed_V[list(shards.special_tokens.values())] = False
         start_at_unigram(model, unigram_log_probabilities(shards.split("train"), allowed_V))
-    return model
+    return model.to(inputs.execution.device)  # type: ignore[arg-type]
 
 
 def _continued(inputs: Inputs, shape: ShapeConfig, source: str, key: str, head: Head, seed: int) -> PreTrainedModel:

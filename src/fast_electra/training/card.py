@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective
 from fast_electra.models.build import Head
+from fast_electra.models.export import longest_export
+from fast_electra.models.inputs import longest_row, positions_of
 from fast_electra.runs.folder import RunFolder
 
 _LOADING = {
@@ -27,8 +29,10 @@ from transformers import AutoTokenizer, ElectraForPreTraining
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = ElectraForPreTraining.from_pretrained("FOLDER")
-inputs = tokenizer("The quick brown fox ate over the lazy dog", return_tensors="pt")
-replaced = torch.sigmoid(model(**inputs).logits)  # probability of each token's having been replaced""",
+inputs = tokenizer("The quick brown fox ate over the lazy dog", truncation=True, return_tensors="pt")
+replaced = torch.sigmoid(model(**inputs).logits)  # probability of each token's having been replaced
+
+# Not by pipeline("token-classification"): it has another head for ELECTRA, and would draw its weights at random.""",
     "classifier": """from transformers import pipeline
 
 pipeline("token-classification", model="FOLDER")  # labels each token original or replaced""",
@@ -71,7 +75,22 @@ def head_of(config: Config, part: str) -> Head:
     return "mlm" if part != "main" or isinstance(config.objective, MLMObjective) else "rtd"
 
 
-def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreTrainedModel) -> str:
+def text_length(config: Config, part: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest text that an exported model is to be given: what it was trained on.
+
+    A model that was continued may have been trained on longer texts before: then what it and its tokenizer take.
+
+    Args:
+        config: the run's.
+        part: see `model_card`.
+        model: that is exported.
+        tokenizer: the run's.
+    """
+    trained = config.data.length
+    return max(trained, longest_export(model.config, tokenizer)) if _source(config, part) else trained
+
+
+def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreTrainedModel, length: int) -> str:
     """README.md of one of a run's models.
 
     Args:
@@ -79,6 +98,7 @@ def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreT
         result: `updates`, `tokens`, `flops` and `validation` at these weights.
         part: `main`, `generator` of joint ELECTRA, or `masked_lm`, the main model's encoder with its vocabulary head.
         model: that is exported.
+        length: from `text_length`.
     """
     config, shape = run.config, model.config
     predicts_tokens = head_of(config, part) == "mlm"
@@ -95,16 +115,18 @@ def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreT
         f"{config.optimizer.warmup:.0%} of the run",
         "data": f"token shards with fingerprint `{str(run.digest('data'))[:16]}`, tokenizer "
         f"`{str(run.digest('tokenizer'))[:16]}`",
+        "longest text": _longest(length, config, part, model),
         "updates": f"{result['updates']:,} of {config.training.updates:,}, each of {config.training.batch_size} rows "
         f"of {config.data.length} tokens" + _segments(run),
         "tokens seen": f"{result['tokens']:,}",
         "computation": _computation(run.earlier_flops, result["flops"]),
         "seed": str(config.training.seed),
     }
+    pipeline = "fill-mask" if predicts_tokens else None if shape.model_type == "electra" else "token-classification"
     measures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in result["validation"].items())
     return f"""---
 library_name: transformers
-pipeline_tag: {"fill-mask" if predicts_tokens else "token-classification"}
+{f"pipeline_tag: {pipeline}" if pipeline else "# no pipeline loads the head of this class"}
 tags: [fast-electra, {shape.model_type}]
 ---
 
@@ -133,6 +155,20 @@ Computation is matrix products, forward and backward, of every part of the step.
 ```yaml
 {dump_config(_without_folders(config))}```
 """
+
+
+def _source(config: Config, part: str) -> str | None:
+    """What one of a run's models was continued from."""
+    if part == "generator" and isinstance(config.objective, ElectraObjective):
+        return config.objective.generator.model
+    return config.main.model
+
+
+def _longest(length: int, config: Config, part: str, model: PreTrainedModel) -> str:
+    text = f"{length:,} tokens, " + ("as it was before" if _source(config, part) else "as in training")
+    if positions_of(model.config).table:
+        return f"{text}; its table of positions ends at {longest_row(model.config):,}"
+    return f"{text}; positions are not in a table, so it reads longer ones too, which it was not trained on"
 
 
 def _method(config: Config, part: str) -> str:

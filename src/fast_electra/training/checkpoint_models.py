@@ -22,6 +22,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, P
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head, build_model
+from fast_electra.models.export import save_tokenizer
 from fast_electra.models.sharing import DeltaEmbedding
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors
 from fast_electra.training.optimizer import GroupOptimizer
@@ -35,6 +36,7 @@ def write_models(
     heads: Mapping[str, Head],
     optimizers: list[GroupOptimizer],
     tokenizer: PreTrainedTokenizerBase,
+    length: int,
 ) -> None:
     """Write `models/` of a checkpoint's folder.
 
@@ -44,6 +46,7 @@ def write_models(
         heads: of each.
         optimizers: that step their weights.
         tokenizer: the run's.
+        length: tokens of the longest text, as the export says it.
     """
     folder = checkpoint / _MODELS
     masters = {key: name for optimizer in optimizers for key, name in optimizer.master_names().items()}
@@ -55,7 +58,7 @@ def write_models(
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         index[name] = {"head": heads[name], "dtype": dtype, "weights": weights}
     save_file(fixed, folder / _FIXED)
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save_tokenizer(tokenizer, folder / "tokenizer", length)
     (folder / _INDEX).write_text(json.dumps(index))
 
 

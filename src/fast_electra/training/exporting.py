@@ -32,7 +32,7 @@ from fast_electra.models.export import write_model
 from fast_electra.runs.checkpoints import checkpoint_at, checkpoint_updates
 from fast_electra.runs.folder import RunFolder
 from fast_electra.training.auxiliary import load_auxiliary
-from fast_electra.training.card import model_card
+from fast_electra.training.card import model_card, text_length
 from fast_electra.training.checkpoint_models import model_names, read_model, read_tokenizer
 
 Say = Callable[[str], None]
@@ -122,7 +122,9 @@ def _export_checkpoint(run: RunFolder, update: int, folder: Path) -> None:
     }
     for name in model_names(checkpoint):
         model = read_model(checkpoint, name)
-        write_model(model, tokenizer, folder if name == "main" else folder / name, model_card(run, result, name, model))
+        length = text_length(run.config, name, model, tokenizer)
+        card = model_card(run, result, name, model, length)
+        write_model(model, tokenizer, folder if name == "main" else folder / name, card, length)
 
 
 def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:

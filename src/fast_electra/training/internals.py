@@ -195,7 +195,7 @@ def _watching(model: PreTrainedModel, real_BS: Tensor) -> Iterator[Figures]:
     done = 0
 
     def middle_rms(hidden_BSd: Tensor) -> float:
-        return float(hidden_BSd[real_BS].float().square().mean(-1).sqrt().median())
+        return float(hidden_BSd[_as_wide(real_BS, hidden_BSd.shape[1])].float().square().mean(-1).sqrt().median())
 
     def before(_layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if not done:
@@ -232,9 +232,15 @@ def _watching(model: PreTrainedModel, real_BS: Tensor) -> Iterator[Figures]:
             hook.remove()
 
 
+def _as_wide(real_BS: Tensor, width: int) -> Tensor:
+    """The mask of real tokens for layers that see more positions: Longformer pads rows to its window."""
+    return nn.functional.pad(real_BS, (0, width - real_BS.shape[1]))
+
+
 def _silent_share(units: Tensor, real_BS: Tensor) -> float:
     """Share of the feed-forward units (B, S, U) or (B · S, U) whose rms is under a hundredth of all units'."""
-    units_NU = units.reshape(-1, units.shape[-1])[real_BS.flatten()].float()
+    units = units.reshape(len(real_BS), -1, units.shape[-1])
+    units_NU = units[_as_wide(real_BS, units.shape[1])].float()
     power_U = units_NU.square().mean(0)
     return float((power_U < _SILENT**2 * power_U.mean()).float().mean())
 

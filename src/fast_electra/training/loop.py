@@ -40,6 +40,8 @@ class State:
     """non-padding tokens seen"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """metrics since the last record: (sum, count) as float64 (2,)"""
+    settings: dict[str, float] = field(default_factory=dict)
+    """what the curriculum decided for the last update; an adaptive one has moved on by the time that it is logged"""
 
     def tensors(self) -> dict[str, Tensor]:
         """Masters and optimizer states."""
@@ -148,6 +150,7 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     """
     objective = state.objective
     progress = state.update / plan.updates
+    state.settings = objective.settings(progress)
     tokens = prepared.tokens
     # Dropout, where there is any, draws from (seed, update) alone.
     torch.manual_seed((plan.seed * 1_000_003 + state.update) % 2**63)
@@ -219,7 +222,7 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record:
     }
     seconds = time.perf_counter() - clock.began
     record: Record = {"update": state.update, "tokens": state.tokens, "loss": means.pop("loss"), **means}
-    record |= state.objective.settings(before / plan.updates) | rates
+    record |= state.settings | rates
     record["timing"] = {
         "seconds": seconds,
         "tokens_per_second": clock.tokens / seconds,

@@ -33,7 +33,7 @@ from fast_electra.models.layers import cast_weights
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.runs.folder import Extend, Finished, New, Opened, Resume, RunFolder, open_run
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.card import earlier_flops, head_of, model_card
+from fast_electra.training.card import earlier_flops, head_of, model_card, text_length
 from fast_electra.training.checkpoint_models import write_models
 from fast_electra.training.internals import InternalsObserver
 from fast_electra.training.loop import Plan, State, make_update, train
@@ -156,7 +156,9 @@ def pretrain(
     }
     for name, model in parts.objective.models().items():
         assert isinstance(model, PreTrainedModel)
-        export_model(model, parts.tokenizer, run.model(name), model_card(run, result, name, model))
+        length = text_length(run.config, name, model, parts.tokenizer)
+        card = model_card(run, result, name, model, length)
+        export_model(model, parts.tokenizer, run.model(name), card, length)
     run.finish(result)
     return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
 
@@ -263,13 +265,14 @@ def _replaced(config: Config, training: dict[str, Any]) -> Config:
 def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> None:
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
     heads: dict[str, Head] = {name: head_of(config, name) for name in models}
+    length = text_length(config, "main", models["main"], parts.tokenizer)
     save_checkpoint(
         run.checkpoints,
         state.update,
         state.tensors(),
         state.scalars(),
         config.training.keep_checkpoints,
-        lambda staged: write_models(staged, models, heads, state.optimizers, parts.tokenizer),
+        lambda staged: write_models(staged, models, heads, state.optimizers, parts.tokenizer, length),
     )
 
 

@@ -1,0 +1,88 @@
+"""What a run exports says how long a text it takes, and claims no pipeline that would draw a head at random."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+from fast_electra.models.classifier import save_classifier
+from fast_electra.training.exporting import export_run
+from fast_electra.training.pretrain import pretrain
+from tests import tiny
+
+LONG = "value = total + count " * 30
+
+
+def run(folder, shards, architecture, **changes):
+    config = tiny.settings(shards, "mlm", main__architecture=architecture, training__updates=2, **changes)
+    pretrain(config, folder)
+    return folder / "model"
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("length", [16, 64])  # the shards' tokenizer says 32
+def test_the_exported_tokenizer_has_the_length_of_the_model_and_the_snippet_runs(
+    architecture, length, tmp_path, shards
+):
+    folder = run(tmp_path / "run", shards, architecture, data__length=length)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.model_max_length == length
+    assert len(tokenizer(LONG, truncation=True)["input_ids"]) == length
+    classifier = AutoModelForTokenClassification.from_pretrained(folder)
+    assert len(pipeline("token-classification", model=classifier, tokenizer=tokenizer)(LONG)) <= length
+    export_run(tmp_path / "run", tmp_path / "step", checkpoint=2, auxiliary=False)
+    assert AutoTokenizer.from_pretrained(tmp_path / "step").model_max_length == length
+    card = (folder / "README.md").read_text()
+    assert f"| longest text | {length} tokens, as in training; " in card
+    ends = f"its table of positions ends at {length}"
+    assert (ends in card) == (architecture != "modernbert")
+    assert ("it reads longer ones too" in card) == (architecture == "modernbert")
+
+
+def test_a_continued_model_keeps_the_length_that_it_had_before(tmp_path, shards):
+    before = run(tmp_path / "long", shards, "bert", data__length=64)
+    after = run(tmp_path / "short", shards, "bert", data__length=16, main__model=str(before))
+    assert AutoConfig.from_pretrained(after).max_position_embeddings == 64
+    # The shards' tokenizer says 32, and 64 is not more than the table has.
+    assert 32 <= AutoTokenizer.from_pretrained(after).model_max_length <= 64
+
+
+def test_a_fine_tuned_model_of_a_tokenizer_without_a_length_says_what_its_table_takes(tmp_path, shards, tokenizer):
+    folder = run(tmp_path / "run", shards, "roberta", data__length=16)
+    endless = AutoTokenizer.from_pretrained(folder, model_max_length=10**30)
+    save_classifier(AutoModelForTokenClassification.from_pretrained(folder), endless, tmp_path / "tuned")
+    assert AutoTokenizer.from_pretrained(tmp_path / "tuned").model_max_length == 16
+    assert endless.model_max_length == 10**30
+
+
+@pytest.mark.parametrize("architecture", ["electra", "modernbert"])
+def test_a_card_claims_token_classification_only_where_that_head_is_there(architecture, tmp_path, shards, auxiliary):
+    config = tiny.settings(shards, "fast_electra", auxiliary, main__architecture=architecture, training__updates=2)
+    pretrain(config, tmp_path / "run")
+    folder = tmp_path / "run" / "model"
+    card = (folder / "README.md").read_text()
+    assert ("pipeline_tag: token-classification" in card) == (architecture == "modernbert")
+    names = set(AutoConfig.from_pretrained(folder).id2label.values())
+    assert (names == {"original", "replaced"}) == (architecture == "modernbert")
+    code = card.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(folder))
+    found: dict = {}
+    exec(code, found)
+    if architecture == "electra":
+        assert torch.isfinite(found["replaced"]).all()
+        assert "would draw its weights at random" in code
+
+
+def test_every_part_of_a_run_is_wrapped_on_its_device(tmp_path, shards, auxiliary, monkeypatch):
+    """Tied embeddings took a part of the generator to a GPU before the rest of it, and its check failed there."""
+    from fast_electra.models import masked_lm, rtd
+    from fast_electra.training import assembly
+    from fast_electra.training.precision import Execution
+    from tests.golden import GENERATOR
+
+    seen = []
+    for module in (masked_lm, rtd):
+        monkeypatch.setattr(module, "refuse_leaks", lambda model: seen.append({p.device for p in model.parameters()}))
+    meta = Execution(torch.device("meta"), "float32", torch.float32, 1)
+    for kind, changes in (("mlm", {}), ("electra", {"objective__generator": GENERATOR})):
+        config = tiny.settings(shards, kind, data__attention="document", **changes)
+        assembly.assemble(config, meta)
+    assert seen == [{meta.device}] * 3
