@@ -197,8 +197,9 @@ def test_a_mapping_is_resolved_like_a_file() -> None:
         (
             "optimizer:\n  learning_rate: 1e-3\ntraining:\n  updates: 10\n  batch_size: 4\n",
             "",
-            "a.yaml: optimizer.learning_rate and training.batch_size must be given; write for example "
-            "optimizer.learning_rate=0.002 on the command line, or `preset: quickstart` in the file.",
+            "a.yaml: optimizer.learning_rate, training.batch_size and training.updates must be given; write for "
+            "example optimizer.learning_rate=0.002 training.batch_size=32 training.updates=1200 on the command line, "
+            "or `preset: quickstart` in the file.",
         ),
         (
             "  updates: 10\n",
@@ -249,10 +250,10 @@ def test_a_wrong_file_gets_one_sentence_with_its_line(write, old: str, new: str,
         ("objective=mlm", "objective must be a section, not mlm; give its keys, such as objective.kind."),
         ("main.options=3", "main.options must be a mapping, not 3."),
         ("data.attention=pack", "data.attention must be one of packed, document, not pack (did you mean packed?)."),
-        ("data.sources=texts", "data.sources must be a list, not texts; write [texts]."),
-        ("data.sources=[1]", 'data.sources[0] must be text, not 1; put it in quotes: "1".'),
-        ("auxiliary.model=2024", 'auxiliary.model must be text, not 2024; put it in quotes: "2024".'),
-        ("auxiliary.model=*x", "not valid YAML (found undefined alias 'x'); put the value in quotes."),
+        ("data.sources=texts", "data.sources must be a list, not texts; write 'data.sources=[texts]'."),
+        ("data.sources=[1]", "data.sources[0] must be text, not 1; write 'data.sources=[\"1\"]'."),
+        ("auxiliary.model=2024", "auxiliary.model must be text, not 2024; write 'auxiliary.model=\"2024\"'."),
+        ("auxiliary.model=*x", "not valid YAML (found undefined alias 'x'); write 'auxiliary.model=\"*x\"'."),
         ("auxiliary.model=!!python/name:os.system x", "the tag !!python/name:os.system is not read; leave it out."),
         ("main.options={a: {b: .inf}}", ".inf is not a finite number; give a finite one."),
         ("preset=quickstart", "a preset isn't set by an override; give it as the configuration, or in the file."),

@@ -286,6 +286,21 @@ def test_offsets_index_the_text_that_was_given(content, home, monkeypatch, tmp_p
         assert token["line"] == given_text.count("\n", 0, token["offset"]) + 1
 
 
+def test_a_text_may_come_out_of_a_pipe(home, tmp_path, capsys):
+    reading, writing = os.pipe()
+    os.write(writing, b"x = 1\n")
+    os.close(writing)
+    assert main(["inspect", str(home / "[" / "run]"), f"/dev/fd/{reading}", "--json"]) == 0
+    os.close(reading)
+    assert json.loads(capsys.readouterr().out)["tokens"][0]["text"] == "x"
+
+
+def test_a_width_of_nothing_hides_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    assert main(["config", "plot", "quickstart"]) == 0
+    assert "learning rate" in capsys.readouterr().out
+
+
 def test_line_ends_and_a_mark_at_the_start_change_no_suspicion(home, tmp_path, capsys):
     found = []
     for content in (b"x = 1\nif x:\n\n    y\n", b"\xef\xbb\xbfx = 1\r\nif x:\r\n\r\n    y\r\n"):

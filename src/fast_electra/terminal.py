@@ -35,7 +35,7 @@ class Terminal(Console):
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None, **options: Any):
         """Open it as `rich.console.Console` does, without markup, emoji and highlighting."""
         super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False, **options)
-        if width is None and not self.is_terminal and not os.environ.get("COLUMNS"):
+        if width is None and (self.width < 1 or not (self.is_terminal or os.environ.get("COLUMNS"))):
             self.width = 10_000  # a file has no edge
 
     def say(self, *parts: str | tuple[str, str]) -> None:

@@ -134,6 +134,8 @@ def evaluate(
         out=out,
         command=_command(model, given, seeds, {"--probe": probe, "--save": save, "--drop-overlap": drop_overlap}),
     )
+    if seeds is not None and request.tasks == ("blimp",) and train is None:
+        raise ConfigError("--seeds is for tasks with training examples: leave it out, or add such a task.")
     console = Terminal(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),

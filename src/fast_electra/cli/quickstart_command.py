@@ -49,6 +49,9 @@ def quickstart(
 
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes {minutes:g} is no time: give a number above 0.")
+    own_seed = [override for override in overrides if override.partition("=")[0].strip() == "training.seed"]
+    if own_seed and seed:
+        raise ConfigError(f"--seed {seed} and {own_seed[0]} both set the seed; keep one.")
     from fast_electra.recipes.own_task import own_task
     from fast_electra.recipes.quickstart import quickstart as run_quickstart
     from fast_electra.terminal import Terminal, print_json
@@ -62,7 +65,7 @@ def quickstart(
     say_shared(console.say)
     with stop_on_signals() as stop:
         try:
-            settings = [f"training.seed={seed}", *overrides]
+            settings = overrides if own_seed else (f"training.seed={seed}", *overrides)
             summary = run_quickstart(run, console, text or (), minutes, settings, stop, asked)
         except Interrupted as reason:
             console.say(f"{reason}; what was done is kept. The same command goes on.")

@@ -37,6 +37,8 @@ Keys = tuple[str, ...]
 BUDGETS = ("updates", "tokens", "flops", "hours")
 """Keys of `training` of which a layer that gives one replaces those of the layers below."""
 
+_SHAPE = ("architecture", "layers", "hidden_size", "heads", "intermediate_size")
+
 SYNONYMS = {
     "accumulation": "training.micro_batch_size",
     "amp": "training.precision",
@@ -131,7 +133,9 @@ def _parse(text: str, name: str, base: Keys = (), place: str | None = None) -> t
         if isinstance(node, MappingNode):
             return mapping(node, path)
         if isinstance(node, SequenceNode):
-            return [value(item, path) for item in node.value]
+            items = [value(item, path) for item in node.value]
+            sources[path] = Source(at(node.start_mark.line), "")  # not its last item's
+            return items
         sources[path] = Source(at(node.start_mark.line), node.value)
         return scalar(node)
 
@@ -175,7 +179,11 @@ def _parse(text: str, name: str, base: Keys = (), place: str | None = None) -> t
             if error.problem_mark is not None:
                 where = at(error.problem_mark.line)
         problem = " ".join(problem.split()).rstrip(".")
-        remedy = "put the value in quotes" if place else "mend the line, or put its value in quotes"
+        remedy = "mend the line, or put its value in quotes"
+        if place:
+            opened = text.strip()[:1] in ("[", "{", '"', "'")
+            quoted = f"write {_written(place, '.'.join(base), _quoted(text.strip()))}"
+            remedy = "close its brackets and quotes" if opened else quoted
         raise ConfigError(f"{where}: not valid YAML ({problem}); {remedy}.") from None
     if root is None:
         return None, {base: Source(at(0), "")}
@@ -232,7 +240,7 @@ def _read_overrides(overrides: Sequence[str]) -> Layer:
         path = tuple(name.strip().split("."))
         if not equals or not all(path):
             raise ConfigError(f"{place}: write it as section.key=value, for example training.seed=1.")
-        value, sources = _parse(text, place, path, place)
+        value, sources = _parse(_without_comments(text), place, path, place)
         clash = next((other for other in layer.sources if other[: len(path)] == path[: len(other)]), None)
         if clash is not None:
             raise ConfigError(f"{place}: {name} is given twice, also by {layer.place(clash)}; keep one.")
@@ -242,6 +250,12 @@ def _read_overrides(overrides: Sequence[str]) -> Layer:
         section[path[-1]] = value
         layer.sources |= sources
     return layer
+
+
+def _without_comments(text: str) -> str:
+    """The text of an override, in quotes where YAML would take a part of it for a comment: `exp #1`, `#1`."""
+    plain = text.strip()[:1] not in ("[", "{", '"', "'")
+    return _quoted(text.strip()) if plain and re.search(r"(^|\s)#", text) else text
 
 
 # The tree's keys, and merging by them
@@ -445,7 +459,8 @@ _EXPECTED = {
 def _sentence(layer: Layer, error: ValidationError) -> str:
     """The first error of pydantic's list, as one sentence; missing keys last, since they are often a consequence."""
     errors = error.errors(include_url=False)
-    first = next((item for item in errors if item["type"] != "missing"), None)
+    # What is missing from a list of fixed length is an item, and the list is wrong.
+    first = next((item for item in errors if item["type"] != "missing" or isinstance(item["loc"][-1], int)), None)
     if first is None:
         return _missing(layer, [_path(item["loc"]) for item in errors])
     path, kind, context, value = _path(first["loc"]), first["type"], first.get("ctx", {}), first["input"]
@@ -461,6 +476,10 @@ def _sentence(layer: Layer, error: ValidationError) -> str:
     if name not in keys() and not isinstance(value, dict):  # the tree's own shape
         first_key = next(key for key in keys() if key.startswith(f"{name}."))
         return f"{place}: {name} must be a section, not {given}; give its keys, such as {first_key}."
+    if kind in ("missing", "too_long", "tuple_type"):
+        example = _yaml(_plain(keys()[name].default))
+        given = layer.shown(path, _at(layer.tree, path))
+        return f"{place}: {name} must be a list such as {example}, not {given}; write {_written(place, name, example)}."
     if choices := (keys()[name].choices if name in keys() else ()):
         return f"{place}: {name} must be {_one_of(choices, given)}."
     name += "".join(f"[{part}]" for part in first["loc"][-1:] if isinstance(part, int))
@@ -469,14 +488,31 @@ def _sentence(layer: Layer, error: ValidationError) -> str:
     words = [item.get("ctx", {})["expected"].strip("'") for item in errors if item["type"] == "literal_error"]
     expected = _EXPECTED[kind].format(*(f"{limit:g}" for limit in context.values() if isinstance(limit, int | float)))
     expected = " or ".join((expected, *words))
-    hint = ""
+    written = ""
     if expected == "a whole number" and isinstance(value, float) and value.is_integer():
-        hint = f"; write {int(value)}"
-    elif expected in ("text", "a path") and isinstance(value, int | float):
-        hint = f'; put it in quotes: "{given}"'
+        written = str(int(value))
+    elif expected in ("text", "a path") and isinstance(first["loc"][-1], int) and not isinstance(value, list | dict):
+        written = _yaml(
+            [one if isinstance(one, str | list | dict) else json.dumps(one) for one in _at(layer.tree, path)]
+        )
+    elif expected in ("text", "a path") and not isinstance(first["loc"][-1], int):
+        override = place.removeprefix(f"override {name}=")
+        written = _quoted(override if override != place else _yaml(value) if isinstance(value, list | dict) else given)
     elif expected == "a list" and isinstance(value, str):
-        hint = f"; write [{given}]"
+        written = f"[{_yaml(value)}]"
+    hint = f"; write {_written(place, '.'.join(path), written)}" if written else ""
     return f"{place}: {name} must be {expected}, not {given}{hint}."
+
+
+def _written(place: str, name: str, value: str) -> str:
+    """How YAML of a value is written at a place: as it is in a file, quoted for the shell on the command line."""
+    return shlex.quote(f"{name}={value}") if place.startswith("override ") else value
+
+
+def _at(tree: dict[str, Any], path: Keys) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
 
 
 def _paths(tree: Any, above: Keys = ()) -> Iterator[Keys]:
@@ -505,16 +541,30 @@ def _missing(layer: Layer, paths: list[Keys]) -> str:
     for path in paths:
         name = ".".join(path)
         below = [key.name for key in keys().values() if key.required and key.name.startswith(name + ".")]
-        names += [name] if name in keys() else below
-    example: Any = _read_preset("quickstart").tree
-    for key in names[0].split("."):
-        example = example.get(key, {})
-    example = "..." if example == {} else example
+        names += [name] if name in keys() else below or [name]
+    if not {*BUDGETS} & {*(layer.tree.get("training") or {})}:
+        names.append("training.updates")
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return (
-        f"{layer.name}: {listed} must be given; write for example {names[0]}={example} on the command line, "
-        f"or `preset: quickstart` in the file."
-    )
+    written = " ".join(setting(key, value) for name in names for key, value in _example(layer, name).items())
+    preset = "" if layer.name.startswith("preset ") else ", or `preset: quickstart` in the file"
+    return f"{layer.name}: {listed} must be given; write for example {written} on the command line{preset}."
+
+
+def _example(layer: Layer, name: str) -> dict[str, Any]:
+    """Settings for a key or section that is missing: the quickstart's; a generator is the main model, less deep."""
+    tree: Any = _read_preset("quickstart").tree
+    main = {key: value for key, value in tree["main"].items() if key in _SHAPE}
+    if name == "main":
+        tree = {"main": main}
+    elif name == "objective.generator":
+        own = layer.tree.get("main", {})
+        shape = main | {key: value for key, value in own.items() if key in _SHAPE}
+        widths = {key: value for key, value in own.get("options", {}).items() if key == "embedding_size"}
+        shape |= {"layers": max(1, shape["layers"] // 3)} | ({"options": widths} if widths else {})
+        tree = {"objective": {"generator": shape}}
+    for key in name.split("."):
+        tree = tree[key]
+    return {f"{name}.{key}": value for key, value in tree.items()} if isinstance(tree, dict) else {name: tree}
 
 
 # The public functions

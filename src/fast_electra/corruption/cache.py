@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fast_electra.config.loading import setting
 from fast_electra.config.tree import AdaptiveSchedule, Config, CorruptionConfig, FastElectraObjective, TrainingConfig
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.race import TemperaturePath
@@ -71,8 +72,9 @@ def refuse_unreplayable(config: CorruptionConfig) -> None:
     if lowest < low or highest > high:
         raise ConfigError(
             f"corruption.schedule ({schedule.kind}) goes from {highest:g} to {lowest:g}, outside of "
-            f"corruption.race_interval=[{low:g}, {high:g}]: change the schedule, or the interval"
-            + (" and the cache with it." if config.cache else ".")
+            f"corruption.race_interval=[{low:g}, {high:g}]: change the schedule, or give "
+            + setting("corruption.race_interval", [min(low, lowest), max(high, highest)])
+            + (" and another cache." if config.cache else ".")
         )
 
 

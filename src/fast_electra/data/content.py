@@ -11,6 +11,7 @@ Notable:
 import bz2
 import codecs
 import gzip
+import io
 import json
 import lzma
 import re
@@ -95,7 +96,8 @@ def open_text(path: Path, remedy: str = "give another file") -> Iterator[tuple[B
         DataError: it is no text, or can't be read; also what goes wrong while it is being read.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as opened:
+            file = opened if opened.seekable() else io.BytesIO(opened.read())  # a pipe: /dev/stdin, <(command)
             yield file, text_bytes(file, path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -146,6 +148,20 @@ def json_in(head: bytes) -> Literal["lines", "array", "object"] | None:
     except RecursionError:
         return None
     return "lines"
+
+
+def flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """A JSON object's values by key, those of objects inside it by `outer.inner`."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {above + key: value}
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value of a user's file for a message: as JSON, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def refuse_whole_json(head: bytes, name: object) -> None:

@@ -47,6 +47,7 @@ from fast_electra.data.tokenizer import (
     vocabulary_size,
 )
 from fast_electra.errors import DataError
+from fast_electra.terminal import command
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -315,7 +316,7 @@ def open_shards(folder: str | Path, verify: bool = True) -> TokenShards:
     """
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
-        raise DataError(f"{folder} holds no token shards (no {MANIFEST}): write them with `fast-electra data build`.")
+        raise DataError(_no_shards(folder))
     manifest = verify_manifest(folder, verify, _REBUILD)
     _refuse_other_format(folder, manifest)
     _refuse_inconsistent(folder, manifest)
@@ -483,9 +484,17 @@ def _existing(
     raise DataError(f"{folder} holds other shards ({'; '.join(differing)}): choose another folder, or delete this one.")
 
 
+def _no_shards(folder: Path) -> str:
+    there = "holds no token shards" if folder.is_dir() else f"is no folder in {Path.cwd()}"
+    if folder.is_absolute() and not folder.is_dir():
+        there = "is no folder"
+    write = command("data", "build", "CONFIG", "data.sources=[TEXTS]", "--out", folder)
+    return f"{folder} {there}: name a folder of token shards as data.shards, or write one with `{write}`."
+
+
 def _refuse_other_format(folder: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("format") != FORMAT:
-        raise DataError(f"{folder} holds no token shards: write them with `fast-electra data build`.")
+        raise DataError(_no_shards(folder))
     if manifest.get("version") != VERSION:
         raise DataError(
             f"{folder} has version {manifest.get('version')} of the shard format, "
@@ -637,9 +646,9 @@ def _refuse_empty(report: BuildReport, config: "DataConfig", validation: object 
         empty = next(name for name, count in kept.items() if not count)
         raise DataError(f"no document is left for {empty}; hold out other documents.")
     if kept["train"]:
-        remedy = (
-            f"set data.validation_fraction={splitter.smallest_share * 1.001 + 0.001:.3f} or more, or give more text"
-        )
+        share = splitter.smallest_share * 1.001 + 0.001
+        remedy = "give more text"
+        remedy = f"set data.validation_fraction={share:.3f} or more, or {remedy}" if share < 0.499 else remedy
     else:
         remedy = "give more text, or set a smaller data.validation_fraction"
     raise DataError(

@@ -19,10 +19,12 @@ from fast_electra.data.content import (
     CONVERT,
     LOOKED_AT,
     PACKED_ENDINGS,
+    flat,
     is_other_encoding,
     json_in,
     open_text,
     refuse_whole_json,
+    shown,
 )
 from fast_electra.errors import DataError
 
@@ -58,6 +60,8 @@ class Reading:
     """files read to their end"""
     left_out_files: int = 0
     """files of folders whose names are of no kind that was asked for, and links"""
+    links: int = 0
+    """of these, links"""
     replaced_files: int = 0
     """files with bytes that are not UTF-8, or with NUL bytes, which became U+FFFD"""
     replaced_characters: int = 0
@@ -110,6 +114,11 @@ class Sources:
         for path, kind in self._files(reading):
             yield from self._documents(path, kind, reading)
             reading.files += 1
+        if reading.files == 0 and reading.links:
+            raise DataError(
+                f"{', '.join(map(str, self.paths))} (data.sources): {reading.links:,} links, which are not followed in "
+                "folders, and no other file to read; name the folder that they lead to, or the links themselves."
+            )
         if reading.files == 0:
             kinds = ENDINGS if self.format == "auto" else {self.format: ENDINGS[self.format]}
             names = " ".join(sorted(ending for endings in kinds.values() for ending in endings))
@@ -135,6 +144,7 @@ class Sources:
                         yield file, kind
                     else:
                         reading.left_out_files += 1
+                        reading.links += file.is_symlink()
 
     def _documents(self, path: Path, kind: str, reading: Reading) -> Iterator[Document]:
         source = str(path)
@@ -208,11 +218,14 @@ class Sources:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: not JSON ({error}); mend or remove the line.") from error
-            text = content.get(self.text_field) if isinstance(content, dict) else None
+            keys = flat(content) if isinstance(content, dict) else {}
+            text = keys.get(self.text_field)
             if not isinstance(text, str):
+                strings = [repr(key) for key, value in keys.items() if isinstance(value, str)][:5]
+                there = f" (strings are under {', '.join(strings)})" if strings else f" in {shown(content)}"
                 raise DataError(
-                    f"{where}: no string under {self.text_field!r}{_keys(content)}; mend the line, or set "
-                    "data.text_field to the key of the text."
+                    f"{where}: no string under {self.text_field!r}{there}; mend the line, or set data.text_field to "
+                    "the key of the text."
                 )
             try:
                 text.encode()
@@ -286,12 +299,6 @@ def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[
     if held or not blank_ends:
         text = "".join(held)
         yield text.removesuffix("\n") if blank_ends else text
-
-
-def _keys(content: object) -> str:
-    """The keys of an object that have a string, for a message."""
-    keys = [key for key, value in content.items() if isinstance(value, str)] if isinstance(content, dict) else []
-    return f" (strings are under {', '.join(map(repr, keys[:5]))})" if keys else ""
 
 
 def _kind_of(path: Path) -> str | None:

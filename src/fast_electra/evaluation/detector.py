@@ -167,7 +167,8 @@ def _read(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
     labels = getattr(model.config, "id2label", {})
     if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
         raise ModelError(
-            f"{source} is no main model: its labels are {sorted(labels.values())}, not original and replaced."
+            f"{source} is no main model, for its labels are {', '.join(sorted(labels.values()))}, not original and "
+            "replaced: give a run of objective.kind=fast_electra or electra, or its export."
         )
     return model, load_tokenizer(str(folder))
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from fast_electra.data.content import shown
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import DataError, ModelError
 from fast_electra.evaluation.bugs import MaskedPrediction, Suspicion, mask_in_turn, score_tokens
@@ -100,7 +101,7 @@ def read_minimal_pairs(path: Path) -> MinimalPairs:
     for name in texts:
         for row, text in enumerate(table.columns[name]):
             if not isinstance(text, str) or not text.strip():
-                table.refuse(row, f"{name} is no text; mend or remove the line.")
+                table.refuse(row, f"{name} is {shown(text)}, not text; write a sentence, or remove the line.")
             try:
                 text.encode()
             except UnicodeEncodeError:

@@ -13,16 +13,18 @@ import difflib
 import io
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from fast_electra.data.content import CONVERT, LOOKED_AT, open_text, refuse_whole_json
+from fast_electra.data.content import CONVERT, LOOKED_AT, flat, open_text, refuse_whole_json, shown
 from fast_electra.errors import DataError
 from fast_electra.evaluation.entities import class_names, classes_of, is_prefixed, read_spans
 from fast_electra.evaluation.tasks import ENTITY_F1, OUTSIDE, TEST, Kind, Split, Task, make_task
@@ -30,6 +32,7 @@ from fast_electra.evaluation.tasks import ENTITY_F1, OUTSIDE, TEST, Kind, Split,
 CONLL_ENDINGS = (".conll", ".iob", ".iob2", ".bio", ".bioes")
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet")
 DEV_SHARE = 0.1
+_NO_TABS = "take the tabs out of its texts, or save the table as CSV"
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -85,7 +88,7 @@ def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """First lines and fields of the records of a comma-separated file; DataError for broken quotes."""
     limit = csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
     number = 1
     try:
         for fields in reader:
@@ -121,8 +124,9 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
 
 
 def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> Table:
-    _, header = next(rows, (1, []))
+    header = [name.strip() for name in next(rows, (1, []))[1]]
     for name in wanted:
+        _refuse_another_divider(path, name, header)
         _require(path, name, header)
         if header.count(name) > 1:
             raise DataError(f"{path}, line 1: two columns are called {name}; rename one of them.")
@@ -131,7 +135,8 @@ def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Sequ
     for number, fields in rows:
         table.rows.append(number)
         if len(fields) != len(header):
-            table.refuse(-1, f"{len(fields)} columns where the first line has {len(header)}; mend or remove the line.")
+            remedy = "put a text that holds a comma in double quotes" if path.suffix.lower() == ".csv" else _NO_TABS
+            table.refuse(-1, f"{len(fields)} columns where the first line has {len(header)}; {remedy}.")
         for name, place in zip(wanted, places, strict=True):
             table.columns[name].append(fields[place])
     return table
@@ -154,9 +159,9 @@ def json_lines(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) 
             table.refuse(-1, f"not JSON ({error}); mend or remove the line.")
         if not isinstance(content, dict):
             table.refuse(-1, "no JSON object; write one object a line, with the columns as its keys.")
+        content = flat(content)
         for name in wanted:
-            if name not in content:
-                _require(path, name, list(content), f", line {number}")
+            _require(path, name, list(content), f", line {number}")
             table.columns[name].append(content[name])
         for name in optional:
             table.columns[name].append(content.get(name))
@@ -259,6 +264,20 @@ def read_conll(path: Path) -> Table:
         table.columns["tags"][-1].append(fields[-1])
         table.word_lines[-1].append(number)
     return table
+
+
+def _refuse_another_divider(path: Path, name: str, header: Sequence[str]) -> None:
+    """DataError for a table whose one column is a whole line, for its columns are divided by another character."""
+    divider = next((one for one in (";", "\t", "|", ",") if one in header[0]), None) if len(header) == 1 else None
+    if divider is not None and name not in header:
+        right = "tabs" if path.suffix.lower() == ".tsv" else "commas"
+        written = f"delimiter={divider!r}"
+        program = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, {written}))"
+        command = f"python -c {shlex.quote(program)} < {shlex.quote(str(path))} > NEW.csv"
+        raise DataError(
+            f"{path}, line 1: one column, {header[0]}, and columns divided by {right} are read; write them with "
+            f"commas, for example by `{command}`, and give the new file."
+        )
 
 
 def _require(path: Path, name: str, there: Sequence[str], where: str = "") -> None:
@@ -378,16 +397,16 @@ def _columns(path: Path) -> list[str]:
         raise DataError(f"{path} is no file; name one ({' '.join(ENDINGS)}), or a CoNLL file.")
     match path.suffix.lower():
         case ".tsv":
-            return next(tsv_rows(path), (1, []))[1]
+            return [name.strip() for name in next(tsv_rows(path), (1, []))[1]]
         case ".csv":
-            return next(csv_rows(path), (1, []))[1]
+            return [name.strip() for name in next(csv_rows(path), (1, []))[1]]
         case ".jsonl" | ".ndjson":
             line = next((line for line in _lines_of_json(path) if line.strip()), "{}")
             try:
                 content = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 content = None
-            return list(content) if isinstance(content, dict) else []
+            return list(flat(content)) if isinstance(content, dict) else []
         case ".parquet":
             with _opened_parquet(path) as file:
                 return list(file.schema_arrow.names)
@@ -424,7 +443,9 @@ def _tokens(
         rows = zip(table.columns[text_columns[0]], table.columns[label_column], strict=True)
         for row, (words, labels) in enumerate(rows):
             if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-                table.refuse(row, f"{text_columns[0]} is no list of words, as in other rows; mend or remove it.")
+                found = shown(words)
+                table.refuse(row, f"{text_columns[0]} is {found}, not a list of words as in other rows; write one.")
+            _refuse_half_a_pair(table, row, text_columns[0], "".join(words))
             if not isinstance(labels, list) or len(labels) != len(words):
                 number = len(labels) if isinstance(labels, list) else "no list of"
                 table.refuse(row, f"{number} labels for {len(words)} words; give each word one.")
@@ -485,8 +506,14 @@ def _texts(table: Table, names: Sequence[str]) -> list[tuple[str, ...]]:
     for name in names:
         for row, text in enumerate(table.columns[name]):
             if not isinstance(text, str):
-                table.refuse(row, f"{name} is no text; mend or remove it.")
+                table.refuse(row, f"{name} is {shown(text)}, not text; write it as a string, or remove the row.")
+            _refuse_half_a_pair(table, row, name, text)
     return list(zip(*([text.strip() for text in table.columns[name]] for name in names), strict=True))
+
+
+def _refuse_half_a_pair(table: Table, row: int, name: str, text: str) -> None:
+    if re.search("[\ud800-\udfff]", text):
+        table.refuse(row, f"{name} holds half of a surrogate pair, which is no character; write U+FFFD in its place.")
 
 
 def _written_labels(table: Table, name: str) -> list[str]:
@@ -502,9 +529,15 @@ def _written(table: Table, row: int, label: Any, name: str) -> str:
             return str(label).lower()
         case int():
             return str(label)
-        case float() if np.isfinite(label):
+        case float() | Decimal() if np.isfinite(float(label)):
             return str(label)
-    table.refuse(row, f"{name} is {json.dumps(label, default=str)}, no label; mend or remove it.")
+        case list():
+            table.refuse(
+                row,
+                f"{name} is {shown(label)}, and one label a text is read: write one, or for a label a word write the "
+                "text as a list of as many words.",
+            )
+    table.refuse(row, f"{name} is {shown(label)}, not a label: write a name or a finite number, or remove the row.")
 
 
 def _refuse_tag_strings(table: Table, labels: Sequence[str], name: str) -> None:

@@ -29,6 +29,7 @@ from fast_electra.evaluation.comparison import Comparison, Runs, compare, minima
 from fast_electra.evaluation.glue import AVERAGES, averages
 from fast_electra.evaluation.metrics import clustered_interval
 from fast_electra.runs.folder import RunFolder, run_of_checkpoint
+from fast_electra.terminal import command
 
 RESULTS_FILE = "results.json"
 LONGEST_NAME = 100
@@ -576,8 +577,9 @@ def find_evaluation(model: str) -> Evaluation:
             if (found := load(folder)) is not None:
                 return found
     raise DataError(
-        f"{model} has no results (looked for {results_folder(model) / RESULTS_FILE}): run `fast-electra evaluate "
-        f"{model} --tasks …` first, or name the folder that its --out gave."
+        f"{model} has no results (looked for {results_folder(model) / RESULTS_FILE}): run "
+        f"`{command('evaluate', model, '--tasks', 'bugs')}` first (or other tasks), or name the "
+        "folder that its --out gave."
     )
 
 

@@ -6,6 +6,7 @@ Notable:
 - from disk: safetensors only, never remote code; keys of a `config.json` that could choose code are dropped.
 """
 
+import difflib
 import hashlib
 import json
 import re
@@ -38,6 +39,7 @@ from fast_electra.models.inputs import positions_of
 from fast_electra.models.norms import use_exact_norms
 from fast_electra.models.rotary import use_fast_rotary
 from fast_electra.runs.folder import RunFolder
+from fast_electra.terminal import command
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 """what Transformers raises on a folder or name that it can't load"""
@@ -116,7 +118,11 @@ def transformers_config(
         known = _UNDECLARED.get(shape.architecture, ())
         unknown = [name for name in shape.options if not hasattr(defaults, name) and name not in known]
         if unknown:
-            raise ModelError(f"{key}.options.{unknown[0]} is not a key of the {shape.architecture} configuration.")
+            close = difflib.get_close_matches(unknown[0], [*defaults.to_dict(), *known], n=1)
+            remedy = f"did you mean {close[0]}?" if close else "leave it out."
+            raise ModelError(
+                f"{key}.options.{unknown[0]} is not a key of the {shape.architecture} configuration; {remedy}"
+            )
         config = kind(**values)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"Transformers refuses this {shape.architecture} shape: {_one_line(error)}") from error
@@ -238,7 +244,10 @@ def resolve_model(source: str | Path) -> str:
     """
     path = Path(source)
     if RunFolder.find(path) and not (path / "model" / "config.json").exists():
-        raise ModelError(f"{path} is a run that has not finished: it has no model/ yet; resume it first.")
+        raise ModelError(
+            f"{path} is a run that has not finished, and has no model/ yet: go on with the command that started it, or "
+            f"take one of its checkpoints by `{command('export', path, 'OUT', '--checkpoint', 'UPDATE')}`."
+        )
     if (path / "model" / "config.json").exists():
         return str(path / "model")
     if path.is_dir():
@@ -277,7 +286,7 @@ def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_on
             if target.shape != source.shape:
                 raise ModelError(
                     f"main.embeddings=copied needs the auxiliary's width: its embeddings are {tuple(source.shape)}, "
-                    f"the main model's {tuple(target.shape)}."
+                    f"the main model's {tuple(target.shape)}; give both one width, or main.embeddings=fresh."
                 )
             target.copy_(source)
             return ["embeddings"]
@@ -466,7 +475,7 @@ def not_loaded(source: str, error: Exception, head: Head | None = None) -> Model
         return ModelError(f"no {what} can be loaded from {source}: {_one_line(error)}")
     return ModelError(
         f"{source} is no folder here, and the Hugging Face hub gives no such {what} ({_one_line(error, 120)}): without "
-        f"network, fetch it elsewhere by `hf download {source} --local-dir FOLDER` and name the folder."
+        f"network, fetch it elsewhere by `hf download {shlex.quote(source)} --local-dir FOLDER` and name the folder."
     )
 
 

@@ -45,6 +45,7 @@ from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.runs.folder import RunFolder
 from fast_electra.training.auxiliary import excluded_tokens, load_auxiliary
 from fast_electra.training.precision import Execution, apply_threads
+from fast_electra.training.run_paths import located
 
 TASK = "blimp"
 SAMPLED = 6_700
@@ -246,7 +247,7 @@ def _judged(
 
 def _run_scorers(run: RunFolder, asked: Judge, device: torch.device, say: Say) -> dict[str, Scorer]:
     """Token frequencies of a run's shards, and its auxiliary, where they are still there and have its tokenizer."""
-    config = run.config
+    config = located(run.config, run)
     scorers: dict[str, Scorer] = {}
     assert config.data.shards is not None
     try:

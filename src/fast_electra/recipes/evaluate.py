@@ -158,6 +158,7 @@ class Request:
             "--probe": self.probe,
             "--overlap": self.overlap,
             "--drop-overlap": self.drop_overlap,
+            "--workers": self.workers,
         }
         if self.tasks == (BLIMP,) and self.train is None:
             if given := [option for option, value in of_training.items() if value]:

@@ -49,6 +49,7 @@ from fast_electra.training.doctor import DoctorObserver
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.pretrain import RunResult, pretrain
+from fast_electra.training.run_paths import located
 from fast_electra.training.telemetry import ProgressDisplay, QuietObserver
 
 # What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
@@ -141,7 +142,8 @@ def quickstart(
     if not (folder / "model").exists():
         copy_folder_atomically(load_run(folder / "main").model(), folder / "model")
     execution = choose_execution(main_config.training)
-    resolved = load_run(folder / "main").config
+    finished = load_run(folder / "main")
+    resolved = located(finished.config, finished)
     parts = assemble(resolved, execution)
     model = load_model(folder / "model", "rtd")
     with stages.stage("downstream") as found:
@@ -281,7 +283,10 @@ def _configs(
 ) -> tuple[Config, Config]:
     """The configurations of the auxiliary and of the main model; `overrides` win over what is chosen here."""
     presets = _TEXT_PRESETS if text else _CODE_PRESETS
-    given = {override.partition("=")[0] for override in overrides}
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if own := sorted(given & {"data.shards", "data.sources", "auxiliary.model"}):
+        remedy = "give your text by --text" if own[0] == "data.sources" else "leave it out"
+        raise ConfigError(f"{own[0]} is what a quickstart sets: {remedy}.")
     if minutes is not None and (
         budget := given & {f"training.{unit}" for unit in ("updates", "tokens", "flops", "hours")}
     ):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fast_electra.config.loading import setting
 from fast_electra.config.tree import (
     Config,
     CorruptionConfig,
@@ -385,7 +386,7 @@ def _continued(inputs: Inputs, shape: ShapeConfig, source: str, key: str, head: 
     if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
         raise ModelError(
             f"{key}.model={source} has another tokenizer than the shards {shards.folder}: build the shards with "
-            f"data.tokenizer.path={source}."
+            f"{setting('data.tokenizer.path', resolve_model(source))}."
         )
     model, note = continue_model(source, head, seed, shape.dropout)
     longest = longest_row(model.config)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fast_electra.config.loading import setting
 from fast_electra.config.tree import Config
 from fast_electra.corruption.auxiliary import (
     Auxiliary,
@@ -275,7 +276,7 @@ def _refuse_other_tokens(
     raise ModelError(
         f"the auxiliary {name} has another tokenizer than the shards {shards.folder} "
         f"({difference or 'the same tokens, but texts are split or normalised otherwise'}): build the shards with "
-        "data.tokenizer.path set to the auxiliary"
+        + setting("data.tokenizer.path", resolve_model(name))
         + ("." if kind == "masked_lm" else ", whose tokenizer needs four special tokens (docs/auxiliaries.md).")
     )
 
@@ -324,7 +325,7 @@ def _refuse_long_rows(name: str, kind: Kind, model: PreTrainedModel, config: Con
     if longest is not None and config.data.length > longest:
         raise ModelError(
             f"the auxiliary {name} takes {longest} tokens, fewer than data.length={config.data.length}: "
-            "shorten the rows."
+            f"set data.length={longest} or less."
         )
 
 

@@ -39,6 +39,7 @@ from fast_electra.training.internal_checks import inside, judge
 from fast_electra.training.internals import measure, weight_figures
 from fast_electra.training.outlook import MOST_EPOCHS
 from fast_electra.training.precision import choose_execution
+from fast_electra.training.run_paths import located
 from fast_electra.training.telemetry import QuietObserver
 
 _SEQUENCES = ("input_ids", "inputs_embeds")  # what a model may see of a corrupted sequence
@@ -135,7 +136,7 @@ def read_run(folder: Path) -> Run:
         CheckpointError: the folder is no run, or one of another version.
     """
     found = load_run(folder)
-    return Run(found, Curves(found.config, found.updates, found.metrics()))
+    return Run(found, Curves(located(found.config, found), found.updates, found.metrics()))
 
 
 def progress(run: Run) -> Finding:

@@ -14,6 +14,7 @@ Notable:
 """
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from fast_electra.runs.folder import RunFolder
 from fast_electra.training.auxiliary import load_auxiliary
 from fast_electra.training.card import model_card, text_length
 from fast_electra.training.checkpoint_models import model_names, read_model, read_tokenizer
+from fast_electra.training.run_paths import located
 
 Say = Callable[[str], None]
 
@@ -104,7 +106,7 @@ def push(folder: Path, name: str, public: bool = False) -> str:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"{folder} could not be uploaded to {name} ({reason}): it is written here; check the network and "
-            f"`hf auth login`, and upload it by `hf upload {name} {folder}`."
+            f"`hf auth login`, and upload it by `{shlex.join(['hf', 'upload', name, str(folder)])}`."
         ) from error
     return str(address)
 
@@ -129,7 +131,7 @@ def _export_checkpoint(run: RunFolder, update: int, folder: Path) -> None:
 
 def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:
     """Write the frozen auxiliary, where the run used one that is a model of its own."""
-    config = run.config
+    config = located(run.config, run)
     name = config.auxiliary.model
     if not isinstance(config.objective, FastElectraObjective) or name is None:
         return

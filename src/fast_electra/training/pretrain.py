@@ -23,6 +23,7 @@ import transformers
 from transformers import PreTrainedModel
 
 import fast_electra
+from fast_electra.config.loading import setting
 from fast_electra.config.tree import Config
 from fast_electra.corruption.cache import open_cache
 from fast_electra.corruption.schedules import with_initial
@@ -40,6 +41,7 @@ from fast_electra.training.loop import Plan, State, make_update, train
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
+from fast_electra.training.run_paths import as_recorded, located, started_from
 from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
 
 Say = Callable[[str], None]
@@ -90,13 +92,14 @@ def pretrain(
         Interrupted: stopped on request; the same command goes on.
     """
     began = time.perf_counter()
-    opened = open_run(folder, config, extend)
+    opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend)
     if isinstance(opened, Finished):
         say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
         return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
     execution = choose_execution(config.training)
     apply_threads(execution)
-    resolved = _resolve(config, opened, execution)
+    placed = config if isinstance(opened, New) else located(config, opened.run, as_given=True)
+    resolved = _resolve(placed, opened, execution)
     parts = assemble(resolved, execution)
     resolved = resolved.model_copy(update={"corruption": parts.corruption})
     if not isinstance(opened, New):
@@ -122,10 +125,11 @@ def pretrain(
     match opened:
         case New():
             inputs = _digests(parts) | _about(resolved, parts, execution, per_update)
+            inputs["started_from"] = started_from(folder)
             run = RunFolder.create(folder, config, resolved, inputs)
         case Extend():
             say(_extension(resolved, parts, opened))
-            run = opened.run.extend(resolved)
+            run = opened.run.extend(as_recorded(resolved, opened.run))
         case Resume():
             run = opened.run
     if checkpoint:
@@ -318,7 +322,7 @@ def _refuse_lost_segment(opened: Resume | Extend, checkpoint: Checkpoint | None)
     if first and (checkpoint is None or checkpoint.update < first):
         raise CheckpointError(
             f"{run.path} has no sound checkpoint of update {first}, where its extension starts: continue from its "
-            f"exported weights in a new folder with main.model={run.path}."
+            f"exported weights in a new folder with {setting('main.model', run.path)}."
         )
 
 
