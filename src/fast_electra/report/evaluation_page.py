@@ -435,7 +435,7 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
             sentences = verdicts(contests)
             page = _render(
                 title=f"Comparison of {listed(names)}",
-                subtitle="Scores in points, every seed; intervals by the bootstrap over seeds and examples.",
+                subtitle="Scores in points, every seed; intervals: examples are resampled, seeds vary as Student's t.",
                 chart=chart,
                 spoken=" ".join(sentences),
                 tables=[contest_table(contests, names)],
