@@ -328,8 +328,7 @@ def stream(shards):
 
 @pytest.fixture(scope="module")
 def allowed(shards):
-    opened = open_shards(shards)
-    return ~excluded_tokens(opened, load_tokenizer(shards / "tokenizer"))
+    return ~excluded_tokens(load_tokenizer(shards / "tokenizer"))
 
 
 def test_unigram_and_uniform_are_the_counts_and_never_special(stream, allowed):

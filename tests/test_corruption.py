@@ -174,7 +174,7 @@ def test_labels_and_loss_are_the_plain_loop_in_numpy(include_special):
 
 def test_the_loss_is_that_of_transformers_own_class_where_there_are_no_special_tokens():
     rows, main = batch(rows=6), detector()
-    rows = Batch.of(rows.ids.clamp(min=5), rows.padding)
+    rows = Batch.of(rows.ids.clamp(min=5), rows.padding, ~rows.padding)
     found = objective(main)
     prepared = found.prepare(rows, seed=0)
     corrupted = found.source.corrupt(rows, prepared.masked, Difficulty(1.0), seed=0)

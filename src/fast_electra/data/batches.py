@@ -56,18 +56,27 @@ class Batch:
     """(B,) int64, always on the CPU: place in the run's order of all epochs, or -1 - index of a row outside of it"""
 
     @classmethod
-    def of(cls, ids: Tensor, padding: Tensor) -> "Batch":
-        """A batch of sequences from elsewhere, a document a row: for inference, with no epoch or index of meaning.
+    def of(cls, ids: Tensor, padding: Tensor, eligible: Tensor | None = None, indices: Tensor | None = None) -> "Batch":
+        """A batch of sequences that come from no shards; each row is one document, of epoch 0.
 
         Args:
             ids: (B, S) int64.
             padding: (B, S) bool.
+            eligible: (B, S) bool, the tokens that may be masked; None: none, since ids do not say which are special.
+            indices: (B,) int64, from which a row's masks and noise are drawn; None: 0, 1, …, so that rows share none.
         """
         rows, length = ids.shape
-        zeros = torch.zeros(rows, dtype=torch.int64, device=ids.device)
-        positions = torch.arange(length, device=ids.device).expand_as(ids)
-        documents = torch.zeros_like(ids).masked_fill(padding, -1)
-        return cls(ids, documents, positions, ~padding, padding, zeros, zeros, ~torch.arange(rows))
+        numbers = torch.arange(rows, device=ids.device)
+        return cls(
+            ids=ids,
+            documents=torch.zeros_like(ids).masked_fill(padding, -1),
+            positions=torch.arange(length, device=ids.device).expand_as(ids),
+            eligible=torch.zeros_like(padding) if eligible is None else eligible,
+            padding=padding,
+            epochs=torch.zeros_like(numbers),
+            indices=numbers if indices is None else indices,
+            samples=~torch.arange(rows),
+        )
 
     @cached_property
     def padded(self) -> bool:

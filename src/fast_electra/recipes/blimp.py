@@ -259,7 +259,7 @@ def _run_scorers(run: RunFolder, asked: Judge, device: torch.device, say: Say) -
         place = f"{shards.folder} is not what {run.path} used"
         say(f"{TASK}: token frequencies and the auxiliary are left out, since {place}.")
         return {}
-    allowed_V = ~excluded_tokens(shards, asked.tokenizer)
+    allowed_V = ~excluded_tokens(asked.tokenizer)
     scorers["unigram"] = by_frequency(unigram_log_probabilities(shards.split("train"), allowed_V).numpy())
     try:
         model = _auxiliary(run, config, shards, asked)

@@ -333,7 +333,7 @@ def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
         masker=inputs.masker,
         optimizer=config.optimizer,
         most_frequent=inputs.shards.most_frequent_token(),
-        candidates=Candidates.of(excluded_tokens(inputs.shards, inputs.tokenizer), inputs.execution.device),
+        candidates=Candidates.of(excluded_tokens(inputs.tokenizer), inputs.execution.device),
     )
 
 

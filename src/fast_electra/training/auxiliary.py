@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.loading import setting
-from fast_electra.config.tree import Config
+from fast_electra.config.tree import AuxiliaryConfig, Config
 from fast_electra.corruption.auxiliary import (
     Auxiliary,
     Candidates,
@@ -31,7 +31,7 @@ from fast_electra.corruption.auxiliary import (
 from fast_electra.corruption.counted import NGram, Unigram, uniform_log_probabilities, unigram_log_probabilities
 from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.shards import TokenShards
-from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer
+from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.build import Head, load_model, resolve_model, stored_config
 from fast_electra.models.inputs import longest_row
@@ -55,6 +55,38 @@ _HEADS: dict[str, Head] = {
 }
 # Share of the unigram's perplexity from which on an auxiliary is called no better: a plateau is within a few per cent.
 _NO_BETTER = 0.9
+
+
+@dataclass(frozen=True)
+class FoundAuxiliary:
+    """Where an auxiliary's model is, and what it is, before its weights are read."""
+
+    name: str
+    """as the user gave it"""
+    kind: Kind
+    source: str
+    """a folder or a hub name"""
+    tokenizer: PreTrainedTokenizerBase
+    """its own"""
+    checkpoint: int | None = None
+    layers: int | None = None
+
+    def load(self) -> PreTrainedModel:
+        """Read the weights: those of the checkpoint that was asked for, and of the layers; in float32.
+
+        Raises:
+            ModelError: it predicts no tokens.
+            CheckpointError: no such checkpoint.
+        """
+        if self.checkpoint is None:
+            model = load_model(self.source, _HEADS[self.kind])
+        else:
+            part = _GENERATOR if Path(self.source).name == _GENERATOR else "main"
+            checkpoint = checkpoint_at(load_run(Path(self.name)).checkpoints, self.checkpoint)
+            model = read_model(checkpoint, part, rounded=False)
+        if self.layers is not None:
+            truncate(model, self.layers)
+        return model
 
 
 @dataclass(frozen=True)
@@ -102,28 +134,63 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
         CheckpointError: no such checkpoint.
     """
     settings = config.auxiliary
-    excluded_V = excluded_tokens(shards, tokenizer)
+    excluded_V = excluded_tokens(tokenizer)
     if settings.is_counted:
         return LoadedAuxiliary(cast(Kind, settings.kind), None, [], excluded_V, None)
+    found = find_auxiliary(settings)
+    if difference := other_tokens(found, tokenizer):
+        raise ModelError(
+            f"the auxiliary {found.name} has another tokenizer than the shards {shards.folder} ({difference}): build "
+            "the shards with "
+            + setting("data.tokenizer.path", resolve_model(found.name))
+            + ("" if found.kind == "masked_lm" else ", whose tokenizer needs four special tokens (docs/auxiliaries.md)")
+            + "."
+        )
+    model = found.load()
+    longest = longest_row(model.config)
+    if longest is not None and config.data.length > longest:
+        raise ModelError(
+            f"the auxiliary {found.name} takes {longest} tokens, fewer than data.length={config.data.length}: "
+            f"set data.length={longest} or less."
+        )
+    slots = max(1, round(config.corruption.masking.rate * config.data.length))
+    return fit_auxiliary(found, model, excluded_V, slots)
+
+
+def find_auxiliary(settings: AuxiliaryConfig) -> FoundAuxiliary:
+    """The auxiliary that `model` of the settings names: a run, a folder or a hub name.
+
+    Raises:
+        ModelError: there is no model, it predicts no tokens, or it is of another kind than asked for.
+        DataError: it has no tokenizer.
+    """
     name = settings.model
     assert name is not None  # `needs_auxiliary` refuses
     source = _folder(name)
     kind = _kind(name, settings.kind, stored_config(source))
-    their_tokenizer = _tokenizer(source, kind)
-    _refuse_other_tokens(name, kind, their_tokenizer, tokenizer, shards)
-    if settings.checkpoint is None:
-        model = load_model(source, _HEADS[kind])
-    else:  # its float32 weights
-        part = _GENERATOR if Path(source).name == _GENERATOR else "main"
-        model = read_model(checkpoint_at(load_run(Path(name)).checkpoints, settings.checkpoint), part, rounded=False)
-    if settings.layers is not None:
-        truncate(model, settings.layers)
-    if kind == "masked_lm":
-        _fit_vocabulary(name, model, shards.vocabulary_size)
-    _refuse_long_rows(name, kind, model, config)
-    sentinels = _sentinels(name, their_tokenizer, config) if kind == "span_corruption" else []
+    # Only a masked language model needs [MASK] and the others.
+    tokenizer = load_tokenizer(source) if kind == "masked_lm" else load_any_tokenizer(source)
+    return FoundAuxiliary(name, kind, source, tokenizer, settings.checkpoint, settings.layers)
+
+
+def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Tensor, slots: int) -> LoadedAuxiliary:
+    """An auxiliary's model, brought to the vocabulary of the text that it is to be used on.
+
+    Args:
+        found: what it was loaded from.
+        model: `found.load()`; embeddings of ids that no token has are removed.
+        excluded_V: bool, tokens that must never be drawn; the sentinels are added.
+        slots: the most masked positions of a row.
+
+    Raises:
+        ModelError: it lacks embeddings, or sentinels.
+    """
+    if found.kind == "masked_lm":
+        _fit_vocabulary(found.name, model, len(excluded_V))
+    sentinels = _sentinels(found, slots) if found.kind == "span_corruption" else []
+    excluded_V = excluded_V.clone()
     excluded_V[sentinels] = True
-    return LoadedAuxiliary(kind, model, sentinels, excluded_V, digest(model.named_parameters()))
+    return LoadedAuxiliary(found.kind, model, sentinels, excluded_V, digest(model.named_parameters()))
 
 
 def make_auxiliary(
@@ -210,11 +277,11 @@ def check_auxiliary(
     return found, sentences
 
 
-def excluded_tokens(shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def excluded_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Special tokens, and ids below the largest that no token has, as bool (V,)."""
-    excluded_V = torch.ones(shards.vocabulary_size, dtype=torch.bool)
+    excluded_V = torch.ones(vocabulary_size(tokenizer), dtype=torch.bool)
     excluded_V[list(tokenizer.get_vocab().values())] = False
-    excluded_V[[*shards.special_tokens.values(), *tokenizer.all_special_ids]] = True
+    excluded_V[tokenizer.all_special_ids] = True
     return excluded_V
 
 
@@ -259,26 +326,18 @@ def _kind(name: str, asked: str, model_config: PreTrainedConfig) -> Kind:
     )
 
 
-def _tokenizer(source: str, kind: Kind) -> PreTrainedTokenizerBase:
-    """The auxiliary's own tokenizer; only a masked language model needs [MASK] and the others."""
-    return load_tokenizer(source) if kind == "masked_lm" else load_any_tokenizer(source)
+def other_tokens(found: FoundAuxiliary, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What differs between an auxiliary's tokens and those of a text's tokenizer, in a few words; None: nothing.
 
-
-def _refuse_other_tokens(
-    name: str, kind: Kind, theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, shards: TokenShards
-) -> None:
-    """Every id must mean the same to both; only [MASK] may be unknown to a model that never reads it."""
-    if kind == "masked_lm" and fingerprint(theirs) == shards.tokenizer_fingerprint:
-        return
-    difference = _difference(theirs, ours, unread=None if kind == "masked_lm" else str(ours.mask_token))
-    if difference is None and kind != "masked_lm":
-        return
-    raise ModelError(
-        f"the auxiliary {name} has another tokenizer than the shards {shards.folder} "
-        f"({difference or 'the same tokens, but texts are split or normalised otherwise'}): build the shards with "
-        + setting("data.tokenizer.path", resolve_model(name))
-        + ("." if kind == "masked_lm" else ", whose tokenizer needs four special tokens (docs/auxiliaries.md).")
-    )
+    Every id must mean the same to both; only [MASK] may be unknown to a model that never reads it.
+    """
+    is_masked_lm = found.kind == "masked_lm"
+    if is_masked_lm and fingerprint(found.tokenizer) == fingerprint(tokenizer):
+        return None
+    difference = _difference(found.tokenizer, tokenizer, unread=None if is_masked_lm else str(tokenizer.mask_token))
+    if difference is None and is_masked_lm:
+        return "the same tokens, but texts are split or normalised otherwise"
+    return difference
 
 
 def _difference(theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, unread: str | None) -> str | None:
@@ -320,32 +379,22 @@ def _fit_vocabulary(name: str, model: PreTrainedModel, size: int) -> None:
         model.resize_token_embeddings(size, pad_to_multiple_of=1)
 
 
-def _refuse_long_rows(name: str, kind: Kind, model: PreTrainedModel, config: Config) -> None:
-    longest = longest_row(model.config)
-    if longest is not None and config.data.length > longest:
-        raise ModelError(
-            f"the auxiliary {name} takes {longest} tokens, fewer than data.length={config.data.length}: "
-            f"set data.length={longest} or less."
-        )
-
-
-def _sentinels(name: str, tokenizer: PreTrainedTokenizerBase, config: Config) -> list[int]:
+def _sentinels(found: FoundAuxiliary, slots: int) -> list[int]:
     """Ids of <extra_id_0>, <extra_id_1>, … in order."""
     numbered = {
-        int(found[1]): number
-        for token, number in tokenizer.get_vocab().items()
-        if (found := re.fullmatch(r"<extra_id_(\d+)>", token))
+        int(match[1]): number
+        for token, number in found.tokenizer.get_vocab().items()
+        if (match := re.fullmatch(r"<extra_id_(\d+)>", token))
     }
     if not numbered:
         raise ModelError(
-            f"the auxiliary {name} has no sentinels (<extra_id_0>, …), so it was not trained on span corruption: use "
-            "auxiliary.kind=prefix_lm, or another model."
+            f"the auxiliary {found.name} has no sentinels (<extra_id_0>, …), so it was not trained on span corruption: "
+            "use auxiliary.kind=prefix_lm, or another model."
         )
-    slots = max(1, round(config.corruption.masking.rate * config.data.length))
     if slots > len(numbered):
         raise ModelError(
-            f"rows of {config.data.length} tokens may have {slots} masked spans, and the auxiliary {name} has "
-            f"{len(numbered)} sentinels: lower data.length or corruption.masking.rate."
+            f"a row may have {slots} masked spans, and the auxiliary {found.name} has {len(numbered)} sentinels: "
+            "shorten the rows (data.length), or lower corruption.masking.rate."
         )
     return [numbered[number] for number in sorted(numbered)]
 
