@@ -5,7 +5,7 @@ import fast_electra
 
 # Imports point down this list only (docs/method.md shows it); all may use `errors` and `terminal`.
 LAYERS = [
-    *("cli", "recipes", "studies", "report", "evaluation", "training", "objectives"),
+    *("cli", "api", "recipes", "studies", "report", "evaluation", "training", "objectives"),
     *("corruption", "models", "runs", "data", "config", "terminal", "errors"),
 ]
 PACKAGE = Path(fast_electra.__file__).parent

@@ -69,6 +69,10 @@ class Candidates:
         """From a bool for each token."""
         return cls(len(excluded_V), excluded_V.nonzero()[:, 0].to(device))
 
+    def to(self, device: torch.device) -> "Candidates":
+        """A copy on a device."""
+        return Candidates(self.vocabulary, self.excluded_E.to(device))
+
     def only(self, logits_NV: Tensor) -> Tensor:
         """Logits in the shards' vocabulary, -inf where a token is excluded; a model may have more rows or fewer.
 

@@ -1,0 +1,187 @@
+"""The commands as functions: text → shards → models → evaluation, with typed results in place of printed tables.
+
+Notable:
+- each does what the command of its name does, and refuses what the command refuses, by a type of `errors.py`;
+- they print nothing: `say` is called with one sentence at a time;
+- what a run depends on is process-wide in PyTorch: `pretrain` and `corrupt` set the number of threads and deterministic
+  kernels;
+- torch is imported when a function is called.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fast_electra.config.tree import Config
+
+if TYPE_CHECKING:
+    from fast_electra.data.shards import BuildReport
+    from fast_electra.evaluation.results import Evaluation
+    from fast_electra.training.corrupt import CacheReport
+    from fast_electra.training.pretrain import RunResult
+
+Say = Callable[[str], None]
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing."""
+
+
+def data_build(config: Config, out: str | Path) -> "BuildReport":
+    """Turn the text of `config.data.sources` into a tokenizer and token shards.
+
+    Args:
+        config: its `data` section is read.
+        out: the folder to write, new or empty; a folder that holds the same shards is left as it is.
+
+    Returns:
+        what was read, kept and left out.
+
+    Raises:
+        DataError: there is nothing to read, or the folder holds something else.
+    """
+    from fast_electra.data.shards import build_shards
+
+    return build_shards(None, None, out, config.data)
+
+
+def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say: Say = _silent) -> "RunResult":
+    """Train a configuration in a run folder, or go on with it there; a finished run returns at once.
+
+    Args:
+        config: of the run.
+        run: the folder, new or of the same run.
+        extend: go on with a finished run until it has this many updates in all.
+        say: called with a sentence at a time.
+
+    Returns:
+        updates, tokens, the measures of the last validation, and what it cost.
+
+    Raises:
+        ConfigError, DataError, ModelError: something does not fit; nothing was written.
+        CheckpointError: the folder holds another run.
+        TrainingError: a loss that is not finite.
+    """
+    from fast_electra.training.pretrain import pretrain as run_pretraining
+
+    return run_pretraining(config, Path(run), say=say, extend=extend)
+
+
+def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1), say: Say = _silent) -> "CacheReport":
+    """Compute the replacements of a run ahead of time; `corruption.cache` of a run then names the folder.
+
+    Args:
+        config: of the run.
+        out: the folder, new or begun with the same settings.
+        shard: (i, n): make every n-th part from the i-th on, so that n processes fill one folder.
+        say: called with a sentence at a time.
+
+    Returns:
+        what the folder holds so far, and what it cost.
+
+    Raises:
+        ConfigError, DataError, ModelError: something is missing or does not fit, or the folder holds something else.
+    """
+    from fast_electra.training.corrupt import build_cache
+
+    return build_cache(config, Path(out), shard, say=say)
+
+
+def evaluate(
+    model: str | Path,
+    tasks: Sequence[str] = (),
+    *,
+    data: str | Path | None = None,
+    pairs: str | Path | None = None,
+    train: str | Path | None = None,
+    dev: str | Path | None = None,
+    test: str | Path | None = None,
+    text: Sequence[str] = (),
+    label: str | None = None,
+    recipe: str | None = None,
+    learning_rates: Sequence[float] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    examples: Sequence[int] = (),
+    probe: bool = False,
+    out: str | Path | None = None,
+    say: Say = _silent,
+) -> "Evaluation":
+    """Fine-tune and score a model beside its baselines; what is finished is not computed again.
+
+    Args:
+        model: a run, a checkpoint of a run, a folder or a hub name.
+        tasks: of GLUE, "bugs", "blimp".
+        data: the folder of the GLUE download; None: the hub.
+        pairs: the file of minimal pairs, for "blimp".
+        train: examples of a task of your own: a table, or a CoNLL file.
+        dev: its examples to score; None: some of `train`.
+        test: its test set.
+        text: the columns to read.
+        label: the column to predict.
+        recipe: of fine-tuning, by name; None: the model's.
+        learning_rates: to choose from, on a part of the training examples; none: the recipe's.
+        seeds: of fine-tuning.
+        examples: train on this number of examples, and on the next number.
+        probe: train a linear model on the frozen encoder, and nothing else.
+        out: the folder of the results; None: beside the model.
+        say: called with a sentence at a time.
+
+    Returns:
+        all results of the model that the folder now holds.
+
+    Raises:
+        UserError: data or model cannot be used, or options do not go together.
+    """
+    from fast_electra.recipes.evaluate import Request, evaluate_model
+
+    def path(given: str | Path | None) -> Path | None:
+        return None if given is None else Path(given)
+
+    request = Request(
+        model=str(model),
+        tasks=tuple(tasks),
+        data=path(data),
+        pairs=path(pairs),
+        train=path(train),
+        dev=path(dev),
+        test=path(test),
+        text=tuple(text),
+        label=label,
+        recipe=recipe,
+        learning_rates=tuple(learning_rates),
+        seeds=tuple(seeds),
+        examples=tuple(examples),
+        probe=probe,
+        out=path(out),
+    )
+    return evaluate_model(request, say, lambda done, total, doing: None)[0]
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    checkpoint: int | Literal["all"] | None = None,
+    auxiliary: bool = True,
+    say: Say = _silent,
+) -> Path:
+    """Write a run's models to a new folder that Transformers loads.
+
+    Args:
+        run: a finished run; with `checkpoint`, any run.
+        out: the folder.
+        checkpoint: an update that the run kept a checkpoint of, or all of them.
+        auxiliary: also write the frozen auxiliary.
+        say: called with a sentence at a time.
+
+    Returns:
+        the folder of the main model.
+
+    Raises:
+        DataError: the folder exists.
+        ModelError, CheckpointError: the run has not finished, or has no such checkpoint.
+    """
+    from fast_electra.training.exporting import export_run
+
+    export_run(Path(run), Path(out), checkpoint, auxiliary, say=say)
+    return Path(out)
