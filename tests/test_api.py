@@ -18,6 +18,7 @@ from transformers import AutoModelForTokenClassification
 
 import fast_electra
 from fast_electra import ConstantSchedule, Corruptor, ExponentialSchedule, load_auxiliary, rtd_loss
+from fast_electra.api.corruptor import moved_auxiliary
 from fast_electra.config.tree import AdaptiveSchedule
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
@@ -152,6 +153,23 @@ def test_a_row_does_not_depend_on_the_batch_around_it(corrupt, tokenizer):
     part = corrupt(ids[2:4], mask[2:4], progress=0.5, update=1, samples=[2, 3])
     assert torch.equal(part.input_ids, whole.input_ids[2:4])
     assert torch.equal(part.labels, whole.labels[2:4])
+
+
+def test_any_whole_number_is_a_number_of_a_row(corrupt, tokenizer):
+    ids, mask = (tensor[:1].expand(6, -1) for tensor in rows(tokenizer))
+    numbers = [-1, -(2**62), 2**63 - 2, 2**48, 0, -7]
+    found = corrupt(ids, mask, progress=0.0, update=0, samples=numbers)
+    assert len({tuple(row.tolist()) for row in found.masked_positions}) == 6
+    assert set(found.masked_positions.sum(1).tolist()) == {round(0.15 * 30)}
+    assert int(found.input_ids.min()) >= 0
+    assert int(found.input_ids.max()) < 320
+
+
+def test_the_auxiliary_follows_a_batch_to_its_device(auxiliary, tokenizer):
+    corrupt = Corruptor(load_auxiliary(auxiliary), tokenizer)
+    moved = moved_auxiliary(corrupt._auxiliary, torch.device("meta"))  # the other device that every machine has
+    assert moved.candidates.excluded_E.device.type == "meta"
+    assert {parameter.device.type for parameter in moved.modules()[0].parameters()} == {"meta"}
 
 
 def test_equal_rows_share_neither_masks_nor_replacements(frozen, tokenizer):

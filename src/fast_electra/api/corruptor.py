@@ -211,7 +211,7 @@ class Corruptor:
                 f"{self._name} has {self._most_masked} sentinels: shorten the rows, or lower mask_rate."
             )
         if device != self._device:
-            self._auxiliary, self._device = _moved(self._auxiliary, device), device
+            self._auxiliary, self._device = moved_auxiliary(self._auxiliary, device), device
         source = OnTheFly(self._auxiliary)
         corrupted = source.corrupt(rows, masked, Difficulty(temperature), self.masking.key(update))
         labels_BS = corrupted.replaced_BS.long().masked_fill_(~rows.eligible, NOT_SCORED)
@@ -274,6 +274,7 @@ class Masking:
                 raise ModelError(
                     f"samples are {tuple(samples.shape)} for {len(input_ids)} rows: give one number a row."
                 )
+            samples = samples & (2**63 - 1)  # a hash may be negative, and a counter may not
         return Batch.of(input_ids, padding_BS, eligible_BS, samples)
 
 
@@ -317,7 +318,7 @@ def _temperature_function(schedule: Schedule | Callable[[float], float]) -> Call
     return partial(temperature, schedule)
 
 
-def _moved(auxiliary: Auxiliary, device: torch.device) -> Auxiliary:
+def moved_auxiliary(auxiliary: Auxiliary, device: torch.device) -> Auxiliary:
     """An auxiliary on another device, modules and tensors of it alike."""
     part: Any = auxiliary
     parts = {field.name: getattr(part, field.name) for field in fields(part)}
