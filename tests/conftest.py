@@ -13,6 +13,25 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_plugin_stays():
+    """What a test registers is gone behind it."""
+    from fast_electra import parts, plugins
+
+    contracts = parts.Part.__subclasses__()
+    before = {contract: dict(contract.kinds) for contract in contracts}
+    imported = dict(plugins._digests)
+    yield
+    plugins.requested.clear()
+    if any(contract.kinds != before[contract] for contract in contracts):
+        for contract in contracts:
+            contract.kinds = before[contract]
+        plugins._digests.clear()
+        plugins._digests.update(imported)
+        for call in parts.when_registered:
+            call()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     config = tiny.settings(None).data  # type: ignore[arg-type]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fast_electra.config.tree import AdaptiveSchedule, CorruptionConfig
-from fast_electra.corruption.adaptive import AdaptiveCurriculum, make_curriculum
+from fast_electra.config.tree import CorruptionConfig
+from fast_electra.corruption.adaptive import AdaptiveCurriculum, AdaptiveSchedule
 from fast_electra.report.curves import schedule_chart
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.loop import Interrupted
@@ -128,7 +128,8 @@ def test_few_tokens_count_as_few():
 
 
 def test_only_an_adaptive_curriculum_observes():
-    adaptive = make_curriculum(CorruptionConfig.model_validate({"schedule": {"kind": "adaptive", "initial": 3.0}}))
+    config = CorruptionConfig.model_validate({"schedule": {"kind": "adaptive", "initial": 3.0}})
+    adaptive = config.schedule.curriculum(config.augmentation)
     assert adaptive.observes
     assert adaptive.difficulty(0.7).temperature == 3.0
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForTokenClassification
 import fast_electra
 from fast_electra import ConstantSchedule, Corruptor, ExponentialSchedule, load_auxiliary, rtd_loss
 from fast_electra.api.corruptor import moved_auxiliary
-from fast_electra.config.tree import AdaptiveSchedule
+from fast_electra.corruption.adaptive import AdaptiveSchedule
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.objectives.base import Prepared

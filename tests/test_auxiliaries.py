@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from fast_electra.config.tree import Config
 from fast_electra.corruption import counted
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import (
     Candidates,
     CausalLanguageModel,
@@ -25,7 +26,6 @@ from fast_electra.corruption.auxiliary import (
 )
 from fast_electra.corruption.counted import NGram, Unigram, unigram_log_probabilities
 from fast_electra.corruption.masking import Masked, mask_random_tokens, masked_ids, originals
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.tokenizer import load_tokenizer
@@ -445,7 +445,7 @@ def test_a_joint_run_stands_for_its_generator_at_its_end_and_at_a_checkpoint(cli
     pretrain(Config.model_validate(tree), tmp_path / "joint")
     last = load(settings(shards, tmp_path / "joint"))
     direct = load(settings(shards, tmp_path / "joint" / "generator"))
-    assert last.kind == "masked_lm"
+    assert last.part.kind == "masked_lm"
     assert last.digest == direct.digest
     assert load(settings(shards, tmp_path / "joint", auxiliary__checkpoint=4)).digest == last.digest
     earlier = load(settings(shards, tmp_path / "joint", auxiliary__checkpoint=2))
@@ -624,7 +624,7 @@ def test_a_causal_model_without_a_mask_token_reads_the_shards_of_its_own_tokeniz
     )
     assert theirs.mask_token is None
     folder = save(causal_model("gpt2", vocab_size=len(tokenizer)), theirs, tmp_path / "gpt2")
-    assert load(settings(shards, folder)).kind == "causal_lm"
+    assert load(settings(shards, folder)).part.kind == "causal_lm"
     with pytest.raises(DataError, match=r"has no .*mask token"):
         load(settings(shards, folder, auxiliary__kind="masked_lm"))
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.cache import (
     KNOTS,
     CachedCorruption,
@@ -25,7 +26,6 @@ from fast_electra.corruption.cache import (
 )
 from fast_electra.corruption.masking import Masked, mask_random_tokens
 from fast_electra.corruption.race import TemperaturePath
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ import pytest
 from fast_electra.cli.main import app, main
 from fast_electra.config import config_schema, dump_config, help_for_keys, load_config, preset_names, resolve
 from fast_electra.config.loading import BUDGETS, SYNONYMS, keys, nearest_key
-from fast_electra.config.tree import ConstantSchedule, ExponentialSchedule
+from fast_electra.corruption.schedules import ConstantSchedule, ExponentialSchedule
 from fast_electra.errors import ConfigError
 
 FILE = """\
@@ -368,7 +368,7 @@ def test_help_names_every_key_with_its_default_or_that_it_is_required() -> None:
 def test_the_schema_describes_keys_and_presets_and_requires_none() -> None:
     schema = config_schema()
     assert schema["properties"]["preset"]["enum"] == preset_names()
-    assert schema["$defs"]["OptimizerConfig"]["properties"]["learning_rate"]["description"] == "peak learning rate"
+    assert schema["$defs"]["AdamWOptimizer"]["properties"]["learning_rate"]["description"] == "peak learning rate"
     assert "required" not in json.dumps(schema).replace('"required; ', "")
 
 

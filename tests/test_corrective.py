@@ -6,8 +6,8 @@ from transformers import AutoModelForMaskedLM
 
 from fast_electra.config import resolve
 from fast_electra.config.tree import ModelConfig
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import mask_random_tokens
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.corrective import CorrectiveHead

@@ -3,14 +3,16 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from fast_electra.config.tree import ConstantSchedule, ModelConfig, OptimizerConfig
+from fast_electra.config.tree import ModelConfig
+from fast_electra.corruption.augmentations import Difficulty, TemperatureAugmentation
 from fast_electra.corruption.auxiliary import Candidates, MaskedLanguageModel
 from fast_electra.corruption.masking import mask_random_tokens, masked_ids, originals
-from fast_electra.corruption.schedules import Difficulty, ScheduledCurriculum
+from fast_electra.corruption.schedules import ConstantSchedule, ScheduledCurriculum
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from tests.tiny import SPECIAL, batch
@@ -138,9 +140,9 @@ def objective(main: ReplacedTokenDetector, include_special: bool = False) -> Fas
     return FastElectra(
         main,
         OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES)),
-        ScheduledCurriculum(ConstantSchedule()),
+        ScheduledCurriculum(ConstantSchedule(), TemperatureAugmentation()),
         lambda rows, seed: mask_random_tokens(rows, 0.3, seed),
-        OptimizerConfig(learning_rate=1e-3),
+        AdamWOptimizer(learning_rate=1e-3),
         include_special,
     )
 

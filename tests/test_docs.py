@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fast_electra.cli.main import app, main
+from fast_electra.cli.main import app, import_plugins, main
 from fast_electra.config import Config, load_config
 from fast_electra.config.loading import keys
 
@@ -93,7 +93,7 @@ def test_every_relative_link_leads_somewhere(page):
 
 @pages
 def test_every_command_in_a_block_exists_with_its_options_and_settings(page):
-    for arguments in commands(page):
+    for arguments in map(import_plugins, commands(page)):
         if "--help" in arguments:
             _, _, rest = app.parse_commands([word for word in arguments if word != "--help"])
             assert not rest, arguments
@@ -127,6 +127,8 @@ def test_every_key_that_is_mentioned_exists(page):
     text = re.sub(r"^ *```console\n.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     mentioned = set(re.findall(rf"(?<![\w.-])((?:{SECTIONS})\.[\w.]+)=", text))
     mentioned |= {code for code in in_code(page) if re.fullmatch(rf"(?:{SECTIONS})\.[\w.]+", code)}
+    for arguments in commands(page):
+        import_plugins(arguments)
     for key in mentioned:
         assert key in keys() or any(known.startswith(f"{key}.") for known in keys()), f"{key} is no setting"
 

@@ -17,7 +17,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from fast_electra.config.tree import ModelConfig, OptimizerConfig
+from fast_electra.config.tree import ModelConfig
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation import fine_tuning
 from fast_electra.evaluation.bug_task import bug_task
@@ -46,6 +46,7 @@ from fast_electra.models.classifier import (
 from fast_electra.models.dropout import FastDropout, drop
 from fast_electra.models.export import write_model
 from fast_electra.models.linear_maps import LinearMap
+from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.objectives.base import ParameterGroup
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
@@ -245,7 +246,7 @@ def test_every_parameter_has_the_rate_of_its_layer_and_is_in_exactly_one_group(a
 
 
 def test_a_factor_scales_the_step_and_the_decay():
-    settings = OptimizerConfig(learning_rate=0.1, epsilon=1e-12, weight_decay=0.5, clip=None)
+    settings = AdamWOptimizer(learning_rate=0.1, epsilon=1e-12, weight_decay=0.5, clip=None)
     parameters = {name: nn.Parameter(torch.full((2, 2), 3.0)) for name in ("a", "b")}
     maps = {name: LinearMap(hidden=True) for name in parameters}
     optimizer = GroupOptimizer(ParameterGroup("main", parameters, settings, maps, rate_factors={"b": 0.25}))

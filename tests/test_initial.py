@@ -9,7 +9,8 @@ import torch
 
 from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config, load_config
-from fast_electra.config.tree import AdaptiveSchedule, Config, CorruptionConfig
+from fast_electra.config.tree import Config, CorruptionConfig
+from fast_electra.corruption.adaptive import AdaptiveSchedule
 from fast_electra.corruption.initial import (
     LARGEST_SHARE,
     TEMPERATURES,
@@ -18,7 +19,6 @@ from fast_electra.corruption.initial import (
     where_entropy_is,
 )
 from fast_electra.corruption.masking import mask_random_tokens
-from fast_electra.corruption.schedules import temperature, with_initial
 from fast_electra.errors import ConfigError
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
@@ -124,7 +124,7 @@ def test_a_run_writes_the_number_into_its_configuration_and_repeats_by_it(schedu
     assert 1.0 <= number <= 2.0
     assert number == round(number, 2)
     if schedule["kind"] != "adaptive":
-        assert temperature(resolved.corruption.schedule, 0.0) == pytest.approx(number)
+        assert resolved.corruption.schedule.temperature(0.0) == pytest.approx(number)
     pretrain(resolved, tmp_path / "again")
     assert weights(tmp_path / "again") == weights(tmp_path / "run")
     assert not pretrain(config, tmp_path / "run").fresh  # either configuration is the run's own
@@ -160,9 +160,9 @@ def test_a_cache_knows_the_number_that_its_auxiliary_gave(tmp_path, shards, auxi
 def test_an_adaptive_schedule_keeps_it_between_its_bounds():
     for found, expected in ((1.2, 1.5), (1.7, 1.7), (1.9, 1.8)):
         config = CorruptionConfig(schedule=AdaptiveSchedule(initial="auto", lowest=1.5, highest=1.8))
-        assert with_initial(config, found).schedule.initial == expected
+        assert config.with_initial(found).schedule.initial == expected
     given = CorruptionConfig(schedule=AdaptiveSchedule(initial=1.6))
-    assert with_initial(given, 1.2) == given
+    assert given.with_initial(1.2) == given
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fast_electra.config import load_config, preset_names
-from fast_electra.config.tree import Config, ModelConfig, OptimizerConfig, ShapeConfig, TrainingConfig
+from fast_electra.config.tree import Config, ModelConfig, ShapeConfig, TrainingConfig
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import (
     Masked,
     WordPieces,
@@ -23,10 +24,10 @@ from fast_electra.corruption.masking import (
     originals,
     span_lengths,
 )
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.models.linear_maps import LinearMap
+from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.objectives.base import ParameterGroup, Prepared
 from fast_electra.objectives.mlm import shown_ids
 from fast_electra.training.assembly import assemble
@@ -215,7 +216,7 @@ def test_every_trainable_parameter_is_in_exactly_one_optimizer_group_and_moves(n
     state, plan = start(config, parts, CPU)
     for optimizer in state.optimizers:
         stepped = [id(p) for group in optimizer.adamw.param_groups for p in group["params"]]
-        stepped += [id(p) for p in optimizer.muon.matrices]
+        stepped += [id(optimizer.masters[name]) for name in optimizer._owned]
         assert sorted(stepped) == sorted(id(master) for master in optimizer.masters.values())
     before = [{key: master.clone() for key, master in optimizer.masters.items()} for optimizer in state.optimizers]
     make_update(state, plan, parts.objective.prepare(parts.schedule.at(0), 0), CPU)
@@ -287,7 +288,7 @@ def test_resuming_in_the_middle_sees_the_batches_and_masks_of_an_unbroken_run(sh
 
 def test_adam_without_bias_correction_is_the_published_formula():
     """electra_pytorch's README: needed to replicate ELECTRA. With decay apart from the gradient (AdamW)."""
-    settings = OptimizerConfig(
+    settings = AdamWOptimizer(
         learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-6, weight_decay=0.1, clip=None, bias_correction=False
     )
     draw = np.random.default_rng(0)
@@ -321,7 +322,7 @@ def test_the_first_step_without_bias_correction_is_the_smaller_one():
     steps = []
     for corrected in (True, False):
         weight = nn.Parameter(torch.zeros(2, 2))
-        settings = OptimizerConfig(learning_rate=0.1, beta2=0.999, epsilon=1e-12, bias_correction=corrected)
+        settings = AdamWOptimizer(learning_rate=0.1, beta2=0.999, epsilon=1e-12, bias_correction=corrected)
         weight.grad = torch.ones(2, 2)
         GroupOptimizer(ParameterGroup("main", {"weight": weight}, settings, {})).step(0.1, update=0)
         steps.append(-weight[0, 0].item())
@@ -332,7 +333,7 @@ def test_the_first_step_without_bias_correction_is_the_smaller_one():
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_warm_up_multiplies_the_decay_where_asked(schedule):
     """electra_pytorch's README: in ELECTRA's code the decay begins at the first update, not behind the warm-up."""
-    settings = OptimizerConfig(learning_rate=5e-4, schedule=schedule, warmup=0.1, warmup_multiplies=True)
+    settings = AdamWOptimizer(learning_rate=5e-4, schedule=schedule, warmup=0.1, warmup_multiplies=True)
     for update in range(1000):
         fall = 1 - update / 1000 if schedule == "linear" else 0.5 * (1 + np.cos(np.pi * update / 1000))
         expected = 5e-4 * min(1.0, (update + 1) / 100) * fall
@@ -350,7 +351,7 @@ def test_no_default_belongs_to_another_models_size():
         TrainingConfig: ("updates", "tokens", "flops", "hours"),
     }.items():
         assert all(section.model_fields[name].default is None for name in names)
-    assert OptimizerConfig.model_fields["learning_rate"].is_required()
+    assert AdamWOptimizer.model_fields["learning_rate"].is_required()
     assert TrainingConfig.model_fields["batch_size"].is_required()
     assert Config.model_fields["main"].is_required()
     shapes = {}

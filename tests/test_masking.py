@@ -7,16 +7,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fast_electra.config.tree import MaskingConfig
 from fast_electra.corruption.masking import (
     WordPieces,
-    make_masker,
     mask_random_tokens,
     mask_spans,
     mask_whole_words,
     span_lengths,
     word_pieces,
 )
+from fast_electra.corruption.maskings import Masking, SpanMasking
 from tests import tiny
 
 
@@ -177,7 +176,7 @@ def test_a_row_with_one_token_or_none_is_no_trouble():
 def test_the_configuration_chooses_the_masking(tokenizer):
     rows = tiny.batch(rows=8, length=64, vocabulary=len(tokenizer))
     kinds = ("random", "whole_word", "span")
-    found = [make_masker(MaskingConfig(kind=kind), tokenizer)(rows, 0).positions_BM for kind in kinds]
+    found = [Masking.kinds[kind]().masker(tokenizer)(rows, 0).positions_BM for kind in kinds]
     assert torch.equal(found[0], mask_random_tokens(rows, 0.15, 0).positions_BM)
     assert not torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
@@ -185,4 +184,4 @@ def test_the_configuration_chooses_the_masking(tokenizer):
 
 def test_a_mean_that_spans_can_not_have_is_refused():
     with pytest.raises(ValueError, match=r"at most 4 tokens have a mean of 2\.5 or less, not 3; raise span_longest"):
-        MaskingConfig(kind="span", span_longest=4)
+        SpanMasking(span_longest=4)

@@ -71,7 +71,7 @@ def test_every_setting_that_a_text_names_exists():
 
 
 def test_every_command_and_option_that_a_text_names_exists():
-    options = {"--help", "--version", "--local-dir"}  # the last one is of `hf download`
+    options = {"--help", "--version", "--plugin", "--local-dir"}  # the last one is of `hf download`
 
     def collect(command) -> None:
         for name in command:

@@ -3,26 +3,25 @@ from math import cos, exp, log, pi
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 
 from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import (
+from fast_electra.config.tree import CorruptionConfig
+from fast_electra.corruption.augmentations import Difficulty, TemperatureAugmentation
+from fast_electra.corruption.sampling import sample
+from fast_electra.corruption.schedules import (
     ConstantSchedule,
-    CorruptionConfig,
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
-    OptimizerConfig,
     PolynomialSchedule,
     Schedule,
+    ScheduledCurriculum,
     StepwiseSchedule,
 )
-from fast_electra.corruption.adaptive import make_curriculum
-from fast_electra.corruption.sampling import sample
-from fast_electra.corruption.schedules import Difficulty, ScheduledCurriculum, temperature
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.errors import ConfigError
+from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.report.curves import known_updates, planned
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.optimizer import learning_rate
@@ -34,7 +33,7 @@ SHARES = [u / 100 for u in range(101)]
 
 
 def schedule(kind: str, **settings: object) -> Schedule:
-    return TypeAdapter(Schedule).validate_python({"kind": kind, **settings})
+    return Schedule.kinds[kind].model_validate({**settings})
 
 
 def refusal(*overrides: str) -> str:
@@ -45,9 +44,9 @@ def refusal(*overrides: str) -> str:
 
 def test_the_exponential_schedule_is_the_papers():
     papers = ExponentialSchedule(initial=2.0, tau=0.1)
-    assert temperature(papers, 0.0) == 2.0
-    assert temperature(papers, 0.1) == pytest.approx(1 + exp(-1))
-    assert temperature(papers, 1.0) == pytest.approx(1 + exp(-10))
+    assert papers.temperature(0.0) == 2.0
+    assert papers.temperature(0.1) == pytest.approx(1 + exp(-1))
+    assert papers.temperature(1.0) == pytest.approx(1 + exp(-10))
 
 
 @pytest.mark.parametrize(
@@ -62,18 +61,18 @@ def test_the_exponential_schedule_is_the_papers():
 )
 def test_every_schedule_is_its_equation(kind, settings, expected):
     made = schedule(kind, **settings)
-    assert [temperature(made, u) for u in SHARES] == pytest.approx([expected(u) for u in SHARES], rel=1e-12)
+    assert [made.temperature(u) for u in SHARES] == pytest.approx([expected(u) for u in SHARES], rel=1e-12)
 
 
 def test_a_stepwise_schedule_steps_at_its_steps():
     steps = StepwiseSchedule(initial=2.0, steps=[(0.25, 1.5), (0.5, 1.0)])
-    assert [temperature(steps, u) for u in (0.0, 0.2499, 0.25, 0.4999, 0.5, 1.0)] == [2.0, 2.0, 1.5, 1.5, 1.0, 1.0]
-    assert temperature(StepwiseSchedule(initial=1.7, steps=[]), 1.0) == 1.7
+    assert [steps.temperature(u) for u in (0.0, 0.2499, 0.25, 0.4999, 0.5, 1.0)] == [2.0, 2.0, 1.5, 1.5, 1.0, 1.0]
+    assert StepwiseSchedule(initial=1.7, steps=[]).temperature(1.0) == 1.7
 
 
 @pytest.mark.parametrize("made", [*FALLING, StepwiseSchedule])
 def test_every_schedule_falls_from_its_initial_to_its_final_temperature(made):
-    values = [temperature(made(), u) for u in SHARES]
+    values = [made().temperature(u) for u in SHARES]
     assert values[0] == 2.0
     assert values == sorted(values, reverse=True)
     assert values[-1] == pytest.approx(1.0, abs=1e-4)  # exponential: exp(-10) above
@@ -81,12 +80,12 @@ def test_every_schedule_falls_from_its_initial_to_its_final_temperature(made):
 
 @pytest.mark.parametrize("made", FALLING)
 def test_a_temperature_may_rise_where_that_is_asked_for(made):
-    values = [temperature(made(initial=0.5, final=2.0, falling=False), u) for u in SHARES]
+    values = [made(initial=0.5, final=2.0, falling=False).temperature(u) for u in SHARES]
     assert values == sorted(values)
 
 
 def test_a_schedule_keeps_no_state_and_does_not_observe():
-    curriculum = ScheduledCurriculum(ConstantSchedule(initial=1.5))
+    curriculum = ScheduledCurriculum(ConstantSchedule(initial=1.5), TemperatureAugmentation())
     curriculum.observe({"rtd_loss_replaced": 9.0})
     assert not curriculum.observes
     assert curriculum.state_dict() == {}
@@ -99,12 +98,12 @@ def test_a_schedule_keeps_no_state_and_does_not_observe():
 )
 def test_a_strength_falls_as_the_temperature_above_one_does(kind, field, made):
     config = CorruptionConfig.model_validate({"schedule": made, "augmentation": {"kind": kind, "strength": 0.4}})
-    curriculum = make_curriculum(config)
+    curriculum = config.schedule.curriculum(config.augmentation)
     found = [curriculum.difficulty(u) for u in SHARES]
     assert {each.temperature for each in found} == {1.0}
     strengths = [getattr(each, field) for each in found]
     assert strengths[0] == pytest.approx(0.4)
-    assert strengths == pytest.approx([0.4 * (temperature(made, u) - 1) for u in SHARES])  # T0 - 1 is 1
+    assert strengths == pytest.approx([0.4 * (made.temperature(u) - 1) for u in SHARES])  # T0 - 1 is 1
     assert curriculum.difficulty(0.0).logged() == {"temperature": 1.0, field: strengths[0]}
     assert Difficulty(1.0).logged() == {"temperature": 1.0}
 
@@ -116,7 +115,7 @@ def test_a_final_temperature_above_one_leaves_a_strength():
             "augmentation": {"kind": "dropout", "strength": 0.4},
         }
     )
-    assert make_curriculum(config).difficulty(1.0).dropout == pytest.approx(0.4 * 0.5 / 2.0)
+    assert config.schedule.curriculum(config.augmentation).difficulty(1.0).dropout == pytest.approx(0.4 * 0.5 / 2.0)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_replacements_entropy_falls_with_every_falling_schedule():
     logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(3)) * 4
     noise, originals = torch.full((50,), 0.5, dtype=torch.float64), torch.zeros(50, dtype=torch.int64)
     for made in FALLING:
-        values = [temperature(made(), u / 10) for u in range(11)]
+        values = [made().temperature(u / 10) for u in range(11)]
         means = [float(sample(logits, t, noise, originals).entropy_N.mean()) for t in values]
         assert means == sorted(means, reverse=True)
 
@@ -294,7 +293,7 @@ def test_wrong_use_of_plot_is_one_sentence(arguments, part, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "warmup_stable_decay"])
 def test_the_learning_rate_warms_up_then_follows_its_schedule(schedule):
-    settings = OptimizerConfig(learning_rate=1e-3, schedule=schedule, warmup=0.1, decay=0.2)
+    settings = AdamWOptimizer(learning_rate=1e-3, schedule=schedule, warmup=0.1, decay=0.2)
     rates = [learning_rate(settings, update, 100) for update in range(100)]
     assert rates[:10] == pytest.approx([1e-4 * k for k in range(1, 11)])
     assert max(rates) == pytest.approx(1e-3)

@@ -13,18 +13,18 @@ from torch import nn
 
 from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config, load_config
-from fast_electra.config.tree import OptimizerConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.data.files import verify_manifest
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingError
 from fast_electra.models.linear_maps import LinearMap
+from fast_electra.models.muon import orthogonalise
+from fast_electra.models.optimizers import AdamWOptimizer, MuonOptimizer
 from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
 from fast_electra.runs.checkpoints import newest_checkpoint, save_checkpoint
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training import precision
 from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Interrupted, Plan, State, make_update
-from fast_electra.training.muon import orthogonalise
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, choose_execution, cpu_has_bfloat16
@@ -235,7 +235,7 @@ def test_only_the_newest_checkpoints_are_kept_and_each_is_sound(tmp_path):
 
 def test_a_gradient_that_is_not_finite_stops_before_a_weight_changes():
     weight = nn.Parameter(torch.ones(3, 3))
-    optimizer = GroupOptimizer(ParameterGroup("main", {"weight": weight}, OptimizerConfig(learning_rate=0.1), {}))
+    optimizer = GroupOptimizer(ParameterGroup("main", {"weight": weight}, AdamWOptimizer(learning_rate=0.1), {}))
     weight.grad = torch.full((3, 3), float("nan"))
     with pytest.raises(TrainingError, match="not finite"):
         optimizer.step(0.1, update=0)
@@ -245,7 +245,7 @@ def test_a_gradient_that_is_not_finite_stops_before_a_weight_changes():
 def test_clipping_is_counted_and_bounds_the_gradient():
     weight = nn.Parameter(torch.zeros(2, 2))
     optimizer = GroupOptimizer(
-        ParameterGroup("main", {"weight": weight}, OptimizerConfig(learning_rate=0.1, clip=1.0), {})
+        ParameterGroup("main", {"weight": weight}, AdamWOptimizer(learning_rate=0.1, clip=1.0), {})
     )
     for gradient, expected in ((10.0, 1.0), (0.1, 0.0)):
         weight.grad = torch.full((2, 2), gradient)
@@ -268,7 +268,7 @@ def test_muon_sets_singular_values_near_one_and_keeps_the_singular_vectors():
 def test_an_update_of_muon_is_as_large_as_one_of_adamw_whatever_the_shape(shape):
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.zeros(shape))
-    settings = OptimizerConfig(kind="muon", learning_rate=1e-3, weight_decay=0.0, clip=None)
+    settings = MuonOptimizer(learning_rate=1e-3, weight_decay=0.0, clip=None)
     group = ParameterGroup("main", {"weight": weight}, settings, {"weight": LinearMap(hidden=True)})
     optimizer = GroupOptimizer(group)
     weight.grad = torch.randn(shape, generator=generator)
@@ -280,7 +280,7 @@ def test_an_update_of_muon_is_as_large_as_one_of_adamw_whatever_the_shape(shape)
 def test_muon_steps_the_maps_of_a_fused_projection_one_by_one():
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(16, 16, generator=generator) * size for size in (1.0, 100.0, 1e-3)]
-    settings = OptimizerConfig(kind="muon", learning_rate=1e-3, clip=None)
+    settings = MuonOptimizer(learning_rate=1e-3, clip=None)
 
     def stepped(parameters, gradients, parts):
         maps = {name: LinearMap(hidden=True, parts=parts) for name in parameters}
@@ -324,8 +324,8 @@ class TwoOptimizers:
 
     def parameter_groups(self):
         return [
-            ParameterGroup.of("main", self.first, OptimizerConfig(learning_rate=0.1)),
-            ParameterGroup.of("generator", self.second, OptimizerConfig(learning_rate=0.01)),
+            ParameterGroup.of("main", self.first, AdamWOptimizer(learning_rate=0.1)),
+            ParameterGroup.of("generator", self.second, AdamWOptimizer(learning_rate=0.01)),
         ]
 
     def prepare(self, batch, seed):

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from fast_electra.cli.main import main
-from fast_electra.config.tree import AdaptiveSchedule
-from fast_electra.corruption.adaptive import AdaptiveCurriculum
+from fast_electra.corruption.adaptive import AdaptiveCurriculum, AdaptiveSchedule
 from fast_electra.data import shards as shards_module
 from fast_electra.data.shards import build_shards
 from fast_electra.data.sources import Document

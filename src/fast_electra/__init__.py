@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fast_electra.api.pipeline import corrupt, data_build, evaluate, export, pretrain
     from fast_electra.api.trainer import FastElectraCallback, FastElectraCollator
     from fast_electra.config.loading import load_config
-    from fast_electra.config.tree import (
-        Config,
+    from fast_electra.config.tree import Config
+    from fast_electra.corruption.schedules import (
         ConstantSchedule,
         CosineSchedule,
         ExponentialSchedule,
@@ -52,7 +52,8 @@ _MODULES = {
     "api.pipeline": ("corrupt", "data_build", "evaluate", "export", "pretrain"),
     "api.trainer": ("FastElectraCallback", "FastElectraCollator"),
     "config.loading": ("load_config",),
-    "config.tree": tuple(name for name in __all__ if name == "Config" or name.endswith("Schedule")),
+    "config.tree": ("Config",),
+    "corruption.schedules": tuple(name for name in __all__ if name.endswith("Schedule")),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

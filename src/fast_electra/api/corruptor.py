@@ -14,7 +14,6 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,16 +21,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.tree import AuxiliaryConfig, ExponentialSchedule, Schedule, TrainingConfig
+from fast_electra.config.tree import TrainingConfig
+from fast_electra.corruption.augmentations import Difficulty
+from fast_electra.corruption.auxiliaries import AuxiliaryConfig
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked, mask_random_tokens
-from fast_electra.corruption.schedules import Difficulty, temperature
+from fast_electra.corruption.schedules import ExponentialSchedule, Schedule
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.rtd import replaced_logits
-from fast_electra.objectives.fast_electra import rtd_losses
+from fast_electra.objectives.detection import rtd_losses
 from fast_electra.training.assembly import special_ids
 from fast_electra.training.auxiliary import (
     FoundAuxiliary,
@@ -88,7 +89,7 @@ def load_auxiliary(
         DataError: the model has no tokenizer.
         CheckpointError: the run has no such checkpoint.
     """
-    found = find_auxiliary(AuxiliaryConfig(model=str(source), kind=kind, checkpoint=checkpoint, layers=layers))
+    found = find_auxiliary(AuxiliaryConfig.kinds[kind](model=str(source), checkpoint=checkpoint, layers=layers))
     execution = replace(choose_execution(TrainingConfig(batch_size=1, updates=1)), device=torch.device("cpu"))
     model = found.load()
     return FrozenAuxiliary(found, model, execution if dtype is None else replace(execution, auxiliary_dtype=dtype))
@@ -306,16 +307,14 @@ def rtd_loss(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] =
 
 
 def _temperature_function(schedule: Schedule | Callable[[float], float]) -> Callable[[float], float]:
-    if callable(schedule):
+    if not isinstance(schedule, Schedule):
         return schedule
-    try:
-        temperature(schedule, 0.0)
-    except TypeError:
+    if not schedule.is_planned:
         raise ConfigError(
-            f"a {schedule.kind} schedule with initial={schedule.initial} depends on a run's measures: give initial as "
-            "a number and a schedule of the progress alone, or a function of the progress."
-        ) from None
-    return partial(temperature, schedule)
+            f"{schedule!r} depends on a run's measures: give initial as a number and a schedule of the progress alone, "
+            "or a function of the progress."
+        )
+    return schedule.temperature
 
 
 def moved_auxiliary(auxiliary: Auxiliary, device: torch.device) -> Auxiliary:

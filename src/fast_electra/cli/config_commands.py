@@ -68,7 +68,7 @@ def plot(
     if out is not None and out.suffix not in (".svg", ".png"):
         raise ConfigError(f"--out {out} must end in .svg or .png.")
     for name, each in configs.items():
-        if each.objective.kind == "fast_electra" and each.corruption.schedule.initial == "auto":
+        if each.objective.uses_auxiliary and each.corruption.schedule.is_automatic:
             Terminal(stderr=True).say(
                 f"{name}: the temperature is left out, since corruption.schedule.initial=auto is chosen when the run "
                 "starts; its config.yaml has the number."

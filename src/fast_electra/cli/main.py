@@ -192,6 +192,11 @@ app.command(
 app.command(config)
 
 
+PLUGIN_HELP = """
+
+--plugin FILE.py adds kinds of parts (schedules and others) that a file defines; it may be given several times \
+(docs/plugins.md)."""
+
 PRETRAIN_EXAMPLES = """Examples:
   fast-electra pretrain quickstart-auxiliary data.shards=shards --run runs/a
   fast-electra pretrain quickstart data.shards=shards auxiliary.model=runs/a \\
@@ -220,9 +225,10 @@ def main(argv: list[str] | None = None) -> int:
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2500"
     try:
-        if arguments[:1] == ["pretrain"] and {"--help", "-h"} & set(arguments):
-            app["pretrain"].help_epilogue = _pretrain_help()
         _refuse_bytes(arguments)
+        arguments = import_plugins(arguments)
+        if {"--help", "-h"} & set(arguments):
+            _add_to_help(arguments)
         result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
     except UserError as error:
         return _failed(str(error))
@@ -239,6 +245,41 @@ def main(argv: list[str] | None = None) -> int:
         discard(sys.stdout)  # `> /dev/full`: what waits there would fail again when Python ends
         return _failed(f"the output can't be written ({error.strerror}); free space, or write it elsewhere.")
     return result if isinstance(result, int) else 0
+
+
+def import_plugins(arguments: Sequence[str]) -> list[str]:
+    """Import what `--plugin` names, on any command; the other arguments."""
+    from fast_electra import plugins
+
+    rest, names = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, name = word.partition("=")
+        if option != "--plugin":
+            rest.append(word)
+            continue
+        name = name if equals else next(words, "")
+        if not name or name.startswith("-"):
+            raise UserError("--plugin needs a Python file, or the name of an entry point: --plugin FILE.py.")
+        names.append(name)
+    plugins.requested[:] = names
+    if plugins.requested:
+        from fast_electra.config import tree  # noqa: F401 - the parts of the package come first
+
+        plugins.load_plugins(plugins.requested)
+    return rest
+
+
+def _add_to_help(arguments: Sequence[str]) -> None:
+    """What `--plugin` does; with `pretrain`, every setting, those of the plug-ins included."""
+    command = app
+    for word in arguments:
+        if word in command and not word.startswith("-"):
+            command = command[word]
+    if command is app:
+        return
+    text = _pretrain_help() if arguments[0] == "pretrain" else str(command.help_epilogue or "").split(PLUGIN_HELP)[0]
+    command.help_epilogue = f"{text.rstrip()}{PLUGIN_HELP}"
 
 
 def _pretrain_help() -> str:

@@ -55,6 +55,7 @@ def pretrain(
 
     settings = load_config(config, overrides)
     from fast_electra.errors import ConfigError
+    from fast_electra.plugins import requested
     from fast_electra.terminal import Terminal, command, print_json
     from fast_electra.training.doctor import DoctorObserver
     from fast_electra.training.loop import Interrupted
@@ -84,6 +85,7 @@ def pretrain(
             )
         except Interrupted as reason:
             more: list[object] = [] if extend is None else ["--extend", extend]
+            more += [word for name in requested for word in ("--plugin", name)]
             if probe is not None:
                 more += ["--probe", probe, "--probe-every", probe_every]
                 more += [word for path in probe_data or () for word in ("--probe-data", path)]

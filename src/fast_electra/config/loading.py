@@ -29,8 +29,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fast_electra.config.tree import Config, Section, with_layers
+from fast_electra import plugins
+from fast_electra.config.tree import Config, with_layers
 from fast_electra.errors import ConfigError
+from fast_electra.parts import Part, Section, when_registered
 
 Keys = tuple[str, ...]
 
@@ -276,8 +278,15 @@ class Key:
 
 def _sections(annotation: Any) -> tuple[type[Section], ...]:
     """The section types that a field may hold: none for a plain value, several where `kind` tells them apart."""
-    members = get_args(annotation) or (annotation,)
-    return tuple(member for member in members if isinstance(member, type) and issubclass(member, Section))
+    members = [item for item in get_args(annotation) or (annotation,) if isinstance(item, type)]
+    parts = [part for item in members if issubclass(item, Part) for part in item.kinds.values()]
+    return tuple(parts or [member for member in members if issubclass(member, Section)])
+
+
+def _shared(sections: tuple[type[Section], ...]) -> set[str]:
+    """The keys that every kind of a union has."""
+    contracts = [base for base in sections[0].__mro__ if Part in base.__bases__]
+    return set(contracts[0].model_fields) if contracts else set()
 
 
 def _kind(section: type[Section]) -> str:
@@ -310,7 +319,8 @@ def keys() -> dict[str, Key]:
                 continue
             default, choices, kinds = info.get_default(), _choices(info.annotation), ()
             if len(sections) > 1 and name == "kind":
-                default, choices = chosen.kind, tuple(map(_kind, sections))
+                default = chosen.kind if isinstance(chosen, Section) else sections[0].default_kind  # type: ignore[attr-defined]
+                choices = tuple(map(_kind, sections))
             elif len(sections) > 1:
                 kinds = tuple(_kind(section) for section in sections if name in section.model_fields)
                 kinds = kinds if len(kinds) < len(sections) else ()
@@ -325,12 +335,16 @@ def keys() -> dict[str, Key]:
     return found
 
 
+when_registered.append(keys.cache_clear)
+
+
 def _merge(below: Layer, above: Layer, name: str) -> Layer:
     """A layer called `name`: `above` over `below`, whose tree is changed."""
 
     def merge(low: dict[str, Any], high: dict[str, Any], sections: tuple[type[Section], ...], path: Keys) -> None:
         if len(sections) > 1 and "kind" in high and high["kind"] != low.get("kind", _default_kind(path)):
-            low.clear()
+            for name in low.keys() - _shared(sections):
+                del low[name]
         if path == ("training",) and any(high.get(name) is not None for name in BUDGETS):
             for name in BUDGETS:
                 low.pop(name, None)
@@ -358,11 +372,24 @@ def _default_kind(path: Keys) -> str:
 
 
 def _validate(layer: Layer) -> Config:
+    _import_plugins(layer)
     _check_names(layer, layer.tree, (Config,), ())
     try:
         return Config.model_validate_json(json.dumps(layer.tree, default=_path_as_text), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(layer, error)) from None
+
+
+def _import_plugins(layer: Layer) -> None:
+    """Import what the configuration names; what `--plugin` named becomes a part of it."""
+    named = layer.tree.get("plugins")
+    if isinstance(named, list) and all(isinstance(name, str) for name in named):  # else checking it says what is wrong
+        try:
+            plugins.load_plugins(named)
+        except ConfigError as error:
+            raise ConfigError(f"{layer.place(('plugins',))}: {error}") from error
+    if plugins.requested:
+        layer.tree["plugins"] = list(dict.fromkeys([*(named or []), *plugins.requested]))
 
 
 def _plain(value: Any) -> Any:
@@ -410,8 +437,12 @@ def _unknown(layer: Layer, tree: dict[str, Any], path: Keys, value: Any) -> str:
     if path == ("preset",):
         return f"{layer.place(path)}: a preset isn't set by an override; give it as the configuration, or in the file."
     suggestion = nearest_key(name)
-    remedy = f"did you mean {suggestion}?" if suggestion else f"the sections are {', '.join(Config.model_fields)}."
+    remedy = f"did you mean {suggestion}?" if suggestion else f"the sections are {', '.join(_section_names())}."
     return f"{layer.place(path)}: unknown key {name}; {remedy}"
+
+
+def _section_names() -> list[str]:
+    return [name for name, info in Config.model_fields.items() if _sections(info.annotation)]
 
 
 def nearest_key(name: str) -> str | None:
@@ -690,7 +721,7 @@ def config_schema() -> dict[str, Any]:
 def help_for_keys(width: int = 120) -> str:
     """All keys with their defaults and descriptions, wrapped to `width`, a blank line between sections."""
     lines: list[str] = []
-    section = "data"
+    section = "plugins"
     for name, key in keys().items():
         if not name.startswith(f"{section}."):
             section = name.partition(".")[0]

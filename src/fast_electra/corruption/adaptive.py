@@ -18,9 +18,12 @@ Notable:
 
 from dataclasses import dataclass, field
 from math import exp
+from typing import Literal, Self
 
-from fast_electra.config.tree import AdaptiveSchedule, CorruptionConfig
-from fast_electra.corruption.schedules import Curriculum, Difficulty, ScheduledCurriculum
+from pydantic import Field, model_validator
+
+from fast_electra.corruption.augmentations import Augmentation, Difficulty
+from fast_electra.corruption.schedules import Curriculum, InitialTemperature, Schedule
 
 # d / target - 1 counts as one at most: an untrained model's loss says little, whatever its size.
 _LARGEST_ERROR = 1.0
@@ -29,11 +32,49 @@ _LASTING = 8.0
 _KINDS = ("replaced", "kept")
 
 
-def make_curriculum(config: CorruptionConfig) -> Curriculum:
-    """The curriculum of a configuration: a schedule's, or one that follows the run."""
-    if isinstance(config.schedule, AdaptiveSchedule):
-        return AdaptiveCurriculum(config.schedule)
-    return ScheduledCurriculum(config.schedule, config.augmentation)
+class AdaptiveSchedule(Schedule):
+    """The temperature follows the main model: as low as a target difficulty allows."""
+
+    follows_run = True
+
+    kind: Literal["adaptive"] = "adaptive"
+    initial: InitialTemperature = 2.0
+    """T0, the temperature at the start; auto: as for the others, between lowest and highest"""
+    target: float = Field(default=0.7, gt=0)
+    """difficulty to hold: nats of RTD loss at masked positions, replaced and original tokens weighing the same"""
+    lowest: float = Field(default=1.0, gt=0)
+    """the temperature never goes below"""
+    highest: float = Field(default=4.0, gt=0)
+    """the temperature never goes above"""
+    falling: bool = False
+    """true: the temperature never rises, so a target that was passed by chance is reached again by learning alone"""
+    memory: float = Field(default=0.8, ge=0, lt=1)
+    """decay of the moving average of the difficulty, per update"""
+    gain: float = Field(default=0.5, gt=0, le=2)
+    """how fast log T moves: by this much in 1 / (1 - memory) updates while the difficulty is twice the target"""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest ({self.lowest}) must not be above highest ({self.highest})")
+        if self.initial != "auto" and not self.lowest <= self.initial <= self.highest:
+            raise ValueError(
+                f"initial ({self.initial}) must lie between lowest ({self.lowest}) and highest ({self.highest})"
+            )
+        return self
+
+    def bounds(self) -> tuple[float, float]:
+        return self.lowest, self.highest
+
+    def with_initial(self, initial: float) -> Self:
+        return super().with_initial(min(max(initial, self.lowest), self.highest))
+
+    @property
+    def held_difficulty(self) -> float:
+        return self.target
+
+    def curriculum(self, augmentation: Augmentation) -> Curriculum:
+        return AdaptiveCurriculum(self)
 
 
 @dataclass

@@ -32,8 +32,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked, masked_ids, originals
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.batches import Batch
 from fast_electra.models.layers import dropping
 from fast_electra.models.masked_lm import MaskedLM

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from fast_electra.config.loading import setting
-from fast_electra.config.tree import AdaptiveSchedule, Config, CorruptionConfig, FastElectraObjective, TrainingConfig
+from fast_electra.config.tree import Config, CorruptionConfig, TrainingConfig
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.race import TemperaturePath
-from fast_electra.corruption.schedules import Difficulty, temperature, with_initial
 from fast_electra.corruption.sources import Corrupted, replace
 from fast_electra.data.batches import Batch
 from fast_electra.data.files import (
@@ -63,12 +63,8 @@ def refuse_unreplayable(config: CorruptionConfig) -> None:
         ConfigError: it doesn't, and paths would not hold its temperatures.
     """
     # A T0 that is still to be chosen is at most 2.
-    schedule, (low, high) = with_initial(config, 2.0).schedule, config.race_interval
-    if isinstance(schedule, AdaptiveSchedule):
-        reached = [schedule.lowest, schedule.highest]
-    else:
-        reached = [temperature(schedule, progress / 1000) for progress in range(1001)]
-    lowest, highest = min(reached), max(reached)
+    schedule, (low, high) = config.schedule.with_initial(2.0), config.race_interval
+    lowest, highest = schedule.bounds()
     if lowest < low or highest > high:
         raise ConfigError(
             f"corruption.schedule ({schedule.kind}) goes from {highest:g} to {lowest:g}, outside of "
@@ -90,7 +86,7 @@ def identity(config: Config, shards: TokenShards, validation_rows: int) -> dict[
         "training.validation_sequences": validation_rows,
         "corruption.masking": config.corruption.masking.model_dump(mode="json"),
         "corruption.race_interval": list(config.corruption.race_interval),
-        "objective.disallow_correct": isinstance(objective, FastElectraObjective) and objective.disallow_correct,
+        "objective.disallow_correct": objective.never_draws_original,
     }
 
 

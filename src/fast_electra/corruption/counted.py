@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.batches import Batch
 from fast_electra.data.shards import TokenStream
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.batches import Batch
 
 TEMPERATURES = np.linspace(1.0, 2.0, 11)

@@ -25,7 +25,6 @@ from tokenizers import Tokenizer, decoders
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from fast_electra.config.tree import MaskingConfig
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.data.tokenizer import vocabulary_size
@@ -65,19 +64,6 @@ def originals(batch: Batch, masked: Masked) -> Tensor:
     return batch.ids.gather(1, masked.positions_BM)
 
 
-def make_masker(config: MaskingConfig, tokenizer: PreTrainedTokenizerBase) -> Masker:
-    """The masker of a configuration; the tokenizer says where words begin."""
-    match config.kind:
-        case "random":
-            return lambda batch, seed: mask_random_tokens(batch, config.rate, seed)
-        case "whole_word":
-            pieces = word_pieces(tokenizer)
-            return lambda batch, seed: mask_whole_words(batch, config.rate, seed, pieces, config.span_longest)
-        case "span":
-            lengths_L = span_lengths(config.span_mean, config.span_longest)
-            return lambda batch, seed: mask_spans(batch, config.rate, seed, lengths_L)
-
-
 def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:
     """Mask the eligible positions with the smallest of independent uniform numbers.
 
@@ -87,10 +73,10 @@ def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:
         seed: the run's seed.
     """
     length, device = batch.ids.shape[1], batch.ids.device
-    noise_BS = _uniforms(batch, seed, torch.arange(length, device=device)).masked_fill(~batch.eligible, 2.0)
+    noise_BS = row_uniforms(batch, seed, torch.arange(length, device=device)).masked_fill(~batch.eligible, 2.0)
     smallest_BM = noise_BS.topk(_slots(length, rate), dim=1, largest=False, sorted=True).indices
-    chosen_BM = torch.arange(smallest_BM.shape[1], device=device) < _counts(batch.eligible, rate)
-    return _stored(batch.eligible, torch.zeros_like(batch.eligible).scatter(1, smallest_BM, chosen_BM), rate)
+    chosen_BM = torch.arange(smallest_BM.shape[1], device=device) < counts(batch.eligible, rate)
+    return stored(batch.eligible, torch.zeros_like(batch.eligible).scatter(1, smallest_BM, chosen_BM), rate)
 
 
 @dataclass(frozen=True)
@@ -152,7 +138,7 @@ def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, l
     """
     eligible_BS, device = batch.eligible, batch.ids.device
     positions_S = torch.arange(batch.ids.shape[1], device=device)
-    count_B1 = _counts(eligible_BS, rate)
+    count_B1 = counts(eligible_BS, rate)
     chance_B1 = count_B1.double() / eligible_BS.sum(1, keepdim=True).clamp(min=1)
     # Where words begin, and which word each position belongs to
     goes_on_BS = eligible_BS & pieces.continues_V.to(device)[batch.ids]
@@ -164,10 +150,10 @@ def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, l
     word_BS = (begins_BS.cumsum(1) - 1).clamp(min=0)
     length_BU = torch.zeros_like(word_BS).scatter_add(1, word_BS, eligible_BS.long())
     # Words of several tokens: every (1 / chance)-th of them, longest first, from a random start
-    noise_BU = _uniforms(batch, seed, positions_S)
+    noise_BU = row_uniforms(batch, seed, positions_S)
     by_length_BU = (length_BU - noise_BU).argsort(dim=1, descending=True)
     length_BU, noise_BU = length_BU.gather(1, by_length_BU), noise_BU.gather(1, by_length_BU)
-    place_BU = positions_S * chance_B1 + _uniforms(batch, seed, torch.tensor([_ROW], device=device))
+    place_BU = positions_S * chance_B1 + row_uniforms(batch, seed, torch.tensor([_ROW], device=device))
     drawn_BU = (length_BU > 1) & ((place_BU + chance_B1).floor() > place_BU.floor())
     drawn_BU &= (length_BU * drawn_BU).cumsum(1) <= count_B1
     # Those, then words of one token, then the others, each in random order, until the row is full
@@ -175,7 +161,7 @@ def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, l
     in_turn_BU = (turn_BU + noise_BU).argsort(dim=1)
     taken_BU = length_BU.gather(1, in_turn_BU).cumsum(1) <= count_B1
     taken_BU = torch.zeros_like(taken_BU).scatter(1, by_length_BU.gather(1, in_turn_BU), taken_BU)
-    return _stored(eligible_BS, eligible_BS & taken_BU.gather(1, word_BS), rate)
+    return stored(eligible_BS, eligible_BS & taken_BU.gather(1, word_BS), rate)
 
 
 def span_lengths(mean: float, longest: int) -> Tensor:
@@ -215,10 +201,10 @@ def mask_spans(batch: Batch, rate: float, seed: int, lengths_L: Tensor) -> Maske
     """
     eligible_BS, device = batch.eligible, batch.ids.device
     positions_S = torch.arange(batch.ids.shape[1], device=device)
-    count_B1, eligible_B1 = _counts(eligible_BS, rate), eligible_BS.sum(1, keepdim=True)
+    count_B1, eligible_B1 = counts(eligible_BS, rate), eligible_BS.sum(1, keepdim=True)
     # Lengths of spans that add up to the count; 0 behind the last
     slots_M = torch.arange(_slots(batch.ids.shape[1], rate), device=device)
-    length_BM = torch.searchsorted(lengths_L.to(device), _uniforms(batch, seed, slots_M + _LENGTHS)) + 1
+    length_BM = torch.searchsorted(lengths_L.to(device), row_uniforms(batch, seed, slots_M + _LENGTHS)) + 1
     length_BM = (
         length_BM.clamp(max=len(lengths_L)).cumsum(1).minimum(count_B1).diff(dim=1, prepend=torch.zeros_like(count_B1))
     )
@@ -228,7 +214,7 @@ def mask_spans(batch: Batch, rate: float, seed: int, lengths_L: Tensor) -> Maske
     items_B1 = eligible_B1 - count_B1 + spans_B1 * (1 - apart_B1)
     length_BS = torch.nn.functional.pad(length_BM, (0, len(positions_S) - len(slots_M)))
     width_BS = torch.where(positions_S < spans_B1, length_BS + apart_B1, 1)
-    noise_BS = _uniforms(batch, seed, positions_S).masked_fill(positions_S >= items_B1, 2.0)
+    noise_BS = row_uniforms(batch, seed, positions_S).masked_fill(positions_S >= items_B1, 2.0)
     order_BS = noise_BS.argsort(dim=1, stable=True)
     length_BS, width_BS = length_BS.gather(1, order_BS), width_BS.gather(1, order_BS)
     # The circle: 1 where a span begins and -1 behind its end, summed
@@ -237,12 +223,12 @@ def mask_spans(batch: Batch, rate: float, seed: int, lengths_L: Tensor) -> Maske
     edges_BS = torch.zeros(len(is_span_BS), len(positions_S) + 1, dtype=torch.int64, device=device)
     edges_BS = edges_BS.scatter_add(1, begin_BS, is_span_BS).scatter_add(1, begin_BS + length_BS, -is_span_BS)
     circle_BS = edges_BS.cumsum(1) > 0
-    angle_B1 = (_uniforms(batch, seed, torch.tensor([_ROW], device=device)) * eligible_B1).long()
+    angle_B1 = (row_uniforms(batch, seed, torch.tensor([_ROW], device=device)) * eligible_B1).long()
     rank_BS = (eligible_BS.cumsum(1) - 1 + angle_B1) % eligible_B1.clamp(min=1)
-    return _stored(eligible_BS, eligible_BS & circle_BS.gather(1, rank_BS), rate)
+    return stored(eligible_BS, eligible_BS & circle_BS.gather(1, rank_BS), rate)
 
 
-def _counts(eligible_BS: Tensor, rate: float) -> Tensor:
+def counts(eligible_BS: Tensor, rate: float) -> Tensor:
     """Positions to mask in each row (B, 1): `max(1, round(rate · eligible))`, and none where none is eligible."""
     eligible_B1 = eligible_BS.sum(1, keepdim=True)
     return (rate * eligible_B1.double()).round().long().clamp(min=1).minimum(eligible_B1)
@@ -252,7 +238,7 @@ def _slots(length: int, rate: float) -> int:
     return max(1, round(rate * length))
 
 
-def _stored(eligible_BS: Tensor, selected_BS: Tensor, rate: float) -> Masked:
+def stored(eligible_BS: Tensor, selected_BS: Tensor, rate: float) -> Masked:
     """The selected positions in the fixed number of slots, filled up by eligible ones, and by others behind them.
 
     No position comes twice, so that writing to the slots never meets a place twice.
@@ -264,7 +250,7 @@ def _stored(eligible_BS: Tensor, selected_BS: Tensor, rate: float) -> Masked:
     return Masked(positions_BM, selected_BS.gather(1, positions_BM))
 
 
-def _uniforms(batch: Batch, seed: int, counters: Tensor) -> Tensor:
+def row_uniforms(batch: Batch, seed: int, counters: Tensor) -> Tensor:
     """Uniform numbers (B, n), of row and counter."""
     return uniforms(seed, Stream.MASKING, batch.epochs[:, None], batch.indices[:, None], counters[None, :])
 

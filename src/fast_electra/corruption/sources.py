@@ -21,11 +21,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked, originals
 from fast_electra.corruption.race import RaceKey, TemperaturePath, gumbel_race
 from fast_electra.corruption.sampling import sample
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 

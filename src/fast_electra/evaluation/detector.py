@@ -155,7 +155,7 @@ def _read(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
     """A main model and its tokenizer."""
     run = run_of_checkpoint(Path(source))
     folder = None if run else resolve_model(source)
-    if run.objective == "mlm" if run else any("ForMaskedLM" in name for name in _architectures(str(folder))):
+    if not run.config.objective.detects if run else any("ForMaskedLM" in name for name in _architectures(str(folder))):
         raise ModelError(
             f"{source} is a masked language model, not a main model: give a run trained with objective.kind="
             "fast_electra or electra."

@@ -50,7 +50,7 @@ from fast_electra.models.classifier import (
 )
 from fast_electra.models.dropout import FastDropout
 from fast_electra.models.layers import cast_weights
-from fast_electra.objectives.base import ParameterGroup, Terms
+from fast_electra.objectives.base import ParameterGroup, Terms, Trainable
 from fast_electra.training.loop import Plan, State, train
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.precision import Execution, apply_threads
@@ -376,7 +376,7 @@ class LengthBuckets:
 
 
 @dataclass
-class FineTuning:
+class FineTuning(Trainable[LabelledBatch]):
     """Cross-entropy of classes (of examples or of tokens), or squared error of values: what the loop trains."""
 
     model: PreTrainedModel
@@ -385,7 +385,6 @@ class FineTuning:
     """of the training values"""
     deviation: float = 1.0
     weights: Mapping[str, float] = field(default_factory=lambda: {"task": 1.0})
-    observes: bool = False
 
     def outputs(self, batch: LabelledBatch) -> Tensor:
         """Logits or standardised values in float32: (B, C), or (B, S, C) of tokens."""
@@ -408,20 +407,6 @@ class FineTuning:
                 outputs.flatten(0, -2), labels.flatten(), ignore_index=_NO_LABEL, reduction="sum"
             )
         return Terms({"task": (loss, self.counts(prepared)["task"])})
-
-    def settings(self, progress: float) -> dict[str, float]:
-        """Nothing: there is no curriculum."""
-        return {}
-
-    def observe(self, metrics: dict[str, float]) -> None:
-        """Nothing to follow."""
-
-    def state_dict(self) -> dict[str, float]:
-        """No state besides the parameters."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """No state besides the parameters."""
 
     @torch.inference_mode()
     def predict(self, encoded: Encoded, padding: Padding, execution: Execution) -> NDArray[np.float32]:

@@ -361,8 +361,9 @@ def pair_probe(
     longest = longest_text(model.config, tokenizer, LONGEST)
     one_each = encode_pairs(pairs, pairs.sample(1), tokenizer, longest)
     lengths = [len(sequence) for sequence in (*one_each.good, *one_each.bad)]
-    if isinstance(parts.objective, MLM):
-        scorer = by_masking(masked_prediction(parts.objective.model), parts.objective.mask_id, pad_id)
+    if not config.objective.detects:
+        objective = cast(MLM, parts.objective)
+        scorer = by_masking(masked_prediction(objective.model), objective.mask_id, pad_id)
         tokens = sum(length * (length - 2) for length in lengths)
     else:
         scorer, tokens = by_detection(suspicion_of(model), pad_id), sum(lengths)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fast_electra.config.tree import OptimizerConfig
 from fast_electra.errors import ConfigError
 from fast_electra.evaluation.tasks import Kind
+from fast_electra.models.optimizers import AdamWOptimizer, Optimizer
 
 Size = Literal["small", "base", "large"]
 
@@ -60,9 +60,9 @@ class Recipe:
         """Passes over a task's training examples, by the number of batches in one pass."""
         return max(self.epochs_by_task.get(task, self.epochs), -(-self.least_updates // batches))
 
-    def optimizer(self) -> OptimizerConfig:
+    def optimizer(self) -> Optimizer:
         """Settings of the optimizer and the learning rate's schedule."""
-        return OptimizerConfig(
+        return AdamWOptimizer(
             learning_rate=self.learning_rate,
             beta2=self.beta2,
             epsilon=self.epsilon,

@@ -15,9 +15,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from fast_electra.config.tree import is_list_of_layers
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import attention_dropping
+from fast_electra.models.shapes import is_list_of_layers
 
 _COUNTS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 

@@ -16,10 +16,10 @@ from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-from fast_electra.config.tree import OptimizerConfig
-from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.masking import Masked, Masker
 from fast_electra.data.batches import Batch
 from fast_electra.models.linear_maps import LinearMap, linear_maps
+from fast_electra.models.optimizers import Optimizer
 
 
 class Examples(Protocol):
@@ -74,7 +74,7 @@ class ParameterGroup:
 
     name: str
     parameters: Mapping[str, nn.Parameter]
-    settings: OptimizerConfig
+    settings: Optimizer
     linear_maps: Mapping[str, LinearMap]
     """those of `parameters` that are linear maps: they are decayed, and stepped by Muon where it is asked for"""
     loss_weight: float = 1.0
@@ -83,7 +83,7 @@ class ParameterGroup:
     """what AdamW's learning rate is multiplied by, for each parameter by name; 1 where it is left out"""
 
     @classmethod
-    def of(cls, name: str, model: nn.Module, settings: OptimizerConfig, **more: Any) -> Self:
+    def of(cls, name: str, model: nn.Module, settings: Optimizer, **more: Any) -> Self:
         """All parameters of a model, in one group."""
         return cls(name, dict(model.named_parameters()), settings, linear_maps(model), **more)
 
@@ -103,7 +103,7 @@ class Terms:
 
 
 class Trainable(Protocol[E]):
-    """A function of a batch that the loop can train."""
+    """A function of a batch that the loop can train; one without a curriculum or a state leaves the defaults."""
 
     weights: Mapping[str, float]
     """weight of each term of `Terms.losses` in the total"""
@@ -111,7 +111,7 @@ class Trainable(Protocol[E]):
     @property
     def observes(self) -> bool:
         """Whether `observe` is to be called after every update (adaptive curricula)."""
-        ...
+        return False
 
     def counts(self, prepared: E) -> dict[str, Tensor]:
         """The count of each loss term on a whole batch, known before any forward pass."""
@@ -123,23 +123,23 @@ class Trainable(Protocol[E]):
 
     def settings(self, progress: float) -> dict[str, float]:
         """What the curriculum decides at a progress, for the log: the temperature, where there is one."""
-        ...
+        return {}
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Take note of an update's means of losses and metrics."""
-        ...
 
     def state_dict(self) -> dict[str, float]:
         """State besides the parameters."""
-        ...
+        return {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue from a `state_dict`."""
-        ...
 
 
 class Objective(Trainable[Prepared], Protocol):
     """A function of a batch that an encoder can be pre-trained with."""
+
+    masker: Masker
 
     def models(self) -> dict[str, nn.Module]:
         """The trained Transformers models by name; `main` is the one that a run exports as `model/`."""
@@ -151,7 +151,7 @@ class Objective(Trainable[Prepared], Protocol):
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
         """Masks: a pure function of batch and seed."""
-        ...
+        return Prepared(batch, self.masker(batch, seed))
 
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Measures on validation batches, with fixed masks and noise."""

@@ -22,20 +22,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fast_electra.config.tree import ElectraObjective, OptimizerConfig
+from fast_electra.config.tree import ElectraObjective
 from fast_electra.corruption.auxiliary import Candidates
 from fast_electra.corruption.masking import Masker, masked_ids
 from fast_electra.corruption.sources import Corrupted, corrupt_by
-from fast_electra.data.batches import Batch
 from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.rtd import ReplacedTokenDetector
-from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
-from fast_electra.objectives.fast_electra import corruption_metrics, detection_measures, rtd_losses, scored_tokens
+from fast_electra.objectives.base import Objective, ParameterGroup, Prepared, Terms
+from fast_electra.objectives.detection import corruption_metrics, detection_measures, rtd_losses, scored_tokens
 from fast_electra.objectives.mlm import masked_measures, masked_terms, shown_ids
 
 
 @dataclass
-class Electra:
+class Electra(Objective):
     """The generator's MLM loss plus the main model's weighted RTD loss."""
 
     main: ReplacedTokenDetector
@@ -43,12 +43,11 @@ class Electra:
     config: ElectraObjective
     mask_id: int
     masker: Masker
-    optimizer: OptimizerConfig
+    optimizer: Optimizer
     most_frequent: int
     """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
     candidates: Candidates
     """what the generator's replacements are drawn from; its own loss is over the whole vocabulary"""
-    observes: bool = False
     weights: Mapping[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,10 +80,6 @@ class Electra:
         unshared = (name for name, p in generator.parameters.items() if id(p) not in in_both)
         groups = [own, generator.only("generator", unshared)]
         return [*groups, main.only("shared", shared, loss_weight=1.0 + weight)] if shared else groups
-
-    def prepare(self, batch: Batch, seed: int) -> Prepared:
-        """Mask."""
-        return Prepared(batch, self.masker(batch, seed))
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
         """Masked positions, and scored tokens."""
@@ -130,16 +125,6 @@ class Electra:
         logits_NV = self.generator.masked_logits(prepared.batch, ids_BS, prepared.masked.positions_BM)
         corrupted = self._corrupt(logits_NV, prepared, seed)
         return corrupted, self.main.logits(prepared.batch, corrupted.ids_BS)
-
-    def observe(self, metrics: dict[str, float]) -> None:
-        """Nothing to follow."""
-
-    def state_dict(self) -> dict[str, float]:
-        """No state besides the parameters."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """No state besides the parameters."""
 
     def _corrupt(self, logits_NV: Tensor, prepared: Prepared, seed: int) -> Corrupted:
         """Corrupt by the generator's logits, which are overwritten: whatever else is made of them comes first."""

@@ -14,29 +14,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fast_electra.config.tree import OptimizerConfig
 from fast_electra.corruption.masking import Masker, masked_ids, originals
-from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
+from fast_electra.models.optimizers import Optimizer
+from fast_electra.objectives.base import Objective, ParameterGroup, Prepared, Terms
 
 
 @dataclass
-class MLM:
+class MLM(Objective):
     """Mean cross-entropy over masked positions."""
 
     model: MaskedLM
     mask_id: int
     masker: Masker
-    optimizer: OptimizerConfig
+    optimizer: Optimizer
     most_frequent: int
     """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
     random: float = 0.0
     """share of the masked positions that show a random token of the same batch"""
     kept: float = 0.0
     """share of the masked positions that show the original"""
-    observes: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: {"mlm": 1.0})
 
     def models(self) -> dict[str, nn.Module]:
@@ -47,10 +45,6 @@ class MLM:
         """All its parameters, in one group."""
         return [ParameterGroup.of("main", self.model.model, self.optimizer)]
 
-    def prepare(self, batch: Batch, seed: int) -> Prepared:
-        """Mask."""
-        return Prepared(batch, self.masker(batch, seed))
-
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
         """Masked positions."""
         return {"mlm": prepared.masked.valid_BM.sum()}
@@ -60,23 +54,9 @@ class MLM:
         shown_BS = shown_ids(prepared, self.mask_id, seed, self.random, self.kept)
         return masked_terms(self.model.masked_logits(prepared.batch, shown_BS, prepared.masked.positions_BM), prepared)
 
-    def settings(self, progress: float) -> dict[str, float]:
-        """Nothing: there is no curriculum."""
-        return {}
-
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Loss, `masked_accuracy`, `unigram_accuracy`; every masked position shows `[MASK]`."""
         return masked_measures(self.model, batches, self.mask_id, self.most_frequent)
-
-    def observe(self, metrics: dict[str, float]) -> None:
-        """Nothing to follow."""
-
-    def state_dict(self) -> dict[str, float]:
-        """No state besides the parameters."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """No state besides the parameters."""
 
 
 def shown_ids(prepared: Prepared, mask_id: int, seed: int, random: float, kept: float) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective
+from fast_electra.config.tree import Config
 from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.shards import TokenShards, open_shards
 from fast_electra.data.tokenizer import fingerprint
@@ -279,12 +279,12 @@ def _auxiliary(run: RunFolder, config: Config, shards: TokenShards, asked: Judge
     Raises:
         UserError: it is no longer there, or another one.
     """
-    if isinstance(config.objective, ElectraObjective):
+    if config.objective.generator_shape is not None:
         return load_model(run.model("generator"), "mlm")
-    if not isinstance(config.objective, FastElectraObjective) or config.auxiliary.model is None:
+    if not config.objective.uses_auxiliary or config.auxiliary.model is None:
         return None
     loaded = load_auxiliary(config, shards, asked.tokenizer)
-    if loaded.kind != "masked_lm":
+    if not loaded.part.reads_mask:
         return None
     if loaded.digest != run.digest("auxiliary"):
         raise ModelError(f"{config.auxiliary.model} is no longer the one that {run.path} used; put it back.")

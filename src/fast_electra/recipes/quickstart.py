@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -24,7 +24,7 @@ import transformers
 import fast_electra
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config, DataConfig
-from fast_electra.corruption.schedules import Difficulty, temperature
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, Sources
@@ -457,8 +457,8 @@ def _summary(
         "main": main.validation | {"updates": main.updates, "tokens": main.tokens},
         "downstream": downstream,
         "temperature": {
-            "first": temperature(schedule, 0.0),
-            "last": temperature(schedule, (main.updates - 1) / main.updates),
+            "first": schedule.temperature(0.0),
+            "last": schedule.temperature((main.updates - 1) / main.updates),
         },
         "timing": {
             "seconds": dict(seconds),
@@ -477,8 +477,7 @@ def _cost(
     auxiliary: RunResult, main: RunResult, parts: Assembled, seconds: Mapping[str, float], config: Config
 ) -> list[dict[str, Any]]:
     """FLOPs of each part: the auxiliary's own training is counted, always."""
-    objective = parts.objective
-    assert isinstance(objective, FastElectra)
+    objective = cast(FastElectra, parts.objective)
     batch = parts.schedule.at(0).split(2)[0]
     prepared = objective.prepare(batch, seed=0)
     forward = count_flops(lambda: objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0))
@@ -492,8 +491,7 @@ def _cost(
 
 def _snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> list[dict[str, Any]]:
     """Corrupted validation rows at T = 1, with what the main model believes of each token."""
-    objective = parts.objective
-    assert isinstance(objective, FastElectra)
+    objective = cast(FastElectra, parts.objective)
     prepared = parts.validation[len(parts.validation) // 2]
     prepared = prepared.split(count)[0]
     corrupted = objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0)

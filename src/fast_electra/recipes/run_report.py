@@ -26,7 +26,7 @@ def report_content(run: Path) -> dict[str, Any]:
     records = found.metrics()
     if not records:
         raise CheckpointError(f"{run} has no metrics yet: let it run for some updates.")
-    part = "auxiliary" if found.objective == "mlm" else "main"
+    part = "main" if found.config.objective.detects else "auxiliary"
     validations = [r["validation"] for r in records if "validation" in r]
     return {
         "title": f"Run {run.name}",

@@ -6,8 +6,7 @@ Notable: a plan is written as the records of a run would be (`metrics.jsonl`), s
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fast_electra.config.tree import AdaptiveSchedule, Config, FastElectraObjective
-from fast_electra.corruption.adaptive import make_curriculum
+from fast_electra.config.tree import Config
 from fast_electra.report.plots import Series, Specification, line_chart, series_of, stacked
 from fast_electra.training.optimizer import learning_rate
 
@@ -44,9 +43,8 @@ def planned(config: Config, shares: Sequence[float]) -> list[Record]:
     """
     total = known_updates(config) or _UNKNOWN_UPDATES
     schedule = config.corruption.schedule
-    unknown = isinstance(schedule, AdaptiveSchedule) or schedule.initial == "auto"
-    has_plan = isinstance(config.objective, FastElectraObjective) and not unknown
-    curriculum = make_curriculum(config.corruption) if has_plan else None
+    has_plan = config.objective.uses_auxiliary and schedule.is_planned
+    curriculum = schedule.curriculum(config.corruption.augmentation) if has_plan else None
     records = []
     for update in dict.fromkeys(min(int(share * total), total - 1) for share in shares):
         decided = curriculum.difficulty(update / total).logged() if curriculum else {}
@@ -58,7 +56,7 @@ def planned(config: Config, shares: Sequence[float]) -> list[Record]:
 def schedule_chart(configs: Mapping[str, Config], metrics: Sequence[Mapping[str, Any]] = ()) -> Specification:
     """The planned curves of configurations, by name, below each other; with a run's `metrics`, what it did as well.
 
-    The run's difficulty is drawn beside the target where the first configuration's schedule is adaptive.
+    The run's difficulty is drawn beside the target where the first configuration's schedule holds one.
     """
     places = [number / _UNKNOWN_UPDATES for number in range(_UNKNOWN_UPDATES + 1)]
     plans = {name: planned(config, places) for name, config in configs.items()}
@@ -74,8 +72,8 @@ def schedule_chart(configs: Mapping[str, Config], metrics: Sequence[Mapping[str,
         if any(lines):
             charts.append(line_chart(lines, y_title=title, x_title=x_title, height=150))
         if field == "temperature" and metrics:
-            schedule = next(iter(configs.values())).corruption.schedule
-            target = {"target": schedule.target} if isinstance(schedule, AdaptiveSchedule) else {}
+            held = next(iter(configs.values())).corruption.schedule.held_difficulty
+            target = {} if held is None else {"target": held}
             line = _difficulty(metrics)
             charts.append(line_chart([line], y_title="difficulty (nats)", smoothing=0.02, reference=target, height=150))
     return stacked(charts)

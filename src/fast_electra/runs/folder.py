@@ -26,8 +26,10 @@ from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
+from fast_electra.plugins import digests, missing
 from fast_electra.runs.metrics import Record, read_metrics
 
+_CONFIGS = ("requested", "resolved")
 _RUN, _CONFIG, _METRICS, _CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
 
 
@@ -75,6 +77,7 @@ class RunFolder:
             "resolved": resolved.model_dump(mode="json"),
             "updates": updates,
             "segments": [{"from": 0, "updates": updates}],
+            "plugins": digests(resolved.plugins),
             **inputs,
         }
         path.mkdir(parents=True, exist_ok=True)
@@ -108,11 +111,14 @@ class RunFolder:
         """The resolved configuration.
 
         Raises:
-            CheckpointError: another version wrote it, with settings that this one does not have.
+            CheckpointError: another version wrote it, with settings that this one does not have; or it has plug-ins
+                that are not imported.
         """
         resolved = self.record["resolved"]
         # Of version 0.1, where Muon had a rate of its own
         optimizer = {key: value for key, value in resolved["optimizer"].items() if key != "muon_learning_rate"}
+        if sentence := missing(self.plugins):
+            raise CheckpointError(f"{self.path}: {sentence}.")
         try:
             return Config.model_validate_json(json.dumps(resolved | {"optimizer": optimizer}))
         except ValidationError as error:
@@ -122,14 +128,14 @@ class RunFolder:
             ) from error
 
     @property
+    def plugins(self) -> Mapping[str, str]:
+        """Digests of the plug-ins that the run was made with, by name."""
+        return self.record.get("plugins", {})
+
+    @property
     def config_text(self) -> str:
         """The resolved configuration as YAML."""
         return (self.path / _CONFIG).read_text(encoding="utf-8")
-
-    @property
-    def objective(self) -> str:
-        """`objective.kind`."""
-        return self.record["resolved"]["objective"]["kind"]
 
     @property
     def updates(self) -> int:
@@ -168,7 +174,7 @@ class RunFolder:
     @property
     def initial_temperature(self) -> float | None:
         """T0 of the run; None where it is `auto` still, since no auxiliary was there to choose it by."""
-        initial = self.record["resolved"]["corruption"]["schedule"]["initial"]
+        initial = self.record["resolved"]["corruption"]["schedule"].get("initial")
         return None if initial == "auto" else initial
 
     @property
@@ -327,8 +333,11 @@ def _refuse_another_version(run: RunFolder) -> None:
 
 
 def _refuse_another(run: RunFolder, asked: Config) -> None:
-    now = _flat(asked.model_dump(mode="json"))
-    stored = [_flat(run.record[name]) for name in ("requested", "resolved")]
+    if sentence := missing(run.plugins):
+        raise CheckpointError(f"{run.path}: {sentence}.")
+    # Plug-ins are compared by their digests: a file may have moved.
+    now = _flat(asked.model_dump(mode="json", exclude={"plugins"}))
+    stored = [_flat({key: value for key, value in run.record[name].items() if key != "plugins"}) for name in _CONFIGS]
     if now in stored:
         return
     differing = [

@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,9 +38,9 @@ from torch.profiler import profile as torch_profile
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from fast_electra.config import Config, resolve
-from fast_electra.config.tree import ElectraObjective, ShapeConfig
+from fast_electra.config.tree import ShapeConfig
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import Corrupted, replace
 from fast_electra.data.batches import Batch, Prefetcher, one_by_one
 from fast_electra.data.encoding import peak_memory
@@ -232,8 +232,7 @@ def alone(setup: Bench) -> tuple[dict[str, Any], Counter[MatrixProduct]]:
 
     products = matrix_products(step)
     tokens = int((~prepared.batch.padding).sum())
-    objective = parts.objective
-    assert isinstance(objective, FastElectra)
+    objective = cast(FastElectra, parts.objective)
 
     def corrupt() -> None:
         with execution.autocast():
@@ -407,10 +406,8 @@ def build_part(name: str, setup: Bench) -> Part:
 def _build_peer(name: str, setup: Bench) -> Part:
     parts = assemble(setup.online, setup.execution)
     rows = [parts.schedule.at(update).ids for update in range(_BATCHES)]
-    assert isinstance(setup.joint.objective, ElectraObjective)
-    main, generator = (
-        _transformers(shape, setup.joint, parts.shards) for shape in (setup.joint.main, setup.joint.objective.generator)
-    )
+    shapes = (setup.joint.main, _generator(setup.joint))
+    main, generator = (_transformers(shape, setup.joint, parts.shards) for shape in shapes)
     if name == "peer_default":
         return Txtai(TxtaiElectra(main, generator, parts.tokenizer, rows, setup.execution))
     compiled = setup.joint.training.compile
@@ -419,8 +416,7 @@ def _build_peer(name: str, setup: Bench) -> Part:
 
 def given(parts: Assembled, execution: Execution) -> FastElectra:
     """The objective with replacements drawn evenly from the vocabulary, once."""
-    objective = parts.objective
-    assert isinstance(objective, FastElectra)
+    objective = cast(FastElectra, parts.objective)
     masked = objective.prepare(parts.schedule.at(0), 0).masked
     draw = torch.Generator().manual_seed(0)
     size = (parts.schedule.rows.count, masked.positions_BM.shape[1])
@@ -563,12 +559,17 @@ def _width(config: PreTrainedConfig) -> int:
     return getattr(config, "embedding_size", config.hidden_size)
 
 
+def _generator(config: Config) -> ShapeConfig:
+    shape = config.objective.generator_shape
+    assert shape is not None
+    return shape
+
+
 def _described(setup: Bench) -> dict[str, Any]:
     """The shape in a few numbers."""
-    assert isinstance(setup.joint.objective, ElectraObjective)
     described: dict[str, Any] = {}
     shards = open_shards(setup.online.data.shards or "", verify=False)
-    for name, shape in (("main", setup.joint.main), ("auxiliary", setup.joint.objective.generator)):
+    for name, shape in (("main", setup.joint.main), ("auxiliary", _generator(setup.joint))):
         config = _transformers(shape, setup.joint, shards)
         described[name] = {
             "architecture": config.model_type,

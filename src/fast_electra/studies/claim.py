@@ -275,7 +275,7 @@ class _Trial:
             run = self.trained(planned)
         except TrainingError:
             return None
-        if planned.config.objective.kind == "mlm":
+        if not planned.config.objective.detects:
             return load_run(run).metrics()[-1]["validation"]["masked_accuracy"]
         return self._rtd_auc(run)
 
@@ -364,8 +364,7 @@ class _Trial:
         """Corruption by the auxiliary of the choosing seed, which no run that is judged trained against."""
         auxiliary = self.trained(self.auxiliary(self.study.choosing_seed))
         parts = assemble(self.material.method("constant-1", 1, 0, auxiliary=auxiliary), self._execution)
-        assert isinstance(parts.objective, FastElectra)
-        return parts.objective, parts.validation
+        return cast(FastElectra, parts.objective), parts.validation
 
     def _diagnosis(self, run: Path) -> Record:
         """How a run went, in one record under `diagnosis`."""
@@ -388,7 +387,7 @@ class _Trial:
             "findings": len(findings),
             "found": [each.sentence() for each in findings],
         }
-        if load_run(run).objective != "mlm":
+        if load_run(run).config.objective.detects:
             found["rtd_auc"] = round(self._rtd_auc(run), 4)
         return {"diagnosis": found}
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_electra.config.tree import DataConfig, MLMObjective
+from fast_electra.config.tree import DataConfig
 from fast_electra.data.files import canonical_digest
 from fast_electra.data.sources import Document, Sources
 from fast_electra.errors import DataError
@@ -204,7 +204,7 @@ def pair_score(run: Path, found: Sequence[bugs.Bug], execution: Execution) -> Re
     tokenizer = load_task_tokenizer(run)
     special = special_ids(tokenizer)
     pairs = bugs.encode_bugs(found, tokenizer, config.data.length)
-    if isinstance(config.objective, MLMObjective):
+    if not config.objective.detects:
         model = MaskedLM(load_model(run, "mlm")).freeze(execution.auxiliary_dtype)
         scores: NDArray[np.float64] = bugs.evaluate_masked(
             pairs, masked_prediction(model), mask_id=special["mask"], pad_id=special["pad"], every_token=0

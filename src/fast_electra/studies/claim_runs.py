@@ -17,6 +17,7 @@ from fast_electra.data.files import canonical_digest
 from fast_electra.studies.bench import with_settings
 from fast_electra.studies.claim_corpora import Corpus
 from fast_electra.studies.claim_methods import METHODS, Study
+from fast_electra.training.objectives import ObjectiveConfig
 
 
 def helper_shape(main: ModelConfig) -> dict[str, Any]:
@@ -69,7 +70,8 @@ class Material:
             auxiliary: a run or folder, for the methods that need one.
         """
         base, settings = self.base, {section: dict(values) for section, values in METHODS[name].settings.items()}
-        if settings.get("objective", {}).get("kind") == "electra":
+        kind = settings.get("objective", {}).get("kind", ObjectiveConfig.default_kind)
+        if "generator" in ObjectiveConfig.kinds[kind].model_fields:
             settings["objective"]["generator"] = helper_shape(base.main)
         settings["optimizer"] = {"learning_rate": base.optimizer.learning_rate * factor}
         settings["training"] = {"updates": updates, "seed": seed}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, ShapeConfig
+from fast_electra.config.tree import Config, ShapeConfig
 from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 from fast_electra.data.shards import open_shards
@@ -35,7 +35,7 @@ from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.sharing import tie
 from fast_electra.objectives.base import Prepared
-from fast_electra.objectives.fast_electra import rtd_losses
+from fast_electra.objectives.detection import rtd_losses
 from fast_electra.objectives.mlm import masked_terms
 from fast_electra.runs.folder import RunFolder
 from fast_electra.training.flops import count_flops, forward_flops, kept_bytes
@@ -102,7 +102,7 @@ def cost(
     main_config = _transformers_config(config.main, size, length, "main")
     auxiliary_config = _transformers_config(shape, size, length, "auxiliary")
     ratio, basis = _auxiliary_tokens(config)
-    is_corrective = isinstance(config.objective, FastElectraObjective) and config.objective.corrective_weight > 0
+    is_corrective = config.objective.has_vocabulary_head
     main = _main_cost(main_config, micro_batch, length, masked if is_corrective else 0)
     own = _unshared_parameters(main_config, auxiliary_config, config)
     found: dict[str, Any] = {
@@ -134,25 +134,25 @@ def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
     Raises:
         ConfigError: the configuration has no auxiliary, or one that is no masked language model.
     """
-    match config.objective:
-        case ElectraObjective(generator=generator):
-            shape = generator
-        case FastElectraObjective():
-            if config.auxiliary.kind not in ("auto", "masked_lm"):
-                raise ConfigError(
-                    f"auxiliary.kind={config.auxiliary.kind}: costs are known of masked language models alone; "
-                    "leave auxiliary.kind and auxiliary.model out."
-                )
-            shape = config.main.model_copy(update={"model": config.auxiliary.model})
-            layers = layers or config.auxiliary.layers
-            if shape.model is None:
-                full = config.main.layers or _stored(config.main.model).num_hidden_layers
-                shape = config.main.with_layers(max(1, min(full // 3, 6)))
-        case _:
+    objective = config.objective
+    if objective.generator_shape is not None:
+        shape = objective.generator_shape
+    elif objective.uses_auxiliary:
+        if not config.auxiliary.reads_mask:
             raise ConfigError(
-                f"objective.kind={config.objective.kind} trains no main model, so there is nothing to compare: give "
-                "objective.kind=fast_electra or electra."
+                f"auxiliary.kind={config.auxiliary.kind}: costs are known of masked language models alone; "
+                "leave auxiliary.kind and auxiliary.model out."
             )
+        shape = config.main.model_copy(update={"model": config.auxiliary.model})
+        layers = layers or config.auxiliary.layers
+        if shape.model is None:
+            full = config.main.layers or _stored(config.main.model).num_hidden_layers
+            shape = config.main.with_layers(max(1, min(full // 3, 6)))
+    else:
+        raise ConfigError(
+            f"objective.kind={objective.kind} trains no main model, so there is nothing to compare: give "
+            "objective.kind=fast_electra or electra."
+        )
     return shape if layers is None else shape.with_layers(layers)
 
 
@@ -314,9 +314,8 @@ def _meta(config: PreTrainedConfig, head: Literal["mlm", "rtd"]) -> PreTrainedMo
 def _unshared_parameters(main: PreTrainedConfig, auxiliary: PreTrainedConfig, config: Config) -> int:
     """Parameters of a joint generator that are not the main model's too."""
     detector, generator = _meta(main, "rtd"), _meta(auxiliary, "mlm")
-    sharing = config.objective.sharing if isinstance(config.objective, ElectraObjective) else "tied"
     tables = [model.get_input_embeddings().weight.shape for model in (detector, generator)]
-    if sharing == "tied" and tables[0] == tables[1]:
+    if config.objective.shares_table and tables[0] == tables[1]:
         tie(detector, generator)
     shared = {id(parameter) for parameter in detector.parameters()}
     return sum(parameter.numel() for parameter in generator.parameters() if id(parameter) not in shared)

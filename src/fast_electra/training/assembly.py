@@ -5,7 +5,7 @@ Notable:
 - models come in float32 on the device; the optimizers take their masters from them before any is cast.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.loading import setting
-from fast_electra.config.tree import (
-    Config,
-    CorruptionConfig,
-    ElectraObjective,
-    FastElectraObjective,
-    MLMObjective,
-    ShapeConfig,
-)
-from fast_electra.corruption.adaptive import make_curriculum
+from fast_electra.config.tree import Config, CorruptionConfig, ShapeConfig
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import (
     CachedCorruption,
@@ -33,8 +25,7 @@ from fast_electra.corruption.cache import (
 )
 from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.corruption.initial import initial_temperature
-from fast_electra.corruption.masking import Masker, make_masker, mask_random_tokens
-from fast_electra.corruption.schedules import with_initial
+from fast_electra.corruption.masking import Masker, mask_random_tokens
 from fast_electra.corruption.sources import CorruptionSource, OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.random import stage_seed
@@ -68,6 +59,7 @@ from fast_electra.training.auxiliary import (
     make_auxiliary,
     needs_auxiliary,
 )
+from fast_electra.training.objectives import ElectraObjective, FastElectraObjective, MLMObjective
 from fast_electra.training.precision import Execution
 
 # Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
@@ -137,14 +129,25 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
     """
     if config.data.shards is None:
         raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
-    if isinstance(config.objective, FastElectraObjective):  # before every byte of the shards is read
+    if config.objective.uses_auxiliary:  # before every byte of the shards is read
         needs_auxiliary(config)
         if config.corruption.replays:
             refuse_unreplayable(config.corruption)
     shards = open_shards(config.data.shards, verify=True)
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
-    masker = make_masker(config.corruption.masking, tokenizer)
+    masker = config.corruption.masking.masker(tokenizer)
     return Inputs(config, execution, shards, tokenizer, special_ids(tokenizer), masker, [])
+
+
+@dataclass(frozen=True)
+class Built:
+    """What an objective's settings build."""
+
+    objective: Objective
+    corruption: CorruptionConfig | None = None
+    """with T0 as a number; None: as the configuration has it"""
+    auxiliary_digest: str | None = None
+    auxiliary_measures: dict[str, float] = field(default_factory=dict)
 
 
 def assemble(config: Config, execution: Execution) -> Assembled:
@@ -157,14 +160,8 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     shards, tokenizer = inputs.shards, inputs.tokenizer
     schedule = BatchSchedule(inputs.rows("train"), config.training.batch_size, inputs.seed)
     validation_rows = inputs.rows("validation")
-    corruption, digest, measures = config.corruption, None, {}
-    match config.objective:
-        case MLMObjective():
-            objective: Objective = _mlm(inputs, config.objective)
-        case FastElectraObjective():
-            objective, corruption, digest, measures = _fast_electra(inputs, config.objective)
-        case ElectraObjective():
-            objective = _electra(inputs, config.objective)
+    built = config.objective.build(inputs)
+    objective = built.objective
     if config.training.compile:
         for model in objective.models().values():
             model.compile(dynamic=False)
@@ -177,17 +174,18 @@ def assemble(config: Config, execution: Execution) -> Assembled:
         batches,
         tokenizer,
         shards,
-        corruption,
-        digest,
-        measures,
+        built.corruption or config.corruption,
+        built.auxiliary_digest,
+        built.auxiliary_measures,
         main_digest,
         inputs.notes,
     )
 
 
-def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
-    model = _trained_model(inputs, "mlm")
-    return MLM(
+def build_mlm(inputs: Inputs, settings: MLMObjective) -> Built:
+    """Masked language modelling."""
+    model = trained_model(inputs, "mlm")
+    objective = MLM(
         MaskedLM(model, inputs.by_document),
         inputs.special["mask"],
         inputs.masker,
@@ -196,16 +194,15 @@ def _mlm(inputs: Inputs, settings: MLMObjective) -> MLM:
         random=settings.random,
         kept=settings.kept,
     )
+    return Built(objective)
 
 
-def _fast_electra(
-    inputs: Inputs, settings: FastElectraObjective
-) -> tuple[FastElectra, CorruptionConfig, str | None, dict[str, float]]:
-    """The objective, its corruption with T0 as a number, the digest of the auxiliary's weights, and its measures."""
+def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
+    """Replaced token detection, its corruption with T0 as a number."""
     config, shards = inputs.config, inputs.shards
     loaded = load_auxiliary(config, shards, inputs.tokenizer) if needs_auxiliary(config) else None
     model = cast(PreTrainedModel, loaded and loaded.model)  # none where counted, and then nothing is taken from it
-    main = _trained_model(inputs, "rtd")
+    main = trained_model(inputs, "rtd")
     if config.main.start == "auxiliary":
         copied = start_from(main, model, embeddings_only=False)
         total = sum(1 for _ in main.base_model.named_parameters())  # type: ignore[union-attr]
@@ -222,7 +219,7 @@ def _fast_electra(
         interval = config.corruption.race_interval if config.corruption.sampler == "race" else None
         source: CorruptionSource = OnTheFly(auxiliary, settings.disallow_correct, interval)
         digest, measures = loaded.digest, measured(inputs, auxiliary, loaded)
-        automatic = config.corruption.schedule.initial == "auto"
+        automatic = config.corruption.schedule.is_automatic
         initial = chosen_temperature(inputs, auxiliary, loaded) if automatic else None
     else:
         cache = _open_cache(inputs, config.corruption.cache, loaded)
@@ -239,13 +236,15 @@ def _fast_electra(
             f"the token embeddings are the auxiliary's {table.numel():,} frozen weights plus a trained difference; "
             "the export folds them into one table."
         )
-    corruption = config.corruption if initial is None else with_initial(config.corruption, initial)
+    corruption = config.corruption if initial is None else config.corruption.with_initial(initial)
+    curriculum = corruption.schedule.curriculum(corruption.augmentation)
     if corruption != config.corruption:
-        inputs.notes.append(f"the temperature starts at {corruption.schedule.initial}, by the auxiliary's entropy.")
+        start = curriculum.difficulty(0.0).temperature
+        inputs.notes.append(f"the temperature starts at {start}, by the auxiliary's entropy.")
     objective = FastElectra(
         main=detector,
         source=source,
-        curriculum=make_curriculum(corruption),
+        curriculum=curriculum,
         masker=inputs.masker,
         optimizer=config.optimizer,
         include_special=settings.include_special,
@@ -253,7 +252,7 @@ def _fast_electra(
         head=head,
         weights={"rtd": 1.0} | ({"corrective": settings.corrective_weight} if head else {}),
     )
-    return objective, corruption, digest, measures
+    return Built(objective, corruption, digest, measures)
 
 
 def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:
@@ -304,15 +303,15 @@ def cache_identity(inputs: Inputs, loaded: LoadedAuxiliary | None) -> dict[str, 
     """What a cache must have been made with; without an auxiliary, whose weights it read is left open."""
     validation = min(inputs.config.training.validation_sequences, inputs.rows("validation").count)
     found = identity(inputs.config, inputs.shards, validation)
-    return found | ({"auxiliary.model": loaded.digest, "auxiliary.kind": loaded.kind} if loaded else {})
+    return found | ({"auxiliary.model": loaded.digest, "auxiliary.kind": loaded.part.kind} if loaded else {})
 
 
-def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
+def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
     """Joint ELECTRA: generator and main model, and what they share."""
     config = inputs.config
     # Its own seed, so that it does not start as the main model's twin.
     generator = _model_of(inputs, settings.generator, "objective.generator", "mlm", config.training.seed + 1)
-    main = _trained_model(inputs, "rtd")
+    main = trained_model(inputs, "rtd")
     if settings.sharing == "tied":
         shared = set(tie(main, generator))
         count = sum(p.numel() for name, p in main.named_parameters() if name in shared)
@@ -325,7 +324,7 @@ def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
             f"the main model's token embeddings are the generator's {table.numel():,} parameters plus a difference "
             "of its own; the export folds them into one table."
         )
-    return Electra(
+    objective = Electra(
         main=ReplacedTokenDetector(main, inputs.by_document),
         generator=MaskedLM(generator, inputs.by_document),
         config=settings,
@@ -335,9 +334,10 @@ def _electra(inputs: Inputs, settings: ElectraObjective) -> Electra:
         most_frequent=inputs.shards.most_frequent_token(),
         candidates=Candidates.of(excluded_tokens(inputs.tokenizer), inputs.execution.device),
     )
+    return Built(objective)
 
 
-def _trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
+def trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
     """The main model of the configuration, fresh or continued, with its head; the encoder frozen where asked."""
     config = inputs.config
     model = _model_of(inputs, config.main, "main", head, config.training.seed)

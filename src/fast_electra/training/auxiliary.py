@@ -6,53 +6,34 @@ Notable:
 - its digest is of the weights that are used: of that checkpoint, of those layers.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.loading import setting
-from fast_electra.config.tree import AuxiliaryConfig, Config
-from fast_electra.corruption.auxiliary import (
-    Auxiliary,
-    Candidates,
-    CausalLanguageModel,
-    MaskedLanguageModel,
-    PrefixLanguageModel,
-    SpanCorruptionModel,
-    digest,
-    measure,
-)
-from fast_electra.corruption.counted import NGram, Unigram, uniform_log_probabilities, unigram_log_probabilities
-from fast_electra.corruption.schedules import Difficulty
+from fast_electra.config.tree import Config
+from fast_electra.corruption.augmentations import Difficulty
+from fast_electra.corruption.auxiliaries import AuxiliaryConfig, Use
+from fast_electra.corruption.auxiliary import Auxiliary, Candidates, digest, measure
+from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.shards import TokenShards
 from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError, ModelError
-from fast_electra.models.build import Head, load_model, resolve_model, stored_config
+from fast_electra.models.build import load_model, resolve_model, stored_config
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import truncate
-from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.models.other_lm import CausalLM, EncoderDecoderLM
 from fast_electra.objectives.base import Prepared
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import Execution
 
-Kind = Literal["masked_lm", "causal_lm", "prefix_lm", "span_corruption", "unigram", "ngram", "uniform"]
-
 _GENERATOR = "generator"
-_HEADS: dict[str, Head] = {
-    "masked_lm": "mlm",
-    "causal_lm": "causal_lm",
-    "prefix_lm": "seq2seq_lm",
-    "span_corruption": "seq2seq_lm",
-}
 # Share of the unigram's perplexity from which on an auxiliary is called no better: a plateau is within a few per cent.
 _NO_BETTER = 0.9
 
@@ -63,13 +44,12 @@ class FoundAuxiliary:
 
     name: str
     """as the user gave it"""
-    kind: Kind
+    part: AuxiliaryConfig
+    """its settings; never `auto`"""
     source: str
     """a folder or a hub name"""
     tokenizer: PreTrainedTokenizerBase
     """its own"""
-    checkpoint: int | None = None
-    layers: int | None = None
 
     def load(self) -> PreTrainedModel:
         """Read the weights: those of the checkpoint that was asked for, and of the layers; in float32.
@@ -78,14 +58,14 @@ class FoundAuxiliary:
             ModelError: it predicts no tokens.
             CheckpointError: no such checkpoint.
         """
-        if self.checkpoint is None:
-            model = load_model(self.source, _HEADS[self.kind])
+        if self.part.checkpoint is None:
+            model = load_model(self.source, self.part.head)
         else:
-            part = _GENERATOR if Path(self.source).name == _GENERATOR else "main"
-            checkpoint = checkpoint_at(load_run(Path(self.name)).checkpoints, self.checkpoint)
-            model = read_model(checkpoint, part, rounded=False)
-        if self.layers is not None:
-            truncate(model, self.layers)
+            which = _GENERATOR if Path(self.source).name == _GENERATOR else "main"
+            checkpoint = checkpoint_at(load_run(Path(self.name)).checkpoints, self.part.checkpoint)
+            model = read_model(checkpoint, which, rounded=False)
+        if self.part.layers is not None:
+            truncate(model, self.part.layers)
         return model
 
 
@@ -93,11 +73,12 @@ class FoundAuxiliary:
 class LoadedAuxiliary:
     """An auxiliary before it is frozen."""
 
-    kind: Kind
+    part: AuxiliaryConfig
+    """never `auto`"""
     model: PreTrainedModel | None
     """in float32; None for what is counted"""
     sentinels: list[int]
-    """ids of <extra_id_0>, … in order; for span_corruption"""
+    """ids of its own tokens that stand for masked spans"""
     excluded_V: Tensor
     """bool: special tokens, and ids that the tokenizer doesn't have"""
     digest: str | None
@@ -136,14 +117,14 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
     settings = config.auxiliary
     excluded_V = excluded_tokens(tokenizer)
     if settings.is_counted:
-        return LoadedAuxiliary(cast(Kind, settings.kind), None, [], excluded_V, None)
+        return LoadedAuxiliary(settings, None, [], excluded_V, None)
     found = find_auxiliary(settings)
     if difference := other_tokens(found, tokenizer):
         raise ModelError(
             f"the auxiliary {found.name} has another tokenizer than the shards {shards.folder} ({difference}): build "
             "the shards with "
             + setting("data.tokenizer.path", resolve_model(found.name))
-            + ("" if found.kind == "masked_lm" else ", whose tokenizer needs four special tokens (docs/auxiliaries.md)")
+            + ("" if found.part.reads_mask else ", whose tokenizer needs four special tokens (docs/auxiliaries.md)")
             + "."
         )
     model = found.load()
@@ -167,10 +148,10 @@ def find_auxiliary(settings: AuxiliaryConfig) -> FoundAuxiliary:
     name = settings.model
     assert name is not None  # `needs_auxiliary` refuses
     source = _folder(name)
-    kind = _kind(name, settings.kind, stored_config(source))
-    # Only a masked language model needs [MASK] and the others.
-    tokenizer = load_tokenizer(source) if kind == "masked_lm" else load_any_tokenizer(source)
-    return FoundAuxiliary(name, kind, source, tokenizer, settings.checkpoint, settings.layers)
+    part = settings.of_model(name, stored_config(source))
+    # Only a model that reads [MASK] and the others needs them.
+    tokenizer = load_tokenizer(source) if part.reads_mask else load_any_tokenizer(source)
+    return FoundAuxiliary(name, part, source, tokenizer)
 
 
 def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Tensor, slots: int) -> LoadedAuxiliary:
@@ -185,31 +166,25 @@ def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Ten
     Raises:
         ModelError: it lacks embeddings, or sentinels.
     """
-    if found.kind == "masked_lm":
+    if found.part.reads_mask:
         _fit_vocabulary(found.name, model, len(excluded_V))
-    sentinels = _sentinels(found, slots) if found.kind == "span_corruption" else []
+    sentinels = found.part.sentinels(found.name, found.tokenizer, slots)
     excluded_V = excluded_V.clone()
     excluded_V[sentinels] = True
-    return LoadedAuxiliary(found.kind, model, sentinels, excluded_V, digest(model.named_parameters()))
+    return LoadedAuxiliary(found.part, model, sentinels, excluded_V, digest(model.named_parameters()))
 
 
 def make_auxiliary(
     loaded: LoadedAuxiliary, config: Config, shards: TokenShards, mask_id: int, execution: Execution
 ) -> Auxiliary:
-    """The auxiliary in use: frozen, or counted on the shards where it is a table."""
+    """The auxiliary in use: frozen, or counted on the shards where it is a table.
+
+    Raises:
+        ConfigError: documents of a row are to be kept apart, and the model reads a row as one text.
+    """
     if loaded.model is None:
-        return count_auxiliary(loaded, shards, execution.device)
+        return loaded.part.count(shards.split("train"), ~loaded.excluded_V, execution.device)
     return freeze_auxiliary(loaded, loaded.model, config.data.attention == "document", mask_id, execution)
-
-
-def count_auxiliary(loaded: LoadedAuxiliary, shards: TokenShards, device: torch.device) -> Auxiliary:
-    """A table of counts over the training split."""
-    stream, allowed_V = shards.split("train"), ~loaded.excluded_V
-    if loaded.kind == "ngram":
-        return NGram.count(stream, allowed_V, device)
-    uniform = loaded.kind == "uniform"
-    table_V = uniform_log_probabilities(allowed_V) if uniform else unigram_log_probabilities(stream, allowed_V)
-    return Unigram(table_V.to(device))
 
 
 def freeze_auxiliary(
@@ -220,21 +195,14 @@ def freeze_auxiliary(
     Raises:
         ConfigError: documents of a row are to be kept apart, and the model reads a row as one text.
     """
-    device, dtype = execution.device, execution.auxiliary_dtype
-    candidates = Candidates.of(loaded.excluded_V, device)
-    if loaded.kind == "masked_lm":
-        return MaskedLanguageModel(MaskedLM(model, by_document).to(device).freeze(dtype), mask_id, candidates)
-    if loaded.kind == "causal_lm":
-        return CausalLanguageModel(CausalLM(model, by_document).to(device).freeze(dtype), candidates)
-    if by_document:
+    if by_document and not loaded.part.keeps_documents_apart:  # `auto` knew no better
         raise ConfigError(
-            f"data.attention=document is not possible with auxiliary.kind={loaded.kind}, which reads a row as "
+            f"data.attention=document is not possible with auxiliary.kind={loaded.part.kind}, which reads a row as "
             "one text: use data.attention=packed."
         )
-    wrapped = EncoderDecoderLM(model).to(device).freeze(dtype)
-    if loaded.kind == "prefix_lm":
-        return PrefixLanguageModel(wrapped, candidates)
-    return SpanCorruptionModel(wrapped, torch.tensor(loaded.sentinels, device=device), candidates)
+    candidates = Candidates.of(loaded.excluded_V, execution.device)
+    use = Use(by_document, mask_id, loaded.sentinels, candidates, execution.device, execution.auxiliary_dtype)
+    return loaded.part.wrap(model, use)
 
 
 @torch.no_grad()
@@ -268,7 +236,7 @@ def check_auxiliary(
     ]
     better = found["masked_accuracy"] > found["unigram_accuracy"]
     better &= found["perplexity"] < _NO_BETTER * found["unigram_perplexity"]
-    if not better and loaded.kind not in ("unigram", "uniform"):
+    if not better and not loaded.part.is_baseline:
         sentences.append(
             "warning: this auxiliary knows no more than token frequencies, so its replacements are easy to see "
             "through: train it longer or at another learning rate, or take one that was trained on such text "
@@ -288,42 +256,14 @@ def excluded_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def _folder(name: str) -> str:
     """Where an auxiliary's model lies: a joint run stands for its generator."""
     run = RunFolder.find(name)
-    if run is not None and run.objective == "fast_electra":
+    model = run.config.objective.auxiliary_model if run is not None else None
+    if run is not None and model is None:
         raise ModelError(
             f"the auxiliary {name} is a run of fast_electra, whose model detects tokens and predicts none: name a run "
             "of objective.kind=mlm or electra."
         )
     folder = Path(resolve_model(name))  # refuses what has not finished
-    return str(run.model(_GENERATOR) if run is not None and run.objective == "electra" else folder)
-
-
-def _kind(name: str, asked: str, model_config: PreTrainedConfig) -> Kind:
-    """The kind asked for, or that of the model's class."""
-    encoder_decoder = bool(model_config.is_encoder_decoder)
-    if asked in ("prefix_lm", "span_corruption") and not encoder_decoder:
-        raise ModelError(
-            f"auxiliary.kind={asked} needs an encoder-decoder, and {name} is a {model_config.model_type} without: use "
-            "causal_lm or masked_lm."
-        )
-    if asked in ("masked_lm", "causal_lm") and encoder_decoder:
-        raise ModelError(
-            f"auxiliary.kind={asked} needs a model of one stack, and {name} is an encoder-decoder "
-            f"({model_config.model_type}): use span_corruption or prefix_lm."
-        )
-    if asked != "auto":
-        return cast(Kind, asked)
-    if encoder_decoder:
-        return "span_corruption"
-    architecture = (model_config.architectures or ["ForMaskedLM"])[0]
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "causal_lm"
-    # An encoder without a head, and other heads: load_model says what is missing. ELECTRA's discriminator has none.
-    if architecture.endswith(("ForMaskedLM", "Model")) or (architecture == "BertForPreTraining"):
-        return "masked_lm"
-    raise ModelError(
-        f"the auxiliary {name} is a {architecture}, which is not a language model: give one that predicts tokens "
-        "(…ForMaskedLM, …ForCausalLM, or a T5-like …ForConditionalGeneration)."
-    )
+    return str(run.model(model) if run is not None and model not in (None, "main") else folder)
 
 
 def other_tokens(found: FoundAuxiliary, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -331,11 +271,11 @@ def other_tokens(found: FoundAuxiliary, tokenizer: PreTrainedTokenizerBase) -> s
 
     Every id must mean the same to both; only [MASK] may be unknown to a model that never reads it.
     """
-    is_masked_lm = found.kind == "masked_lm"
-    if is_masked_lm and fingerprint(found.tokenizer) == fingerprint(tokenizer):
+    reads_mask = found.part.reads_mask
+    if reads_mask and fingerprint(found.tokenizer) == fingerprint(tokenizer):
         return None
-    difference = _difference(found.tokenizer, tokenizer, unread=None if is_masked_lm else str(tokenizer.mask_token))
-    if difference is None and is_masked_lm:
+    difference = _difference(found.tokenizer, tokenizer, unread=None if reads_mask else str(tokenizer.mask_token))
+    if difference is None and reads_mask:
         return "the same tokens, but texts are split or normalised otherwise"
     return difference
 
@@ -379,37 +319,16 @@ def _fit_vocabulary(name: str, model: PreTrainedModel, size: int) -> None:
         model.resize_token_embeddings(size, pad_to_multiple_of=1)
 
 
-def _sentinels(found: FoundAuxiliary, slots: int) -> list[int]:
-    """Ids of <extra_id_0>, <extra_id_1>, … in order."""
-    numbered = {
-        int(match[1]): number
-        for token, number in found.tokenizer.get_vocab().items()
-        if (match := re.fullmatch(r"<extra_id_(\d+)>", token))
-    }
-    if not numbered:
-        raise ModelError(
-            f"the auxiliary {found.name} has no sentinels (<extra_id_0>, …), so it was not trained on span corruption: "
-            "use auxiliary.kind=prefix_lm, or another model."
-        )
-    if slots > len(numbered):
-        raise ModelError(
-            f"a row may have {slots} masked spans, and the auxiliary {found.name} has {len(numbered)} sentinels: "
-            "shorten the rows (data.length), or lower corruption.masking.rate."
-        )
-    return [numbered[number] for number in sorted(numbered)]
-
-
 def _refuse_augmentation_without_effect(auxiliary: Auxiliary, config: Config, prepared: Prepared) -> None:
     """MPNet and DeBERTa, say, compute their attention themselves; layers may be shared: see whether logits change."""
-    kind = config.corruption.augmentation.kind
-    if kind == "temperature":
+    augmentation = config.corruption.augmentation
+    if not augmentation.acts_inside:
         return
     row = prepared.split(1)[0]
-    strong = Difficulty(1.0, **{kind: 0.9})
     with torch.random.fork_rng():
-        plain, changed = (auxiliary.logits(row.batch, row.masked, d) for d in (Difficulty(1.0), strong))
+        plain, changed = (auxiliary.logits(row.batch, row.masked, d) for d in (Difficulty(1.0), augmentation.strong()))
     if torch.equal(plain, changed):
         raise ConfigError(
-            f"corruption.augmentation.kind={kind} changes nothing in this auxiliary, whose class does it out of reach: "
-            "use temperature, or another auxiliary."
+            f"corruption.augmentation.kind={augmentation.kind} changes nothing in this auxiliary, whose class does it "
+            "out of reach: use temperature, or another auxiliary."
         )

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.loading import dump_config
-from fast_electra.config.tree import Config, ElectraObjective, FastElectraObjective, MLMObjective
+from fast_electra.config.tree import Config
 from fast_electra.models.build import Head
 from fast_electra.models.export import longest_export
 from fast_electra.models.inputs import longest_row, positions_of
@@ -60,19 +60,19 @@ def earlier_flops(config: Config) -> dict[str, int | None]:
     over the rows that it reads from a corruption cache.
     """
     found = {"main": training_flops(config.main.model)} if config.main.model else {}
-    if isinstance(config.objective, FastElectraObjective) and config.corruption.cache:
+    if config.objective.uses_auxiliary and config.corruption.cache:
         about = json.loads((config.corruption.cache / "cache.json").read_text())["auxiliary"]
         assert config.training.updates is not None
         rows = config.training.updates * config.training.batch_size
         found |= {"auxiliary": about["training_flops"], "cache": about["flops_per_row"] * rows}
-    elif isinstance(config.objective, FastElectraObjective) and config.auxiliary.model:
+    elif config.objective.uses_auxiliary and config.auxiliary.model:
         found["auxiliary"] = training_flops(config.auxiliary.model, config.auxiliary.checkpoint)
     return found
 
 
 def head_of(config: Config, part: str) -> Head:
     """The head of one of a run's models, by its name."""
-    return "mlm" if part != "main" or isinstance(config.objective, MLMObjective) else "rtd"
+    return "mlm" if part != "main" or not config.objective.detects else "rtd"
 
 
 def text_length(config: Config, part: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -105,7 +105,7 @@ def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreT
     loading = _LOADING["mlm" if predicts_tokens else "electra" if shape.model_type == "electra" else "classifier"]
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = {
-        "method": _method(config, part),
+        "method": config.objective.title(part),
         "architecture": f"{shape.model_type}, {shape.num_hidden_layers} layers of width {shape.hidden_size}, "
         f"{size:,} parameters",
         "start": f"continued from {_last(config.main.model)}" if config.main.model else "fresh weights",
@@ -159,8 +159,9 @@ Computation is matrix products, forward and backward, of every part of the step.
 
 def _source(config: Config, part: str) -> str | None:
     """What one of a run's models was continued from."""
-    if part == "generator" and isinstance(config.objective, ElectraObjective):
-        return config.objective.generator.model
+    generator = config.objective.generator_shape
+    if part == "generator" and generator is not None:
+        return generator.model
     return config.main.model
 
 
@@ -171,21 +172,9 @@ def _longest(length: int, config: Config, part: str, model: PreTrainedModel) -> 
     return f"{text}; positions are not in a table, so it reads longer ones too, which it was not trained on"
 
 
-def _method(config: Config, part: str) -> str:
-    match config.objective:
-        case MLMObjective():
-            return "masked language modelling"
-        case FastElectraObjective(corrective_weight=weight):
-            beside = f" and corrective language modelling, weight {weight:g}" if weight else ""
-            head = ", its vocabulary head: it was trained on replaced tokens, not on [MASK]" if part != "main" else ""
-            return f"Fast-ELECTRA (replaced token detection against a frozen auxiliary){beside}{head}"
-        case ElectraObjective():
-            return f"joint ELECTRA, its {'main model' if part == 'main' else part}"
-
-
 def _auxiliary(config: Config, weights: str | None) -> dict[str, str]:
     """Rows about the auxiliary and the curriculum, where there are any."""
-    if not isinstance(config.objective, FastElectraObjective):
+    if not config.objective.uses_auxiliary:
         return {}
     schedule = config.corruption.schedule
     settings = ", ".join(f"{name} {value}" for name, value in schedule.model_dump().items() if name != "kind")

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from fast_electra.config.tree import Config, FastElectraObjective
+from fast_electra.config.tree import Config
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.cache import (
     FORMAT,
@@ -33,7 +34,6 @@ from fast_electra.corruption.cache import (
     write_part,
 )
 from fast_electra.corruption.masking import originals
-from fast_electra.corruption.schedules import Difficulty
 from fast_electra.corruption.sources import race
 from fast_electra.data.batches import BatchSchedule, Prefetcher
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
@@ -134,12 +134,12 @@ def build_cache(
 
 def _updates(config: Config) -> int:
     """How many updates the cache is for; refuses what has none."""
-    if not isinstance(config.objective, FastElectraObjective):
+    if not config.objective.uses_auxiliary:
         raise ConfigError(
             f"objective.kind={config.objective.kind} has no frozen auxiliary, so there is nothing to compute ahead of "
             "time: use objective.kind=fast_electra."
         )
-    if config.corruption.augmentation.kind != "temperature":
+    if config.corruption.augmentation.acts_inside:
         raise ConfigError(
             f"corruption.augmentation.kind={config.corruption.augmentation.kind} changes the auxiliary at every "
             "update, so its output can't be computed ahead of time: use temperature."
@@ -299,7 +299,7 @@ class _Builder:
     @torch.no_grad()
     def _piece(self, prepared: Prepared, seed: int) -> Piece:
         objective, execution = self.inputs.config.objective, self.inputs.execution
-        disallow_correct = isinstance(objective, FastElectraObjective) and objective.disallow_correct
+        disallow_correct = objective.never_draws_original
         interval = self.inputs.config.corruption.race_interval
         prepared = prepared.to(execution.device)
         batch, masked = prepared.batch, prepared.masked

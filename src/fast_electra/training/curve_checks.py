@@ -12,7 +12,7 @@ from math import isfinite, log, sqrt
 from statistics import NormalDist, median
 from typing import Literal
 
-from fast_electra.config.tree import Config, ElectraObjective, MLMObjective, OptimizerConfig
+from fast_electra.config.tree import Config
 from fast_electra.runs.metrics import Record
 from fast_electra.training.reference import FIELDS, matching_reference
 
@@ -121,7 +121,7 @@ def rtd_chance(curves: Curves) -> list[Finding]:
     beside the entropy of the share of replaced tokens: the loss of always saying that share. A run that has ended below
     0.7 has learned something, but too little.
     """
-    if isinstance(curves.config.objective, MLMObjective):
+    if not curves.config.objective.detects:
         return []
     found = curves.latest("rtd_auc")
     if found and found[0] >= _EARLY:
@@ -228,12 +228,11 @@ def clipping(curves: Curves) -> list[Finding]:
     changes nothing: the quickstart's auxiliary clips every update at twice the limit and learns. Far above the limit,
     every batch weighs the same whatever its gradient, and a bad one can't be told.
     """
-    objective, findings = curves.config.objective, []
-    weight = objective.rtd_weight if isinstance(objective, ElectraObjective) and objective.clip == "joint" else 1.0
+    findings, weight = [], curves.config.objective.main_loss_weight
     for field in curves.groups("clipped"):
         shares = [value for _, value in curves.trained(field)]
         norms = [value for _, value in curves.trained(field.replace("clipped", "gradient_norm"))]
-        limit = _optimizer_of(curves.config, field).clip
+        limit = curves.config.objective.optimizer_of(field, curves.config.optimizer).clip
         if len(shares) < 5 or not norms or limit is None:
             continue
         share, ratio = sum(shares) / len(shares), median(norms) / limit
@@ -272,8 +271,9 @@ def learning_rate_range(curves: Curves) -> list[Finding]:
     elif config.main.hidden_size is not None:
         usual = _usual_rates(config.main.hidden_size)
         asked.append(("optimizer.learning_rate", config.optimizer.learning_rate, *usual))
-    if isinstance(config.objective, ElectraObjective) and config.objective.generator_optimizer:
-        own, width = config.objective.generator_optimizer, config.objective.generator.hidden_size
+    generator, own = config.objective.generator_shape, config.objective.optimizer_of(".generator", config.optimizer)
+    if generator is not None and own is not config.optimizer:
+        width = generator.hidden_size
         if width is not None:
             name = "objective.generator_optimizer.learning_rate"
             asked.append((name, own.learning_rate, *_usual_rates(width)))
@@ -373,12 +373,6 @@ CURVE_CHECKS: tuple[CurveCheck, ...] = (
 
 def _usual_rates(width: int) -> tuple[float, float, str]:
     return next((least, largest, published) for up_to, least, largest, published in _RATES if width <= up_to)
-
-
-def _optimizer_of(config: Config, field: str) -> OptimizerConfig:
-    if field.endswith(".generator") and isinstance(config.objective, ElectraObjective):
-        return config.objective.generator_optimizer or config.optimizer
-    return config.optimizer
 
 
 def _numbers(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:

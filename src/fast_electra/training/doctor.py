@@ -22,12 +22,10 @@ from transformers import PreTrainedModel
 
 from fast_electra.config.tree import Config
 from fast_electra.corruption.masking import originals
-from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.shards import open_shards
 from fast_electra.errors import CheckpointError, UserError
 from fast_electra.models.build import load_model
 from fast_electra.objectives.base import Objective, Prepared
-from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint
 from fast_electra.runs.folder import RunFolder, load_run
@@ -159,7 +157,7 @@ def unigram_entropy(run: Run) -> list[Finding]:
     A model that has learned the frequencies and nothing of the context has just that loss: the other sign of the
     unigram plateau.
     """
-    field = "mlm" if run.config.objective.kind == "electra" else "loss"
+    field = run.config.objective.mlm_loss
     found = run.curves.latest(field, "masked_accuracy")
     shards = _shards(run)
     if found is None or found[0] < 0.1 or shards is None:
@@ -236,7 +234,7 @@ def exported_model(run: Run, parts: Assembled) -> list[Finding]:
 def auxiliary_plateau(run: Run, parts: Assembled) -> list[Finding]:
     """The frozen auxiliary's masked accuracy on the run's validation text, beside the unigram baseline's."""
     measures = parts.auxiliary_measures
-    if not measures or run.config.auxiliary.kind in ("unigram", "uniform"):  # those are the baselines themselves
+    if not measures or run.config.auxiliary.is_baseline:  # those are the baselines themselves
         return []
     accuracy, unigram = measures["masked_accuracy"], measures["unigram_accuracy"]
     return [plateau_finding("auxiliary plateau", accuracy, unigram, progress=1.0)]
@@ -386,8 +384,8 @@ def _shards(run: Run) -> Any:
 
 
 def _auxiliary(objective: Objective) -> Any:
-    is_live = isinstance(objective, FastElectra) and isinstance(objective.source, OnTheFly)
-    return objective.source.auxiliary if is_live else None  # type: ignore[attr-defined]
+    """The auxiliary that runs along, where one does."""
+    return getattr(getattr(objective, "source", None), "auxiliary", None)
 
 
 def _relabelled(prepared: Prepared) -> Prepared:

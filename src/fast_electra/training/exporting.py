@@ -23,7 +23,7 @@ from typing import Literal
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from fast_electra.config.tree import Config, FastElectraObjective
+from fast_electra.config.tree import Config
 from fast_electra.data.files import staged_folder
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_any_tokenizer, load_tokenizer
@@ -133,7 +133,7 @@ def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:
     """Write the frozen auxiliary, where the run used one that is a model of its own."""
     config = located(run.config, run)
     name = config.auxiliary.model
-    if not isinstance(config.objective, FastElectraObjective) or name is None:
+    if not config.objective.uses_auxiliary or name is None:
         return
     missing = next((place for place in (name, str(config.data.shards)) if not Path(place).is_dir()), None)
     if missing is not None:

@@ -1,4 +1,4 @@
-"""AdamW, and Muon where asked, for one parameter group: float32 masters, clipping, the learning rate's schedule.
+"""The optimizer of one parameter group: AdamW and its settings' own rule, float32 masters, clipping, the learning rate.
 
 Notable:
 - where the model's weights are bfloat16, the optimizer steps on float32 masters and writes them back: a bfloat16 weight
@@ -12,13 +12,12 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
-from fast_electra.config.tree import OptimizerConfig
 from fast_electra.errors import TrainingError
+from fast_electra.models.optimizers import Optimizer
 from fast_electra.objectives.base import ParameterGroup
-from fast_electra.training.muon import Muon, step_flops
 
 
-def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float:
+def learning_rate(settings: Optimizer, update: int, updates: int) -> float:
     """Learning rate of update `update` (0-based) of `updates`: linear warm-up, then the schedule's fall to 0.
 
     The first update already moves: warm-up gives (update + 1) / warm-up updates. With `warmup_multiplies` the fall
@@ -43,14 +42,14 @@ def learning_rate(settings: OptimizerConfig, update: int, updates: int) -> float
 
 
 class GroupOptimizer:
-    """Steps one parameter group: clip, AdamW (or Muon) on the masters, write back."""
+    """Steps one parameter group: clip, AdamW (and the settings' own rule) on the masters, write back."""
 
-    def __init__(self, group: ParameterGroup, muon_dtype: torch.dtype = torch.float32):
+    def __init__(self, group: ParameterGroup, dtype: torch.dtype = torch.float32):
         """Masters are made from the parameters as they are now, in float32, before any is cast.
 
         Args:
             group: the parameters and their settings.
-            muon_dtype: type of Muon's matrix products.
+            dtype: type of the matrix products of an optimizer that has some.
         """
         self.name = group.name
         self.settings = group.settings
@@ -58,21 +57,21 @@ class GroupOptimizer:
         self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
         self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
         self._masters = list(self.masters.values())
-        by_muon = _muon_parts(group)
-        rest = [name for name in self._parameters if name not in by_muon]
+        owned = group.settings.owned(group.parameters, group.linear_maps)
+        rest = [name for name in self._parameters if name not in owned]
         buckets: dict[tuple[float, bool], list[Tensor]] = {}
         for factor in sorted({1.0, *group.rate_factors.values()}, reverse=True):
             buckets |= {(factor, True): [], (factor, False): []}
         for name in rest:
             buckets[group.rate_factors.get(name, 1.0), name in group.linear_maps].append(self.masters[name])
         self._buckets = list(buckets)
-        self._by_muon = sorted(by_muon)
-        self.muon = Muon(
-            [self.masters[name] for name in self._by_muon],
-            [by_muon[name] for name in self._by_muon],
-            momentum=group.settings.muon_momentum,
-            weight_decay=group.settings.weight_decay,
-            dtype=muon_dtype,
+        self._owned = sorted(owned)
+        self._stepper = (
+            group.settings.stepper(
+                [self.masters[name] for name in self._owned], [owned[name] for name in self._owned], dtype
+            )
+            if owned
+            else None
         )
         self.adamw = torch.optim.AdamW(
             [{"params": masters} for masters in buckets.values()],
@@ -114,7 +113,8 @@ class GroupOptimizer:
             nn.utils.clip_grads_with_norm_(self._masters, self.settings.clip, norm)
         self._set_rates(rate, update)
         self.adamw.step()
-        self.muon.step(rate)
+        if self._stepper is not None:
+            self._stepper.step(rate)
         self.adamw.zero_grad()
         self.write_back()
         return norm, clipped
@@ -132,12 +132,10 @@ class GroupOptimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Masters and optimizer state by name, the tensors themselves; fit for saving and for loading in place."""
         found = {f"{self.name}.master.{name}": master for name, master in self.masters.items()}
-        found |= {
-            f"{self.name}.momentum.{name}": buffer
-            for name, buffer in zip(self._by_muon, self.muon.buffers, strict=True)
-        }
+        for key, tensors in self._stepper.state.items() if self._stepper is not None else ():
+            found |= {f"{self.name}.{key}.{name}": tensor for name, tensor in zip(self._owned, tensors, strict=True)}
         for name, master in self.masters.items():
-            if name in self._by_muon:
+            if name in self._owned:
                 continue
             state = self.adamw.state[master]
             if not state:  # before the first step: what AdamW itself would start with
@@ -165,15 +163,5 @@ class GroupOptimizer:
 
 def optimizer_flops(group: ParameterGroup) -> int:
     """FLOPs of the matrix products of one step of a group: Muon's; AdamW has none."""
-    return sum(step_flops(group.parameters[name].shape, parts) for name, parts in _muon_parts(group).items())
-
-
-def _muon_parts(group: ParameterGroup) -> dict[str, int]:
-    """The trained matrices that Muon steps, and the maps stacked in each; tables and heads stay with AdamW."""
-    if group.settings.kind != "muon":
-        return {}
-    return {
-        name: linear.parts
-        for name, linear in group.linear_maps.items()
-        if linear.hidden and group.parameters[name].requires_grad
-    }
+    owned = group.settings.owned(group.parameters, group.linear_maps)
+    return sum(group.settings.step_flops(group.parameters[name].shape, maps) for name, maps in owned.items())

@@ -26,7 +26,6 @@ import fast_electra
 from fast_electra.config.loading import setting
 from fast_electra.config.tree import Config
 from fast_electra.corruption.cache import open_cache
-from fast_electra.corruption.schedules import with_initial
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
@@ -226,7 +225,7 @@ def _resolve(config: Config, opened: Opened, execution: Execution) -> Config:
     if not isinstance(opened, New):
         run = opened.run
         initial = run.initial_temperature
-        corruption = resolved.corruption if initial is None else with_initial(resolved.corruption, initial)
+        corruption = resolved.corruption if initial is None else resolved.corruption.with_initial(initial)
         updates = opened.updates if isinstance(opened, Extend) else run.updates
         return _with_updates(resolved.model_copy(update={"corruption": corruption}), updates)
     if config.training.tokens is not None:

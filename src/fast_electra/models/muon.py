@@ -64,7 +64,7 @@ class Muon:
             dtype: of the matrix products.
         """
         self.matrices = matrices
-        self.buffers = [torch.zeros_like(matrix) for matrix in matrices]
+        self.state = {"momentum": [torch.zeros_like(matrix) for matrix in matrices]}
         self._parts = parts
         self._momentum = momentum
         self._weight_decay = weight_decay
@@ -73,7 +73,7 @@ class Muon:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update from the matrices' gradients at learning rate `rate`."""
-        for matrix, buffer, parts in zip(self.matrices, self.buffers, self._parts, strict=True):
+        for matrix, buffer, parts in zip(self.matrices, self.state["momentum"], self._parts, strict=True):
             gradient = matrix.grad
             assert gradient is not None
             buffer.lerp_(gradient, 1.0 - self._momentum)

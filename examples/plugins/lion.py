@@ -1,0 +1,41 @@
+r"""An optimizer: Lion (Chen et al., 2023), the sign of a moving average of the gradient, for all weights.
+
+fast-electra pretrain CONFIG --plugin examples/plugins/lion.py --run RUN \
+        optimizer.kind=lion optimizer.learning_rate=1e-4 optimizer.beta2=0.99
+"""
+
+from typing import Literal
+
+from fast_electra.models.optimizers import Optimizer
+
+
+class LionOptimizer(Optimizer):
+    """Lion for all weights; it needs a third to a tenth of AdamW's learning rate."""
+
+    kind: Literal["lion"] = "lion"
+
+    def owned(self, parameters, linear_maps):
+        """All trained parameters; only linear maps are decayed."""
+        trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
+        return {name: linear_maps[name].parts if name in linear_maps else 0 for name in trained}
+
+    def stepper(self, tensors, maps, dtype):
+        """Lion with these settings."""
+        return Lion(tensors, [self.weight_decay if count else 0.0 for count in maps], self.beta1, self.beta2)
+
+
+class Lion:
+    """Steps tensors; each keeps one moving average."""
+
+    def __init__(self, tensors, decays, beta1, beta2):
+        """The averages start at zero."""
+        self.tensors, self.decays, self.beta1, self.beta2 = tensors, decays, beta1, beta2
+        self.state = {"momentum": [tensor.new_zeros(tensor.shape) for tensor in tensors]}
+
+    def step(self, rate):
+        """One update from the tensors' gradients, which are cleared."""
+        for tensor, momentum, decay in zip(self.tensors, self.state["momentum"], self.decays, strict=True):
+            direction = momentum.lerp(tensor.grad, 1.0 - self.beta1).sign_()
+            tensor.mul_(1.0 - rate * decay).add_(direction, alpha=-rate)
+            momentum.lerp_(tensor.grad, 1.0 - self.beta2)
+            tensor.grad = None

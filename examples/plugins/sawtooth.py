@@ -1,0 +1,31 @@
+r"""A temperature schedule: it falls to `final`, and starts again, lower each time.
+
+fast-electra pretrain CONFIG --plugin examples/plugins/sawtooth.py --run RUN \
+        corruption.schedule.kind=sawtooth corruption.schedule.teeth=4
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fast_electra.corruption.schedules import Schedule
+
+
+class SawtoothSchedule(Schedule):
+    """T(u) falls from a height to `final` in each tooth; the heights fall linearly from `initial`."""
+
+    kind: Literal["sawtooth"] = "sawtooth"
+    initial: float = Field(default=2.0, gt=0)
+    """T0, the temperature at the start"""
+    final: float = Field(default=1.0, gt=0)
+    """the temperature at the end of each tooth"""
+    teeth: int = Field(default=4, ge=1)
+    """falls of the temperature in a run"""
+
+    def temperature(self, progress: float) -> float:
+        """The height of the tooth, times what is left of it."""
+        tooth, within = divmod(min(progress, 1.0) * self.teeth, 1.0)
+        if tooth == self.teeth:  # the end of the run
+            return self.final
+        height = (self.initial - self.final) * (1.0 - tooth / self.teeth)
+        return self.final + height * (1.0 - within)

@@ -1,0 +1,109 @@
+"""Optimizers: their settings, which parameters each steps by a rule of its own, and that rule.
+
+Notable:
+- AdamW steps every parameter that an optimizer does not own; clipping, float32 masters, the learning rate and the
+  checkpoint are the same for all (training/optimizer.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from fast_electra.parts import Part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from fast_electra.models.linear_maps import LinearMap
+
+
+class Stepper(Protocol):
+    """Steps tensors by an optimizer's own rule."""
+
+    @property
+    def state(self) -> Mapping[str, Sequence["Tensor"]]:
+        """What checkpoints carry: by name, a tensor for each tensor that is stepped, in their order."""
+        ...
+
+    def step(self, rate: float) -> None:
+        """One update from the tensors' gradients, at learning rate `rate`."""
+        ...
+
+
+class Optimizer(Part):
+    """The learning rate over the run, and how weights are stepped. A part may own parameters; AdamW steps the rest."""
+
+    default_kind: ClassVar[str] = "adamw"
+    learning_rate: float = Field(gt=0)
+    """peak learning rate"""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """decay of the gradient's moving average"""
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    """decay of the squared gradient's moving average"""
+    epsilon: float = Field(default=1e-6, gt=0)
+    """added to the root of the squared gradient's average"""
+    bias_correction: bool = True
+    """false: Adam without bias correction, as in ELECTRA's and BERT's own code"""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """decay of Muon's moving average"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """decoupled, times the learning rate; on linear maps only: tables, norms and biases are not decayed"""
+    clip: float | None = Field(default=1.0, gt=0)
+    """largest gradient norm; empty: no clipping"""
+    schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
+    """learning rate after the warm-up"""
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """share of the run in which the learning rate rises to its peak"""
+    warmup_multiplies: bool = False
+    """true: the warm-up multiplies the decay, which starts at the first update, as in ELECTRA's own code"""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """share of the run in which warmup_stable_decay falls to zero"""
+
+    def owned(self, parameters: "Mapping[str, nn.Parameter]", linear_maps: "Mapping[str, LinearMap]") -> dict[str, int]:
+        """Names of the trained parameters that the optimizer steps itself, each with the linear maps stacked in it."""
+        return {}
+
+    def stepper(self, tensors: "list[Tensor]", maps: Sequence[int], dtype: "torch.dtype") -> Stepper:
+        """What steps the owned parameters.
+
+        Args:
+            tensors: float32, in the order of their names; `step` reads their gradients and clears them.
+            maps: linear maps stacked in each.
+            dtype: for matrix products.
+        """
+        raise NotImplementedError
+
+    def step_flops(self, shape: Sequence[int], maps: int) -> int:
+        """FLOPs of the matrix products of one step of an owned parameter."""
+        return 0
+
+
+class AdamWOptimizer(Optimizer):
+    """AdamW, and the learning rate over the run."""
+
+    kind: Literal["adamw"] = "adamw"
+
+
+class MuonOptimizer(Optimizer):
+    """Muon for the matrices of the encoder's layers, with updates as large as AdamW's; AdamW for the rest."""
+
+    kind: Literal["muon"] = "muon"
+
+    def owned(self, parameters: "Mapping[str, nn.Parameter]", linear_maps: "Mapping[str, LinearMap]") -> dict[str, int]:
+        return {
+            name: linear.parts
+            for name, linear in linear_maps.items()
+            if linear.hidden and parameters[name].requires_grad
+        }
+
+    def stepper(self, tensors: "list[Tensor]", maps: Sequence[int], dtype: "torch.dtype") -> Stepper:
+        from fast_electra.models.muon import Muon
+
+        return Muon(tensors, maps, momentum=self.muon_momentum, weight_decay=self.weight_decay, dtype=dtype)
+
+    def step_flops(self, shape: Sequence[int], maps: int) -> int:
+        from fast_electra.models.muon import step_flops
+
+        return step_flops(shape, maps)

@@ -1,0 +1,67 @@
+"""The settings of a model's shape."""
+
+from collections.abc import Collection
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from fast_electra.parts import Section
+
+
+def with_layers(options: dict[str, Any], before: int | None, layers: int) -> dict[str, Any]:
+    """The keys of a Transformers configuration of another depth: lists of one entry a layer follow it.
+
+    They are cut, or go on from their start.
+    """
+    return {
+        name: [value[place % len(value)] for place in range(layers)]
+        if is_list_of_layers(name, value, (before,))
+        else value
+        for name, value in options.items()
+    }
+
+
+def is_list_of_layers(name: str, value: Any, counts: Collection[Any]) -> bool:
+    """Whether a key of a Transformers configuration has one entry a layer, of one of `counts` layers."""
+    return isinstance(value, list) and len(value) in counts and ("layer" in name or name == "attention_window")
+
+
+class ShapeConfig(Section):
+    """A Transformers encoder: continued from a published model, or fresh in a shape given here."""
+
+    model: str | None = None
+    """continue from this run, folder or hub name: the shape is then its own; empty: fresh weights in the shape below"""
+    architecture: str = "modernbert"
+    """`model_type` of a Transformers configuration: modernbert, electra, bert, roberta, ..."""
+    layers: int | None = Field(default=None, ge=1)
+    """encoder layers"""
+    hidden_size: int | None = Field(default=None, ge=1)
+    """width of the hidden states and of the embeddings"""
+    heads: int | None = Field(default=None, ge=1)
+    """attention heads"""
+    intermediate_size: int | None = Field(default=None, ge=1)
+    """width inside the feed-forward layers"""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """dropout on hidden states and attention"""
+    options: dict[str, Any] = Field(default={})
+    """further keys of the Transformers configuration, passed as they are"""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        shape = {name: getattr(self, name) for name in ("layers", "hidden_size", "heads", "intermediate_size")}
+        missing = [name for name, value in shape.items() if value is None]
+        if self.model is None and missing:
+            raise ValueError(f"give {', '.join(missing)}, or model to continue from a published one")
+        if self.model is None and shape["hidden_size"] % shape["heads"]:
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be divisible by heads ({self.heads})")
+        types = self.options.get("layer_types")
+        if self.model is None and isinstance(types, list) and len(types) != self.layers:
+            raise ValueError(
+                f"options.layer_types has {len(types)} entries for layers ({self.layers}): give one a layer"
+            )
+        return self
+
+    def with_layers(self, layers: int) -> Self:
+        """Of another depth: lists of one entry a layer are cut, or go on from their start."""
+        options = with_layers(self.options, self.layers, layers)
+        return self.model_copy(update={"layers": layers, "options": options})

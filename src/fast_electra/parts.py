@@ -1,0 +1,79 @@
+"""Sections of the configuration, and the parts that plug into it.
+
+A part is one class: its settings, what it does, and what the program may ask it. A contract, such as `Schedule`, is a
+direct subclass of `Part` and says what its parts can be asked; a part is a subclass of a contract with a `kind`.
+
+Notable:
+- defining a part registers it: its kind and settings are then in the configuration, in its messages, help and schema;
+- the program asks the part and never compares kinds (tests/test_parts.py);
+- the modules of parts import torch inside of functions, so that a configuration is checked without it.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from fast_electra.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+when_registered: list[Callable[[], object]] = []
+"""called after a part was registered: whatever was built from the kinds is built again"""
+
+
+class Part(Section):
+    """Base of the contracts."""
+
+    kind: Any
+    """text; a part narrows the type to its own"""
+    kinds: ClassVar[dict[str, Any]]
+    """the parts of a contract, by kind"""
+    default_kind: ClassVar[str]
+    """of a contract, where a configuration names none"""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Register a part."""
+        if Part in cls.__bases__:
+            cls.kinds = {}
+            return
+        kind = cls.model_fields["kind"].default
+        if not isinstance(kind, str):
+            return  # a base that parts share
+        there = cls.kinds.get(kind, cls)
+        if (there.__module__, there.__name__) != (cls.__module__, cls.__name__):  # else a notebook's cell ran again
+            raise ConfigError(
+                f"{cls.__module__}.{cls.__name__} has the kind {kind} of {there.__module__}.{there.__name__}: "
+                "give it another kind."
+            )
+        cls.kinds[kind] = cls
+        for call in when_registered:
+            call()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """As the type of a field, a contract is the union of its parts."""
+        parts = cls.__dict__.get("kinds")
+        if not parts:
+            return handler(source)
+        # Told apart by a function, which knows a default; the part then sees the value as it is written.
+        choices = {kind: handler.generate_schema(part) for kind, part in parts.items()}
+        return core_schema.tagged_union_schema(choices, discriminator=cls._kind_of)
+
+    @classmethod
+    def _kind_of(cls, value: Any) -> Any:
+        return str(value.get("kind", cls.default_kind)) if isinstance(value, dict) else getattr(value, "kind", None)
