@@ -256,8 +256,8 @@ def test_intervals_resample_whole_sets_and_are_wilsons_where_there_is_one():
 BAD = [
     ('{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}\n', ", line 2: no column sentence_bad"),
     ('{"sentence_good": "a", "sentence_bad": "b"}\n\n[1]\n', ", line 3: no JSON object"),
-    ('{"sentence_good": "a", "sentence_bad": 7}\n', ", line 1: sentence_bad is no text"),
-    ('{"sentence_good": "  ", "sentence_bad": "b"}\n', ", line 1: sentence_good is no text"),
+    ('{"sentence_good": "a", "sentence_bad": 7}\n', ", line 1: sentence_bad is 7, not text"),
+    ('{"sentence_good": "  ", "sentence_bad": "b"}\n', ', line 1: sentence_good is "  ", not text'),
     ('{"sentence_good": "\\ud800", "sentence_bad": "b"}\n', ", line 1: sentence_good holds half of a surrogate pair"),
     ('{"sentence_good": \n', ", line 1: not JSON"),
     ("\n", " has no pairs"),

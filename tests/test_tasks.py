@@ -389,7 +389,7 @@ GOOD = "text,label\nfine,a\nbad,b\n"
         ("text,label\n", GOOD, "text:label", "train.csv has no examples"),
         (GOOD, "text,label\n", "text:label", "dev.csv has no examples"),
         (GOOD + "too,many,fields\n", GOOD, "text:label", "train.csv, line 4: 3 columns where the first line has 2"),
-        (GOOD + "nothing,\n", GOOD, "text:label", 'train.csv, line 4: label is "", no label'),
+        (GOOD + "nothing,\n", GOOD, "text:label", 'train.csv, line 4: label is "", not a label'),
         (GOOD, GOOD + "x,c\n", "text:label", "dev.csv, line 4: label c, which train lacks"),
         (
             "text,label\nx,pos\ny,neg\n",
@@ -427,10 +427,10 @@ def test_bad_tables_are_refused_in_one_sentence_that_says_where(train, dev, colu
         ("{", "a.jsonl, line 2: not JSON"),
         ("[1]", "a.jsonl, line 2: no JSON object"),
         ('{"text": "x"}', "a.jsonl, line 2: no column label; it has text."),
-        ('{"text": 5, "label": "a"}', "a.jsonl, line 2: text is no text"),
-        ('{"text": "x", "label": null}', "a.jsonl, line 2: label is null, no label"),
-        ('{"text": "x", "label": NaN}', "a.jsonl, line 2: label is NaN, no label"),
-        ('{"text": ["x", "y"], "label": ["a"]}', "a.jsonl, line 1: text is no list of words"),
+        ('{"text": 5, "label": "a"}', "a.jsonl, line 2: text is 5, not text"),
+        ('{"text": "x", "label": null}', "a.jsonl, line 2: label is null, not a label"),
+        ('{"text": "x", "label": NaN}', "a.jsonl, line 2: label is NaN, not a label"),
+        ('{"text": ["x", "y"], "label": ["a"]}', 'a.jsonl, line 1: text is "fine", not a list of words'),
     ],
 )
 def test_bad_json_lines_are_refused_in_one_sentence_that_says_where(line, sentence, tmp_path):
@@ -447,7 +447,7 @@ def test_sentences_whose_labels_do_not_fit_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"a.jsonl, line 2: 1 labels for 2 words; give each word one"):
         load_own(path, None, ["words"], "tags")
     path = own(tmp_path, "a.jsonl", [good, {**good, "words": []}])
-    with pytest.raises(DataError, match=r"line 2: words is no list of words"):
+    with pytest.raises(DataError, match=r"line 2: words is \[\], not a list of words"):
         load_own(path, None, ["words"], "tags")
     path = own(tmp_path, "a.jsonl", [good])
     with pytest.raises(DataError, match="token labels need one text column"):
