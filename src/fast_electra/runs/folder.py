@@ -138,6 +138,16 @@ class RunFolder:
         return (self.path / _CONFIG).read_text(encoding="utf-8")
 
     @property
+    def requested(self) -> Mapping[str, Any]:
+        """The configuration as the user gave it."""
+        return self.record["requested"]
+
+    @property
+    def started_from(self) -> str | None:
+        """The working folder when the run began, as seen from the run's folder; None in runs of earlier versions."""
+        return self.record.get("started_from")
+
+    @property
     def updates(self) -> int:
         """Updates of the whole run."""
         return self.record["updates"]

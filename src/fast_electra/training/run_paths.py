@@ -32,7 +32,7 @@ def located(config: Config, run: RunFolder, as_given: bool = False) -> Config:
         run: whose record says where it was started.
         as_given: leave paths alone that are there as they are given.
     """
-    home = run.record.get("started_from")
+    home = run.started_from
     if home is None or home == started_from(run.path):
         return config
     base = Path(os.path.normpath(os.path.join(os.path.realpath(run.path), home)))
@@ -51,7 +51,7 @@ def as_recorded(config: Config, run: RunFolder | None) -> Config:
         return config
 
     def stored(path: Any, key: str) -> Any:
-        value: Any = run.record["requested"]
+        value: Any = run.requested
         for name in key.split("."):
             value = value.get(name) or {}
         return [Path(one) for one in value] if isinstance(value, list) else type(path)(value) if value else path
