@@ -294,7 +294,7 @@ def test_a_shard_cut_short_or_missing_is_found_even_without_verifying(folder):
 
 
 def test_no_shards_at_all_is_one_sentence(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere is no folder: name a folder of token shards"):
+    with pytest.raises(DataError, match="nowhere holds no token shards"):
         open_shards(tmp_path / "nowhere")
 
 

@@ -485,11 +485,10 @@ def _existing(
 
 
 def _no_shards(folder: Path) -> str:
-    there = "holds no token shards" if folder.is_dir() else f"is no folder in {Path.cwd()}"
-    if folder.is_absolute() and not folder.is_dir():
-        there = "is no folder"
+    here = "" if folder.is_absolute() else f" in {Path.cwd()}"
+    why = "" if folder.is_dir() else f": it is no folder{here}"
     write = command("data", "build", "CONFIG", "data.sources=[TEXTS]", "--out", folder)
-    return f"{folder} {there}: name a folder of token shards as data.shards, or write one with `{write}`."
+    return f"{folder} holds no token shards{why}; name a folder of token shards as data.shards, or write one with `{write}`."
 
 
 def _refuse_other_format(folder: Path, manifest: dict[str, Any]) -> None:
