@@ -488,7 +488,8 @@ def _no_shards(folder: Path) -> str:
     here = "" if folder.is_absolute() else f" in {Path.cwd()}"
     why = "" if folder.is_dir() else f": it is no folder{here}"
     write = command("data", "build", "CONFIG", "data.sources=[TEXTS]", "--out", folder)
-    return f"{folder} holds no token shards{why}; name a folder of token shards as data.shards, or write one with `{write}`."
+    name = f"name a folder of token shards as data.shards, or write one with `{write}`"
+    return f"{folder} holds no token shards{why}; {name}."
 
 
 def _refuse_other_format(folder: Path, manifest: dict[str, Any]) -> None:
