@@ -19,7 +19,7 @@ class FocalObjective(FastElectraObjective):
 
     kind: Literal["focal"] = "focal"
     gamma: float = Field(default=2.0, ge=0)
-    """how little tokens that are told right weigh; 0: the loss of fast_electra"""
+    """how strongly the loss reduces the weight of tokens that are classified correctly; 0: the loss of fast_electra"""
 
     def title(self, model):
         """The method in a model card."""

@@ -134,7 +134,7 @@ def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, l
         rate: share of a row's eligible tokens, in (0, 1).
         seed: the run's seed.
         pieces: of the tokenizer.
-        longest: a word of more tokens, or of more than m, is masked in parts of so many.
+        longest: a word of more tokens, or of more than m, is masked in parts of at most this length.
     """
     eligible_BS, device = batch.eligible, batch.ids.device
     positions_S = torch.arange(batch.ids.shape[1], device=device)

@@ -21,7 +21,7 @@ class Masking(Part):
     span_mean: float = Field(default=3.0, ge=1)
     """mean length of a span in tokens, geometric (SpanBERT: 3.8)"""
     span_longest: int = Field(default=10, ge=1)
-    """longest span in tokens; longer words are masked in parts of so many"""
+    """longest span in tokens; a longer word is masked in parts of at most this length"""
 
     def masker(self, tokenizer: "PreTrainedTokenizerBase") -> "Masker":
         """A function of batch and seed that draws the masked positions.

@@ -80,7 +80,7 @@ _JSON = re.compile(rf"\s*(?:(\[)\s*(?:\{{\s*{_STRING}\s*:|{_STRING}\s*[,\]])|\{{
 
 
 def is_other_encoding(undecodable: int, characters: int) -> bool:
-    """Whether so many of a file's characters are not UTF-8 that it is no UTF-8 text with a few broken bytes."""
+    """Whether a file has too many characters that are not UTF-8 to be UTF-8 text with a few broken bytes."""
     return undecodable > max(_FEW, LARGEST_UNDECODABLE * characters)
 
 

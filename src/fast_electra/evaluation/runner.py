@@ -674,7 +674,7 @@ def count_seen(tasks: Sequence[Task], corpus: Path, out: Path, say: Say = lambda
         tasks: whose texts are looked for.
         corpus: token shards, or files or folders of text.
         out: the evaluation's folder.
-        say: is told what of the text was not read as it is.
+        say: called with a sentence about text that was left out or changed while it was read.
 
     Returns:
         {task: {"corpus", "counts": {split: {"texts", "checked", "seen"}}}}.

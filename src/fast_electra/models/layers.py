@@ -66,7 +66,7 @@ def truncate(model: PreTrainedModel, layers: int) -> None:
 
 
 def keep_layers(config: PreTrainedConfig, layers: int) -> None:
-    """Let a configuration say that there are so many layers, and cut its lists of one entry a layer."""
+    """Set the number of layers in a configuration, and shorten its per-layer lists to it."""
     counts = {getattr(config, name, None) for name in _COUNTS} - {None}
     for name, value in list(vars(config).items()):
         if is_list_of_layers(name, value, counts):

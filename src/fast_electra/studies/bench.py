@@ -497,7 +497,7 @@ def _device(execution: Execution) -> str:
 
 
 def _timed(config: Config) -> Config:
-    """Against a frozen auxiliary; one micro-batch an update, and so many updates that no schedule moves.
+    """Against a frozen auxiliary; one micro-batch an update, and enough updates that no schedule moves.
 
     Weights are fresh, which changes no time; a table of the auxiliary's with a trained difference stays.
     """

@@ -148,7 +148,7 @@ class ElectraObjective(ObjectiveConfig):
     generator_optimizer: Optimizer | None = None
     """settings of its own for the generator; empty: the main model's"""
     clip: Literal["per_model", "joint"] = "per_model"
-    """per_model: gradients of unweighted losses, each model by itself; joint: of the weighted sum, as published"""
+    """per_model: clips the gradients of each model's unweighted loss; joint: those of the weighted sum, as published"""
     include_special: bool = False
     """score special tokens too, as ELECTRA's own code does"""
     disallow_correct: bool = False

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from fast_electra.config.tree import TrainingConfig
+from fast_electra.data.shards import available_cores
 from fast_electra.errors import ConfigError
 
 _BFLOAT16_ISAS = ("AVX512_CORE_BF16", "AVX10_1_512", "AVX512_CORE_AMX", "DEFAULT", "ALL")
@@ -77,7 +78,7 @@ def choose_execution(training: TrainingConfig) -> Execution:
         device=torch.device(name),
         precision=precision,
         auxiliary_dtype=torch.bfloat16 if native and precision != "float32" else torch.float32,
-        threads=training.threads or _cores(),
+        threads=training.threads or available_cores(),
     )
 
 
@@ -118,7 +119,3 @@ def _jiffies() -> tuple[int, int]:
     with open("/proc/stat", encoding="ascii") as file:
         counts = [int(count) for count in file.readline().split()[1:9]]
     return counts[3] + counts[4], sum(counts)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
