@@ -44,7 +44,7 @@ PLAIN = {"Bob": "PER", "Carl": "PER"}
 @pytest.fixture(scope="module", autouse=True)
 def _one_core():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "_cores", lambda: 1)
+        patch.setattr(precision, "available_cores", lambda: 1)
         yield
 
 

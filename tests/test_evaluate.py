@@ -65,7 +65,7 @@ def text(draw: random.Random, extra: str, longest: int = 6) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def _one_core():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "_cores", lambda: 1)
+        patch.setattr(precision, "available_cores", lambda: 1)
         yield
 
 

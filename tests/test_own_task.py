@@ -114,7 +114,7 @@ def test_pre_training_pays_only_where_a_difference_is_decided(difference, low, h
 @pytest.fixture
 def small_fine_tuning(monkeypatch):
     """One rate and few updates, so that a test takes seconds."""
-    monkeypatch.setattr(precision, "_cores", lambda: 1)
+    monkeypatch.setattr(precision, "available_cores", lambda: 1)
     monkeypatch.setattr(recipes, "_SMALL_WORDS", replace(recipes._SMALL_WORDS, least_updates=4, epochs=1))
     monkeypatch.setattr(recipes, "_SMALL", replace(recipes._SMALL, least_updates=4, epochs=1))
     monkeypatch.setattr(runner, "learning_rates", lambda recipe, kind: (recipe.learning_rate,))
