@@ -196,7 +196,7 @@ def test_the_markdown_holds_every_number_of_the_results(done):
         titles = {question["name"]: question["title"] for question in corpus["questions"]}
         for found in corpus["differences"]:
             told = f"{found['contestant']} {claim_page.number(found['difference'])}"
-            undecided = [line for line in lines if line.startswith(f"- {titles[found['question']]}, not decided")]
+            undecided = [line for line in lines if line.startswith(f"- {titles[found['question']]}: not decided")]
             assert f"- {found['sentence']}" in lines if found["decided"] else told in undecided[0]
 
 
@@ -500,12 +500,12 @@ def test_sentences_say_what_is_decided_and_gather_the_rest():
     }
     decided, other, chance, remarked = claim_page.sentences_of(found)
     found["questions"] = [vars(QUESTION) | {"zero_shot": True}]
-    assert "without fine-tuning MLM is asked" in claim_page.sentences_of(found)[-1]
+    assert "without fine-tuning, MLM answers another question" in claim_page.sentences_of(found)[-1]
     found["runs"] = [run for run in runs if run["method"] != "mlm"]
     assert "MLM" not in claim_page.sentences_of(found)[-1]
     assert decided.startswith("bugs: Fast-ELECTRA, exponential is ahead of joint ELECTRA, tied by 5.0 points")
-    assert other == "bugs, not decided, in points ahead of joint ELECTRA: MLM 1.0."
-    assert "of 2 between equal methods" in chance
+    assert other == "bugs: not decided. Points ahead of joint ELECTRA: MLM 1.0."
+    assert "of the 2 intervals" in chance
     assert remarked == (
         "english, CoLA: all the same (3 of 6 runs: joint ELECTRA, tied, seeds 0, 1; Fast-ELECTRA, exponential, seed 0)."
     )

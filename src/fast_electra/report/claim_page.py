@@ -68,7 +68,7 @@ def _differences(corpus: Results) -> TextTable:
         for found in corpus["differences"]
     ]
     strong = frozenset((place, 2) for place, found in enumerate(corpus["differences"]) if found["decided"])
-    caption = f"{corpus['corpus']}: points ahead of joint ELECTRA, seed by seed"
+    caption = f"{corpus['corpus']}: points ahead of joint ELECTRA, paired by seed"
     columns = ["question", "method", "difference", "95 % interval", "detectable", "seeds", ""]
     return TextTable(caption, columns, rows, left=2, strong=strong)
 
@@ -88,7 +88,7 @@ def _diagnosis(corpus: Results) -> TextTable:
         ]
         for run in corpus["runs"]
     ]
-    caption = f"{corpus['corpus']}: why"
+    caption = f"{corpus['corpus']}: diagnosis of each run"
     columns = [
         "method",
         "seed",
@@ -132,7 +132,7 @@ def _auxiliaries(corpus: Results) -> TextTable:
         ]
         for found in corpus["auxiliaries"]
     ]
-    columns = ["seed", "seconds given", "taken", "updates", "% of masked tokens guessed", "by unigram", "runs/"]
+    columns = ["seed", "seconds given", "taken", "updates", "% of masked tokens predicted", "unigram baseline", "runs/"]
     return TextTable(f"{corpus['corpus']}: auxiliaries", columns, rows)
 
 
@@ -157,25 +157,27 @@ def _speed(corpus: Results) -> TextTable:
         [found["what"], number(found["median"]), f"[{number(found['low'])}, {number(found['high'])}]"]
         for found in corpus["calibration"]
     ]
-    return TextTable(f"{corpus['corpus']}: updates a second, timed in turns", ["", "median", "95 % interval"], rows)
+    return TextTable(
+        f"{corpus['corpus']}: updates per second, measured in turns", ["", "median", "95 % interval"], rows
+    )
 
 
 # --- In words ---------------------------------------------------------------------------------------------------------
 
 
 def sentences_of(corpus: Results) -> list[str]:
-    """What is decided, what is not, and what has to be known of it."""
+    """Return one sentence per decided difference, one per question that is not decided, and the cautions."""
     found = [difference["sentence"] for difference in corpus["differences"] if difference["decided"]]
     for question in corpus["questions"]:
         left = [each for each in corpus["differences"] if each["question"] == question["name"] and not each["decided"]]
         if left:
             ahead = "; ".join(f"{each['contestant']} {number(each['difference'])}" for each in left)
-            found.append(f"{question['title']}, not decided, in points ahead of joint ELECTRA: {ahead}.")
+            found.append(f"{question['title']}: not decided. Points ahead of joint ELECTRA: {ahead}.")
     several = [difference for difference in corpus["differences"] if difference["seeds"] > 1]
     if len(several) > 1:
         found.append(
-            f"Each interval is a 95 % one by itself: of {len(several)} between equal methods, "
-            f"{0.05 * len(several):.1f} would be expected to leave 0 out."
+            f"The intervals are not corrected for multiple comparisons: if all methods were equal, "
+            f"{0.05 * len(several):.1f} of the {len(several)} intervals would be expected to exclude 0."
         )
     return [*found, *_cautions(corpus)]
 
@@ -195,53 +197,55 @@ def _cautions(corpus: Results) -> Iterator[str]:
     spent = [run["seconds"] / run["given_seconds"] for run in corpus["runs"] if "seconds" in run]
     if spent:
         yield (
-            f"{name}: runs took {100 * min(spent):.0f} to {100 * max(spent):.0f} % of the seconds that their updates "
-            "were to take, validation and checkpoints left out."
+            f"{name}: runs took {100 * min(spent):.0f} to {100 * max(spent):.0f} % of their planned seconds, without "
+            "validation and checkpoints."
         )
     for found in corpus["learning_rates"]:
         tried = [float(factor) for factor in found["scores"]]
         if len(tried) > 1 and found["factor"] in (min(tried), max(tried)):
-            yield f"{name}: the best learning rate of {found['method']} is at the edge of those that were tried."
+            yield f"{name}: the best learning rate of {found['method']} is at the edge of the range that was tried."
     by_check: dict[str, set[str]] = {}
     for run in corpus["runs"]:
         for sentence in run.get("found", ()):
             by_check.setdefault(sentence.partition(":")[0], set()).add(run["contestant"])
     for check, contestants in by_check.items():
-        yield f"{name}: doctor speaks of {check} in runs of {'; '.join(sorted(contestants))}."
+        yield f"{name}: `fast-electra doctor` reports {check} in runs of {'; '.join(sorted(contestants))}."
     is_mlm_there = any(run["method"] == "mlm" for run in corpus["runs"])
     if is_mlm_there and any(question["zero_shot"] for question in corpus["questions"]):
         yield (
-            f"{name}: without fine-tuning MLM is asked what is likelier behind a mask whose place it is shown, "
-            "which is another question than the main models', so it is not compared there."
+            f"{name}: without fine-tuning, MLM answers another question than the main models: which token is "
+            "likelier at a masked position that is given. So the study does not compare it there."
         )
 
 
 def notes_of(results: Results) -> list[str]:
-    """How it was done."""
+    """Return sentences on how the study was done: budget, seeds, methods, models, measures, machine."""
     machine = results["machine"]
     methods = "; ".join(f"{title}: {settings}" for title, settings in results["methods"].items())
     models = "; ".join(
         f"{corpus['corpus']}: {corpus['model']['architecture']}, {number(corpus['model']['layers'])} layers × "
         f"{number(corpus['model']['width'])}, generator and auxiliary {number(corpus['generator_layers'])} layers, "
-        f"vocabulary {number(corpus['vocabulary'])}, {number(corpus['tokens']['train'])} tokens to train on and "
+        f"vocabulary {number(corpus['vocabulary'])}, {number(corpus['tokens']['train'])} tokens for training and "
         f"{number(corpus['tokens']['validation'])} for validation"
         for corpus in results["corpora"]
     )
     return [
-        f"Every run has {number(results['seconds'])} seconds of training, by its own measured speed; where the "
-        f"auxiliary is counted, the {number(results['auxiliary_seconds'])} seconds that it trained come off.",
+        f"Every run trains for {number(results['seconds'])} seconds, converted to updates by its method's measured "
+        f"speed. Where the auxiliary is counted, the {number(results['auxiliary_seconds'])} seconds of its training "
+        "are subtracted.",
         f"Learning rates were chosen with seed {results['choosing_seed']} in {number(results['choosing_seconds'])} "
-        f"seconds each, on validation text of pre-training; then seeds "
-        f"{', '.join(str(seed) for seed in results['seeds'])}, each with an auxiliary of its own.",
-        f"Methods, as settings on the quickstart's main model with fresh weights: {methods}.",
+        f"seconds each, on validation text of pre-training. The runs have the seeds "
+        f"{', '.join(str(seed) for seed in results['seeds'])}, and each seed has its own auxiliary.",
+        f"Methods, as settings added to the quickstart's main model with fresh weights: {methods}.",
         f"Models: {models}.",
-        "Intervals are Student's over seeds, of pre-training and fine-tuning together. detectable: the smallest true "
-        "difference that a t-test over these seeds finds about 8 times out of 10 (two-sided, 5 %); an observed one "
-        "below it is never called decided.",
-        "rtd_auc is by one auxiliary, that of the seed which chose the learning rates, and no run trained against it; "
-        "those of Fast-ELECTRA trained against others of its kind, at temperature 1 as here or above, so it is nearest "
-        "to them. "
-        "findings: warnings and problems of `fast-electra doctor`. Mean T and % replaced: of the run's records.",
+        "Intervals are Student's t intervals over seeds; a seed changes both pre-training and fine-tuning. detectable: "
+        "the smallest true difference that a t-test over these seeds finds about 8 times out of 10 (two-sided, 5 %). "
+        "An observed difference below it is never called decided.",
+        "rtd_auc is measured with the replacements of one auxiliary, that of the seed which chose the learning rates. "
+        "No run trained against it. The runs of Fast-ELECTRA trained against other auxiliaries of the same kind, at "
+        "temperature 1 (as in the measurement) or above, so the measurement is closest to their training. findings: "
+        "the number of warnings and problems of `fast-electra doctor`. Mean T and mean % replaced: means over the "
+        "run's records.",
         f"Machine: {machine['device']}, {machine['precision']}, {number(machine['threads'])} threads; "
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         + ".",
@@ -252,7 +256,7 @@ def notes_of(results: Results) -> list[str]:
 
 
 def markdown_of(results: Results) -> str:
-    """The results as a Markdown page, beside which claim.svg lies."""
+    """Return the results as a Markdown page that shows claim.svg from the same folder."""
     lines = ["# Fast-ELECTRA and joint ELECTRA at equal seconds", "", "```sh", results["command"], "```", ""]
     lines += [f"- {note}" for note in notes_of(results)] + ["", "![scores by method](claim.svg)"]
     for corpus in results["corpora"]:
@@ -275,7 +279,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def page_of(results: Results) -> str:
-    """The results as an HTML page that needs nothing else."""
+    """Return the results as one self-contained HTML page."""
     sentences = [sentence for corpus in results["corpora"] for sentence in sentences_of(corpus)]
     return (
         templates()
