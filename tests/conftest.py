@@ -46,7 +46,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="session")
 def auxiliary(tmp_path_factory, shards):
     """A finished run of a tiny masked language model."""
-    from fast_electra.training.pretrain import pretrain
+    from fast_electra.pipelines.pretrain import pretrain
 
     folder = tmp_path_factory.mktemp("runs") / "auxiliary"
     pretrain(tiny.settings(shards), folder)

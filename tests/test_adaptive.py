@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fast_electra.config.tree import CorruptionConfig
 from fast_electra.corruption.adaptive import AdaptiveCurriculum, AdaptiveSchedule
+from fast_electra.corruption.settings import CorruptionConfig
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.report.curves import schedule_chart
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 Metrics = dict[str, float]

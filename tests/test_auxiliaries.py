@@ -34,10 +34,10 @@ from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.layers import dropping, layer_stacks, truncate
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.other_lm import CausalLM, EncoderDecoderLM
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.training.assembly import assemble
 from fast_electra.training.auxiliary import excluded_tokens, load_auxiliary
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 from tests.tiny import SPECIAL, batch
 

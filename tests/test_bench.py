@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fast_electra.cli.main import main
-from fast_electra.config.tree import ElectraObjective
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.errors import ConfigError
+from fast_electra.objectives.settings import ElectraObjective
 from fast_electra.studies import bench as studies
 from fast_electra.studies.bench import Given, Timing, interval, measure, rates, ratios, summary
 from fast_electra.studies.tune import tune

@@ -28,13 +28,13 @@ from fast_electra.corruption.masking import Masked, mask_random_tokens
 from fast_electra.corruption.race import TemperaturePath
 from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.files import canonical_digest
+from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import ConfigError, DataError
+from fast_electra.pipelines.corrupt import build_cache
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
-from fast_electra.training.corrupt import build_cache
-from fast_electra.training.doctor import examine
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 from tests.test_training import CPU
 

@@ -560,7 +560,7 @@ def test_a_dry_run_lists_the_runs_and_their_seconds(glue, tmp_path, capsys):
 
 def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_path, monkeypatch, capsys):
     nothing = SimpleNamespace(train=[], held_out=[], validation=[])
-    monkeypatch.setattr("fast_electra.recipes.python_corpus.collect", lambda: nothing)
+    monkeypatch.setattr("fast_electra.data.python_corpus.collect", lambda: nothing)
     given = []
 
     def found(study, corpora, out, command, listener):

@@ -31,12 +31,14 @@ from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelEr
 from fast_electra.models.build import build_model, continue_model, load_model
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.models.sharing import DeltaEmbedding
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.publishing import export as exporting
+from fast_electra.publishing.card import earlier_flops
+from fast_electra.publishing.export import export_run, push
 from fast_electra.runs.metrics import read_metrics
-from fast_electra.training import exporting
-from fast_electra.training.card import earlier_flops
-from fast_electra.training.exporting import export_run, push
+from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.pretrain import assemble, pretrain, start
+from fast_electra.training.setup import start
 from tests import test_electra, tiny
 from tests.test_training import CPU, run, weights, without_clock
 
@@ -95,8 +97,8 @@ def test_a_discriminators_head_is_loaded(tmp_path, tokenizer):
 def test_an_own_export_goes_on_with_the_same_logits(tmp_path, shards, auxiliary):
     run(tiny.settings(shards, "fast_electra", auxiliary, training__updates=2), tmp_path / "run")
     ids = tiny.batch(rows=2).ids
-    exported = load_model(tmp_path / "run", "rtd")
-    model, note = continue_model(tmp_path / "run", "rtd", 1, 0.0)
+    exported = load_model(tmp_path / "run" / "model", "rtd")
+    model, note = continue_model(tmp_path / "run" / "model", "rtd", 1, 0.0)
     with torch.no_grad():
         expected = replaced_logits(exported(input_ids=ids).logits)
         found = model.eval()(input_ids=ids).logits
@@ -330,7 +332,9 @@ def test_an_export_holds_the_main_model_and_the_auxiliary_with_their_heads(tmp_p
     assert main(["export", str(finished), str(tmp_path / "out")]) == 0
     assert load_model(tmp_path / "out", "rtd")
     ours = load_model(tmp_path / "out" / "auxiliary", "mlm").state_dict()
-    assert all(torch.equal(value, ours[name]) for name, value in load_model(auxiliary, "mlm").state_dict().items())
+    assert all(
+        torch.equal(value, ours[name]) for name, value in load_model(auxiliary / "model", "mlm").state_dict().items()
+    )
     assert main(["export", str(finished), str(tmp_path / "out")]) == 2  # it is there already
 
 
@@ -449,7 +453,7 @@ def test_every_architecture_trains_in_documents_resumes_and_is_continued(archite
     run(config, tmp_path / "parts")
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     assert [r["update"] for r in read_metrics(tmp_path / "whole" / "metrics.jsonl")] == [3]
-    _, note = continue_model(tmp_path / "whole", "rtd", 0, 0.0)
+    _, note = continue_model(tmp_path / "whole" / "model", "rtd", 0, 0.0)
     assert "the RTD head is loaded with it" in note
 
 

@@ -5,21 +5,23 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from fast_electra.config import resolve
-from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.diagnosis.doctor import labels_stay_out, parameter_groups
 from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.models.shapes import ModelConfig
+from fast_electra.pipelines.corrupt import build_cache
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.publishing.export import export_run
 from fast_electra.studies.cost import cost
-from fast_electra.training.corrupt import build_cache
-from fast_electra.training.doctor import labels_stay_out, parameter_groups
-from fast_electra.training.exporting import export_run
+from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.outlook import flops_per_update
-from fast_electra.training.pretrain import assemble, pretrain, start, validate
+from fast_electra.training.setup import start, validate
 from tests import tiny
 from tests.test_training import CPU, run, weights, without_clock
 
@@ -185,7 +187,7 @@ def test_a_run_leaves_the_vocabulary_head_beside_the_main_model(tmp_path, shards
     assert record["loss"] == pytest.approx(record["rtd"] + 0.3 * record["corrective"], rel=1e-5)
     masked_lm, report = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "masked_lm", output_loading_info=True)
     assert not any(report.values())
-    main = load_model(tmp_path / "run", "rtd")
+    main = load_model(tmp_path / "run" / "model", "rtd")
     for name, parameter in main.base_model.named_parameters():
         assert torch.equal(parameter, masked_lm.base_model.get_parameter(name)), name
     assert "trained on replaced tokens" in (tmp_path / "run" / "masked_lm" / "README.md").read_text()
@@ -230,14 +232,17 @@ def test_the_head_learns_to_correct(tmp_path):
 
 def test_the_head_starts_from_the_auxiliarys_with_the_encoder(shards, auxiliary):
     found = parts(shards, auxiliary, main__start="auxiliary", **CORRECTIVE)
-    ours, theirs = found.objective.models()["masked_lm"].state_dict(), load_model(auxiliary, "mlm").state_dict()
+    ours, theirs = (
+        found.objective.models()["masked_lm"].state_dict(),
+        load_model(auxiliary / "model", "mlm").state_dict(),
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert any("of the vocabulary head's" in note for note in found.notes)
 
 
 def test_embeddings_may_be_copied_and_the_output_layer_follows(shards, auxiliary):
     found = parts(shards, auxiliary, main__embeddings="copied", **CORRECTIVE)
-    table = load_model(auxiliary, "mlm").get_input_embeddings().weight
+    table = load_model(auxiliary / "model", "mlm").get_input_embeddings().weight
     assert torch.equal(found.objective.models()["masked_lm"].get_output_embeddings().weight, table)
 
 

@@ -3,7 +3,6 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.augmentations import Difficulty, TemperatureAugmentation
 from fast_electra.corruption.auxiliary import Candidates, MaskedLanguageModel
 from fast_electra.corruption.masking import mask_random_tokens, masked_ids, originals
@@ -14,6 +13,7 @@ from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.fast_electra import FastElectra
 from tests.tiny import SPECIAL, batch
 

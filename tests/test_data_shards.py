@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fast_electra.config.tree import DataConfig, TokenizerConfig
 from fast_electra.data import shards
 from fast_electra.data.files import MANIFEST, canonical_digest
+from fast_electra.data.settings import DataConfig, TokenizerConfig
 from fast_electra.data.shards import build_shards, is_validation_text, open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer
@@ -336,7 +336,7 @@ def test_a_disk_that_fills_leaves_nothing_behind(tokenizer, tmp_path):
     program = """
 import resource, sys
 from pathlib import Path
-from fast_electra.config.tree import DataConfig
+from fast_electra.data.settings import DataConfig
 from fast_electra.data.shards import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import load_tokenizer
@@ -384,7 +384,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     program = """
 import sys
 from pathlib import Path
-from fast_electra.config.tree import DataConfig, TokenizerConfig
+from fast_electra.data.settings import DataConfig, TokenizerConfig
 from fast_electra.data import shards
 if __name__ == "__main__":
     shards.TOKENIZER_SAMPLE = 2_000_000

@@ -6,7 +6,7 @@ import sys
 import pytest
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from fast_electra.config.tree import TokenizerConfig
+from fast_electra.data.settings import TokenizerConfig
 from fast_electra.data.tokenizer import (
     LONGEST_RUN,
     fingerprint,
@@ -115,7 +115,7 @@ def test_a_line_break_with_its_indentation_is_one_token(code_tokenizer):
 
 def test_the_same_texts_give_the_same_tokenizer_in_any_process(code_tokenizer):
     program = f"""
-from fast_electra.config.tree import TokenizerConfig
+from fast_electra.data.settings import TokenizerConfig
 from fast_electra.data.tokenizer import fingerprint, train_tokenizer
 if __name__ == "__main__":
     print(fingerprint(train_tokenizer([{CODE!r}] * 20, TokenizerConfig(kind="code", vocabulary_size=310), 64)))

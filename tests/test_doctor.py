@@ -13,17 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from fast_electra.cli.main import main as command_line
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import Config, ElectraObjective, ShapeConfig
-from fast_electra.errors import CheckpointError, TrainingError
-from fast_electra.objectives.base import ParameterGroup
-from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.objectives.mlm import MLM
-from fast_electra.runs.checkpoints import newest_checkpoint
-from fast_electra.runs.folder import RunFolder
-from fast_electra.training import curve_checks
-from fast_electra.training.assembly import assemble
-from fast_electra.training.curve_checks import CURVE_CHECKS, Curves, Finding
-from fast_electra.training.doctor import (
+from fast_electra.config.tree import Config
+from fast_electra.diagnosis import curve_checks
+from fast_electra.diagnosis.curve_checks import CURVE_CHECKS, Curves, Finding
+from fast_electra.diagnosis.doctor import (
     DoctorObserver,
     auxiliary_is_frozen,
     examine,
@@ -33,9 +26,18 @@ from fast_electra.training.doctor import (
     repetition,
     tensor_names,
 )
+from fast_electra.diagnosis.references import make_reference, matching_reference, outdated, references
+from fast_electra.errors import CheckpointError, TrainingError
+from fast_electra.models.shapes import ShapeConfig
+from fast_electra.objectives.base import ParameterGroup
+from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.objectives.mlm import MLM
+from fast_electra.objectives.settings import ElectraObjective
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.runs.checkpoints import newest_checkpoint
+from fast_electra.runs.folder import RunFolder
+from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.pretrain import pretrain
-from fast_electra.training.reference import make_reference, matching_reference, outdated, references
 from tests import tiny
 
 
@@ -167,7 +169,7 @@ def test_an_auxiliary_whose_weights_changed_is_told(corpus, healthy_auxiliary, t
 
 
 def test_weights_with_nan_are_told(healthy, monkeypatch):
-    from fast_electra.training import doctor
+    from fast_electra.diagnosis import doctor
 
     def broken(_checkpoint, tensors):
         for tensor in tensors.values():
@@ -186,7 +188,7 @@ def test_an_auc_that_is_still_low_before_the_end_is_no_finding(healthy):
 
 
 def test_embeddings_that_end_near_their_start_are_told_where_they_started_fresh(healthy, monkeypatch):
-    from fast_electra.training import doctor
+    from fast_electra.diagnosis import doctor
 
     run = read_run(healthy)
     parts = assemble(run.config, choose_execution(run.config.training))

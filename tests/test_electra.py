@@ -9,18 +9,21 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, ElectraForPreTraining
 
 from fast_electra.config.loading import dump_config, load_config
-from fast_electra.config.tree import ElectraObjective, ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, load_model, transformers_config
 from fast_electra.models.rtd import replaced_logits
+from fast_electra.models.shapes import ModelConfig
 from fast_electra.models.sharing import DeltaEmbedding, disentangle, fold, tie
 from fast_electra.objectives.base import Prepared, Terms
 from fast_electra.objectives.electra import Electra
 from fast_electra.objectives.mlm import MLM
+from fast_electra.objectives.settings import ElectraObjective
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import assemble, pretrain, start, validate
+from fast_electra.training.setup import start, validate
 from tests import tiny
 from tests.test_training import run, weights, without_clock
 
@@ -425,7 +428,7 @@ def _modern(objective: ElectraObjective):
 
 def test_a_generator_may_be_continued_from_a_run(shards, auxiliary):
     found = parts(shards, "none", objective__generator={"model": str(auxiliary)})
-    theirs = load_model(auxiliary, "mlm").state_dict()
+    theirs = load_model(auxiliary / "model", "mlm").state_dict()
     ours = found.objective.models()["generator"].state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
 
 from fast_electra.cli.main import main
-from fast_electra.config.tree import ModelConfig
 from fast_electra.data.files import write_sealed_json
+from fast_electra.data.python_corpus import Corpus, SourceFile
 from fast_electra.evaluation import detector, recipes, runner
 from fast_electra.evaluation import results as results_module
 from fast_electra.evaluation.baselines import bag_of_words
@@ -45,8 +45,8 @@ from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, held_out, make_task, sample
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import write_model
-from fast_electra.recipes import evaluate as recipe
-from fast_electra.recipes.python_corpus import Corpus, SourceFile
+from fast_electra.models.shapes import ModelConfig
+from fast_electra.pipelines import evaluate as recipe
 from fast_electra.report import page
 from fast_electra.report.evaluation_page import contest_table, print_table, score_tables, verdicts
 from fast_electra.terminal import Terminal

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from fast_electra.models.classifier import save_classifier
-from fast_electra.training.exporting import export_run
-from fast_electra.training.pretrain import pretrain
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.publishing.export import export_run
 from tests import tiny
 
 LONG = "value = total + count " * 30

@@ -17,7 +17,6 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from fast_electra.config.tree import ModelConfig
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation import fine_tuning
 from fast_electra.evaluation.bug_task import bug_task
@@ -47,6 +46,7 @@ from fast_electra.models.dropout import FastDropout, drop
 from fast_electra.models.export import write_model
 from fast_electra.models.linear_maps import LinearMap
 from fast_electra.models.optimizers import AdamWOptimizer
+from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.base import ParameterGroup
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
@@ -269,7 +269,7 @@ def same_encoder(model, weights: dict[str, torch.Tensor], prefix: str) -> None:
 
 
 def test_a_runs_encoder_is_loaded_whole_under_a_new_head(auxiliary):
-    model = load_classifier(auxiliary, "sequence", ("a", "b", "c"), 0, 0.1)
+    model = load_classifier(auxiliary / "model", "sequence", ("a", "b", "c"), 0, 0.1)
     stored = load_file(auxiliary / "model" / "model.safetensors")
     same_encoder(model, stored, "model.")
     assert model.classifier.out_features == 3

@@ -9,7 +9,7 @@ import torch
 
 from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config, load_config
-from fast_electra.config.tree import Config, CorruptionConfig
+from fast_electra.config.tree import Config
 from fast_electra.corruption.adaptive import AdaptiveSchedule
 from fast_electra.corruption.initial import (
     LARGEST_SHARE,
@@ -19,12 +19,13 @@ from fast_electra.corruption.initial import (
     where_entropy_is,
 )
 from fast_electra.corruption.masking import mask_random_tokens
+from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.errors import ConfigError
+from fast_electra.pipelines.corrupt import build_cache
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
-from fast_electra.training.corrupt import build_cache
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 from tests.test_training import CPU, run, weights
 

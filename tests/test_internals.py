@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from fast_electra.config.tree import ShapeConfig
 from fast_electra.data.batches import Batch
+from fast_electra.diagnosis.doctor import DoctorObserver, examine
+from fast_electra.diagnosis.internal_checks import judge
 from fast_electra.models.attention import watching_attention
 from fast_electra.models.build import Head, build_model, transformers_config
 from fast_electra.models.layers import layer_modules
+from fast_electra.models.shapes import ShapeConfig
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
-from fast_electra.training.doctor import DoctorObserver, examine
-from fast_electra.training.internal_checks import judge
 from fast_electra.training.internals import (
     InternalsObserver,
     effective_rank,
@@ -24,7 +25,6 @@ from fast_electra.training.internals import (
     weight_figures,
 )
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.pretrain import pretrain
 from fast_electra.training.telemetry import QuietObserver
 from tests import tiny
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fast_electra.config import load_config, preset_names
-from fast_electra.config.tree import Config, ModelConfig, ShapeConfig, TrainingConfig
+from fast_electra.config.tree import Config, TrainingConfig
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import (
     Masked,
@@ -28,13 +28,14 @@ from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.models.linear_maps import LinearMap
 from fast_electra.models.optimizers import AdamWOptimizer
+from fast_electra.models.shapes import ModelConfig, ShapeConfig
 from fast_electra.objectives.base import ParameterGroup, Prepared
 from fast_electra.objectives.mlm import shown_ids
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import start
+from fast_electra.training.setup import start
 from tests import tiny
 from tests.tiny import SPECIAL, batch
 

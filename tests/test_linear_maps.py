@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fast_electra.config.tree import ShapeConfig
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.linear_maps import linear_maps
+from fast_electra.models.shapes import ShapeConfig
 
 SPECIAL = {"pad": 1, "cls": 2, "sep": 3, "mask": 4}
 # Of two layers: maps that are hidden, maps that are not, and how many maps are fused in which.

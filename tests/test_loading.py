@@ -6,10 +6,10 @@ import shlex
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fast_electra.config.tree import ModelConfig
 from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, continue_model, load_model, transformers_config
 from fast_electra.models.classifier import load_encoder
+from fast_electra.models.shapes import ModelConfig
 from tests.tiny import SPECIAL
 
 SHAPE = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}

@@ -18,8 +18,8 @@ from fast_electra.config import load_config, preset_names
 from fast_electra.config.loading import SYNONYMS, keys
 from fast_electra.config.tree import Config
 from fast_electra.evaluation.readers import load_own
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 PACKAGE = Path(fast_electra.__file__).parent

@@ -13,7 +13,6 @@ from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, 
 
 from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config
-from fast_electra.config.tree import ModelConfig
 from fast_electra.errors import DataError
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
 from fast_electra.evaluation.minimal_pairs import (
@@ -27,9 +26,10 @@ from fast_electra.evaluation.minimal_pairs import (
 from fast_electra.evaluation.results import run_of
 from fast_electra.models.build import Head, build_model, transformers_config
 from fast_electra.models.export import write_model
+from fast_electra.models.shapes import ModelConfig
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.folder import load_run
 from fast_electra.training import precision
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 MEASURES = ("sum", "mean", "worst")

@@ -7,7 +7,6 @@ import torch
 from pydantic import ValidationError
 from transformers import AttentionMaskInterface, GPT2Config
 
-from fast_electra.config.tree import ModelConfig
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
@@ -24,6 +23,7 @@ from fast_electra.models.export import export_model
 from fast_electra.models.inputs import longest_row, model_inputs, refuse_leaks
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
+from fast_electra.models.shapes import ModelConfig
 from tests.tiny import SPECIAL, batch
 
 SHAPE = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}

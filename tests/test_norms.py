@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fast_electra.config.tree import ShapeConfig
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.norms import layer_norm, use_exact_norms
+from fast_electra.models.shapes import ShapeConfig
 
 
 def gradients(function, states, weight, bias, gradient):

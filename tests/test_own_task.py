@@ -13,8 +13,8 @@ from fast_electra.errors import DataError
 from fast_electra.evaluation import recipes, runner
 from fast_electra.evaluation.readers import choose_columns
 from fast_electra.evaluation.results import Result
-from fast_electra.recipes import quickstart as quickstart_module
-from fast_electra.recipes.own_task import task_summary
+from fast_electra.pipelines import quickstart as quickstart_module
+from fast_electra.pipelines.own_task import task_summary
 from fast_electra.training import precision
 from tests import tiny
 from tests.test_entities import sentences

@@ -7,11 +7,11 @@ from fast_electra import plugins
 from fast_electra.cli.main import main
 from fast_electra.config.loading import config_schema, dump_config, help_for_keys, load_config
 from fast_electra.errors import CheckpointError, ConfigError
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.publishing.export import export_run
 from fast_electra.runs.folder import load_run
 from fast_electra.runs.metrics import read_metrics
-from fast_electra.training.exporting import export_run
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "plugins"

@@ -12,15 +12,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from fast_electra.config import load_config, preset_names
 from fast_electra.config.loading import keys, resolve
-from fast_electra.config.tree import Config, ModelConfig
+from fast_electra.config.tree import Config
 from fast_electra.data.shards import build_shards
 from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.shapes import ModelConfig
 from fast_electra.studies import bench
 from fast_electra.studies.cost import cost
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import start, validate
+from fast_electra.training.setup import start, validate
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)

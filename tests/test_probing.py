@@ -12,9 +12,10 @@ from fast_electra.evaluation.probing import ProbeObserver, probe
 from fast_electra.evaluation.tasks import Split, make_task, sample
 from fast_electra.models.classifier import load_encoder, load_task_tokenizer
 from fast_electra.runs.checkpoints import load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted, train
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import assemble, start
+from fast_electra.training.setup import start
 from tests import tiny
 from tests.test_fine_tuning import tokens_task, values_task, words_task
 
@@ -23,7 +24,7 @@ CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
 
 @pytest.fixture(scope="module")
 def encoder(auxiliary):
-    return load_encoder(auxiliary), load_task_tokenizer(auxiliary)
+    return load_encoder(auxiliary / "model"), load_task_tokenizer(auxiliary / "model")
 
 
 def test_a_probe_finds_what_a_linear_model_on_mean_hidden_states_finds(encoder):

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from fast_electra.data import python_corpus
+from fast_electra.data.python_corpus import HELD_OUT, collect, required_distributions
 from fast_electra.errors import DataError
-from fast_electra.recipes import python_corpus
-from fast_electra.recipes.python_corpus import HELD_OUT, collect, required_distributions
 
 GOOD = "def double(x):\n    return 2 * x\n"
 

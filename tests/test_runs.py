@@ -7,8 +7,8 @@ import pytest
 
 import fast_electra
 from fast_electra.errors import CheckpointError
+from fast_electra.pipelines import pretrain as pretrain_module
 from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, load_run, open_run, run_of_checkpoint
-from fast_electra.training import pretrain as pretrain_module
 from tests import tiny
 from tests.test_training import run
 

@@ -6,7 +6,6 @@ import torch
 
 from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import CorruptionConfig
 from fast_electra.corruption.augmentations import Difficulty, TemperatureAugmentation
 from fast_electra.corruption.sampling import sample
 from fast_electra.corruption.schedules import (
@@ -19,13 +18,14 @@ from fast_electra.corruption.schedules import (
     ScheduledCurriculum,
     StepwiseSchedule,
 )
+from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.errors import ConfigError
 from fast_electra.models.optimizers import AdamWOptimizer
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.report.curves import known_updates, planned
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.optimizer import learning_rate
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 FALLING = [LinearSchedule, ExponentialSchedule, PolynomialSchedule, CosineSchedule]

@@ -23,8 +23,8 @@ from fast_electra.config import load_config
 from fast_electra.config.loading import setting
 from fast_electra.data.files import write_json_atomically
 from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.terminal import Terminal, command, prepare_streams, spelled_out
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 PACKAGE = Path(fast_electra.__file__).parent

@@ -20,15 +20,17 @@ from fast_electra.models.linear_maps import LinearMap
 from fast_electra.models.muon import orthogonalise
 from fast_electra.models.optimizers import AdamWOptimizer, MuonOptimizer
 from fast_electra.objectives.base import ParameterGroup, Prepared, Terms
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import newest_checkpoint, save_checkpoint
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training import precision
+from fast_electra.training.assembly import assemble
 from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Interrupted, Plan, State, make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, choose_execution, cpu_has_bfloat16
-from fast_electra.training.pretrain import assemble, pretrain, start
+from fast_electra.training.setup import start
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)

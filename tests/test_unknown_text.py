@@ -13,12 +13,13 @@ from fast_electra.data import shards as shards_module
 from fast_electra.data.shards import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.errors import DataError
+from fast_electra.pipelines.corrupt import build_cache
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
-from fast_electra.training.corrupt import build_cache
 from fast_electra.training.loop import make_update
 from fast_electra.training.precision import Execution
-from fast_electra.training.pretrain import pretrain, start
+from fast_electra.training.setup import start
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)

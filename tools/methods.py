@@ -21,6 +21,7 @@ import numpy as np
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.data.files import write_json_atomically
+from fast_electra.data.python_corpus import collect
 from fast_electra.errors import UserError
 from fast_electra.evaluation import bugs
 from fast_electra.evaluation.detector import detector_of, masked_prediction
@@ -29,11 +30,10 @@ from fast_electra.models.build import load_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.recipes.python_corpus import collect
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble, special_ids
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.pretrain import pretrain
 
 GENERATOR = (
     "{layers: 2, hidden_size: 256, heads: 4, intermediate_size: 512, options: {layer_types: [sliding_attention, "

@@ -16,12 +16,12 @@ from typing import Any
 
 from fast_electra.config.loading import load_config, preset_names
 from fast_electra.data.files import write_text_atomically
+from fast_electra.diagnosis.references import differing, make_reference, references
 from fast_electra.errors import UserError
 from fast_electra.report.plots import save_svg
-from fast_electra.training import reference
-from fast_electra.training.reference import differing, make_reference, references
 
 ROOT = Path(__file__).parent.parent
+CURVES = ROOT / "src" / "fast_electra" / "diagnosis" / "reference_curves"
 PICTURE = ROOT / "docs" / "images" / "reference-curves.svg"
 CHARTS = (
     ("quickstart-auxiliary", "loss", "auxiliary: MLM loss, nats"),
@@ -42,7 +42,7 @@ def main(runs: list[Path]) -> int:
             return 2
         by_preset[preset].append(run)
     for preset, group in by_preset.items():
-        target = Path(reference.__file__).parent / f"{preset}.json"
+        target = CURVES / f"{preset}.json"
         # A line a curve: a diff shows which one moved.
         made = asdict(make_reference(preset, group))
         curves = ",\n".join(

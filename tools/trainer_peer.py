@@ -28,8 +28,9 @@ from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.recipes import RECIPES, Recipe, recipe_for
 from fast_electra.evaluation.scores import score
 from fast_electra.evaluation.tasks import Split, Task
-from fast_electra.models.build import resolve_model, stored_config
+from fast_electra.models.build import stored_config
 from fast_electra.models.classifier import load_task_tokenizer, longest_text, set_dropout
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.precision import Execution, choose_execution
 
 _RATE = "examples/s"
@@ -154,7 +155,7 @@ def main() -> int:
             task = replace(task, dev={}, test={})
         rows: dict[str, list[tuple[float, float]]] = {}
         for seed in arguments.seeds:
-            cell = fine_tune(arguments.model, task, recipe, seed, execution)
+            cell = fine_tune(resolve_model(arguments.model), task, recipe, seed, execution)
             scores, speed = by_trainer(arguments.model, task, recipe, seed, execution)
             ours = {f"{split} {key}": value for split, found in cell.scores.items() for key, value in found.items()}
             theirs = {f"{split} {key}": value for split, found in scores.items() for key, value in found.items()}

@@ -11,7 +11,7 @@ from pydantic import Field
 from fast_electra.objectives.base import Terms
 from fast_electra.objectives.detection import corruption_metrics, rtd_losses, token_weights
 from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.training.objectives import FastElectraObjective
+from fast_electra.objectives.settings import FastElectraObjective
 
 
 class FocalObjective(FastElectraObjective):

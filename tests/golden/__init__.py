@@ -4,8 +4,8 @@ import json
 import tempfile
 from pathlib import Path
 
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
-from fast_electra.training.pretrain import pretrain
 from tests import tiny
 
 FOLDER = Path(__file__).parent

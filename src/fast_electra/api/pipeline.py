@@ -17,8 +17,8 @@ from fast_electra.config.tree import Config
 if TYPE_CHECKING:
     from fast_electra.data.shards import BuildReport
     from fast_electra.evaluation.results import Evaluation
-    from fast_electra.training.corrupt import CacheReport
-    from fast_electra.training.pretrain import RunResult
+    from fast_electra.pipelines.corrupt import CacheReport
+    from fast_electra.pipelines.pretrain import RunResult
 
 Say = Callable[[str], None]
 
@@ -62,7 +62,7 @@ def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say:
         CheckpointError: the folder holds another run.
         TrainingError: a loss that is not finite.
     """
-    from fast_electra.training.pretrain import pretrain as run_pretraining
+    from fast_electra.pipelines.pretrain import pretrain as run_pretraining
 
     return run_pretraining(config, Path(run), say=say, extend=extend)
 
@@ -82,7 +82,7 @@ def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1),
     Raises:
         ConfigError, DataError, ModelError: something is missing or does not fit, or the folder holds something else.
     """
-    from fast_electra.training.corrupt import build_cache
+    from fast_electra.pipelines.corrupt import build_cache
 
     return build_cache(config, Path(out), shard, say=say)
 
@@ -132,7 +132,7 @@ def evaluate(
     Raises:
         UserError: data or model cannot be used, or options do not go together.
     """
-    from fast_electra.recipes.evaluate import Request, evaluate_model
+    from fast_electra.pipelines.evaluate import Request, evaluate_model
 
     def path(given: str | Path | None) -> Path | None:
         return None if given is None else Path(given)
@@ -181,7 +181,7 @@ def export(
         DataError: the folder exists.
         ModelError, CheckpointError: the run has not finished, or has no such checkpoint.
     """
-    from fast_electra.training.exporting import export_run
+    from fast_electra.publishing.export import export_run
 
     export_run(Path(run), Path(out), checkpoint, auxiliary, say=say)
     return Path(out)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fast_electra.training.corrupt import CacheReport
+    from fast_electra.pipelines.corrupt import CacheReport
 
 
 def corrupt(
@@ -45,7 +45,7 @@ def corrupt(
 
     share = _share(shard)
     settings = load_config(config, overrides)
-    from fast_electra.training.corrupt import build_cache
+    from fast_electra.pipelines.corrupt import build_cache
 
     console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

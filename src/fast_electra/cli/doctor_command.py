@@ -23,8 +23,8 @@ def doctor(run: Path, /, *, json: Annotated[bool, Parameter(negative="")] = Fals
     from rich.table import Table
     from rich.text import Text
 
+    from fast_electra.diagnosis.doctor import examine
     from fast_electra.terminal import Terminal, print_json
-    from fast_electra.training.doctor import examine
 
     findings = examine(run)
     healthy = all(finding.severity != "problem" for finding in findings)

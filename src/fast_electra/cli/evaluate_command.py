@@ -97,7 +97,7 @@ def evaluate(
 
     from fast_electra.cli.data_option import folder_and_pairs
     from fast_electra.errors import ConfigError
-    from fast_electra.recipes.evaluate import REPORT_FILE, Request, evaluate_model
+    from fast_electra.pipelines.evaluate import REPORT_FILE, Request, evaluate_model
     from fast_electra.terminal import Terminal, print_json
 
     folder, pairs_file = folder_and_pairs(data, "--data")

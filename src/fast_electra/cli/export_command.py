@@ -41,9 +41,9 @@ def export(
         raise ConfigError(f"--checkpoint={checkpoint} is neither an update's number nor all.")
     if public and push is None:
         raise ConfigError("--public is about --push, which is not given.")
+    from fast_electra.publishing.export import export_run
+    from fast_electra.publishing.export import push as push_to_hub
     from fast_electra.terminal import Terminal
-    from fast_electra.training.exporting import export_run
-    from fast_electra.training.exporting import push as push_to_hub
 
     export_run(
         run,

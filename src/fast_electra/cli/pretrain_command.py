@@ -54,14 +54,14 @@ def pretrain(
     from fast_electra.config.loading import load_config
 
     settings = load_config(config, overrides)
+    from fast_electra.cli.signals import stop_on_signals
+    from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
+    from fast_electra.pipelines.pretrain import pretrain as run_pretraining
     from fast_electra.plugins import requested
     from fast_electra.terminal import Terminal, command, print_json
-    from fast_electra.training.doctor import DoctorObserver
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.precision import say_shared
-    from fast_electra.training.pretrain import pretrain as run_pretraining
-    from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
     console = Terminal(stderr=True)

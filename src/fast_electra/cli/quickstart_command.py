@@ -52,12 +52,12 @@ def quickstart(
     own_seed = [override for override in overrides if override.partition("=")[0].strip() == "training.seed"]
     if own_seed and seed:
         raise ConfigError(f"--seed {seed} and {own_seed[0]} both set the seed; keep one.")
-    from fast_electra.recipes.own_task import own_task
-    from fast_electra.recipes.quickstart import quickstart as run_quickstart
+    from fast_electra.cli.signals import stop_on_signals
+    from fast_electra.pipelines.own_task import own_task
+    from fast_electra.pipelines.quickstart import quickstart as run_quickstart
     from fast_electra.terminal import Terminal, print_json
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.precision import say_shared
-    from fast_electra.training.pretrain import stop_on_signals
 
     words = tuple(word.strip() for word in (task_text or "").split(",") if word.strip())
     asked = own_task(task, dev, words, task_label)

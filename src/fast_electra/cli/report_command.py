@@ -14,8 +14,8 @@ def report(run: Path, /, *, out: Path | None = None) -> int:
         Where the page goes; left out: RUN/report.html.
     """
     from fast_electra.data.files import write_text_atomically
-    from fast_electra.recipes.run_report import report_content
     from fast_electra.report.page import render_quickstart_page
+    from fast_electra.report.run_content import report_content
     from fast_electra.terminal import Terminal
 
     target = out or run / "report.html"

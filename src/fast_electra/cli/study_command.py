@@ -71,11 +71,11 @@ def claim(
         steps = plan(study, corpora)
         print_json(steps) if json else _print_plan(steps)
         return 0
+    from fast_electra.cli.signals import stop_on_signals
     from fast_electra.studies.claim import Listener
     from fast_electra.studies.claim import claim as run_claim
     from fast_electra.studies.claim_corpora import EXAMPLES
     from fast_electra.training.loop import Interrupted
-    from fast_electra.training.pretrain import stop_on_signals
     from fast_electra.training.telemetry import ProgressDisplay
 
     words = ["study", "claim", *overrides, "--out", str(out), "--seconds", f"{seconds:g}"]
@@ -113,7 +113,7 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
             raise ConfigError(f"--corpus {each} is judged by tasks of GLUE: give its folder by --glue.")
         if names.count(name) > 1:
             raise ConfigError(f"--corpus: two are called {name}; rename one.")
-    from fast_electra.recipes.python_corpus import collect
+    from fast_electra.data.python_corpus import collect
     from fast_electra.studies.claim_corpora import Code, Text
 
     found: list[Corpus] = []

@@ -30,8 +30,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from fast_electra import plugins
-from fast_electra.config.tree import Config, with_layers
+from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError
+from fast_electra.models.shapes import with_layers
 from fast_electra.parts import Part, Section, when_registered
 
 Keys = tuple[str, ...]

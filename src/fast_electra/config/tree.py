@@ -1,115 +1,23 @@
-"""The configuration tree: every key, its type, its default and what it means. Parts bring their own (parts.py).
+"""The configuration tree of a run: its sections together, and the rules between them.
 
 Notable:
-- the descriptions here are the comments of `config show`, the help of `pretrain --help` and the JSON Schema;
-- a model never holds a default that belongs to another model's size: shapes and rates come from presets;
-- the parts of the package are registered by being imported here.
+- each folder below brings its own sections and parts; the descriptions of their keys are the comments of `config show`,
+  the help of `pretrain --help` and the JSON Schema;
+- a section has no default that fits only one model size: shapes and rates come from presets.
 """
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 import fast_electra.corruption.adaptive  # noqa: F401 - registers its schedule
-from fast_electra.corruption.augmentations import Augmentation, TemperatureAugmentation
 from fast_electra.corruption.auxiliaries import AutoAuxiliary, AuxiliaryConfig
-from fast_electra.corruption.maskings import Masking, RandomMasking
-from fast_electra.corruption.schedules import ExponentialSchedule, Schedule
+from fast_electra.corruption.settings import CorruptionConfig
+from fast_electra.data.settings import DataConfig
 from fast_electra.models.optimizers import Optimizer
-from fast_electra.models.shapes import ShapeConfig
-from fast_electra.models.shapes import with_layers as with_layers  # loading merges by it
+from fast_electra.models.shapes import ModelConfig
+from fast_electra.objectives.settings import ElectraObjective, FastElectraObjective, ObjectiveConfig
 from fast_electra.parts import Section, when_registered
-from fast_electra.training.objectives import ElectraObjective, FastElectraObjective, ObjectiveConfig
-
-
-class TokenizerConfig(Section):
-    """The tokenizer: an existing one by `path`, or one trained on the corpus."""
-
-    path: str | None = None
-    """folder or hub name of an existing tokenizer; empty: train one on the corpus"""
-    kind: Literal["text", "code"] = "text"
-    """pre-tokenisation of a trained one: text, or code (indentation and runs of punctuation are tokens)"""
-    vocabulary_size: int = Field(default=30522, ge=64)
-    """number of tokens of a trained one, special tokens included"""
-
-
-class DataConfig(Section):
-    """Text, tokens and rows."""
-
-    sources: list[Path] = Field(default=[])
-    """files and folders of text, read by `data build`"""
-    format: Literal["auto", "text", "code", "jsonl"] = "auto"
-    """auto: by file name; text: a blank line or a file ends a document; code: a file is one; jsonl: a line is one"""
-    text_field: str = "text"
-    """the key of the text in JSON lines"""
-    invalid_utf8: Literal["replace", "refuse"] = "replace"
-    """what to do with bytes that are not UTF-8"""
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    validation_fraction: float = Field(default=0.01, gt=0, lt=0.5)
-    """share of the documents kept for validation, chosen by a digest of each document's text"""
-    shards: Path | None = None
-    """folder of token shards, written by `data build` and read by `pretrain`"""
-    length: int = Field(default=128, ge=8)
-    """tokens of a row, special tokens included"""
-    attention: Literal["packed", "document"] = "packed"
-    """packed: tokens see the whole row; document: only their own document"""
-    workers: int | None = Field(default=None, ge=1)
-    """processes that tokenise; empty: one a core"""
-
-
-class ModelConfig(ShapeConfig):
-    """The model that is trained and exported."""
-
-    embeddings: Literal["fresh", "copied", "auxiliary_plus_delta"] = "fresh"
-    """token embeddings: fresh; copied from the auxiliary; or its frozen table plus a trained delta (same width)"""
-    start: Literal["fresh", "auxiliary"] = "fresh"
-    """auxiliary: start every weight that the auxiliary has under the same name and shape from it"""
-    freeze: Literal["none", "encoder"] = "none"
-    """encoder: train the head alone, as for a vocabulary head on an encoder that has none"""
-
-
-class CorruptionConfig(Section):
-    """How sequences are corrupted."""
-
-    masking: Masking = RandomMasking()
-    schedule: Schedule = ExponentialSchedule()
-    augmentation: Augmentation = TemperatureAugmentation()
-    sampler: Literal["inverse_cdf", "race"] = "inverse_cdf"
-    """race: one draw for every temperature, which is what a cache holds; the same distribution, other draws"""
-    race_interval: tuple[float, float] = (1.0, 3.0)
-    """lowest and highest temperature of such a draw"""
-    cache: Path | None = None
-    """folder that `corrupt` wrote: replacements are read from it, and no auxiliary is run"""
-
-    @model_validator(mode="after")
-    def _temperatures_replay(self) -> Self:
-        low, high = self.race_interval
-        if not 0 < low <= 1 <= high or low == high:
-            raise ValueError(
-                f"race_interval ([{low}, {high}]) must be a lowest temperature above 0 and a highest, with 1 between "
-                "them or at an end: validations are at T = 1"
-            )
-        if self.replays and self.augmentation.acts_inside:
-            raise ValueError(
-                f"{self.augmentation.kind} changes the auxiliary at every update, and a race or cache holds its "
-                "output for all temperatures: use augmentation.kind: temperature, or sampler: inverse_cdf and no cache"
-            )
-        return self
-
-    @property
-    def replays(self) -> bool:
-        """Whether replacements come from temperature paths: drawn on the fly, or cached."""
-        return self.sampler == "race" or self.cache is not None
-
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> Self:
-        self.augmentation.check(self.schedule)
-        return self
-
-    def with_initial(self, initial: float) -> Self:
-        """With T0 = `initial` where it is auto."""
-        return self.model_copy(update={"schedule": self.schedule.with_initial(initial)})
 
 
 class TrainingConfig(Section):
@@ -149,6 +57,11 @@ class TrainingConfig(Section):
     """newest checkpoints kept"""
     tensorboard: bool = False
     """also write TensorBoard events (extra `tensorboard`)"""
+
+    @property
+    def rows(self) -> int | None:
+        """Rows that all updates read; None where the number of updates is not known yet."""
+        return None if self.updates is None else self.updates * self.batch_size
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

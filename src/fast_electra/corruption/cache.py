@@ -29,8 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fast_electra.config.loading import setting
-from fast_electra.config.tree import Config, CorruptionConfig, TrainingConfig
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.race import TemperaturePath
@@ -43,7 +41,6 @@ from fast_electra.data.files import (
     write_bytes_atomically,
     write_json_atomically,
 )
-from fast_electra.data.shards import TokenShards
 from fast_electra.errors import ConfigError, DataError
 
 FORMAT = "fast-electra corruption cache"
@@ -54,40 +51,6 @@ KNOTS = 7
 """inverse temperatures, evenly over the interval, at which the expected number of replaced tokens is stored"""
 
 _REBUILD = "run `fast-electra corrupt` again with the same settings, or take another folder"
-
-
-def refuse_unreplayable(config: CorruptionConfig) -> None:
-    """Check that the schedule stays within `race_interval`.
-
-    Raises:
-        ConfigError: it doesn't, and paths would not hold its temperatures.
-    """
-    # A T0 that is still to be chosen is at most 2.
-    schedule, (low, high) = config.schedule.with_initial(2.0), config.race_interval
-    lowest, highest = schedule.bounds()
-    if lowest < low or highest > high:
-        raise ConfigError(
-            f"corruption.schedule ({schedule.kind}) goes from {highest:g} to {lowest:g}, outside of "
-            f"corruption.race_interval=[{low:g}, {high:g}]: change the schedule, or give "
-            + setting("corruption.race_interval", [min(low, lowest), max(high, highest)])
-            + (" and another cache." if config.cache else ".")
-        )
-
-
-def identity(config: Config, shards: TokenShards, validation_rows: int) -> dict[str, Any]:
-    """What the paths of a configuration depend on besides the auxiliary, by the keys to change."""
-    objective = config.objective
-    return {
-        "data.shards": shards.fingerprint,
-        "data.tokenizer": shards.tokenizer_fingerprint,
-        "data.length": config.data.length,
-        "data.attention": config.data.attention,
-        "training.seed": config.training.seed,
-        "training.validation_sequences": validation_rows,
-        "corruption.masking": config.corruption.masking.model_dump(mode="json"),
-        "corruption.race_interval": list(config.corruption.race_interval),
-        "objective.disallow_correct": objective.never_draws_original,
-    }
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -263,13 +226,16 @@ class CorruptionCache:
                 "folder, or write it there with `fast-electra corrupt`."
             )
 
-    def refuse_short(self, training: TrainingConfig) -> None:
-        """Check that the cache holds every row of a run; where the number of updates is not known yet, it passes.
+    def refuse_short(self, rows: int) -> None:
+        """Check that the cache holds every row of a run.
+
+        Args:
+            rows: that the run reads.
 
         Raises:
             ConfigError: it holds fewer.
         """
-        if training.updates is not None and (rows := training.updates * training.batch_size) > self.rows:
+        if rows > self.rows:
             raise ConfigError(
                 f"the corruption cache {self.folder} holds {self.rows:,} rows, and the run reads {rows:,} "
                 "(training.updates × training.batch_size): run `fast-electra corrupt` with these updates, which adds "

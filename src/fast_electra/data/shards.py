@@ -52,7 +52,7 @@ from fast_electra.terminal import command
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from fast_electra.config.tree import DataConfig
+    from fast_electra.data.settings import DataConfig
 
 FORMAT = "fast-electra token shards"
 VERSION = 1

@@ -26,7 +26,7 @@ from fast_electra.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-    from fast_electra.config.tree import TokenizerConfig
+    from fast_electra.data.settings import TokenizerConfig
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """of a trained tokenizer; their ids are 0 to 4 in this order"""

@@ -22,7 +22,7 @@ from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ModelError
 from fast_electra.evaluation.bugs import MaskedPrediction, Suspicion
-from fast_electra.models.build import build_model, load_model, resolve_model
+from fast_electra.models.build import build_model, load_model
 from fast_electra.models.classifier import longest_text
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import cast_weights
@@ -30,6 +30,7 @@ from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import run_of_checkpoint
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.checkpoint_models import read_model, read_tokenizer
 from fast_electra.training.precision import cpu_has_bfloat16
 

@@ -489,7 +489,7 @@ def fine_tune(
     """Fine-tune an encoder on a task's training examples and score its dev splits.
 
     Args:
-        source: a run, a folder or a hub name.
+        source: a folder or a hub name.
         task: what to learn.
         recipe: how.
         seed: of the head, the order and the dropout; equal seeds give equal predictions on the same machine.

@@ -31,15 +31,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fast_electra.config.tree import ShapeConfig
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION, use_document_masks
 from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import positions_of
 from fast_electra.models.norms import use_exact_norms
 from fast_electra.models.rotary import use_fast_rotary
-from fast_electra.runs.folder import RunFolder
-from fast_electra.terminal import command
+from fast_electra.models.shapes import ShapeConfig
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 """what Transformers raises on a folder or name that it can't load"""
@@ -150,14 +148,13 @@ def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedMo
 
 
 def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
-    """Load a Transformers model for inference from a run, a folder or a hub name; float32, evaluation mode.
+    """Load a Transformers model for inference from a folder or a hub name; float32, evaluation mode.
 
     Raises:
         ModelError: not a model, no such head, weights with NaN, or not in safetensors.
     """
-    source = resolve_model(folder)
-    config = stored_config(source)
-    model, report = _read(source, config, head)
+    config = stored_config(str(folder))
+    model, report = _read(str(folder), config, head)
     missing = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     refuse_holes(folder, config, [name for name in missing if name.startswith(model.base_model_prefix + ".")])
     if missing:
@@ -187,7 +184,7 @@ def continue_model(source: str | Path, head: Head, seed: int, dropout: float) ->
     other token classifier's output layer means something else, and is left out even where its shape fits.
 
     Args:
-        source: a run, a folder or a hub name.
+        source: a folder or a hub name.
         head: what the model is trained for.
         seed: of new weights: those that `build_model` gives a fresh model.
         dropout: on hidden states and attention, whatever the checkpoint was trained with.
@@ -199,7 +196,7 @@ def continue_model(source: str | Path, head: Head, seed: int, dropout: float) ->
     Raises:
         ModelError: as `load_model`, and where the encoder itself is not all there.
     """
-    name = resolve_model(source)
+    name = str(source)
     config = stored_config(name)
     ours = head == "rtd" and dict(config.id2label or {}) == LABELS
     if head == "rtd" and config.model_type != "electra":
@@ -234,35 +231,6 @@ def continue_model(source: str | Path, head: Head, seed: int, dropout: float) ->
         + "."
     )
     return model, note
-
-
-def resolve_model(source: str | Path) -> str:
-    """A run folder stands for its exported `model/`; anything else stands for itself.
-
-    Raises:
-        ModelError: a folder without a model, or a path that doesn't exist.
-    """
-    path = Path(source)
-    if RunFolder.find(path) and not (path / "model" / "config.json").exists():
-        raise ModelError(
-            f"{path} is a run that has not finished, and has no model/ yet: go on with the command that started it, or "
-            f"take one of its checkpoints by `{command('export', path, 'OUT', '--checkpoint', 'UPDATE')}`."
-        )
-    if (path / "model" / "config.json").exists():
-        return str(path / "model")
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            if (path / "adapter_config.json").exists():
-                raise ModelError(
-                    f"{path} holds a PEFT adapter alone: merge it into its base model (merge_and_unload) and save that."
-                )
-            raise ModelError(
-                f"{path} holds no model: config.json is missing; give a run or a Transformers model folder."
-            )
-        return str(path)
-    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(source)) or path.exists():
-        raise ModelError(f"{source} is not a folder; give a run, a folder with a Transformers model, or a hub name.")
-    return str(source)
 
 
 def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_only: bool) -> list[str]:
@@ -342,15 +310,31 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_no_model(source: str | Path) -> None:
+    """ModelError where a name is neither a folder with a model nor the name of a model on the hub."""
+    path = Path(source)
+    if path.is_dir():
+        if (path / "config.json").exists():
+            return
+        if (path / "adapter_config.json").exists():
+            raise ModelError(
+                f"{path} holds a PEFT adapter alone: merge it into its base model (merge_and_unload) and save that."
+            )
+        raise ModelError(f"{path} holds no model: config.json is missing; give a run or a Transformers model folder.")
+    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(source)) or path.exists():
+        raise ModelError(f"{source} is not a folder; give a run, a folder with a Transformers model, or a hub name.")
+
+
 def stored_config(source: str) -> PreTrainedConfig:
     """The configuration beside a model's weights, without the keys that could choose code.
 
     Args:
-        source: a folder or a hub name, from `resolve_model`.
+        source: a folder or a hub name, as `runs.models.resolve_model` returns it.
 
     Raises:
         ModelError: there is none, it needs code of its own, or its weights are not in safetensors.
     """
+    refuse_no_model(source)
     local = Path(source)
     if local.is_dir() and not list(local.glob("*.safetensors")):
         other = next((name for name in ("pytorch_model.bin", "tf_model.h5") if list(local.glob(f"{name}*"))), None)

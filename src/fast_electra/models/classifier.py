@@ -44,7 +44,6 @@ from fast_electra.models.build import (
     prepare_model,
     refuse_holes,
     refuse_unread_weights,
-    resolve_model,
     stored_config,
 )
 from fast_electra.models.export import longest_export, save_tokenizer
@@ -60,12 +59,12 @@ _BEHIND = re.compile(r"(pooler|final_norm|norm)\.")
 
 
 def load_encoder(source: str | Path) -> PreTrainedModel:
-    """The bare encoder of a run, a folder or a hub name, in float32 and evaluation mode.
+    """The bare encoder of a folder or a hub name, in float32 and evaluation mode.
 
     Raises:
         ModelError: not a model, not in safetensors, weights of the encoder missing, NaN or infinite.
     """
-    name = resolve_model(source)
+    name = str(source)
     encoder, absent = _read_encoder(name, stored_config(name))
     _refuse_holes(source, encoder.config, absent)
     return encoder.eval()
@@ -77,7 +76,7 @@ def load_classifier(
     """An encoder under a new head, in float32 and training mode.
 
     Args:
-        source: a run, a folder or a hub name.
+        source: a folder or a hub name.
         unit: what a label is given to.
         labels: names of the classes in order; empty: one output, a value.
         seed: of the head; of all weights if `untrained`.
@@ -87,7 +86,7 @@ def load_classifier(
     Raises:
         ModelError: as `load_encoder`, or the architecture has no such head.
     """
-    name = resolve_model(source)
+    name = str(source)
     config = stored_config(name)
     config.num_labels = max(1, len(labels))
     if labels:
@@ -122,7 +121,7 @@ def load_task_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         DataError: there is none, or it lacks a special token.
         ModelError: it gives ids that the model has no embedding for.
     """
-    name = resolve_model(source)
+    name = str(source)
     tokenizer = load_tokenizer(name)
     config = stored_config(name)
     if vocabulary_size(tokenizer) > config.vocab_size:

@@ -1,7 +1,7 @@
 """The settings of a model's shape."""
 
 from collections.abc import Collection
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -65,3 +65,14 @@ class ShapeConfig(Section):
         """Of another depth: lists of one entry a layer are cut, or go on from their start."""
         options = with_layers(self.options, self.layers, layers)
         return self.model_copy(update={"layers": layers, "options": options})
+
+
+class ModelConfig(ShapeConfig):
+    """The model that is trained and exported."""
+
+    embeddings: Literal["fresh", "copied", "auxiliary_plus_delta"] = "fresh"
+    """token embeddings: fresh; copied from the auxiliary; or its frozen table plus a trained delta (same width)"""
+    start: Literal["fresh", "auxiliary"] = "fresh"
+    """auxiliary: start every weight that the auxiliary has under the same name and shape from it"""
+    freeze: Literal["none", "encoder"] = "none"
+    """encoder: train the head alone, as for a vocabulary head on an encoder that has none"""

@@ -36,9 +36,9 @@ class DeltaEmbedding(nn.Module):
         self.delta = nn.Parameter(torch.zeros(base.shape, device=base.device))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embeddings (..., d) of `ids` (...); no gradient reaches the base."""
+        """Embeddings (..., d) of `ids` (...) in the type of the difference; no gradient reaches the base."""
         base = nn.functional.embedding(ids, self._base[0].detach())
-        return base + nn.functional.embedding(ids, self.delta, self.padding_idx)
+        return base.to(self.delta.dtype) + nn.functional.embedding(ids, self.delta, self.padding_idx)
 
     @property
     def base(self) -> Tensor:
@@ -48,7 +48,7 @@ class DeltaEmbedding(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The table (V, d) that `forward` looks up in, added in the same types and so to the same bits."""
-        return self._base[0].detach() + self.delta
+        return self._base[0].detach().to(self.delta.dtype) + self.delta
 
 
 def disentangle(model: PreTrainedModel, base: Tensor) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self, TypeVar
 from torch import Tensor, nn
 
 from fast_electra.corruption.masking import Masked, Masker
+from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.batches import Batch
 from fast_electra.models.linear_maps import LinearMap, linear_maps
 from fast_electra.models.optimizers import Optimizer
@@ -156,3 +157,18 @@ class Objective(Trainable[Prepared], Protocol):
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Measures on validation batches, with fixed masks and noise."""
         ...
+
+    def behind_masks(self) -> "Objective | None":
+        """The objective with `[MASK]` at every masked position; None where the model sees replacements instead."""
+        return None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What an objective's settings build."""
+
+    objective: Objective
+    corruption: CorruptionConfig | None = None
+    """with T0 as a number; None: as the configuration has it"""
+    auxiliary_digest: str | None = None
+    auxiliary_measures: dict[str, float] = field(default_factory=dict)

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fast_electra.config.tree import ElectraObjective
 from fast_electra.corruption.auxiliary import Candidates
 from fast_electra.corruption.masking import Masker, masked_ids
 from fast_electra.corruption.sources import Corrupted, corrupt_by
@@ -32,6 +31,7 @@ from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.base import Objective, ParameterGroup, Prepared, Terms
 from fast_electra.objectives.detection import corruption_metrics, detection_measures, rtd_losses, scored_tokens
 from fast_electra.objectives.mlm import masked_measures, masked_terms, shown_ids
+from fast_electra.objectives.settings import ElectraObjective
 
 
 @dataclass

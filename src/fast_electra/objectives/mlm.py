@@ -9,7 +9,7 @@ Shapes: B sequences, S positions, M masked positions (padded), N = B · M, V voc
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,10 @@ class MLM(Objective):
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Loss, `masked_accuracy`, `unigram_accuracy`; every masked position shows `[MASK]`."""
         return masked_measures(self.model, batches, self.mask_id, self.most_frequent)
+
+    def behind_masks(self) -> Objective:
+        """The objective without random and kept tokens."""
+        return replace(self, random=0.0, kept=0.0)
 
 
 def shown_ids(prepared: Prepared, mask_id: int, seed: int, random: float, kept: float) -> Tensor:

@@ -168,7 +168,7 @@ class RunFolder:
 
     @property
     def earlier_flops(self) -> Mapping[str, int | None]:
-        """As of `training.card.earlier_flops`, when the run began."""
+        """As of `publishing.card.earlier_flops`, when the run began."""
         return self.record["earlier_flops"]
 
     @property

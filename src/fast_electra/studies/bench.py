@@ -38,7 +38,6 @@ from torch.profiler import profile as torch_profile
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from fast_electra.config import Config, resolve
-from fast_electra.config.tree import ShapeConfig
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.sources import Corrupted, replace
@@ -48,18 +47,20 @@ from fast_electra.data.shards import TokenShards, build_shards, open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from fast_electra.errors import ConfigError
-from fast_electra.models.build import build_model, resolve_model, stored_config, transformers_config
+from fast_electra.models.build import build_model, stored_config, transformers_config
+from fast_electra.models.shapes import ShapeConfig
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.pipelines.corrupt import build_cache
+from fast_electra.runs.models import resolve_model
 from fast_electra.studies.cost import auxiliary_shape
 from fast_electra.studies.peer import PlainElectra, TxtaiElectra, plain_refusal, txtai_refusal
 from fast_electra.training.assembly import Assembled, assemble, special_ids
-from fast_electra.training.corrupt import build_cache
 from fast_electra.training.flops import MatrixProduct, matrix_products
 from fast_electra.training.loop import make_update
 from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.pretrain import start
+from fast_electra.training.setup import start
 
 PARTS = ("rtd_only", "cached", "online", "joint", "peer_best", "peer_default")
 

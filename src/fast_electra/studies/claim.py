@@ -38,6 +38,7 @@ from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest, write_json_atomically, write_text_atomically
 from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import TrainingError
 from fast_electra.evaluation.comparison import Comparison, minimal_detectable_difference
 from fast_electra.evaluation.metrics import student_interval
@@ -45,18 +46,18 @@ from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell, 
 from fast_electra.models.build import load_model
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.report.claim_page import chart_of, markdown_of, page_of
 from fast_electra.report.plots import save_svg
 from fast_electra.runs.folder import RunFolder, load_run
+from fast_electra.runs.models import resolve_model
 from fast_electra.studies.bench import Trained, interval, with_settings
 from fast_electra.studies.claim_corpora import Corpus, Question, Record
 from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, Study, updates_of
 from fast_electra.studies.claim_runs import Material, Planned, helper_shape
 from fast_electra.training.assembly import assemble
-from fast_electra.training.doctor import examine
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.pretrain import pretrain
 from fast_electra.training.telemetry import Observer, QuietObserver
 
 _AUXILIARY = "auxiliary"
@@ -394,7 +395,7 @@ class _Trial:
     def _rtd_auc(self, run: Path) -> float:
         objective, validation = self._reference
         execution = self._execution
-        model = load_model(run, "rtd").to(execution.weights_dtype)  # type: ignore[arg-type]
+        model = load_model(resolve_model(run), "rtd").to(execution.weights_dtype)  # type: ignore[arg-type]
         objective.main = ReplacedTokenDetector(model.to(execution.device).eval())  # type: ignore[arg-type]
         with execution.autocast():
             return objective.validate([batch.to(execution.device) for batch in validation], seed=0)["rtd_auc"]

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_electra.config.tree import DataConfig
 from fast_electra.data.files import canonical_digest
+from fast_electra.data.settings import DataConfig
 from fast_electra.data.sources import Document, Sources
 from fast_electra.errors import DataError
 from fast_electra.evaluation import bugs
@@ -39,6 +39,7 @@ from fast_electra.models.build import load_model
 from fast_electra.models.classifier import load_task_tokenizer
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.runs.folder import load_run
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.assembly import special_ids
 from fast_electra.training.precision import Execution
 
@@ -200,17 +201,17 @@ class _Documents:
 
 def pair_score(run: Path, found: Sequence[bugs.Bug], execution: Execution) -> Record:
     """The share of pairs that a run's model judges right, a half for a tie: by its logits, or behind a mask."""
-    config = load_run(run).config
-    tokenizer = load_task_tokenizer(run)
+    config, model_folder = load_run(run).config, resolve_model(run)
+    tokenizer = load_task_tokenizer(model_folder)
     special = special_ids(tokenizer)
     pairs = bugs.encode_bugs(found, tokenizer, config.data.length)
     if not config.objective.detects:
-        model = MaskedLM(load_model(run, "mlm")).freeze(execution.auxiliary_dtype)
+        model = MaskedLM(load_model(model_folder, "mlm")).freeze(execution.auxiliary_dtype)
         scores: NDArray[np.float64] = bugs.evaluate_masked(
             pairs, masked_prediction(model), mask_id=special["mask"], pad_id=special["pad"], every_token=0
         ).pair
     else:
-        scores = bugs.evaluate_bugs(pairs, detector_of(load_model(run, "rtd")), pad_id=special["pad"]).pair
+        scores = bugs.evaluate_bugs(pairs, detector_of(load_model(model_folder, "rtd")), pad_id=special["pad"]).pair
     return {"score": float(scores.mean()), "examples": len(pairs)}
 
 
@@ -281,7 +282,7 @@ def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, met
     """
 
     def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
-        record = fine_tune(run, task(), recipe, seed, execution, untrained=untrained).record()
+        record = fine_tune(resolve_model(run), task(), recipe, seed, execution, untrained=untrained).record()
         del record["test_predictions"], record["model"]
         score = None if record["failed"] else record["scores"]["dev"][metric]
         return {"score": score, "examples": record["n_dev"], **record}

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import Config, ModelConfig
+from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest
+from fast_electra.models.shapes import ModelConfig
+from fast_electra.objectives.settings import ObjectiveConfig
 from fast_electra.studies.bench import with_settings
 from fast_electra.studies.claim_corpora import Corpus
 from fast_electra.studies.claim_methods import METHODS, Study
-from fast_electra.training.objectives import ObjectiveConfig
 
 
 def helper_shape(main: ModelConfig) -> dict[str, Any]:

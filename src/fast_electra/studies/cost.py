@@ -23,21 +23,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from fast_electra.config.tree import Config, ShapeConfig
+from fast_electra.config.tree import Config
 from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError, ModelError
-from fast_electra.models.build import build_model, resolve_model, stored_config, transformers_config
+from fast_electra.models.build import build_model, stored_config, transformers_config
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
+from fast_electra.models.shapes import ShapeConfig
 from fast_electra.models.sharing import tie
 from fast_electra.objectives.base import Prepared
 from fast_electra.objectives.detection import rtd_losses
 from fast_electra.objectives.mlm import masked_terms
 from fast_electra.runs.folder import RunFolder
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.flops import count_flops, forward_flops, kept_bytes
 
 Head = Literal["masked", "all"]

@@ -5,52 +5,40 @@ Notable:
 - models come in float32 on the device; the optimizers take their masters from them before any is cast.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.loading import setting
-from fast_electra.config.tree import Config, CorruptionConfig, ShapeConfig
+from fast_electra.config.tree import Config
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates
-from fast_electra.corruption.cache import (
-    CachedCorruption,
-    CorruptionCache,
-    identity,
-    open_cache,
-    refuse_unreplayable,
-)
-from fast_electra.corruption.counted import unigram_log_probabilities
+from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.corruption.initial import initial_temperature
 from fast_electra.corruption.masking import Masker, mask_random_tokens
+from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.corruption.sources import CorruptionSource, OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.random import stage_seed
 from fast_electra.data.shards import Split, TokenShards, open_shards
-from fast_electra.data.tokenizer import fingerprint, load_tokenizer
-from fast_electra.errors import ConfigError, DataError, ModelError
+from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.errors import ConfigError, DataError
 from fast_electra.models.build import (
-    Head,
-    build_model,
-    continue_model,
-    resolve_model,
-    start_at_unigram,
     start_from,
-    transformers_config,
     weights_digest,
 )
 from fast_electra.models.corrective import CorrectiveHead
-from fast_electra.models.inputs import longest_row
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.sharing import disentangle, tie
-from fast_electra.objectives.base import Objective, Prepared
+from fast_electra.objectives.base import Built, Objective, Prepared
 from fast_electra.objectives.electra import Electra
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
+from fast_electra.objectives.settings import ElectraObjective, FastElectraObjective, MLMObjective
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.auxiliary import (
     LoadedAuxiliary,
     check_auxiliary,
@@ -59,8 +47,9 @@ from fast_electra.training.auxiliary import (
     make_auxiliary,
     needs_auxiliary,
 )
-from fast_electra.training.objectives import ElectraObjective, FastElectraObjective, MLMObjective
+from fast_electra.training.cached_corruption import open_run_cache, refuse_unreplayable
 from fast_electra.training.precision import Execution
+from fast_electra.training.trained_models import model_of, trained_model
 
 # Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
 _VALIDATION_EPOCH = 2**16 - 1
@@ -114,6 +103,18 @@ class Inputs:
         """Whether documents of a row are kept apart."""
         return self.config.data.attention == "document"
 
+    def mlm(self, settings: MLMObjective) -> Built:
+        """Masked language modelling."""
+        return build_mlm(self, settings)
+
+    def fast_electra(self, settings: FastElectraObjective) -> Built:
+        """Replaced token detection."""
+        return build_fast_electra(self, settings)
+
+    def electra(self, settings: ElectraObjective) -> Built:
+        """Joint ELECTRA."""
+        return build_electra(self, settings)
+
     def rows(self, split: Split) -> Rows:
         """The rows of a split."""
         # [UNK] is among the shards' special tokens, and never eligible.
@@ -137,17 +138,6 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
     masker = config.corruption.masking.masker(tokenizer)
     return Inputs(config, execution, shards, tokenizer, special_ids(tokenizer), masker, [])
-
-
-@dataclass(frozen=True)
-class Built:
-    """What an objective's settings build."""
-
-    objective: Objective
-    corruption: CorruptionConfig | None = None
-    """with T0 as a number; None: as the configuration has it"""
-    auxiliary_digest: str | None = None
-    auxiliary_measures: dict[str, float] = field(default_factory=dict)
 
 
 def assemble(config: Config, execution: Execution) -> Assembled:
@@ -222,7 +212,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         automatic = config.corruption.schedule.is_automatic
         initial = chosen_temperature(inputs, auxiliary, loaded) if automatic else None
     else:
-        cache = _open_cache(inputs, config.corruption.cache, loaded)
+        cache = open_run_cache(inputs, config.corruption.cache, loaded)
         source = CachedCorruption(cache)
         digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
         initial = cache.about["auxiliary"]["initial_temperature"]
@@ -268,7 +258,7 @@ def _corrective_head(inputs: Inputs, detector: ReplacedTokenDetector, auxiliary:
     """A vocabulary head on the main model's encoder; `auxiliary`: where `main.start` takes its weights from."""
     config = inputs.config
     # Its own seed, so that its first layer does not start as that of the RTD head.
-    masked_lm = _model_of(inputs, config.main, "main", "mlm", config.training.seed + 1)
+    masked_lm = model_of(inputs, config.main, "main", "mlm", config.training.seed + 1)
     head = CorrectiveHead(masked_lm, detector)
     if config.main.start == "auxiliary":
         copied, total = len(head.start_from(auxiliary)), len(head.parameters())
@@ -286,31 +276,11 @@ def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> d
     return measures
 
 
-def _open_cache(inputs: Inputs, folder: Path, loaded: LoadedAuxiliary | None) -> CorruptionCache:
-    """The corruption cache in a folder, once it is known to be this run's."""
-    cache = open_cache(folder)
-    cache.refuse_other(cache_identity(inputs, loaded))
-    cache.refuse_short(inputs.config.training)
-    made = cache.about["numerics"]
-    inputs.notes.append(
-        f"replacements come from the cache {cache.folder} of {cache.rows:,} rows, computed in {made['precision']} on "
-        f"{made['device']}."
-    )
-    return cache
-
-
-def cache_identity(inputs: Inputs, loaded: LoadedAuxiliary | None) -> dict[str, Any]:
-    """What a cache must have been made with; without an auxiliary, whose weights it read is left open."""
-    validation = min(inputs.config.training.validation_sequences, inputs.rows("validation").count)
-    found = identity(inputs.config, inputs.shards, validation)
-    return found | ({"auxiliary.model": loaded.digest, "auxiliary.kind": loaded.part.kind} if loaded else {})
-
-
 def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
     """Joint ELECTRA: generator and main model, and what they share."""
     config = inputs.config
     # Its own seed, so that it does not start as the main model's twin.
-    generator = _model_of(inputs, settings.generator, "objective.generator", "mlm", config.training.seed + 1)
+    generator = model_of(inputs, settings.generator, "objective.generator", "mlm", config.training.seed + 1)
     main = trained_model(inputs, "rtd")
     if settings.sharing == "tied":
         shared = set(tie(main, generator))
@@ -335,73 +305,6 @@ def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
         candidates=Candidates.of(excluded_tokens(inputs.tokenizer), inputs.execution.device),
     )
     return Built(objective)
-
-
-def trained_model(inputs: Inputs, head: Head) -> PreTrainedModel:
-    """The main model of the configuration, fresh or continued, with its head; the encoder frozen where asked."""
-    config = inputs.config
-    model = _model_of(inputs, config.main, "main", head, config.training.seed)
-    if config.main.freeze == "encoder":
-        # An output layer that is tied to the token embeddings is frozen with them: they are the encoder's.
-        cast(nn.Module, model.base_model).requires_grad_(False)
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        if not trained:
-            raise ConfigError(
-                f"main.freeze=encoder leaves nothing to train: the {head} head of this {model.config.model_type} is "
-                "its token embeddings again; give main.freeze=none."
-            )
-        inputs.notes.append(f"the encoder is frozen: {trained:,} weights of the head are trained.")
-    return model
-
-
-def _model_of(inputs: Inputs, shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
-    """The model of a section of the configuration: fresh in its shape, or continued from a checkpoint.
-
-    It is on the run's device: what it shares with another model would take a part of that one there alone.
-    A vocabulary head's output bias starts at the log unigram frequencies, unless it is loaded.
-
-    Args:
-        inputs: takes note of what was loaded.
-        shape: the section.
-        key: its name, for errors.
-        head: what the model is trained for.
-        seed: of new weights.
-    """
-    shards = inputs.shards
-    if shape.model is None:
-        config = transformers_config(shape, shards.vocabulary_size, inputs.special, inputs.config.data.length, key)
-        model = build_model(config, head, seed)
-    else:
-        model = _continued(inputs, shape, shape.model, key, head, seed)
-    if head == "mlm":
-        allowed_V = torch.ones(shards.vocabulary_size, dtype=torch.bool)
-        allowed_V[list(shards.special_tokens.values())] = False
-        start_at_unigram(model, unigram_log_probabilities(shards.split("train"), allowed_V))
-    return model.to(inputs.execution.device)  # type: ignore[arg-type]
-
-
-def _continued(inputs: Inputs, shape: ShapeConfig, source: str, key: str, head: Head, seed: int) -> PreTrainedModel:
-    shards, length = inputs.shards, inputs.config.data.length
-    tokenizer = load_tokenizer(resolve_model(source))
-    if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
-        raise ModelError(
-            f"{key}.model={source} has another tokenizer than the shards {shards.folder}: build the shards with "
-            f"{setting('data.tokenizer.path', resolve_model(source))}."
-        )
-    model, note = continue_model(source, head, seed, shape.dropout)
-    longest = longest_row(model.config)
-    if longest is not None and length > longest:
-        raise ModelError(
-            f"{key}.model={source} takes rows of {longest} tokens, fewer than data.length={length}: "
-            f"set data.length={longest} or less."
-        )
-    if model.config.vocab_size < shards.vocabulary_size:
-        raise ModelError(
-            f"{key}.model={source} has embeddings for {model.config.vocab_size} tokens and a tokenizer of "
-            f"{shards.vocabulary_size}: resize its embeddings in Transformers and save it first."
-        )
-    inputs.notes.append(note)
-    return model
 
 
 def _digest(name: str) -> str | None:

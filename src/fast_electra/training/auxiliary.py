@@ -24,12 +24,13 @@ from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.shards import TokenShards
 from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError, ModelError
-from fast_electra.models.build import load_model, resolve_model, stored_config
+from fast_electra.models.build import load_model, stored_config
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import truncate
 from fast_electra.objectives.base import Prepared
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import RunFolder, load_run
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import Execution
 

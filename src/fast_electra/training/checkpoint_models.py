@@ -101,7 +101,8 @@ def read_model(checkpoint: Checkpoint, name: str = "main", rounded: bool = True)
     }
     for key in [key for key in found if key.endswith(_BASE)]:
         table = key.removesuffix(_BASE)
-        found[f"{table}.weight"] = found.pop(key) + found.pop(f"{table}.delta")
+        delta = found.pop(f"{table}.delta")
+        found[f"{table}.weight"] = found.pop(key).to(delta.dtype) + delta
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in found.items()})
     return model.eval()
 

@@ -25,13 +25,14 @@ from transformers import PreTrainedModel
 
 from fast_electra.data.batches import Batch
 from fast_electra.models.attention import watching_attention
-from fast_electra.models.build import load_model, resolve_model, stored_config
+from fast_electra.models.build import load_model, stored_config
 from fast_electra.models.classifier import load_encoder
 from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import model_inputs
 from fast_electra.models.layers import layer_modules
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.runs.metrics import Record
+from fast_electra.runs.models import resolve_model
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver
 
@@ -92,14 +93,15 @@ def measure_folder(folder: str | Path, ids_BS: Tensor) -> Figures:
     Raises:
         ModelError: it holds no such model.
     """
-    config = stored_config(resolve_model(folder))
+    source = resolve_model(folder)
+    config = stored_config(source)
     kind = (getattr(config, "architectures", None) or [""])[0]
     if kind.endswith("ForMaskedLM"):
-        model = load_model(folder, "mlm")
+        model = load_model(source, "mlm")
     elif kind == "ElectraForPreTraining" or dict(config.id2label or {}) == LABELS:
-        model = load_model(folder, "rtd")
+        model = load_model(source, "rtd")
     else:
-        model = load_encoder(folder)
+        model = load_encoder(source)
     return measure(model, Batch.of(ids_BS, ids_BS == config.pad_token_id))
 
 

@@ -4,7 +4,8 @@ Notable:
 - a reference belongs to a preset: a run is compared only when every setting that shapes a curve is the preset's;
 - number of updates, seed, device, precision and paths don't count, so a band has room for them: from the least to the
   largest of the runs, and a tenth wider on either side;
-- a few dozen points each, in JSON beside this file; `make references RUNS="…"` makes them anew from finished runs.
+- each has a few dozen points, in JSON files in `reference_curves`; `make references RUNS="…"` writes these from
+  finished runs.
 """
 
 import json
@@ -72,7 +73,7 @@ def curve_settings(config: Config) -> dict[str, Any]:
 @cache
 def references() -> dict[str, Reference]:
     """All references of the package by preset."""
-    folder = resources.files("fast_electra.training.reference")
+    folder = resources.files("fast_electra.diagnosis") / "reference_curves"
     files = [entry for entry in folder.iterdir() if entry.name.endswith(".json")]
     found = [Reference(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     return {reference.preset: reference for reference in sorted(found, key=lambda reference: reference.preset)}

@@ -13,8 +13,8 @@ from statistics import NormalDist, median
 from typing import Literal
 
 from fast_electra.config.tree import Config
+from fast_electra.diagnosis.references import FIELDS, matching_reference
 from fast_electra.runs.metrics import Record
-from fast_electra.training.reference import FIELDS, matching_reference
 
 Severity = Literal["ok", "skipped", "warning", "problem"]
 

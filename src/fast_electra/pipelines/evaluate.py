@@ -4,7 +4,7 @@ Notable:
 - everything that can be refused is refused before a model is loaded: options first, then data, then the model;
 - `bugs` stands for three tasks: fine-tuned (is this function changed?), and for a model with an RTD head zero-shot, as
   at the end of a quickstart, for operators and variables;
-- `blimp` stands for minimal pairs out of a file, judged without training (recipes/blimp.py);
+- `blimp` stands for minimal pairs out of a file, judged without training (evaluation/blimp.py);
 - torch is imported where something is computed, so that a misspelt name is answered at once.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_text_atomically
+from fast_electra.data.python_corpus import Corpus, collect
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
 from fast_electra.evaluation.overlap import in_train, without_train_texts
@@ -34,7 +35,6 @@ from fast_electra.evaluation.results import (
     zero_shot_result,
 )
 from fast_electra.evaluation.tasks import Task
-from fast_electra.recipes.python_corpus import Corpus, collect
 
 if TYPE_CHECKING:
     from fast_electra.evaluation.bugs import Kind
@@ -244,7 +244,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         return store(Evaluation(subject.name, subject.digest, out, results, commands), say)
 
     if pairs is not None:  # first, since a model without a head for it is refused
-        from fast_electra.recipes.blimp import judge_minimal_pairs
+        from fast_electra.evaluation.blimp import judge_minimal_pairs
 
         keep([judge_minimal_pairs(subject, pairs, request.pairs_per_set, out, execution, say, progress)])
     workers = request.workers or workers_for(execution)

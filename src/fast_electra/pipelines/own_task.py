@@ -15,7 +15,7 @@ from typing import Any
 from fast_electra.errors import ConfigError
 from fast_electra.evaluation.readers import choose_columns, load_own
 from fast_electra.evaluation.results import BASELINES, Result, spread
-from fast_electra.recipes.evaluate import Request, evaluate_model
+from fast_electra.pipelines.evaluate import Request, evaluate_model
 from fast_electra.training.loop import Interrupted
 
 FOLDER = "evaluation"

@@ -9,13 +9,10 @@ Notable:
   the run lists the segments (`runs.folder` says what a run folder holds).
 """
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -29,18 +26,18 @@ from fast_electra.corruption.cache import open_cache
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
-from fast_electra.models.layers import cast_weights
+from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.runs.folder import Extend, Finished, New, Opened, Resume, RunFolder, open_run
+from fast_electra.runs.paths import as_recorded, located, started_from
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.card import earlier_flops, head_of, model_card, text_length
 from fast_electra.training.checkpoint_models import write_models
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import Plan, State, make_update, train
-from fast_electra.training.optimizer import GroupOptimizer, learning_rate
+from fast_electra.training.loop import State, make_update, train
+from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.run_paths import as_recorded, located, started_from
+from fast_electra.training.setup import start, validate
 from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
 
 Say = Callable[[str], None]
@@ -113,7 +110,8 @@ def pretrain(
         resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution, per_update))
         say(f"the budget is {resolved.training.updates} updates.")
         if resolved.corruption.cache is not None:
-            open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training)
+            assert resolved.training.rows is not None
+            open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training.rows)
     if isinstance(opened, New):
         for sentence in warnings(config, resolved, parts, execution):
             say(sentence)
@@ -166,58 +164,6 @@ def pretrain(
     return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
 
 
-def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
-    """Optimizers with float32 masters; after that the models take the precision's type."""
-    updates = config.training.updates
-    assert updates is not None
-    optimizers = [GroupOptimizer(group, execution.auxiliary_dtype) for group in parts.objective.parameter_groups()]
-    for model in parts.objective.models().values():
-        cast_weights(model, execution.weights_dtype)
-    plan = Plan(
-        updates=updates,
-        seed=parts.seed,
-        micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
-        log_every=config.training.log_every,
-        validate_every=config.training.validate_every or updates,
-        checkpoint_every=config.training.checkpoint_every,
-    )
-    return State(parts.objective, optimizers), plan
-
-
-def validate(parts: Assembled, execution: Execution) -> dict[str, float]:
-    """The objective's measures on the run's validation rows, in evaluation mode."""
-    models = parts.objective.models().values()
-    for model in models:
-        model.eval()
-    try:
-        with execution.autocast():
-            return parts.objective.validate([b.to(execution.device) for b in parts.validation], seed=0)
-    finally:
-        for model in models:
-            model.train()
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a yes from the yielded function; a second one acts as usual."""
-    asked = False
-    previous: dict[signal.Signals, Any] = {}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        for name, handler in previous.items():
-            signal.signal(name, handler)
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        previous[name] = signal.signal(name, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
-
-
 def _resolve(config: Config, opened: Opened, execution: Execution) -> Config:
     """Fill in what was left to the program; the number of updates only where it is known."""
     chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
@@ -267,7 +213,7 @@ def _replaced(config: Config, training: dict[str, Any]) -> Config:
 
 def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> None:
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
-    heads: dict[str, Head] = {name: head_of(config, name) for name in models}
+    heads: dict[str, Head] = {name: config.objective.head_of(name) for name in models}
     length = text_length(config, "main", models["main"], parts.tokenizer)
     save_checkpoint(
         run.checkpoints,

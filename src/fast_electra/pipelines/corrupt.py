@@ -39,16 +39,16 @@ from fast_electra.data.batches import BatchSchedule, Prefetcher
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.objectives.base import Prepared
+from fast_electra.publishing.card import training_flops
 from fast_electra.training.assembly import (
     Inputs,
-    cache_identity,
     chosen_temperature,
     measured,
     read_inputs,
     validation_batches,
 )
 from fast_electra.training.auxiliary import load_auxiliary, make_auxiliary
-from fast_electra.training.card import training_flops
+from fast_electra.training.cached_corruption import cache_identity
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
 

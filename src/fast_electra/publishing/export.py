@@ -28,14 +28,14 @@ from fast_electra.data.files import staged_folder
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_any_tokenizer, load_tokenizer
 from fast_electra.errors import CheckpointError, DataError, ModelError
-from fast_electra.models.build import resolve_model
 from fast_electra.models.export import write_model
+from fast_electra.publishing.card import model_card, text_length
 from fast_electra.runs.checkpoints import checkpoint_at, checkpoint_updates
 from fast_electra.runs.folder import RunFolder
+from fast_electra.runs.models import resolve_model
+from fast_electra.runs.paths import located
 from fast_electra.training.auxiliary import load_auxiliary
-from fast_electra.training.card import model_card, text_length
 from fast_electra.training.checkpoint_models import model_names, read_model, read_tokenizer
-from fast_electra.training.run_paths import located
 
 Say = Callable[[str], None]
 

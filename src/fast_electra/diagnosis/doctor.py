@@ -23,21 +23,19 @@ from transformers import PreTrainedModel
 from fast_electra.config.tree import Config
 from fast_electra.corruption.masking import originals
 from fast_electra.data.shards import open_shards
+from fast_electra.diagnosis.curve_checks import CURVE_CHECKS, Curves, Finding, plateau_finding
+from fast_electra.diagnosis.internal_checks import inside, judge
 from fast_electra.errors import CheckpointError, UserError
 from fast_electra.models.build import load_model
 from fast_electra.objectives.base import Objective, Prepared
-from fast_electra.objectives.mlm import MLM
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.metrics import Record
+from fast_electra.runs.paths import located
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.card import head_of
-from fast_electra.training.curve_checks import CURVE_CHECKS, Curves, Finding, plateau_finding
-from fast_electra.training.internal_checks import inside, judge
 from fast_electra.training.internals import measure, weight_figures
 from fast_electra.training.outlook import MOST_EPOCHS
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.run_paths import located
 from fast_electra.training.telemetry import QuietObserver
 
 _SEQUENCES = ("input_ids", "inputs_embeds")  # what a model may see of a corrupted sequence
@@ -223,7 +221,7 @@ def exported_model(run: Run, parts: Assembled) -> list[Finding]:
         folder = run.folder.model(name)
         if not folder.exists():
             continue
-        head = head_of(run.config, name)
+        head = run.config.objective.head_of(name)
         rows, by_document = parts.validation[0].batch, run.config.data.attention == "document"
         start = weight_figures(cast(PreTrainedModel, fresh), rows)
         figures = measure(load_model(folder, head), rows, by_document, start)
@@ -296,9 +294,9 @@ def labels_stay_out(objective: Objective, prepared: Prepared) -> list[Finding]:
     masked language modelling, other originals behind `[MASK]`. All arguments but the sequence must stay the same, the
     sequence itself must differ from the original at masked positions only, and behind `[MASK]` not at all.
     """
-    if isinstance(objective, MLM):
-        asked: Objective = replace(objective, random=0.0, kept=0.0)  # BERT's rule shows some originals, as it should
-        versions = (_inputs(asked, prepared, 0), _inputs(asked, _relabelled(prepared), 0))
+    hiding = objective.behind_masks()
+    if hiding is not None:
+        versions = (_inputs(hiding, prepared, 0), _inputs(hiding, _relabelled(prepared), 0))
         compared: tuple[str, ...] = ()
     else:
         versions = (_inputs(objective, prepared, 0), _inputs(objective, prepared, 1))

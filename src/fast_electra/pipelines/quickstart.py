@@ -23,33 +23,35 @@ import transformers
 
 import fast_electra
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import Config, DataConfig
+from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
+from fast_electra.data.python_corpus import HELD_OUT, Corpus, collect
+from fast_electra.data.settings import DataConfig
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, Sources
+from fast_electra.diagnosis.doctor import DoctorObserver
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.evaluation import bugs
 from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
 from fast_electra.models.build import load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.recipes.own_task import OwnTask, check_task, judge_on_task
-from fast_electra.recipes.python_corpus import HELD_OUT, Corpus, collect
-from fast_electra.recipes.run_report import REPORT_FILE
+from fast_electra.pipelines.own_task import OwnTask, check_task, judge_on_task
+from fast_electra.pipelines.pretrain import RunResult, pretrain
 from fast_electra.report import decimal, duration, evaluation_page, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
+from fast_electra.report.run_content import REPORT_FILE
 from fast_electra.report.tokens import decode_pieces
 from fast_electra.runs.folder import load_run
 from fast_electra.runs.metrics import Record
+from fast_electra.runs.models import resolve_model
+from fast_electra.runs.paths import located
 from fast_electra.terminal import Terminal, command
 from fast_electra.training.assembly import Assembled, assemble, special_ids
-from fast_electra.training.doctor import DoctorObserver
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.pretrain import RunResult, pretrain
-from fast_electra.training.run_paths import located
 from fast_electra.training.telemetry import ProgressDisplay, QuietObserver
 
 # What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
@@ -371,7 +373,9 @@ def _downstream(
     frequencies = bugs.count_frequencies(sources.corpus.train)
     found = bugs.find_bugs(sources.corpus.held_out, frequencies, seed=0)
     auxiliary = masked_prediction(
-        MaskedLM(load_model(folder / "auxiliary", "mlm")).freeze(choose_execution(config.training).auxiliary_dtype)
+        MaskedLM(load_model(resolve_model(folder / "auxiliary"), "mlm")).freeze(
+            choose_execution(config.training).auxiliary_dtype
+        )
     )
     special = special_ids(parts.tokenizer)
     untrained = untrained_detectors(

@@ -43,9 +43,9 @@ from fast_electra.models.build import build_model, load_model, stored_config
 from fast_electra.models.classifier import load_task_tokenizer, longest_text
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.runs.folder import RunFolder
+from fast_electra.runs.paths import located
 from fast_electra.training.auxiliary import excluded_tokens, load_auxiliary
 from fast_electra.training.precision import Execution, apply_threads
-from fast_electra.training.run_paths import located
 
 TASK = "blimp"
 SAMPLED = 6_700

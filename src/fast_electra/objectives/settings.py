@@ -1,10 +1,10 @@
-"""The kinds of objectives: their settings, what the program asks of them, and how each is built.
+"""The kinds of objectives: their settings, and what the program asks of them before a model is built.
 
 Notable:
-- what an objective computes is in `objectives/`; here is what is known of it before a model is built.
+- this module does not import torch; the other modules of the folder have what an objective computes.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,17 @@ from fast_electra.models.shapes import ShapeConfig
 from fast_electra.parts import Part
 
 if TYPE_CHECKING:
-    from fast_electra.training.assembly import Built, Inputs
+    from fast_electra.objectives.base import Built
+
+
+class Builders(Protocol):
+    """How the kinds of this package are built: `training.assembly.Inputs` has the methods."""
+
+    def mlm(self, settings: "MLMObjective") -> "Built": ...
+
+    def fast_electra(self, settings: "FastElectraObjective") -> "Built": ...
+
+    def electra(self, settings: "ElectraObjective") -> "Built": ...
 
 
 class ObjectiveConfig(Part):
@@ -60,12 +70,19 @@ class ObjectiveConfig(Part):
         """The settings of a parameter group, by its name; `main` are those of the run."""
         return main
 
+    def head_of(self, model: str) -> Literal["mlm", "rtd"]:
+        """The head of one of the run's models, by its name."""
+        return "rtd" if model == "main" and self.detects else "mlm"
+
     def title(self, model: str) -> str:
-        """The method in a model card, for one of its models by name."""
+        """The method in a model card, for one of the run's models by its name."""
         raise NotImplementedError
 
-    def build(self, inputs: "Inputs") -> "Built":
+    def build(self, inputs: Any) -> "Built":
         """The objective with its models, in float32 on the device.
+
+        Args:
+            inputs: `training.assembly.Inputs`, what every objective is built from.
 
         Raises:
             ConfigError, DataError, ModelError: something is missing or doesn't fit.
@@ -94,10 +111,8 @@ class MLMObjective(ObjectiveConfig):
     def title(self, model: str) -> str:
         return "masked language modelling"
 
-    def build(self, inputs: "Inputs") -> "Built":
-        from fast_electra.training.assembly import build_mlm
-
-        return build_mlm(inputs, self)
+    def build(self, inputs: Builders) -> "Built":
+        return inputs.mlm(self)
 
 
 class FastElectraObjective(ObjectiveConfig):
@@ -129,10 +144,8 @@ class FastElectraObjective(ObjectiveConfig):
         head = ", its vocabulary head: it was trained on replaced tokens, not on [MASK]" if model != "main" else ""
         return f"Fast-ELECTRA (replaced token detection against a frozen auxiliary){beside}{head}"
 
-    def build(self, inputs: "Inputs") -> "Built":
-        from fast_electra.training.assembly import build_fast_electra
-
-        return build_fast_electra(inputs, self)
+    def build(self, inputs: Builders) -> "Built":
+        return inputs.fast_electra(self)
 
 
 class ElectraObjective(ObjectiveConfig):
@@ -188,7 +201,5 @@ class ElectraObjective(ObjectiveConfig):
     def title(self, model: str) -> str:
         return f"joint ELECTRA, its {'main model' if model == 'main' else model}"
 
-    def build(self, inputs: "Inputs") -> "Built":
-        from fast_electra.training.assembly import build_electra
-
-        return build_electra(inputs, self)
+    def build(self, inputs: Builders) -> "Built":
+        return inputs.electra(self)

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config
-from fast_electra.models.build import Head
 from fast_electra.models.export import longest_export
 from fast_electra.models.inputs import longest_row, positions_of
 from fast_electra.runs.folder import RunFolder
@@ -62,17 +61,11 @@ def earlier_flops(config: Config) -> dict[str, int | None]:
     found = {"main": training_flops(config.main.model)} if config.main.model else {}
     if config.objective.uses_auxiliary and config.corruption.cache:
         about = json.loads((config.corruption.cache / "cache.json").read_text())["auxiliary"]
-        assert config.training.updates is not None
-        rows = config.training.updates * config.training.batch_size
-        found |= {"auxiliary": about["training_flops"], "cache": about["flops_per_row"] * rows}
+        assert config.training.rows is not None
+        found |= {"auxiliary": about["training_flops"], "cache": about["flops_per_row"] * config.training.rows}
     elif config.objective.uses_auxiliary and config.auxiliary.model:
         found["auxiliary"] = training_flops(config.auxiliary.model, config.auxiliary.checkpoint)
     return found
-
-
-def head_of(config: Config, part: str) -> Head:
-    """The head of one of a run's models, by its name."""
-    return "mlm" if part != "main" or not config.objective.detects else "rtd"
 
 
 def text_length(config: Config, part: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -101,7 +94,8 @@ def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreT
         length: from `text_length`.
     """
     config, shape = run.config, model.config
-    predicts_tokens = head_of(config, part) == "mlm"
+    head = config.objective.head_of(part)
+    predicts_tokens = head == "mlm"
     loading = _LOADING["mlm" if predicts_tokens else "electra" if shape.model_type == "electra" else "classifier"]
     size = sum(parameter.numel() for parameter in model.parameters())
     rows = {

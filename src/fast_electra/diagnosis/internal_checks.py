@@ -8,7 +8,7 @@ Notable:
 from collections.abc import Mapping
 from typing import Any
 
-from fast_electra.training.curve_checks import Curves, Finding
+from fast_electra.diagnosis.curve_checks import Curves, Finding
 
 _SMALLER_STEPS = "lower optimizer.learning_rate or raise optimizer.weight_decay (0.1), and start in a new folder"
 

@@ -1,0 +1,62 @@
+"""A run's corruption cache: what it must have been made with, and how a run opens it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fast_electra.config.loading import setting
+from fast_electra.corruption.cache import CorruptionCache, open_cache
+from fast_electra.corruption.settings import CorruptionConfig
+from fast_electra.errors import ConfigError
+from fast_electra.training.auxiliary import LoadedAuxiliary
+
+if TYPE_CHECKING:
+    from fast_electra.training.assembly import Inputs
+
+
+def open_run_cache(inputs: "Inputs", folder: Path, loaded: LoadedAuxiliary | None) -> CorruptionCache:
+    """The corruption cache in a folder, once it is known to be this run's."""
+    cache = open_cache(folder)
+    cache.refuse_other(cache_identity(inputs, loaded))
+    if (rows := inputs.config.training.rows) is not None:
+        cache.refuse_short(rows)
+    made = cache.about["numerics"]
+    inputs.notes.append(
+        f"replacements come from the cache {cache.folder} of {cache.rows:,} rows, computed in {made['precision']} on "
+        f"{made['device']}."
+    )
+    return cache
+
+
+def cache_identity(inputs: "Inputs", loaded: LoadedAuxiliary | None) -> dict[str, Any]:
+    """What a cache must have been made with, by the keys to change; without an auxiliary, its weights are left open."""
+    config, shards = inputs.config, inputs.shards
+    found = {
+        "data.shards": shards.fingerprint,
+        "data.tokenizer": shards.tokenizer_fingerprint,
+        "data.length": config.data.length,
+        "data.attention": config.data.attention,
+        "training.seed": config.training.seed,
+        "training.validation_sequences": min(config.training.validation_sequences, inputs.rows("validation").count),
+        "corruption.masking": config.corruption.masking.model_dump(mode="json"),
+        "corruption.race_interval": list(config.corruption.race_interval),
+        "objective.disallow_correct": config.objective.never_draws_original,
+    }
+    return found | ({"auxiliary.model": loaded.digest, "auxiliary.kind": loaded.part.kind} if loaded else {})
+
+
+def refuse_unreplayable(config: CorruptionConfig) -> None:
+    """Check that the schedule stays within `race_interval`.
+
+    Raises:
+        ConfigError: it doesn't, and paths would not hold its temperatures.
+    """
+    # A T0 that is still to be chosen is at most 2.
+    schedule, (low, high) = config.schedule.with_initial(2.0), config.race_interval
+    lowest, highest = schedule.bounds()
+    if lowest < low or highest > high:
+        raise ConfigError(
+            f"corruption.schedule ({schedule.kind}) goes from {highest:g} to {lowest:g}, outside of "
+            f"corruption.race_interval=[{low:g}, {high:g}]: change the schedule, or give "
+            + setting("corruption.race_interval", [min(low, lowest), max(high, highest)])
+            + (" and another cache." if config.cache else ".")
+        )
