@@ -324,8 +324,9 @@ def test_a_checkpoint_is_read_without_the_runs_data_and_auxiliary(tmp_path, shar
         shown = []
         for model in (tmp_path / name, tmp_path / name / "checkpoints" / "00000012"):
             assert main(["inspect", str(model), str(text), "--json"]) == 0
-            shown.append(capsys.readouterr().out)
-        assert shown[0] == shown[1]
+            shown.append([token["suspicion"] for token in json.loads(capsys.readouterr().out)["tokens"]])
+        # The export has two outputs and the checkpoint one: in float32 their products are added up in another order.
+        assert shown[0] == pytest.approx(shown[1], abs=1e-6)
 
 
 def test_an_export_holds_the_main_model_and_the_auxiliary_with_their_heads(tmp_path, finished, auxiliary):

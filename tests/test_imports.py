@@ -5,7 +5,7 @@ from pathlib import Path
 
 import fast_electra
 
-# Imports point down this list only (docs/method.md shows it); all may use `errors`, `terminal` and `parts`.
+# Imports point down this list only (CONTRIBUTING.md shows it).
 LAYERS = [
     *("cli", "api", "studies", "pipelines", "report", "evaluation", "publishing", "diagnosis", "training", "runs"),
     *("config", "objectives", "corruption", "models", "data", "plugins", "parts", "terminal", "errors"),
