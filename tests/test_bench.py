@@ -10,9 +10,10 @@ from fast_electra.cli.main import main
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.settings import ElectraObjective
-from fast_electra.studies import bench as studies
-from fast_electra.studies.bench import Given, Timing, interval, measure, rates, ratios, summary
-from fast_electra.studies.tune import tune
+from fast_electra.studies.bench.bench import alone, interval, measure, profile, rates, ratios, summary
+from fast_electra.studies.bench.parts import Given, Timing, build_part, build_parts, given
+from fast_electra.studies.bench.setup import prepare
+from fast_electra.studies.bench.tune import tune
 from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import cpu_has_bfloat16
 from tests import tiny
@@ -25,7 +26,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
-    return studies.prepare(settings(), tmp_path_factory.mktemp("bench"))
+    return prepare(settings(), tmp_path_factory.mktemp("bench"))
 
 
 def test_ratios_are_of_the_same_round():
@@ -77,7 +78,7 @@ def test_the_parts_are_of_one_shape_and_one_batch(setup):
 
 def test_given_replacements_are_written_at_the_masked_positions(setup):
     parts = assemble(setup.online, setup.execution)
-    objective = studies.given(parts, setup.execution)
+    objective = given(parts, setup.execution)
     assert isinstance(objective.source, Given)
     prepared = parts.objective.prepare(parts.schedule.at(0), 0)
     corrupted = objective.source.corrupt(prepared.batch, prepared.masked, objective.curriculum.difficulty(0.0), 0)
@@ -88,9 +89,9 @@ def test_given_replacements_are_written_at_the_masked_positions(setup):
 
 
 def test_every_part_is_timed_in_every_round(setup):
-    facts, products = studies.alone(setup)
+    facts, products = alone(setup)
     assert 1.0 < facts["flops_ratio"]["online"] < facts["flops_ratio"]["joint"]
-    turns, product_seconds = measure(studies.build_parts(setup), products, setup.execution, updates=2, rounds=2)
+    turns, product_seconds = measure(build_parts(setup), products, setup.execution, updates=2, rounds=2)
     assert {"rtd_only", "cached", "online", "joint", "peer_best"} <= turns.keys()
     assert all(len(timed) == 2 for timed in turns.values())
     assert len(product_seconds) == 2
@@ -102,24 +103,24 @@ def test_every_part_is_timed_in_every_round(setup):
 
 
 def test_a_profile_names_the_operations_of_one_part(tmp_path):
-    table = studies.profile(settings(), tmp_path, "cached", updates=2)
+    table = profile(settings(), tmp_path, "cached", updates=2)
     assert "aten::addmm" in table
     assert "Self CPU" in table
     with pytest.raises(ConfigError, match=r"catched is no part of the bench; they are rtd_only, cached,"):
-        studies.profile(settings(), tmp_path / "none", "catched", updates=2)
+        profile(settings(), tmp_path / "none", "catched", updates=2)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_the_plain_program_takes_other_architectures(architecture, tmp_path):
-    setup = studies.prepare(settings(main__architecture=architecture), tmp_path)
+    setup = prepare(settings(main__architecture=architecture), tmp_path)
     assert "peer_best" not in setup.skipped
-    assert studies.build_part("peer_best", setup).run(1).tokens == 8 * 32
+    assert build_part("peer_best", setup).run(1).tokens == 8 * 32
 
 
 def test_what_can_not_run_is_skipped_with_a_word(tmp_path):
     shape = {"layers": 2, "hidden_size": 16, "heads": 2, "intermediate_size": 24}
     config = settings(objective__kind="electra", objective__generator=shape | {"architecture": "electra"})
-    setup = studies.prepare(config, tmp_path)
+    setup = prepare(config, tmp_path)
     assert isinstance(setup.joint.objective, ElectraObjective)
     assert setup.joint.objective.sharing == "none"
     assert "widths differ" in setup.skipped["peer_default"]

@@ -16,20 +16,14 @@ from fast_electra.config.loading import load_config
 from fast_electra.errors import ConfigError, DataError, TrainingError
 from fast_electra.report import claim_page
 from fast_electra.runs.metrics import read_metrics
-from fast_electra.studies import claim as studies
-from fast_electra.studies.claim import (
-    Listener,
-    best_factor,
-    claim,
-    differences,
-    remark,
-    seconds_of,
-    summarise,
-    time_updates,
-)
-from fast_electra.studies.claim_corpora import Code, Text
-from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, Study, plan, updates_of
-from fast_electra.studies.claim_runs import Material, helper_shape
+from fast_electra.studies.claim import study as study_module
+from fast_electra.studies.claim import trial as trials
+from fast_electra.studies.claim.corpora import Code, Text
+from fast_electra.studies.claim.findings import differences, summarise
+from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, plan, updates_of
+from fast_electra.studies.claim.runs import Material, helper_shape
+from fast_electra.studies.claim.study import claim
+from fast_electra.studies.claim.trial import Listener, Trial, best_factor, remark, seconds_of, time_updates
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver
@@ -83,7 +77,7 @@ def given_speed():
     """Every method's speed is given, so that the numbers of updates are known."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            studies,
+            trials,
             "time_updates",
             lambda configs, *_: {name: {"median": RATES[name], "low": 1.0, "high": 20.0} for name in configs},
         )
@@ -139,7 +133,7 @@ def test_a_second_call_trains_nothing_and_says_the_same_wherever_the_folder_lies
         raise AssertionError("computed again")
 
     for name in ("pretrain", "time_updates", "keep_cell", "examine"):
-        monkeypatch.setattr(studies, name, refuse)
+        monkeypatch.setattr(trials, name, refuse)
     assert claim(STUDY, [code()], tmp_path / "moved", "fast-electra study claim", Listener()) == done.results
 
 
@@ -214,12 +208,12 @@ def test_a_method_that_comes_later_is_put_on_the_scale_of_those_that_are_there(d
     shutil.copy(done.out / "calibration.json", tmp_path)
     slow = {"auxiliary": 6.0, "joint": 3.0, "exponential": 4.0, "mlm": 5.0}
     monkeypatch.setattr(
-        studies,
+        trials,
         "time_updates",
         lambda configs, *_: {n: dict.fromkeys(("median", "low", "high"), slow[n]) for n in configs},
     )
     more = Study(seconds=1.5, seeds=(1, 2), methods=("mlm", "joint"), overrides=TINY)
-    trial = studies._Trial(more, code(), tmp_path, CPU, Listener())
+    trial = Trial(more, code(), tmp_path, CPU, Listener())
     assert {name: rate["median"] for name, rate in trial.rates.items()} == {
         "auxiliary": 12.0,
         "mlm": 10.0,
@@ -228,9 +222,9 @@ def test_a_method_that_comes_later_is_put_on_the_scale_of_those_that_are_there(d
     (stored,) = json.loads((tmp_path / "calibration.json").read_text()).values()
     assert (stored["corpus"], stored["rates"]["exponential"]["median"]) == ("code", 8.0)
     other = Study(seconds=1.5, seeds=(1, 2), methods=("mlm", "joint"), overrides=[*TINY, "main.dropout=0.1"])
-    assert studies._Trial(other, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 3.0
-    monkeypatch.setattr(studies, "time_updates", lambda *_: pytest.fail("timed again"))
-    assert studies._Trial(more, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 6.0
+    assert Trial(other, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 3.0
+    monkeypatch.setattr(trials, "time_updates", lambda *_: pytest.fail("timed again"))
+    assert Trial(more, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 6.0
 
 
 def test_a_run_that_diverged_is_told_by_name_and_not_trained_again(done, tmp_path, monkeypatch):
@@ -243,9 +237,9 @@ def test_a_run_that_diverged_is_told_by_name_and_not_trained_again(done, tmp_pat
 
     shutil.copytree(done.out / "corpora", tmp_path / "corpora")
     shutil.copy(done.out / "calibration.json", tmp_path)
-    monkeypatch.setattr(studies, "pretrain", diverges)
+    monkeypatch.setattr(trials, "pretrain", diverges)
     for _ in range(2):
-        trial = studies._Trial(STUDY, code(), tmp_path, CPU, Listener())
+        trial = Trial(STUDY, code(), tmp_path, CPU, Listener())
         planned = trial.run("exponential", 1, 1.5, 1.0)
         for run in (planned, planned.auxiliary):
             with pytest.raises(TrainingError, match=rf"{planned.auxiliary.name}: the loss is nan at update 3"):
@@ -258,11 +252,11 @@ def test_a_choice_of_learning_rate_belongs_to_the_auxiliary_that_it_was_judged_b
     shutil.copytree(done.out / "corpora", tmp_path / "corpora")
     for name in ("calibration.json", "lr.json"):
         shutil.copy(done.out / name, tmp_path)
-    before = studies._Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
-    monkeypatch.setattr(studies._Trial, "_choosing_score", lambda *_: 0.5)
-    assert studies._Trial(STUDY, code(), tmp_path, CPU, Listener()).choices == before
-    monkeypatch.setattr(studies._Trial, "_reference_name", "another")
-    after = studies._Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
+    before = Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
+    monkeypatch.setattr(Trial, "_choosing_score", lambda *_: 0.5)
+    assert Trial(STUDY, code(), tmp_path, CPU, Listener()).choices == before
+    monkeypatch.setattr(Trial, "_reference_name", "another")
+    after = Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
     assert set(after["joint"]["scores"].values()) == {0.5}
     assert set(before) == set(after) == set(STUDY.methods)
 
@@ -567,7 +561,7 @@ def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_p
         given.append((study, [corpus.name for corpus in corpora], command))
         return done.results
 
-    monkeypatch.setattr(studies, "claim", found)
+    monkeypatch.setattr(study_module, "claim", found)
     words = ["study", "claim", "--out", str(tmp_path), "--seconds", "90", "--seeds", "4", "5", "--methods", "joint"]
     assert main(words) == 0
     shown = capsys.readouterr()
@@ -585,7 +579,7 @@ def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_p
     def stopped(*_):
         raise Interrupted("stopped after update 3 of 9")
 
-    monkeypatch.setattr(studies, "claim", stopped)
+    monkeypatch.setattr(trials, "claim", stopped)
     assert main(words) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

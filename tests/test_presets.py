@@ -16,7 +16,8 @@ from fast_electra.config.tree import Config
 from fast_electra.data.shards import build_shards
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.shapes import ModelConfig
-from fast_electra.studies import bench
+from fast_electra.studies.bench.parts import build_part
+from fast_electra.studies.bench.setup import prepare
 from fast_electra.studies.cost import cost
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
@@ -145,9 +146,9 @@ def test_every_preset_can_be_shown_counted_and_built_with_a_small_override(name,
 def test_every_preset_is_timed_for_an_update(name, tmp_path):
     config = load_config(name, [*SMALL, "main.layers=3", "data.length=16", "training.precision=float32"])
     training = config.training.model_copy(update={"batch_size": 4, "micro_batch_size": None, "threads": 1})
-    setup = bench.prepare(config.model_copy(update={"training": training}), tmp_path)
+    setup = prepare(config.model_copy(update={"training": training}), tmp_path)
     for part in ("online", "joint", "cached"):
-        assert bench.build_part(part, setup).run(0).updates == 0
+        assert build_part(part, setup).run(0).updates == 0
 
 
 @pytest.mark.parametrize(("key", "choice"), [(key, choice) for key in CHOICES for choice in keys()[key].choices])

@@ -46,9 +46,9 @@ def bench(
 
     name, *own = _DEFAULT if shape is None else (shape,)
     config = load_config(name, (*own, *overrides))
-    from fast_electra.studies.bench import bench as run_bench
-    from fast_electra.studies.bench import profile as profile_part
-    from fast_electra.studies.tune import tune as time_choices
+    from fast_electra.studies.bench.bench import bench as run_bench
+    from fast_electra.studies.bench.bench import profile as profile_part
+    from fast_electra.studies.bench.tune import tune as time_choices
 
     say = Terminal(stderr=True).say
     with tempfile.TemporaryDirectory() as name:

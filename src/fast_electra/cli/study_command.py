@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from fast_electra.studies.claim_corpora import Corpus
+    from fast_electra.studies.claim.corpora import Corpus
 
 _Several = Parameter(negative="", consume_multiple=True)
 
@@ -59,7 +59,7 @@ def claim(
         Print one JSON object on standard output instead.
     """
     from fast_electra.config.loading import load_config
-    from fast_electra.studies.claim_methods import Study, plan
+    from fast_electra.studies.claim.methods import Study, plan
     from fast_electra.terminal import Terminal, command, print_json
 
     console = Terminal(stderr=True)
@@ -72,9 +72,9 @@ def claim(
         print_json(steps) if json else _print_plan(steps)
         return 0
     from fast_electra.cli.signals import stop_on_signals
-    from fast_electra.studies.claim import Listener
-    from fast_electra.studies.claim import claim as run_claim
-    from fast_electra.studies.claim_corpora import EXAMPLES
+    from fast_electra.studies.claim.corpora import EXAMPLES
+    from fast_electra.studies.claim.study import Listener
+    from fast_electra.studies.claim.study import claim as run_claim
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.telemetry import ProgressDisplay
 
@@ -114,7 +114,7 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
         if names.count(name) > 1:
             raise ConfigError(f"--corpus: two are called {name}; rename one.")
     from fast_electra.data.python_corpus import collect
-    from fast_electra.studies.claim_corpora import Code, Text
+    from fast_electra.studies.claim.corpora import Code, Text
 
     found: list[Corpus] = []
     for each, name in zip(given, names, strict=True):

@@ -50,7 +50,7 @@ from fast_electra.training.assembly import (
 from fast_electra.training.auxiliary import load_auxiliary, make_auxiliary
 from fast_electra.training.cached_corruption import cache_identity
 from fast_electra.training.flops import count_flops
-from fast_electra.training.precision import Execution, apply_threads, choose_execution
+from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
 
 PART_TOKENS = 2**20
 """tokens of a part, about: what a killed process loses at most"""
@@ -345,6 +345,5 @@ def _name(number: int) -> str:
 
 def _now(execution: Execution) -> float:
     """Seconds, once the device is done with what it was given."""
-    if execution.device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(execution.device)
     return time.perf_counter()

@@ -14,7 +14,7 @@ from fast_electra.config.tree import Config
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.flops import count_flops
 from fast_electra.training.optimizer import optimizer_flops
-from fast_electra.training.precision import Execution
+from fast_electra.training.precision import Execution, synchronize
 
 MOST_EPOCHS = 40
 """passes over a corpus that still teach: BERT saw its corpus about so often (arXiv 1810.04805, appendix A.2)"""
@@ -65,10 +65,10 @@ def _seconds_per_update(config: Config, parts: Assembled, execution: Execution) 
     most = 2 if execution.device.type == "cpu" else training.micro_batch_size or training.batch_size
     step, rows = _step(config, parts, execution, most)
     step()
-    _wait(execution)
+    synchronize(execution.device)
     began = time.perf_counter()
     step()
-    _wait(execution)
+    synchronize(execution.device)
     seconds = time.perf_counter() - began
     _clear(parts)
     return seconds * training.batch_size / rows
@@ -90,8 +90,3 @@ def _step(config: Config, parts: Assembled, execution: Execution, most: int) -> 
 def _clear(parts: Assembled) -> None:
     for model in parts.objective.models().values():
         model.zero_grad(set_to_none=True)
-
-
-def _wait(execution: Execution) -> None:
-    if execution.device.type != "cpu":
-        torch.accelerator.synchronize()

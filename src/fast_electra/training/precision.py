@@ -90,6 +90,12 @@ def apply_threads(execution: Execution) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has finished what was started on it: before a clock is read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def busy_elsewhere(seconds: float = 0.1) -> float:
     """How many of this machine's cores are busy while this process sleeps; 0 where the system does not say.
 

@@ -16,9 +16,9 @@ from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.settings import ObjectiveConfig
-from fast_electra.studies.bench import with_settings
-from fast_electra.studies.claim_corpora import Corpus
-from fast_electra.studies.claim_methods import METHODS, Study
+from fast_electra.studies.bench.setup import with_settings
+from fast_electra.studies.claim.corpora import Corpus
+from fast_electra.studies.claim.methods import METHODS, Study
 
 
 def helper_shape(main: ModelConfig) -> dict[str, Any]:

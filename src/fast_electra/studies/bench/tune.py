@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.config import Config
-from fast_electra.studies.bench import Part, Timing, build_part, interval, prepare, with_settings
+from fast_electra.studies.bench.bench import interval
+from fast_electra.studies.bench.parts import Part, Timing, build_part
+from fast_electra.studies.bench.setup import prepare, with_settings
 from fast_electra.training.precision import apply_threads, choose_execution, cpu_has_bfloat16
 
 

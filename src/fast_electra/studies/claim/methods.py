@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_electra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fast_electra.studies.claim_corpora import Corpus
+    from fast_electra.studies.claim.corpora import Corpus
 
 REFERENCE = "joint"
 """the method that all others are compared to"""

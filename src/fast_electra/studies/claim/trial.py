@@ -1,24 +1,4 @@
-"""The claim put to the test: masked language models, joint ELECTRA and Fast-ELECTRA at equal seconds of training.
-
-In this order, for each corpus:
-  shards → updates a second of every method → auxiliaries → learning rates → runs → what they are worth → a page
-
-Notable:
-- no clock decides inside a run: the speed of all methods is measured first, in turns in one process, and a budget in
-  seconds becomes a number of updates; the seconds that a run then took stand beside those that it was given;
-- Fast-ELECTRA is there twice: its auxiliary for free, as where one serves many runs, and its auxiliary's seconds taken
-  off its own. Every seed has an auxiliary of its own, so that the auxiliary's luck is in the intervals;
-- learning rates are chosen from a seed that nothing is judged by, on validation text of pre-training;
-- everything is kept: a run is an ordinary run folder named after its configuration, an answer a cell in its
-  `evaluation/`. The same command goes on where it was stopped, and then only prints;
-- intervals are Student's over pre-training seeds, differences are seed by seed; what is within the minimal detectable
-  difference, or whose interval holds 0, is not decided.
-
-    OUT/corpora/      unpacked text, token shards
-    OUT/calibration.json, OUT/lr.json
-    OUT/runs/         METHOD-CORPUS-SEED-DIGEST
-    OUT/results.json, OUT/claim.md, OUT/claim.html, OUT/claim.svg
-"""
+"""One corpus of the claim study: its shards, speeds, learning rates, runs and answers, each kept once it is there."""
 
 import json
 import statistics
@@ -26,9 +6,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,47 +15,33 @@ from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
-from fast_electra.data.files import canonical_digest, write_json_atomically, write_text_atomically
+from fast_electra.data.files import canonical_digest, write_json_atomically
 from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import TrainingError
-from fast_electra.evaluation.comparison import Comparison, minimal_detectable_difference
-from fast_electra.evaluation.metrics import student_interval
 from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell, open_subject
 from fast_electra.models.build import load_model
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.pipelines.pretrain import pretrain
-from fast_electra.report.claim_page import chart_of, markdown_of, page_of
-from fast_electra.report.plots import save_svg
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.models import resolve_model
-from fast_electra.studies.bench import Trained, interval, with_settings
-from fast_electra.studies.claim_corpora import Corpus, Question, Record
-from fast_electra.studies.claim_methods import METHODS, REFERENCE, Contestant, Study, updates_of
-from fast_electra.studies.claim_runs import Material, Planned, helper_shape
+from fast_electra.studies.bench.bench import interval
+from fast_electra.studies.bench.parts import Trained
+from fast_electra.studies.bench.setup import with_settings
+from fast_electra.studies.claim.corpora import Corpus, Question, Record
+from fast_electra.studies.claim.findings import Measure, differences, summarise
+from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, updates_of
+from fast_electra.studies.claim.runs import Material, Planned, helper_shape
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
-from fast_electra.training.precision import Execution, apply_threads, choose_execution
+from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import Observer, QuietObserver
 
 _AUXILIARY = "auxiliary"
 
 
-class Measure(NamedTuple):
-    """What methods are compared by."""
-
-    name: str
-    title: str
-    metric: str
-    zero_shot: bool
-    """of the model as it is: a masked language model has none, or another one"""
-
-
 _DETECTION = Measure("rtd_auc", "replaced tokens of validation text", "rtd_auc", zero_shot=True)
-
-
-# --- Speed ------------------------------------------------------------------------------------------------------------
 
 
 def time_updates(
@@ -118,9 +83,6 @@ def time_updates(
     return {name: interval(values) for name, values in found.items()}
 
 
-# --- One corpus -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Listener:
     """Who is told of a study's progress, and may stop it."""
@@ -131,7 +93,7 @@ class Listener:
     stop: Callable[[], bool] = lambda: False
 
 
-class _Trial:
+class Trial:
     """One corpus of a study."""
 
     def __init__(self, study: Study, corpus: Corpus, out: Path, execution: Execution, listener: Listener) -> None:
@@ -488,122 +450,3 @@ def best_factor(scores: Mapping[str, float | None], who: str) -> float:
     if not found:
         raise TrainingError(f"{who} diverged at every learning rate that was tried; nothing can be said of it.")
     return max(found, key=lambda factor: (found[factor], -abs(np.log(factor))))
-
-
-# --- What it says -----------------------------------------------------------------------------------------------------
-
-
-def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequence[Record]) -> Record:
-    """Mean over seeds and Student's 95 % interval, in points; None where there is none."""
-    found: Record = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
-    scores: dict[str, Record] = {}
-    for question in questions:
-        by_seed = _scores(contestant, question.name, runs)
-        if by_seed:
-            mean, low, high = (_rounded(value) for value in student_interval(list(by_seed.values())))
-            scores[question.name] = {"mean": mean, "low": low, "high": high, "seeds": len(by_seed)}
-    return found | {"scores": scores}
-
-
-def differences(
-    contestants: Sequence[Contestant], questions: Sequence[Measure], runs: Sequence[Record]
-) -> list[Record]:
-    """Every other contestant against joint ELECTRA, seed by seed, in points; not where the question is another one."""
-    reference = Contestant(REFERENCE, counted=False)
-    found: list[Record] = []
-    for question in questions:
-        base = _scores(reference, question.name, runs)
-        for contestant in contestants:
-            if contestant == reference or (contestant.method == "mlm" and question.zero_shot):
-                continue
-            scores = _scores(contestant, question.name, runs)
-            seeds = [seed for seed in scores if seed in base]
-            if seeds:
-                pairs = [scores[seed] for seed in seeds], [base[seed] for seed in seeds]
-                found.append({"question": question.name} | _difference(contestant.title, question, *pairs))
-    return found
-
-
-def _difference(title: str, question: Measure, scores: list[float], base: list[float]) -> Record:
-    reference = METHODS[REFERENCE].title
-    mean, low, high = student_interval(np.subtract(scores, base))
-    detectable = minimal_detectable_difference(scores, base, paired=True)
-    seeds = len(scores)
-    if detectable is None:
-        ahead, behind = (title, reference) if mean >= 0 else (reference, title)
-        sentence = f"{ahead} is ahead of {behind} by {abs(mean):.1f} points, 1 seed: not decided"
-        decided = False
-    else:
-        comparison = Comparison(
-            title, reference, question.metric, mean, low, high, detectable, (seeds, seeds), paired=True, examples=0
-        )
-        sentence, decided = comparison.sentence, comparison.decided
-    return {
-        "contestant": title,
-        "difference": _rounded(mean),
-        "low": _rounded(low),
-        "high": _rounded(high),
-        "detectable": None if detectable is None else _rounded(detectable),
-        "seeds": seeds,
-        "decided": decided,
-        "sentence": f"{question.title}: {sentence}.",
-    }
-
-
-def _scores(contestant: Contestant, question: str, runs: Sequence[Record]) -> dict[int, float]:
-    """By seed, those that there are."""
-    return {
-        run["seed"]: run["scores"][question]
-        for run in runs
-        if (run["method"], run["counted"]) == contestant and question in run["scores"]
-    }
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 2)
-
-
-# --- The study --------------------------------------------------------------------------------------------------------
-
-
-def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, listener: Listener) -> Record:
-    """Train and judge what is not there yet, and write results.json, claim.md, claim.html and claim.svg.
-
-    Args:
-        study: what to do.
-        corpora: different names.
-        out: the study's folder.
-        command: that repeats it, for the page.
-        listener: is told of progress.
-
-    Returns:
-        the content of results.json: everything in it is in claim.md too, rounded as there; what is not rounded is in
-        the runs.
-
-    Raises:
-        UserError: a run, an auxiliary or a task can't be made or used.
-        Interrupted: stopped on request; the same command goes on.
-    """
-    execution = choose_execution(load_config("quickstart", study.overrides).training)
-    out = out.resolve()
-    results: Record = {
-        "command": command,
-        "seconds": study.seconds,
-        "auxiliary_seconds": round(study.auxiliary_seconds, 1),
-        "seeds": list(study.seeds),
-        "choosing_seed": study.choosing_seed,
-        "choosing_seconds": round(study.choosing_seconds, 1),
-        "machine": {
-            "device": f"{execution.device.type} {torch.backends.cpu.get_cpu_capability()}",
-            "precision": execution.precision,
-            "threads": execution.threads,
-        },
-        "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
-        "methods": {METHODS[name].title: METHODS[name].overrides for name in study.methods},
-        "corpora": [_Trial(study, corpus, out, execution, listener).results() for corpus in corpora],
-    }
-    write_json_atomically(out / "results.json", results)
-    write_text_atomically(out / "claim.md", markdown_of(results))
-    write_text_atomically(out / "claim.html", page_of(results))
-    save_svg(chart_of(results), out / "claim.svg")
-    return results

@@ -1,0 +1,156 @@
+"""What a bench times: each part makes whole updates, with its loader.
+
+Notable:
+- the first update of a turn is not timed: it fills caches, and compiles;
+- on a GPU an update has ended before the clock is read.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from fast_electra.config import Config
+from fast_electra.corruption.augmentations import Difficulty
+from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.sources import Corrupted, replace
+from fast_electra.data.batches import Batch, Prefetcher, one_by_one
+from fast_electra.data.tokenizer import SPECIAL_TOKENS
+from fast_electra.objectives.base import Objective, Prepared
+from fast_electra.objectives.fast_electra import FastElectra
+from fast_electra.studies.bench.peer import PlainElectra, TxtaiElectra
+from fast_electra.studies.bench.setup import BATCHES, Bench, generator_shape, transformers_config_of
+from fast_electra.training.assembly import Assembled, assemble
+from fast_electra.training.loop import make_update
+from fast_electra.training.precision import Execution, synchronize
+from fast_electra.training.setup import start
+
+PARTS = ("rtd_only", "cached", "online", "joint", "peer_best", "peer_default")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A turn of a part."""
+
+    seconds: float
+    updates: int
+    tokens: int
+    waited: float = 0.0
+    """seconds that the step waited for the loader"""
+
+
+class Part(Protocol):
+    """Something that makes updates."""
+
+    def run(self, updates: int) -> Timing:
+        """Make one update, then time `updates` more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """A corruption source whose replacements lie in memory: nothing is left to do but write them."""
+
+    tokens_RM: Tensor
+    """int64: for each row of the split"""
+
+    def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
+        """Write them."""
+        ids_BS, replaced_BS = replace(batch, masked, self.tokens_RM[batch.indices])
+        nothing = torch.zeros((), device=batch.ids.device)
+        return Corrupted(ids_BS, replaced_BS, masked, expected_replaced=nothing, entropy=None)
+
+
+class Trained:
+    """An objective of ours in the training loop's own step."""
+
+    def __init__(self, config: Config, parts: Assembled, objective: Objective, execution: Execution) -> None:
+        self._parts, self._execution = parts, execution
+        self._state, self._plan = start(config, dataclasses.replace(parts, objective=objective), execution)
+
+    def run(self, updates: int) -> Timing:
+        """Make one update, then time `updates` more, with the loader that `training.loop.train` takes."""
+        began, tokens, waited_in_all = 0.0, 0, 0.0
+        first = self._state.update
+        load = one_by_one if self._execution.device.type == "cpu" else Prefetcher
+        loader = load(self._prepared, first, first + updates + 1)
+        for number, (prepared, waited) in enumerate(loader):
+            seen = make_update(self._state, self._plan, prepared, self._execution)
+            if number == 0:
+                synchronize(self._execution.device)
+                began = time.perf_counter()
+            else:
+                tokens, waited_in_all = tokens + seen, waited_in_all + waited
+        synchronize(self._execution.device)
+        return Timing(time.perf_counter() - began, updates, tokens, waited_in_all)
+
+    def _prepared(self, update: int) -> Prepared:
+        return self._parts.objective.prepare(self._parts.schedule.at(update % BATCHES), self._plan.seed)
+
+
+class Plain:
+    """`peer.PlainElectra`."""
+
+    def __init__(self, peer: PlainElectra) -> None:
+        self._peer = peer
+
+    def run(self, updates: int) -> Timing:
+        """Make one update, then time `updates` more."""
+        self._peer.update()
+        synchronize(self._peer.execution.device)
+        began = time.perf_counter()
+        tokens = sum(self._peer.update() for _ in range(updates))
+        synchronize(self._peer.execution.device)
+        return Timing(time.perf_counter() - began, updates, tokens)
+
+
+class Txtai:
+    """`peer.TxtaiElectra`; its Trainer makes its own batches."""
+
+    def __init__(self, peer: TxtaiElectra) -> None:
+        self._peer = peer
+
+    def run(self, updates: int) -> Timing:
+        """Make one update, then time `updates` more."""
+        return Timing(self._peer.run(updates), updates, updates * self._peer.tokens)
+
+
+def build_parts(setup: Bench) -> dict[str, Part]:
+    """All parts that can run."""
+    return {name: build_part(name, setup) for name in PARTS if name not in setup.skipped}
+
+
+def build_part(name: str, setup: Bench) -> Part:
+    """One of `PARTS`, ready to make updates."""
+    execution = setup.execution
+    if name in ("peer_best", "peer_default"):
+        return _build_peer(name, setup)
+    configs = {"joint": setup.joint, "cached": setup.cached}
+    parts = assemble(configs.get(name, setup.online), execution)
+    objective = given(parts, execution) if name == "rtd_only" else parts.objective
+    # The cache holds a few updates, and they are used in turn: no schedule is to end with them.
+    return Trained(setup.online, parts, objective, execution)
+
+
+def _build_peer(name: str, setup: Bench) -> Part:
+    parts = assemble(setup.online, setup.execution)
+    rows = [parts.schedule.at(update).ids for update in range(BATCHES)]
+    shapes = (setup.joint.main, generator_shape(setup.joint))
+    main, generator = (transformers_config_of(shape, setup.joint, parts.shards) for shape in shapes)
+    if name == "peer_default":
+        return Txtai(TxtaiElectra(main, generator, parts.tokenizer, rows, setup.execution))
+    compiled = setup.joint.training.compile
+    return Plain(PlainElectra(main, generator, parts.tokenizer, rows, setup.execution, compiled))
+
+
+def given(parts: Assembled, execution: Execution) -> FastElectra:
+    """The objective with replacements drawn evenly from the vocabulary, once."""
+    objective = cast(FastElectra, parts.objective)
+    masked = objective.prepare(parts.schedule.at(0), 0).masked
+    draw = torch.Generator().manual_seed(0)
+    size = (parts.schedule.rows.count, masked.positions_BM.shape[1])
+    tokens_RM = torch.randint(len(SPECIAL_TOKENS), parts.shards.vocabulary_size, size, generator=draw)
+    return dataclasses.replace(objective, source=Given(tokens_RM.to(execution.device)))

@@ -1,0 +1,96 @@
+"""What the claim study finds: means, intervals and differences to joint ELECTRA, in points.
+
+Notable:
+- intervals are Student's over pre-training seeds, and differences are paired by seed;
+- a difference is not decided if its interval contains 0, or if it is below the minimal detectable difference.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fast_electra.evaluation.comparison import Comparison, minimal_detectable_difference
+from fast_electra.evaluation.metrics import student_interval
+from fast_electra.studies.claim.corpora import Record
+from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant
+
+
+class Measure(NamedTuple):
+    """What methods are compared by."""
+
+    name: str
+    title: str
+    metric: str
+    zero_shot: bool
+    """of the model as it is: a masked language model has none, or another one"""
+
+
+def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequence[Record]) -> Record:
+    """Mean over seeds and Student's 95 % interval, in points; None where there is none."""
+    found: Record = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
+    scores: dict[str, Record] = {}
+    for question in questions:
+        by_seed = _scores(contestant, question.name, runs)
+        if by_seed:
+            mean, low, high = (_rounded(value) for value in student_interval(list(by_seed.values())))
+            scores[question.name] = {"mean": mean, "low": low, "high": high, "seeds": len(by_seed)}
+    return found | {"scores": scores}
+
+
+def differences(
+    contestants: Sequence[Contestant], questions: Sequence[Measure], runs: Sequence[Record]
+) -> list[Record]:
+    """Every other contestant against joint ELECTRA, seed by seed, in points; not where the question is another one."""
+    reference = Contestant(REFERENCE, counted=False)
+    found: list[Record] = []
+    for question in questions:
+        base = _scores(reference, question.name, runs)
+        for contestant in contestants:
+            if contestant == reference or (contestant.method == "mlm" and question.zero_shot):
+                continue
+            scores = _scores(contestant, question.name, runs)
+            seeds = [seed for seed in scores if seed in base]
+            if seeds:
+                pairs = [scores[seed] for seed in seeds], [base[seed] for seed in seeds]
+                found.append({"question": question.name} | _difference(contestant.title, question, *pairs))
+    return found
+
+
+def _difference(title: str, question: Measure, scores: list[float], base: list[float]) -> Record:
+    reference = METHODS[REFERENCE].title
+    mean, low, high = student_interval(np.subtract(scores, base))
+    detectable = minimal_detectable_difference(scores, base, paired=True)
+    seeds = len(scores)
+    if detectable is None:
+        ahead, behind = (title, reference) if mean >= 0 else (reference, title)
+        sentence = f"{ahead} is ahead of {behind} by {abs(mean):.1f} points, 1 seed: not decided"
+        decided = False
+    else:
+        comparison = Comparison(
+            title, reference, question.metric, mean, low, high, detectable, (seeds, seeds), paired=True, examples=0
+        )
+        sentence, decided = comparison.sentence, comparison.decided
+    return {
+        "contestant": title,
+        "difference": _rounded(mean),
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "detectable": None if detectable is None else _rounded(detectable),
+        "seeds": seeds,
+        "decided": decided,
+        "sentence": f"{question.title}: {sentence}.",
+    }
+
+
+def _scores(contestant: Contestant, question: str, runs: Sequence[Record]) -> dict[int, float]:
+    """By seed, those that there are."""
+    return {
+        run["seed"]: run["scores"][question]
+        for run in runs
+        if (run["method"], run["counted"]) == contestant and question in run["scores"]
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 2)
