@@ -579,7 +579,7 @@ def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_p
     def stopped(*_):
         raise Interrupted("stopped after update 3 of 9")
 
-    monkeypatch.setattr(trials, "claim", stopped)
+    monkeypatch.setattr(study_module, "claim", stopped)
     assert main(words) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

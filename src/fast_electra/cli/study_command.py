@@ -73,8 +73,8 @@ def claim(
         return 0
     from fast_electra.cli.signals import stop_on_signals
     from fast_electra.studies.claim.corpora import EXAMPLES
-    from fast_electra.studies.claim.study import Listener
     from fast_electra.studies.claim.study import claim as run_claim
+    from fast_electra.studies.claim.trial import Listener
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.telemetry import ProgressDisplay
 
