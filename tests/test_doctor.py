@@ -14,19 +14,18 @@ from safetensors.torch import load_file, save_file
 from fast_electra.cli.main import main as command_line
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
-from fast_electra.diagnosis import curve_checks
+from fast_electra.diagnosis import curve_checks, part_checks
 from fast_electra.diagnosis.curve_checks import CURVE_CHECKS, Curves, Finding
-from fast_electra.diagnosis.doctor import (
-    DoctorObserver,
+from fast_electra.diagnosis.doctor import DoctorObserver, examine
+from fast_electra.diagnosis.part_checks import (
     auxiliary_is_frozen,
-    examine,
     labels_stay_out,
     parameter_groups,
-    read_run,
-    repetition,
     tensor_names,
+    weights_move,
 )
 from fast_electra.diagnosis.references import make_reference, matching_reference, outdated, references
+from fast_electra.diagnosis.run_checks import read_run, repetition
 from fast_electra.errors import CheckpointError, TrainingError
 from fast_electra.models.shapes import ShapeConfig
 from fast_electra.objectives.base import ParameterGroup
@@ -169,13 +168,12 @@ def test_an_auxiliary_whose_weights_changed_is_told(corpus, healthy_auxiliary, t
 
 
 def test_weights_with_nan_are_told(healthy, monkeypatch):
-    from fast_electra.diagnosis import doctor
 
     def broken(_checkpoint, tensors):
         for tensor in tensors.values():
             tensor.fill_(float("nan"))
 
-    monkeypatch.setattr(doctor, "load_tensors", broken)
+    monkeypatch.setattr(part_checks, "load_tensors", broken)
     assert sick(examine(healthy))["weights"] == "problem"
 
 
@@ -188,7 +186,6 @@ def test_an_auc_that_is_still_low_before_the_end_is_no_finding(healthy):
 
 
 def test_embeddings_that_end_near_their_start_are_told_where_they_started_fresh(healthy, monkeypatch):
-    from fast_electra.diagnosis import doctor
 
     run = read_run(healthy)
     parts = assemble(run.config, choose_execution(run.config.training))
@@ -202,9 +199,9 @@ def test_embeddings_that_end_near_their_start_are_told_where_they_started_fresh(
         for name, tensor in tensors.items():
             tensor.copy_(1.001 * start[name] + 1e-12)
 
-    monkeypatch.setattr(doctor, "load_tensors", nearly_still)
+    monkeypatch.setattr(part_checks, "load_tensors", nearly_still)
     for continued, severity in ((False, "warning"), (True, "ok")):
-        (finding,) = doctor.weights_move(parts.objective, checkpoint, run.curves.updates, continued)
+        (finding,) = weights_move(parts.objective, checkpoint, run.curves.updates, continued)
         assert "embeddings changed by 1.0e-03" in finding.measured
         assert finding.severity == severity
 

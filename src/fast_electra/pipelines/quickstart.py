@@ -10,21 +10,13 @@ Notable:
 """
 
 import json
-import platform
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-import transformers
-
-import fast_electra
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
-from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.data.settings import DataConfig
@@ -36,27 +28,22 @@ from fast_electra.evaluation import bugs
 from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
 from fast_electra.models.build import load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.pipelines.own_task import OwnTask, check_task, judge_on_task
-from fast_electra.pipelines.pretrain import RunResult, pretrain
-from fast_electra.report import decimal, duration, evaluation_page, percent
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.pipelines.quickstart_page import bug_examples, cost_of, environment_of, snippets, summary_of
+from fast_electra.pipelines.stages import OTHER_SECONDS, Outlook, Stages
+from fast_electra.report import decimal, evaluation_page, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.run_content import REPORT_FILE
-from fast_electra.report.tokens import decode_pieces
 from fast_electra.runs.folder import load_run
-from fast_electra.runs.metrics import Record
 from fast_electra.runs.models import resolve_model
 from fast_electra.runs.paths import located
 from fast_electra.terminal import Terminal, command
 from fast_electra.training.assembly import Assembled, assemble, special_ids
-from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import choose_execution
-from fast_electra.training.telemetry import ProgressDisplay, QuietObserver
+from fast_electra.training.telemetry import ProgressDisplay
 
-# What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
-_OTHER_SECONDS = 75.0
-_ESTIMATE_AFTER = 20
 _EVERY_TOKEN = 10
 # Presets of the auxiliary and of the main model: for Python code, and for the user's own text.
 _CODE_PRESETS = ("quickstart-auxiliary", "quickstart")
@@ -120,7 +107,7 @@ def quickstart(
         Interrupted: stopped on request; the same command goes on.
     """
     request = None if task is None else check_task(task, folder)
-    stages = _Stages(folder, console, own_text=bool(text), has_task=request is not None)
+    stages = Stages(folder, console, own_text=bool(text), has_task=request is not None)
     auxiliary_config, main_config = _configs(folder, text, minutes, overrides)
     with stages.stage("corpus") as found:
         sources = _own_text(main_config.data) if text else _python_source()
@@ -129,7 +116,7 @@ def quickstart(
     with stages.stage("tokens") as found:
         found(_tokens(sources, auxiliary_config, shards_folder, stages.note))
     with stages.stage("auxiliary") as found:
-        outlook = _Outlook(console, stages, main_config)
+        outlook = Outlook(console, stages, main_config)
         doctor = DoctorObserver(auxiliary_config, stages.note)
         display = ProgressDisplay(console, "auxiliary")
         auxiliary = pretrain(auxiliary_config, folder / "auxiliary", [display, outlook, doctor], stages.note, stop)
@@ -158,7 +145,7 @@ def quickstart(
             found(" ".join(judged["sentences"]))
     with stages.stage("report"):
         records = {name: load_run(folder / name).metrics() for name in ("auxiliary", "main")}
-        summary = _summary(auxiliary, main, downstream, resolved, records, stages.seconds)
+        summary = summary_of(auxiliary, main, downstream, resolved, records, stages.seconds)
         if judged is not None:
             summary["task"] = judged
         write_json_atomically(folder / "summary.json", summary)
@@ -169,10 +156,10 @@ def quickstart(
             "auxiliary_metrics": records["auxiliary"],
             "main_metrics": records["main"],
             "stages": stages.found(),
-            "cost": _cost(auxiliary, main, parts, stages.seconds, main_config),
-            "snippets": _snippets(parts, model),
+            "cost": cost_of(auxiliary, main, parts, stages.seconds, main_config),
+            "snippets": snippets(parts, model),
             "usage_code": USAGE.format(folder=str(folder / "model"), example=sources.example),
-            "environment": _environment(main_config, execution.precision, execution.threads),
+            "environment": environment_of(main_config, execution.precision, execution.threads),
             **shown,
         }
         write_json_atomically(folder / REPORT_FILE, content)
@@ -189,97 +176,6 @@ def quickstart(
     return summary
 
 
-class _Stages:
-    """Says what is being done, and keeps the seconds of each stage over several sessions."""
-
-    TITLES: Mapping[str, tuple[str, str]] = {
-        "corpus": ("Corpus", "collect the text; seconds"),
-        "tokens": ("Tokens", "train a tokenizer and write token shards; about half a minute"),
-        "auxiliary": ("Auxiliary", "train a small masked language model, which will propose replacements; minutes"),
-        "main": ("Main model", "learn to detect replaced tokens, easy ones first; minutes"),
-        "downstream": ("Downstream", "what does it find as it is, without fine-tuning? about a minute"),
-        "task": ("Your task", "fine-tune on your examples, beside an encoder without pre-training; minutes"),
-        "report": ("Report", "write the page; seconds"),
-    }
-
-    def __init__(self, folder: Path, console: Terminal, own_text: bool, has_task: bool = False):
-        self._console = console
-        self._names = [name for name in self.TITLES if has_task or name != "task"]
-        self._file = folder / "stages.json"
-        self._stages: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
-        self._began = time.perf_counter()
-        source = "your text" if own_text else "this machine's Python code"
-        console.say(("fast-electra quickstart", "bold"), f" on {source}, into {folder}")
-
-    @property
-    def besides(self) -> str:
-        """What a forecast leaves out."""
-        return " besides your task" if "task" in self._names else ""
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each stage so far."""
-        return {name: stage["seconds"] for name, stage in self._stages.items()}
-
-    def elapsed(self) -> float:
-        """Seconds of this session."""
-        return time.perf_counter() - self._began
-
-    def found(self) -> list[dict[str, Any]]:
-        """Name, seconds and finding of each stage."""
-        return [{"name": self.TITLES[name][0], **self._stages[name]} for name in self._names if name in self._stages]
-
-    def note(self, text: str) -> None:
-        """A sentence below the stage's title."""
-        self._console.say(f"      {text}")
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Announce a stage, time it, and say what it found."""
-        title, does = self.TITLES[name]
-        place = f"{self._names.index(name) + 1}/{len(self._names)}"
-        self._console.say((f"\n{place} {title}", "bold"), f": {does}")
-        began = time.perf_counter()
-        findings: list[str] = []
-        try:
-            yield findings.append
-        finally:
-            seconds = time.perf_counter() - began
-            before = self._stages.get(name, {"seconds": 0.0, "found": ""})
-            self._stages[name] = {
-                "seconds": before["seconds"] + seconds,
-                "found": findings[0] if findings else before["found"],
-            }
-            if self._file.parent.is_dir():
-                write_json_atomically(self._file, self._stages)
-        self._console.say("      ", (duration(seconds), "green"), f"  {' '.join(findings)}")
-
-
-class _Outlook(QuietObserver):
-    """After some updates of the auxiliary, says how long the whole will take."""
-
-    def __init__(self, console: Terminal, stages: _Stages, main: Config):
-        self._console, self._stages, self._main = console, stages, main
-        self._first = self._updates = 0
-        self._began = 0.0
-
-    def started(self, update: int, updates: int) -> None:
-        """Note where the run begins."""
-        self._first, self._updates, self._began = update, updates, time.perf_counter()
-
-    def updated(self, update: int) -> None:
-        """Speak once."""
-        if update - self._first != _ESTIMATE_AFTER or self._main.training.updates is None:
-            return
-        each = (time.perf_counter() - self._began) / _ESTIMATE_AFTER
-        # An update of the main model takes about as long as one of the auxiliary's.
-        seconds = each * (self._updates - update + self._main.training.updates) + _OTHER_SECONDS
-        self._console.say(
-            f"      the whole{self._stages.besides} will take about {duration(self._stages.elapsed() + seconds)} on "
-            "this machine; --minutes N rescales it"
-        )
-
-
 def _configs(
     folder: Path, text: Sequence[Path], minutes: float | None, overrides: Sequence[str]
 ) -> tuple[Config, Config]:
@@ -294,7 +190,7 @@ def _configs(
     ):
         raise ConfigError(f"--minutes and {budget.pop()} both set how long to train; keep one.")
     # Never less than a third of the time for training.
-    hours = None if minutes is None else max(60 * minutes - _OTHER_SECONDS, 20 * minutes) / 3600
+    hours = None if minutes is None else max(60 * minutes - OTHER_SECONDS, 20 * minutes) / 3600
     configs = []
     for preset, as_long_as, share in zip(presets, _CODE_PRESETS, _SHARES[bool(text)], strict=True):
         chosen: dict[str, Any] = {"data.shards": str(folder / "shards")}
@@ -389,43 +285,8 @@ def _downstream(
             pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=_EVERY_TOKEN
         )
         trained, scores[kind] = bugs.judge(pairs, frequencies, suspicion, untrained, masked, pad_id=special["pad"])
-        examples += _bug_examples(pairs, trained)
+        examples += bug_examples(pairs, trained)
     return scores, {"bugs": examples}
-
-
-def _bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int = 3) -> list[dict[str, Any]]:
-    """Short functions at fixed quantiles of the score, found and not found alike, with every token's suspicion."""
-    short = [
-        index for index, pair in enumerate(pairs) if len(pair.changed) <= 90 and pair.bug.changed.count("\n") <= 14
-    ]
-    ranked = sorted(short, key=lambda index: float(scores.first_changed[index] - scores.first_clean[index]))
-    examples = []
-    for quantile in (0.95, 0.75, 0.25)[:each]:
-        if not ranked:
-            break
-        index = ranked[min(len(ranked) - 1, int(quantile * len(ranked)))]
-        pair = pairs[index]
-        probabilities = torch.from_numpy(scores.changed_logits[index]).float().sigmoid().tolist()
-        tokens = [
-            {
-                "text": pair.bug.changed[start:end],
-                "suspicion": probability,
-                "changed": pair.first <= place < pair.changed_end,
-            }
-            for place, ((start, end), probability) in enumerate(zip(pair.offsets, probabilities, strict=True))
-            if end > start
-        ]
-        bug = pair.bug
-        examples.append(
-            {
-                "kind": bug.kind,
-                "source": bug.source,
-                "original": bug.original,
-                "replacement": bug.replacement,
-                "tokens": tokens,
-            }
-        )
-    return examples
 
 
 def _validation_texts(sources: Material, config: Config) -> list[Document]:
@@ -445,107 +306,3 @@ def _verdict(downstream: Mapping[str, Any]) -> str:
         f"(frequency table {percent(operator['frequency_table']['pair'])}, "
         f"untrained {percent(operator['untrained']['pair'])})"
     )
-
-
-def _summary(
-    auxiliary: RunResult,
-    main: RunResult,
-    downstream: Mapping[str, Any],
-    config: Config,
-    records: Mapping[str, list[Record]],
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    schedule = config.corruption.schedule
-    return {
-        "auxiliary": auxiliary.validation | {"updates": auxiliary.updates, "tokens": auxiliary.tokens},
-        "main": main.validation | {"updates": main.updates, "tokens": main.tokens},
-        "downstream": downstream,
-        "temperature": {
-            "first": schedule.temperature(0.0),
-            "last": schedule.temperature((main.updates - 1) / main.updates),
-        },
-        "timing": {
-            "seconds": dict(seconds),
-            "tokens_per_second": {name: _tokens_per_second(records[name]) for name in ("auxiliary", "main")},
-        },
-    }
-
-
-def _tokens_per_second(records: Sequence[Record]) -> float:
-    """Tokens of the run over the seconds of its updates, validation and checkpoints left out."""
-    seconds = sum(record["timing"]["seconds"] for record in records)
-    return records[-1]["tokens"] / seconds if records else 0.0
-
-
-def _cost(
-    auxiliary: RunResult, main: RunResult, parts: Assembled, seconds: Mapping[str, float], config: Config
-) -> list[dict[str, Any]]:
-    """FLOPs of each part: the auxiliary's own training is counted, always."""
-    objective = cast(FastElectra, parts.objective)
-    batch = parts.schedule.at(0).split(2)[0]
-    prepared = objective.prepare(batch, seed=0)
-    forward = count_flops(lambda: objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0))
-    corruption = forward * config.training.batch_size // batch.ids.shape[0] * main.updates
-    return [
-        {"part": "auxiliary: training", "flops": auxiliary.flops, "seconds": seconds.get("auxiliary")},
-        {"part": "auxiliary: corruption, on the fly", "flops": corruption, "seconds": None},
-        {"part": "main model: training", "flops": main.flops - corruption, "seconds": seconds.get("main")},
-    ]
-
-
-def _snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> list[dict[str, Any]]:
-    """Corrupted validation rows at T = 1, with what the main model believes of each token."""
-    objective = cast(FastElectra, parts.objective)
-    prepared = parts.validation[len(parts.validation) // 2]
-    prepared = prepared.split(count)[0]
-    corrupted = objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0)
-    probabilities = detector_of(model)(corrupted.ids_BS, prepared.batch.padding).sigmoid()
-    masked = torch.zeros_like(corrupted.replaced_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
-
-    def decode(ids: list[int]) -> str:
-        return str(parts.tokenizer.decode(ids))
-
-    snippets = []
-    for row in range(min(count, len(corrupted.ids_BS))):
-        shown = slice(1, 1 + tokens)
-        pieces = decode_pieces(corrupted.ids_BS[row, shown].tolist(), decode)
-        originals = prepared.batch.ids[row, shown].tolist()
-        entries = zip(
-            pieces,
-            originals,
-            masked[row, shown].tolist(),
-            corrupted.replaced_BS[row, shown].tolist(),
-            probabilities[row, shown].tolist(),
-            prepared.batch.eligible[row, shown].tolist(),
-            strict=True,
-        )
-        snippets.append(
-            {
-                "tokens": [
-                    {
-                        "text": piece,
-                        "masked": was_masked,
-                        "replaced": replaced,
-                        "original": decode([original]) if replaced else None,
-                        "probability": probability if eligible else None,
-                    }
-                    for piece, original, was_masked, replaced, probability, eligible in entries
-                ]
-            }
-        )
-    return snippets
-
-
-def _environment(config: Config, precision: str, threads: int) -> dict[str, Any]:
-    return {
-        "fast-electra": fast_electra.__version__,
-        "Python": platform.python_version(),
-        "PyTorch": torch.__version__,
-        "Transformers": transformers.__version__,
-        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "precision": precision,
-        "threads": threads,
-        "seed": config.training.seed,
-        "main model": f"{config.main.architecture}, {config.main.layers} layers × {config.main.hidden_size}",
-        "updates": config.training.updates,
-    }
