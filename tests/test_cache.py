@@ -346,7 +346,7 @@ def test_the_command_builds_and_says_what_it_cost(tmp_path, shards, auxiliary, c
     assert timing["seconds"] >= timing["forward_seconds"] + timing["race_seconds"] > 0
     assert main(["corrupt", str(tmp_path / "my.yaml"), "--out", str(tmp_path / "c")]) == 0
     output = capsys.readouterr()
-    assert "bytes a token" in output.out
+    assert "bytes per token" in output.out
     assert "nothing to do" in output.err
     assert main(["corrupt", str(tmp_path / "my.yaml"), "--out", str(tmp_path / "c"), "--shard", "3/2"]) == 2
     assert "--shard 3/2 is not i/n" in capsys.readouterr().err

@@ -581,7 +581,7 @@ def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_p
 
     monkeypatch.setattr(study_module, "claim", stopped)
     assert main(words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_a_study_refuses_the_same_seed_twice():

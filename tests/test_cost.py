@@ -139,5 +139,5 @@ def test_the_command_prints_both_conventions(capsys):
     assert keys <= found["head_masked"].keys() & found["head_all"].keys()
     assert main(["cost", "paper-base", "main.layers=3", "--head", "masked", "--length", "64"]) == 0
     shown = capsys.readouterr().out
-    assert "masked positions only" in shown
-    assert "all positions through it" not in shown
+    assert "only masked positions" in shown
+    assert "all positions pass" not in shown

@@ -770,12 +770,12 @@ BAD = [
     (["--tasks", "rte", "--predictions", "p"], "RTE/test.tsv is missing, which --predictions needs"),
     (["--tasks", "bugs", "--predictions", "p"], "GLUE's server, which has no task bugs"),
     (["--tasks", "cola", "--recipe", "electro"], "electro is no fine-tuning recipe"),
-    (["--tasks", "cola", "--learning-rates", "fast"], "--learning-rates: fast is no learning rate"),
+    (["--tasks", "cola", "--learning-rates", "fast"], "--learning-rates: fast is not a learning rate"),
     (["--tasks", "cola", "--examples", "100,x"], "--examples 100,x: give whole numbers from 1, such as 100,300,1000"),
     (["--tasks", "cola", "--examples", "0"], "--examples 0: give whole numbers from 1"),
     (["--tasks", "cola", "--examples", "9", "--probe"], "--examples is about fine-tuning"),
     (["--tasks", "cola", "--examples", "9,10", "--predictions", "p"], "give one number to --examples"),
-    (["--tasks", "cola", "--seeds", "0"], "--seeds 0 is no number of seeds"),
+    (["--tasks", "cola", "--seeds", "0"], "--seeds 0 is not a number of seeds"),
     (["--tasks", "cola", "--seeds", "1", "1"], "--seeds 1 1: give different whole numbers"),
     (
         ["--tasks", "cola", "--probe", "--recipe", "bert"],
@@ -827,7 +827,7 @@ def test_bad_input_is_refused_before_a_model_is_looked_at(
 
 def test_probes_of_pre_training_are_refused_by_their_own_options(tmp_path, glue, capsys):
     for options, sentence in (
-        (["--probe-data", str(glue)], "--probe-data is the data of --probe: give --probe too"),
+        (["--probe-data", str(glue)], "--probe-data needs --probe: give --probe too"),
         (["--probe", "rte", "--probe-data", str(tmp_path)], "RTE/train.tsv is missing"),
     ):
         assert main(["pretrain", "quickstart", "--run", str(tmp_path / "run"), *options]) == 2

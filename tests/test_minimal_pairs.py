@@ -277,8 +277,8 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_looked_at(tmp_pa
     for options, sentence in (
         (["--tasks", "blimp"], "--tasks blimp needs its pairs: give --data FILE.jsonl"),
         (["--tasks", "cola", *given], "is a file of minimal pairs: give --tasks blimp too"),
-        (["--tasks", "blimp", *given, *given], "is given already; give one file of minimal pairs"),
-        (["--tasks", "blimp", *given, "--data", str(tmp_path), "--data", "b"], "give one folder of GLUE tasks"),
+        (["--tasks", "blimp", *given, *given], "is also given; give only one file of minimal pairs"),
+        (["--tasks", "blimp", *given, "--data", str(tmp_path), "--data", "b"], "give only one folder of GLUE tasks"),
         (
             ["--tasks", "blimp", *given, "--examples", "9"],
             "--examples is for tasks with training examples: leave it out",

@@ -241,7 +241,7 @@ def test_a_path_that_is_not_utf8_is_refused_with_its_bytes(monkeypatch, tmp_path
     assert main(["doctor", os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")]) == 2
     errors.flush()
     said = errors.buffer.getvalue()
-    assert said.endswith(b"/caf\xe9 holds bytes that are not UTF-8; rename the file or folder.\n")
+    assert said.endswith(b"/caf\xe9 contains bytes that are not UTF-8; rename the file or folder.\n")
 
 
 def test_half_of_a_surrogate_pair_is_printed_and_written(monkeypatch, tmp_path):

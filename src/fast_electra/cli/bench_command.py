@@ -1,4 +1,4 @@
-"""`fast-electra bench`: training steps side by side in one run."""
+"""`fast-electra bench`: measures the time of training steps, side by side in one run."""
 
 from typing import Annotated, Any
 
@@ -16,27 +16,29 @@ def bench(
     tune: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Time steps with replacements given, cached, on the fly and joint, and those of other programs, interleaved.
+    """Measure training steps: given replacements, cached, on the fly, joint ELECTRA and other programs, in turns.
 
-    An update of the bench is one micro-batch. Data are random tokens unless data.shards names some, and the auxiliary
-    has random weights unless auxiliary.model names one: speed does not depend on either.
+    One update of the bench is one micro-batch. Without data.shards the tokens are random, and without auxiliary.model
+    the auxiliary has random weights. Neither changes the speed.
 
     Parameters
     ----------
     overrides
-        Settings as section.key=value.
+        Settings, each as section.key=value.
     shape
-        A preset's name or a YAML file; default: 12 × 256 against 4 × 256, vocabulary 30,522, 32 × 128 tokens.
+        A preset's name or a YAML file; default: a main model of 12 × 256, an auxiliary of 4 × 256, a vocabulary of
+        30,522 and batches of 32 × 128 tokens.
     updates
-        Updates that are timed in each turn.
+        Number of measured updates in each turn.
     rounds
-        Turns of each part.
+        Number of turns of each part.
     profile
-        Print where the time of one part's updates goes, by operation, instead of timing all parts.
+        A part, such as online: print how its time is divided among operations, instead of measuring all parts.
     tune
-        Time every precision, compiled and not, instead: what to write into training.precision and training.compile.
+        Instead of the parts, measure every precision with and without compilation, to choose training.precision and
+        training.compile.
     json
-        Print one JSON object on standard output instead.
+        Print one JSON object on standard output instead of text.
     """
     import tempfile
     from pathlib import Path
@@ -146,6 +148,6 @@ def _print(found: dict[str, Any]) -> None:
     console.say(
         f"\nRTD only: {found['flops_per_second'] / 1e9:,.0f} GFLOP/s; its matrix products alone: "
         f"{found['matmul_flops_per_second'] / 1e9:,.0f}, which is {found['matmul_share']:.0%} of the step\n"
-        f"loader alone: {found['reader_tokens_per_second_per_core']:,.0f} tokens/s a core; "
+        f"loader alone: {found['reader_tokens_per_second_per_core']:,.0f} tokens/s per core; "
         f"corruption alone: {found['corruption_tokens_per_second']:,.0f} tokens/s"
     )

@@ -1,4 +1,4 @@
-"""`fast-electra compare`: evaluated models side by side, and whether one is ahead."""
+"""`fast-electra compare`: compares evaluated models and says whether one is ahead."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,18 +13,19 @@ def compare(
     page: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Compare what evaluate found of two or more models: one table, and an interval for each two of them and task.
+    """Compare the results that evaluate stored for two or more models: one table, and one interval per pair and task.
 
-    Nothing is decided while the interval holds 0, or within the minimal detectable difference.
+    A difference is not decided if its interval contains 0 or if it is below the minimal detectable difference.
 
     Parameters
     ----------
     models
-        Two or more, as given to evaluate; or the folders of their results.
+        Two or more models, named as for evaluate, or the folders of their results.
     page
-        Write the table, the plot and the sentences to this page; a name in .svg or .png gives the plot alone.
+        Write the table, the plot and the conclusions to this HTML page; a name that ends in .svg or .png gives only
+        the plot.
     json
-        Print one JSON object on standard output instead.
+        Print one JSON object on standard output instead of text.
     """
     from fast_electra.errors import ConfigError
     from fast_electra.terminal import Terminal, command, print_json

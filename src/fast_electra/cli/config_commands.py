@@ -1,4 +1,4 @@
-"""`fast-electra config`: show a resolved configuration, its curves, and its schema."""
+"""`fast-electra config`: shows a resolved configuration, its curves, and its schema."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,9 +21,9 @@ def show(config: str, /, *overrides: str, json_output: Annotated[bool, Parameter
     config
         A preset's name or a YAML file.
     overrides
-        Settings as section.key=value.
+        Settings, each as section.key=value.
     json_output
-        One JSON object instead of commented YAML.
+        Print one JSON object instead of commented YAML.
     """
     resolved = load_config(config, overrides)
     if json_output:
@@ -41,20 +41,21 @@ def plot(
     out: Path | None = None,
     json_output: Annotated[bool, Parameter("--json")] = False,
 ) -> None:
-    """Draw temperature (or strength) and learning rate over the updates, or print them in a table.
+    """Draw the temperature (or strength) and the learning rate over the updates, or print them as a table.
 
     Parameters
     ----------
     config
         A preset's name or a YAML file.
     overrides
-        Settings as section.key=value.
+        Settings, each as section.key=value.
     beside
-        Draw another curve, by settings changed on top (several in quotes); may be given several times.
+        Draw a second curve with this setting changed (put several settings in quotes); you can give this option several
+        times.
     run
-        Draw what this run did as well: its temperature and its difficulty.
+        Also draw the temperature and the difficulty that this run recorded.
     out
-        A file that ends in .svg or .png; left out: print a table.
+        The picture, a file that ends in .svg or .png; default: print a table.
     json_output
         Print the table as one JSON object.
     """
@@ -64,14 +65,14 @@ def plot(
         name = ", ".join(setting.removeprefix("corruption.schedule.") for setting in changed)
         configs[name] = load_config(config, (*overrides, *changed))
     if out is None and (beside or run):
-        raise ConfigError("--beside and --run are drawn, not printed: give --out FILE.svg or FILE.png.")
+        raise ConfigError("--beside and --run need a picture: give --out FILE.svg or FILE.png.")
     if out is not None and out.suffix not in (".svg", ".png"):
         raise ConfigError(f"--out {out} must end in .svg or .png.")
     for name, each in configs.items():
         if each.objective.uses_auxiliary and each.corruption.schedule.is_automatic:
             Terminal(stderr=True).say(
-                f"{name}: the temperature is left out, since corruption.schedule.initial=auto is chosen when the run "
-                "starts; its config.yaml has the number."
+                f"{name}: the temperature is not shown, because corruption.schedule.initial=auto is chosen when the "
+                "run starts; the run's config.yaml has the number."
             )
     from fast_electra.report.curves import planned, schedule_chart
 
@@ -93,7 +94,7 @@ def schema() -> None:
 
 
 def _print_curves(records: list[dict[str, float]], as_json: bool) -> None:
-    """One line an update, one column a quantity."""
+    """Print one row per update and one column per quantity, or one JSON object."""
     if as_json:
         print_json({"curves": records})
         return

@@ -1,4 +1,4 @@
-"""`fast-electra corrupt`: compute a run's corruption ahead of time."""
+"""`fast-electra corrupt`: computes a run's replacements ahead of time."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,24 +19,24 @@ def corrupt(
     shard: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Run the frozen auxiliary over all rows that a run will see, and store their replacements for every temperature.
+    """Run the frozen auxiliary over all rows of a run, and store the replacements for every temperature.
 
-    A run with corruption.cache=FOLDER reads them: any schedule within corruption.race_interval, any batch size, and
-    no auxiliary in memory. The same command goes on where a stopped one left off.
+    A run with corruption.cache=FOLDER reads the replacements and does not load the auxiliary. It can use any schedule
+    within corruption.race_interval and any batch size. If the command is stopped, the same command continues.
 
     Parameters
     ----------
     config
-        A preset's name or a YAML file: the run's.
+        The configuration of the run: a preset's name or a YAML file.
     overrides
-        Settings as section.key=value, for example auxiliary.model=runs/auxiliary.
+        Settings, each as section.key=value, for example auxiliary.model=runs/auxiliary.
     out
-        The folder to write, new or begun with the same settings.
+        The folder to write: a new one, or one that was started with the same settings.
     shard
-        i/n: make every n-th part from the i-th on (1/n to n/n), so that n processes fill one folder. Under torchrun
-        it is the process's rank.
+        i/n: compute only share i of n (1/n to n/n), so that n processes can fill one folder. Under torchrun the default
+        is the rank of the process.
     json
-        Print the report as one JSON object on standard output.
+        Print the report as one JSON object on standard output instead of text.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -62,25 +62,25 @@ def corrupt(
         print_json(report.to_json())
         return 0
     if not report.built_parts:
-        console.say("all parts of this process were there already; nothing to do.")
+        console.say("all parts of this process exist already; nothing to do.")
     Terminal().print(report_table(report))
     if report.finished:
         text = f"train with {setting('corruption.cache', out)}"
     else:
-        text = f"{out} is not finished: parts of other shards are missing"
+        text = f"{out} is not finished: parts of other --shard values are missing"
     console.say(text)
     return 0
 
 
 def report_table(report: "CacheReport") -> "Table":
-    """What the cache holds and what it cost, for a terminal."""
+    """Return a table of the cache's contents and cost, for a terminal."""
     from rich.table import Table
 
     content = report.to_json()
     timing = content["timing"]
     table = Table(box=None, show_header=False)
-    table.add_row("rows", f"{report.rows:,}, and validation: {report.tokens:,} tokens")
-    table.add_row("size", f"{report.bytes / 1e6:,.1f} MB, {content['bytes_per_token']:.2f} bytes a token")
+    table.add_row("rows", f"{report.rows:,} and validation: {report.tokens:,} tokens")
+    table.add_row("size", f"{report.bytes / 1e6:,.1f} MB, {content['bytes_per_token']:.2f} bytes per token")
     table.add_row(
         "paths", f"{report.positions:,} masked positions, {content['segments_per_position']:.2f} segments each"
     )
@@ -94,7 +94,7 @@ def report_table(report: "CacheReport") -> "Table":
 
 
 def _share(shard: str | None) -> tuple[int, int]:
-    """(i, n) of "i/n", or of torchrun's rank."""
+    """Return (i, n) of "i/n"; without it, the rank (from 1) and the number of processes that torchrun sets."""
     import os
     import re
 

@@ -1,4 +1,4 @@
-"""`fast-electra cost`: compute and memory of joint ELECTRA, and of Fast-ELECTRA on the fly and cached."""
+"""`fast-electra cost`: counts operations and memory of joint ELECTRA and Fast-ELECTRA."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,27 +16,27 @@ def cost(
     head: Literal["masked", "all", "both"] = "both",
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Compute and memory by part, counted on the models and by formula; nothing is trained or downloaded.
+    """Count operations and memory of each part, on the models and by formula; nothing is trained or downloaded.
 
     Parameters
     ----------
     config
         A preset's name or a YAML file.
     overrides
-        Settings as section.key=value.
+        Settings, each as section.key=value.
     vocabulary
-        Tokens of the vocabulary; default: the configuration's.
+        Size of the vocabulary in tokens; default: that of the configuration.
     length
-        Tokens of a row; default: the configuration's.
+        Length of a row in tokens; default: that of the configuration.
     micro_batch
-        Rows whose activations are in memory at a time.
+        Number of rows whose activations are in memory at the same time.
     auxiliary_layers
-        Layers of the auxiliary; default: those of auxiliary.model or of the generator, or a third of the main model's,
-        6 at most.
+        Number of layers of the auxiliary; default: that of auxiliary.model or of the generator, or else a third of the
+        main model's, at most 6.
     head
-        Print the table with masked positions alone through the auxiliary's head, with all positions, or both.
+        Which positions pass through the auxiliary's head: masked, all, or a table for both.
     json
-        Print one JSON object on standard output instead, always with both.
+        Print one JSON object on standard output instead of text; it always has both tables.
     """
     from fast_electra.config import load_config
     from fast_electra.terminal import print_json
@@ -52,20 +52,23 @@ def cost(
 
 
 _WAYS = {"joint": "joint ELECTRA", "online": "on the fly", "cached": "cached"}
-_HEADS = {"masked": "masked positions only through the auxiliary's head", "all": "all positions through it"}
+_HEADS = {
+    "masked": "only masked positions pass through the auxiliary's head",
+    "all": "all positions pass through the head",
+}
 _COMPUTE = {
     "auxiliary": "auxiliary",
     "main": "main model",
     "total": "total",
     "auxiliary_training": "training the auxiliary",
     "cache_building": "building the cache",
-    "total_with_preparation": "total with these, one run",
+    "total_with_preparation": "total including these, one run",
 }
 _MEMORY = {
     "auxiliary": "because of the auxiliary",
     "main": "main model",
     "total": "total",
-    "transients": "for a moment, while sampling",
+    "transients": "briefly, while sampling",
 }
 
 
@@ -80,7 +83,7 @@ def _print(found: dict[str, Any], heads: tuple[str, ...]) -> None:
     )
     console.say(
         f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
-        f"{shape['micro_batch']} × {shape['length']} tokens, {shape['masked_positions']} masked a row\n"
+        f"{shape['micro_batch']} × {shape['length']} tokens, {shape['masked_positions']} masked per row\n"
     )
     for head in heads:
         console.say((_HEADS[head], "bold"))
@@ -99,7 +102,7 @@ def _print_convention(console: Any, costs: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     flops, bytes_ = costs["flops_per_token"], costs["memory_bytes"]
     for title, rows, labels, unit, digits in (
-        ("MFLOP a token, counted", flops, _COMPUTE, 1e6, 1),
+        ("MFLOP per token, counted", flops, _COMPUTE, 1e6, 1),
         ("memory, GB", bytes_, _MEMORY, 1e9, 2),
     ):
         table.add_row(title, style="dim")
@@ -117,6 +120,6 @@ def _print_convention(console: Any, costs: dict[str, Any]) -> None:
         f"({costs['auxiliary_compute_saving']:.1%} of the auxiliary's), "
         f"{costs['total_memory_saving']:.1%} of the memory ({costs['auxiliary_memory_saving']:.1%}); "
         f"cached: {costs['cached']['total_compute_saving']:.1%} and {costs['cached']['total_memory_saving']:.1%}.\n"
-        f"Less than joint ELECTRA with all that is made for it: from run {pays['online']} on the fly, from run "
-        f"{pays['cached']} cached; a cache pays against on the fly from run {pays['cached_against_online']} on.\n"
+        f"With preparation, less compute than joint ELECTRA: on the fly from run {pays['online']}, cached from run "
+        f"{pays['cached']}. A cache needs less than on the fly from run {pays['cached_against_online']}.\n"
     )

@@ -1,4 +1,4 @@
-"""`fast-electra data build`: text → tokenizer and token shards."""
+"""`fast-electra data build`: makes a tokenizer and token shards from text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,21 +18,21 @@ def build(
     out: Path,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Turn text into a tokenizer and token shards, and say what was kept, what was left out and why.
+    """Make a tokenizer and token shards from text, and report what was kept, what was left out and why.
 
-    Reads data.sources: folders, text files, code, JSON lines (also packed by gzip, xz or bzip2). A folder that holds
-    the same shards already is left as it is.
+    The command reads data.sources: folders, text files, code and JSON lines, also compressed by gzip, xz or bzip2. It
+    does not change a folder that contains the same shards already.
 
     Parameters
     ----------
     config
         A preset's name or a YAML file.
     overrides
-        Settings as section.key=value, for example data.sources=[corpus/].
+        Settings, each as section.key=value, for example data.sources=[corpus/].
     out
-        The folder to write, new or empty; `pretrain` reads it as data.shards.
+        The folder to write, new or empty; give it to `pretrain` as data.shards.
     json
-        Print the report as one JSON object on standard output.
+        Print the report as one JSON object on standard output instead of text.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -44,7 +44,7 @@ def build(
     from fast_electra.data.shards import build_shards
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    descriptions = {"tokenizer": "reading for the tokenizer", "tokens": "tokenising"}
+    descriptions = {"tokenizer": "reading text for the tokenizer", "tokens": "tokenising"}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         tasks = {}
 
@@ -59,19 +59,19 @@ def build(
         return 0
     Terminal().print(report_table(report))
     if report.existed:
-        console.say(f"{out} holds these shards already; nothing to do.")
+        console.say(f"{out} contains these shards already; nothing to do.")
     return 0
 
 
 def report_table(report: "BuildReport") -> "Table":
-    """What was read, kept and left out, for a terminal."""
+    """Return a table of what was read, kept and left out, for a terminal."""
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
     rows = [
         ("read", f"{report.documents:,} documents, {report.text_bytes / 1e6:,.1f} MB, from {report.files:,} files"),
         *report.losses().items(),
-        ("vocabulary", f"{report.vocabulary_size:,} tokens, {report.bytes_per_token:.2f} bytes of text a token"),
+        ("vocabulary", f"{report.vocabulary_size:,} tokens, {report.bytes_per_token:.2f} bytes of text per token"),
         *(
             (
                 name,

@@ -1,14 +1,14 @@
-"""An option for data that may be given twice: a folder of GLUE tasks, and a file of minimal pairs."""
+"""The data option of `evaluate` and `pretrain`: a folder of GLUE tasks, a file of minimal pairs, or both."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def folder_and_pairs(given: Sequence[Path] | None, option: str) -> tuple[Path | None, Path | None]:
-    """The folder and the file among what was given, told apart by their names.
+    """Return the folder and the file among the paths of an option (None if missing), recognised by their names.
 
     Raises:
-        ConfigError: two of one kind.
+        ConfigError: there are two folders or two files.
     """
     from fast_electra.errors import ConfigError
 
@@ -17,5 +17,5 @@ def folder_and_pairs(given: Sequence[Path] | None, option: str) -> tuple[Path | 
     folders = [path for path in given or [] if path not in files]
     for several, what in ((folders, "folder of GLUE tasks"), (files, "file of minimal pairs")):
         if len(several) > 1:
-            raise ConfigError(f"{option} {several[1]}: {several[0]} is given already; give one {what}.")
+            raise ConfigError(f"{option} {several[1]}: {several[0]} is also given; give only one {what}.")
     return next(iter(folders), None), next(iter(files), None)

@@ -1,4 +1,4 @@
-"""`fast-electra doctor`: is a run learning, and if not, why."""
+"""`fast-electra doctor`: says whether a run is learning, and if not, why."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +9,15 @@ from cyclopts import Parameter
 def doctor(run: Path, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Examine a run, finished or not: its curves, settings, weights, auxiliary and data.
 
-    Exit status: 0 when no problem was found (warnings are none), 1 when there is one, 2 for a folder that is no run.
+    Exit status: 0 if there is no problem (warnings do not count), 1 if there is a problem, 2 if the folder is not a
+    run.
 
     Parameters
     ----------
     run
         The run's folder.
     json
-        Print one JSON object on standard output instead.
+        Print one JSON object on standard output instead of text.
     """
     from dataclasses import asdict
 

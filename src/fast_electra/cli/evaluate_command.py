@@ -1,4 +1,4 @@
-"""`fast-electra evaluate`: fine-tune a model on tasks and score it beside baselines."""
+"""`fast-electra evaluate`: fine-tunes a model on tasks and compares its scores with baselines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,60 +38,65 @@ def evaluate(
     out: Path | None = None,
     json: Flag = False,
 ) -> int:
-    """Fine-tune a model on tasks, several seeds each, and score it beside baselines.
+    """Fine-tune a model on tasks with several seeds each, and compare its scores with baselines.
 
-    What is finished is kept and never done again: the same command goes on where a stopped one left off, and then only
-    prints its tables. Nothing is selected on dev.
+    The command keeps finished results. If it is stopped, the same command continues; if all is finished, it only prints
+    the tables. Nothing is chosen on dev.
 
     Parameters
     ----------
     model
-        A run, a checkpoint of one (RUN/checkpoints/UPDATE), a folder or a hub name.
+        A run, a checkpoint of a run (RUN/checkpoints/UPDATE), a model folder or a hub name.
     tasks
-        Tasks of GLUE by name (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), bugs and blimp, separated by commas.
+        Names separated by commas: GLUE tasks (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), bugs and blimp.
     data
-        A folder in the layout of the GLUE download; left out: the hub, by datasets. A file for blimp (.jsonl, also .gz
-        and .xz): a JSON object a line with sentence_good and sentence_bad. May be given twice, once for each.
+        For GLUE, a folder in the layout of the GLUE download; default: load the tasks from the hub with datasets. For
+        blimp, a file (.jsonl, also .gz and .xz) with one JSON object per line that has sentence_good and sentence_bad.
+        You can give this option twice, once for each.
     pairs
-        Pairs of each set that blimp takes; default: all, for a masked language model about 6,700 in all.
+        Number of pairs of each set that blimp uses; default: all; for a masked language model about 6,700 in total.
     train
-        A task of your own: TSV, CSV, JSON lines or Parquet; or named entities as CoNLL, a word and its tag a line.
+        Training examples of your own task: TSV, CSV, JSON lines or Parquet, or named entities as CoNLL with one word
+        and its tag per line.
     dev
-        Its examples to score; left out: a tenth of --train.
+        Examples of your task to score; default: a tenth of --train.
     test
-        Its test set: scored and reported as such, before --dev.
+        The test set of your task; its scores are reported separately, before those of --dev.
     text
-        Its column of text, or two, separated by a comma; not for CoNLL.
+        The column with the text, or two columns separated by a comma; not for CoNLL.
     label
-        Its column to predict; not for CoNLL.
+        The column to predict; not for CoNLL.
     recipe
-        electra, bert, small or fast; default: small for encoders of a width up to 512, else electra.
+        Fine-tuning hyper-parameters: electra, bert, small or fast; default: small for encoders of width up to 512,
+        otherwise electra.
     learning_rates
-        In place of the recipe's; of several, separated by commas, each task takes the best on a part of train.
+        Learning rates, separated by commas, instead of the recipe's. Of several, each task uses the rate with the best
+        score on a part of train.
     examples
-        Train on this many examples, the same ones for the model and its baselines; several, separated by commas, draw a
-        curve.
+        Number of training examples, the same examples for the model and its baselines; several numbers, separated by
+        commas, give a curve.
     seeds
-        A number of seeds, or the seeds themselves; default: 3.
+        The number of seeds, or two or more seeds; default: 3.
     probe
-        A linear model on each layer of the frozen encoder instead of fine-tuning; for pairs with numbers also the
-        cosine of the two texts' mean vectors.
+        Instead of fine-tuning, fit a linear model on each layer of the frozen encoder; for pairs of texts with numbers
+        also measure the cosine of the two texts' mean vectors.
     start
-        A fine-tuned folder whose encoder is taken in place of the model's (intermediate task).
+        Start from the encoder of this fine-tuned folder instead of the model's (intermediate task).
     overlap
-        Token shards or text of pre-training: count the tasks' texts that occur there.
+        Token shards or text of pre-training: count how many of the tasks' texts also occur there.
     drop_overlap
-        Leave dev examples whose texts are also in train out of the scores.
+        Exclude dev and test examples from the scores if their texts are also in train.
     predictions
-        A folder for predictions of the test sets, as GLUE's server takes them.
+        A folder for predictions of the test sets, in the format of GLUE's server.
     save
-        Keep the fine-tuned model of the first seed of each task, under models/ of the results' folder.
+        Keep the fine-tuned model of the first seed of each task, under models/ in the folder of the results.
     workers
-        Processes that fine-tune side by side and share the cores; default: one for each CUDA device, otherwise one.
+        Number of processes that fine-tune in parallel and share the cores; default: one per CUDA device, or else one.
     out
-        The results' folder; default: evaluation/ in the run, else evaluations/NAME here.
+        The folder of the results; default: evaluation/ in the run, or evaluations/NAME in the current folder for other
+        models.
     json
-        Print one JSON object on standard output instead.
+        Print one JSON object on standard output instead of text.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -196,7 +201,7 @@ def _rates(given: str | None) -> tuple[float, ...]:
         except ValueError:
             rates.append(0.0)
         if not 0 < rates[-1] < 1:
-            raise ConfigError(f"--learning-rates: {word} is no learning rate; give numbers such as 1e-4,3e-4.")
+            raise ConfigError(f"--learning-rates: {word} is not a learning rate; give numbers such as 1e-4,3e-4.")
     if given and not rates:
         raise ConfigError(f"--learning-rates {given}: give numbers such as 1e-4,3e-4.")
     return tuple(dict.fromkeys(rates))
@@ -212,13 +217,13 @@ def _numbers(given: str | None) -> tuple[int, ...]:
 
 
 def _seeds(given: list[int] | None) -> tuple[int, ...]:
-    """One number is how many, several are the seeds."""
+    """Return the seeds: one number is the number of seeds (from 0 on), several numbers are the seeds."""
     from fast_electra.errors import ConfigError
 
     given = given or [3]
     if len(given) == 1:
         if not 1 <= given[0] <= 1000:
-            raise ConfigError(f"--seeds {given[0]} is no number of seeds: give 1 to 1000, or two or more seeds.")
+            raise ConfigError(f"--seeds {given[0]} is not a number of seeds: give 1 to 1000, or two or more seeds.")
         return tuple(range(given[0]))
     if len(set(given)) < len(given) or not all(0 <= seed < 2**32 for seed in given):
         raise ConfigError(f"--seeds {' '.join(map(str, given))}: give different whole numbers from 0 to 4,294,967,295.")
@@ -226,7 +231,7 @@ def _seeds(given: list[int] | None) -> tuple[int, ...]:
 
 
 def _command(model: str, given: dict[str, object], seeds: list[int] | None, flags: dict[str, bool]) -> str:
-    """The command that repeats this one."""
+    """Return the command line that repeats this one."""
     from fast_electra.terminal import command
 
     words = ["evaluate", model]

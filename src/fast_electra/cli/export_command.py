@@ -1,4 +1,4 @@
-"""`fast-electra export`: a run's models as folders that Transformers loads, and to the Hugging Face hub where asked."""
+"""`fast-electra export`: writes a run's models as folders that Transformers loads, and uploads them on request."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,31 +16,32 @@ def export(
     push: str | None = None,
     public: bool = False,
 ) -> int:
-    """Write a run's main model with its RTD head, tokenizer and model card to a folder, and its auxiliary beside it.
+    """Write a run's main model with its RTD head, tokenizer and model card to a folder, and its auxiliary below it.
 
-    OUT is the main model, OUT/generator the one of joint ELECTRA, OUT/auxiliary the frozen auxiliary.
+    OUT is the main model, OUT/generator the generator of joint ELECTRA, OUT/auxiliary the frozen auxiliary.
 
     Parameters
     ----------
     run
         A finished run; with --checkpoint, any run.
     out
-        The folder; new.
+        The folder to write; it must be new.
     checkpoint
-        An update that the run kept a checkpoint of, or all: OUT/step-N for each (training.keep_checkpoints).
+        The number of an update whose checkpoint the run kept (training.keep_checkpoints), or all: then each is written
+        to OUT/step-N.
     auxiliary
-        Also write the auxiliary, where the run used a model of this machine.
+        Also write the auxiliary, if the run used a model on this machine.
     push
-        Upload OUT to this repository of the Hugging Face hub too; private.
+        Also upload OUT to this repository of the Hugging Face hub, which is private.
     public
-        With --push: to a repository that everyone can read.
+        With --push: upload to a public repository.
     """
     from fast_electra.errors import ConfigError
 
     if checkpoint is not None and checkpoint != "all" and not checkpoint.isdecimal():
-        raise ConfigError(f"--checkpoint={checkpoint} is neither an update's number nor all.")
+        raise ConfigError(f"--checkpoint={checkpoint} is neither the number of an update nor all.")
     if public and push is None:
-        raise ConfigError("--public is about --push, which is not given.")
+        raise ConfigError("--public needs --push: give --push REPOSITORY too.")
     from fast_electra.publishing.export import export_run
     from fast_electra.publishing.export import push as push_to_hub
     from fast_electra.terminal import Terminal

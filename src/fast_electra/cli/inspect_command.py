@@ -1,4 +1,4 @@
-"""`fast-electra inspect`: what a main model finds suspicious in a text, token by token."""
+"""`fast-electra inspect`: shows which tokens of a text a main model finds suspicious."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,16 +7,16 @@ from cyclopts import Parameter
 
 
 def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Shade a file's tokens by how much the main model believes that they were replaced.
+    """Shade each token of a file by the probability, by the main model, that it was replaced.
 
     Parameters
     ----------
     model
-        A run, RUN/checkpoints/UPDATE, an exported folder or a hub name.
+        A run, a checkpoint (RUN/checkpoints/UPDATE), an exported folder or a hub name.
     file
-        The text; standard input when left out.
+        The text file; default: standard input.
     json
-        Print one JSON object on standard output instead.
+        Print one JSON object on standard output instead of text.
     """
     import io
     import sys
@@ -32,7 +32,7 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
         content = text_bytes(io.BytesIO(sys.stdin.buffer.read()), "standard input").read()
     text = content.decode("utf-8", "replace")  # with its byte-order mark: offsets count it
     if replaced := text.count("\N{REPLACEMENT CHARACTER}") - content.count("\N{REPLACEMENT CHARACTER}".encode()):
-        Terminal(stderr=True).say(f"{replaced:,} characters are not UTF-8; U+FFFD stands in their place.")
+        Terminal(stderr=True).say(f"{replaced:,} characters are not UTF-8; U+FFFD replaces them.")
     from fast_electra.data.tokenizer import unknown_note
     from fast_electra.evaluation.detector import Detector
     from fast_electra.report.inspect import render_terminal, to_json
@@ -43,7 +43,7 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
         Terminal(stderr=True).say(note)
     found = detector.inspect(text)
     if not found:
-        raise DataError(f"{file or 'standard input'} holds no token; give some text.")
+        raise DataError(f"{file or 'standard input'} contains no token; give some text.")
     tokens = display_tokens(text, [(t.start, t.end) for t in found], [t.probability for t in found])
     if json:
         Terminal().say(to_json(tokens))

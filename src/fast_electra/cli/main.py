@@ -1,10 +1,10 @@
-"""The command line: names, help and exit statuses; every command lives in a module of its own.
+"""The command line: names, help and exit statuses. Every command has its own module.
 
 Notable:
-- commands are import strings, imported when they run or when their own help is asked for: `--help` stays fast, and
-  torch is loaded by the commands that compute;
+- commands are import strings, imported only to run them or to show their own help: `--help` stays fast, and only
+  commands that compute load torch;
 - exit status 0: done; 1: failed, with a traceback; 2: wrong use or wrong input, with one sentence; 130: interrupted;
-- `pretrain --help` lists every setting; the list is made only when it is asked for.
+- `pretrain --help` lists every setting; the list is made only for this help.
 """
 
 import difflib
@@ -44,7 +44,7 @@ COMMAND --help explains a command; pretrain --help lists every setting.""",
     result_action="return_value",
 )
 
-data = App(name="data", help="Text to tokenizer and token shards.", help_epilogue="")
+data = App(name="data", help="Make a tokenizer and token shards from text.", help_epilogue="")
 data.command(
     "fast_electra.cli.data_commands:build",
     name="build",
@@ -54,11 +54,11 @@ data.command(
   fast-electra data build my.yaml --out shards --json""",
 )
 
-config = App(name="config", help="Show and describe configurations.", help_epilogue="")
+config = App(name="config", help="Show and plot configurations.", help_epilogue="")
 config.command(
     "fast_electra.cli.config_commands:show",
     name="show",
-    help="Print a resolved configuration: every key, its value and what it means.",
+    help="Print a resolved configuration: every key with its value and meaning.",
     help_epilogue="""Examples:
   fast-electra config show quickstart
   fast-electra config show modern-small training.hours=8 > my.yaml
@@ -67,7 +67,7 @@ config.command(
 config.command(
     "fast_electra.cli.config_commands:plot",
     name="plot",
-    help="Draw a configuration's temperature and learning rate over its updates, or print them.",
+    help="Draw or print the temperature and learning rate of a configuration over the updates.",
     help_epilogue="""Examples:
   fast-electra config plot quickstart
   fast-electra config plot quickstart --out curves.svg \\
@@ -80,14 +80,14 @@ config.command(
     help="Print the JSON Schema of a configuration file, for completion in editors.",
     help_epilogue="""Example:
   fast-electra config schema > schema.json
-  and as a YAML file's first line: # yaml-language-server: $schema=schema.json""",
+  and in the first line of a YAML file: # yaml-language-server: $schema=schema.json""",
 )
 
-study = App(name="study", help="Studies that train and compare.", help_epilogue="")
+study = App(name="study", help="Run studies that train several methods and compare them.", help_epilogue="")
 study.command(
     "fast_electra.cli.study_command:claim",
     name="claim",
-    help="Pre-train by several methods for equal seconds and judge them: Fast-ELECTRA against joint ELECTRA.",
+    help="Pre-train with several methods for equal seconds and compare them: Fast-ELECTRA against joint ELECTRA.",
     help_epilogue="""Examples:
   fast-electra study claim --out claim --dry-run
   fast-electra study claim --out claim
@@ -98,7 +98,7 @@ study.command(
 app.command(
     "fast_electra.cli.quickstart_command:quickstart",
     name="quickstart",
-    help="The whole pipeline, small, on this machine, in minutes: corpus, tokenizer, two models, a report.",
+    help="Run the whole pipeline in minutes: corpus, tokenizer, auxiliary, main model, evaluation, report.",
     help_epilogue="""Examples:
   fast-electra quickstart
   fast-electra quickstart --minutes 20
@@ -109,7 +109,7 @@ app.command(data)
 app.command(
     "fast_electra.cli.pretrain_command:pretrain",
     name="pretrain",
-    help="Train an auxiliary (objective.kind=mlm) or a main model, or go on with a run that was stopped.",
+    help="Train an auxiliary (objective.kind=mlm) or a main model, or continue a stopped run.",
 )
 app.command(
     "fast_electra.cli.corrupt_command:corrupt",
@@ -124,7 +124,7 @@ app.command(
 app.command(
     "fast_electra.cli.cost_command:cost",
     name="cost",
-    help="Compute and memory of each part: joint ELECTRA against Fast-ELECTRA, on the fly and cached.",
+    help="Count operations and memory of joint ELECTRA and of Fast-ELECTRA, on the fly and cached.",
     help_epilogue="""Examples:
   fast-electra cost paper-base --vocabulary 30522
   fast-electra cost my.yaml auxiliary.model=runs/a --head masked --json""",
@@ -132,7 +132,7 @@ app.command(
 app.command(
     "fast_electra.cli.bench_command:bench",
     name="bench",
-    help="Time training steps side by side: replacements given, cached, on the fly, joint, and other programs'.",
+    help="Measure training steps: given replacements, cached, on the fly, joint ELECTRA, other programs.",
     help_epilogue="""Examples:
   fast-electra bench
   fast-electra bench --shape paper-base training.micro_batch_size=32 --json
@@ -143,7 +143,7 @@ app.command(
 app.command(
     "fast_electra.cli.evaluate_command:evaluate",
     name="evaluate",
-    help="Fine-tune a model on GLUE, on your own task or on finding bugs, and score it beside baselines.",
+    help="Evaluate a model on GLUE, your own task, bug finding or minimal pairs, with baselines.",
     help_epilogue="""Examples:
   fast-electra evaluate runs/main --tasks cola,sst2,mrpc,rte --data GLUE
   fast-electra evaluate runs/main --train reviews.csv --text review --label stars
@@ -153,7 +153,7 @@ app.command(
 app.command(
     "fast_electra.cli.compare_command:compare",
     name="compare",
-    help="Compare models that were evaluated: one table, one plot, and whether a difference is decided.",
+    help="Compare evaluated models: one table, one plot, and whether a difference is decided.",
     help_epilogue="""Examples:
   fast-electra compare runs/a runs/b
   fast-electra compare runs/a runs/b sentence-transformers/all-MiniLM-L6-v2 --page compare.html""",
@@ -162,7 +162,7 @@ app.command(study)
 app.command(
     "fast_electra.cli.inspect_command:inspect",
     name="inspect",
-    help="Shade a file's tokens by how suspicious the main model finds them.",
+    help="Shade the tokens of a file by how suspicious the main model finds them.",
     help_epilogue="""Examples:
   fast-electra inspect runs/quickstart/model FILE
   fast-electra inspect runs/quickstart/model FILE --json""",
@@ -170,7 +170,7 @@ app.command(
 app.command(
     "fast_electra.cli.doctor_command:doctor",
     name="doctor",
-    help="Is a run learning, and if not, why: examine its curves, settings, weights, auxiliary and data.",
+    help="Say whether a run is learning: examine its curves, settings, weights, auxiliary and data.",
     help_epilogue="""Examples:
   fast-electra doctor runs/quickstart/main
   fast-electra doctor runs/quickstart/main --json""",
@@ -194,7 +194,7 @@ app.command(config)
 
 PLUGIN_HELP = """
 
---plugin FILE.py adds kinds of parts (schedules and others) that a file defines; it may be given several times \
+--plugin FILE.py adds the parts (schedules and others) that a file defines; you can give it several times \
 (docs/plugins.md)."""
 
 PRETRAIN_EXAMPLES = """Examples:
@@ -211,12 +211,13 @@ Every setting, with its default:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status.
 
-    A command returns None or its exit status. What the system refuses to do with a path is told in a sentence, wherever
-    it was found. Unexpected exceptions pass through: Python prints the traceback and exits with status 1.
+    A command returns None or its exit status. Errors of the package and of the system (a path that cannot be read or
+    written) become one sentence and status 2. Other exceptions pass through: Python prints the traceback and exits with
+    status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
     prepare_streams()
-    # Our own displays say how far a command is; libraries' bars and remarks would break them.
+    # We display progress ourselves; progress bars and messages of libraries would break the display.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -242,13 +243,13 @@ def main(argv: list[str] | None = None) -> int:
             return _failed(f"{error.filename}: {error.strerror}; give another path.")
         if error.errno != errno.ENOSPC:
             raise
-        discard(sys.stdout)  # `> /dev/full`: what waits there would fail again when Python ends
+        discard(sys.stdout)  # `> /dev/full`: buffered output would fail again when Python exits
         return _failed(f"the output can't be written ({error.strerror}); free space, or write it elsewhere.")
     return result if isinstance(result, int) else 0
 
 
 def import_plugins(arguments: Sequence[str]) -> list[str]:
-    """Import what `--plugin` names, on any command; the other arguments."""
+    """Import the plug-ins that `--plugin` names, and return the other arguments."""
     from fast_electra import plugins
 
     rest, names = [], []
@@ -271,7 +272,7 @@ def import_plugins(arguments: Sequence[str]) -> list[str]:
 
 
 def _add_to_help(arguments: Sequence[str]) -> None:
-    """What `--plugin` does; with `pretrain`, every setting, those of the plug-ins included."""
+    """Add `--plugin` to the help of a command, and every setting (also of plug-ins) to that of `pretrain`."""
     command = app
     for word in arguments:
         if word in command and not word.startswith("-"):
@@ -295,16 +296,16 @@ def _failed(message: str) -> int:
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
-    """What isn't text can stand in no configuration, and the libraries for tokenizers and weights refuse such paths."""
+    """Refuse arguments that are not text: configuration files cannot store them, and libraries refuse such paths."""
     for argument in arguments:
         if any("\udc80" <= character <= "\udcff" for character in argument):
             encoding = sys.getfilesystemencoding().upper()
             remedy = "rename the file or folder" if encoding == "UTF-8" else "set PYTHONUTF8=1"
-            raise UserError(f"{argument} holds bytes that are not {encoding}; {remedy}.")
+            raise UserError(f"{argument} contains bytes that are not {encoding}; {remedy}.")
 
 
 def _sentence(error: CycloptsError) -> str:
-    """What cyclopts found, as one sentence with a way out."""
+    """Return the error of cyclopts as one sentence that says what to do."""
     if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app:
         # Its own message would import every command.
         given, known = error.unused_tokens[0], [name for name in error.app if not name.startswith("-")]

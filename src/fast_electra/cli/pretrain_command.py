@@ -1,4 +1,4 @@
-"""`fast-electra pretrain`: train a configuration in a run folder, or go on with it."""
+"""`fast-electra pretrain`: trains a configuration in a run folder, or continues the run in it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,31 +23,32 @@ def pretrain(
     probe_every: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Pre-train a model: `fast_electra` against a frozen auxiliary, or `mlm` to make an auxiliary.
+    """Pre-train a main model against a frozen auxiliary, a masked language model as the auxiliary, or joint ELECTRA.
 
-    The same command goes on where a stopped run left off; a finished run says so.
+    objective.kind chooses: fast_electra, mlm or electra. If a run is stopped, the same command continues it; if it is
+    finished, the command says so.
 
     Parameters
     ----------
     config
         A preset's name or a YAML file.
     overrides
-        Settings as section.key=value.
+        Settings, each as section.key=value.
     run
-        The run's folder, new or the same run's.
+        The folder of the run: a new one, or that of the run to continue.
     extend
-        Go on with a finished run until it has this many updates in all; the schedules are recomputed over them.
+        Continue a finished run until this total number of updates; the schedules are recomputed over the new total.
     probe
-        Tasks of GLUE, with commas between them, that a linear model on the frozen encoder is scored on during the run;
-        the scores go into the run's probes.jsonl, and change nothing. And blimp: minimal pairs, judged by the head that
-        is trained; the shares go into metrics.jsonl.
+        Names separated by commas. For each task of GLUE a linear model on the frozen encoder is scored during the run;
+        the scores go into the run's probes.jsonl. For blimp, the trained head scores minimal pairs; the shares go into
+        metrics.jsonl. Probes do not change the training.
     probe_data
-        The folder of the GLUE download; without it the tasks come off the hub. The file for blimp (.jsonl, also .gz and
-        .xz), as of evaluate --data. May be given twice, once for each.
+        For GLUE, the folder of the GLUE download; default: load the tasks from the hub. For blimp, the file (.jsonl,
+        also .gz and .xz) as for evaluate --data. You can give this option twice, once for each.
     probe_every
-        Updates between two probes.
+        Number of updates between two probes.
     json
-        Print the result as one JSON object on standard output.
+        Print the result as one JSON object on standard output instead of text.
     """
     from rich.table import Table
 
@@ -68,7 +69,7 @@ def pretrain(
     say = console.say
     if probe is None and probe_data:
         raise ConfigError(
-            "--probe-data is the data of --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
+            "--probe-data needs --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
         )
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     say_shared(say)
@@ -90,7 +91,7 @@ def pretrain(
                 more += ["--probe", probe, "--probe-every", probe_every]
                 more += [word for path in probe_data or () for word in ("--probe-data", path)]
             again = command("pretrain", config, "--run", run, *more, *overrides)
-            say(f"{reason}; the checkpoint is written. Go on with: {again}")
+            say(f"{reason}; the checkpoint is written. Continue with: {again}")
             return 130
     facts = {
         "run": str(result.folder),
@@ -117,7 +118,7 @@ def pretrain(
 def _probes(
     names: str, data: list[Path] | None, every: int, settings: "Config", run: Path, say: Callable[[str], None]
 ) -> Callable[["Assembled"], Sequence["Observer"]]:
-    """What makes the probes once there is a model; the tasks are read now, before any work starts."""
+    """Read the tasks now, before any work starts, and return a function that makes the probes for an assembled run."""
     from fast_electra.cli.data_option import folder_and_pairs
     from fast_electra.errors import ConfigError
     from fast_electra.evaluation.glue import load_glue

@@ -1,4 +1,4 @@
-"""`fast-electra quickstart`: the whole pipeline, small, on this machine, in minutes."""
+"""`fast-electra quickstart`: runs the whole pipeline, small, on this machine, in minutes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,37 +18,39 @@ def quickstart(
     seed: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Pre-train, evaluate and report on this machine's Python code, or on your own text, and say if it pays.
+    """Pre-train on this machine's Python code or on your own text, evaluate, and write a report.
 
-    The same command goes on where a stopped quickstart left off.
+    With --task the command also says whether pre-training paid on your task. If a quickstart is stopped, the same
+    command continues it.
 
     Parameters
     ----------
     overrides
-        Settings of both models as section.key=value.
+        Settings of both models, each as section.key=value.
     run
-        The folder for everything that is made.
+        The folder for all results.
     text
-        Your own text files or folders instead of Python code.
+        Your own text files or folders, instead of Python code.
     task
-        Your labelled examples (TSV, CSV, JSON lines, Parquet, or entities as CoNLL): did pre-training pay on them?
+        Labelled examples of your task (TSV, CSV, JSON lines, Parquet, or entities as CoNLL), to measure whether
+        pre-training paid.
     dev
-        Labelled examples that the task is scored on; left out: a tenth of --task.
+        Labelled examples to score the task on; default: a tenth of --task.
     task_text
-        The task's column of text, or two, separated by a comma; needed where there are several choices.
+        The column with the task's text, or two columns separated by a comma; needed if there are several choices.
     task_label
-        The task's column to predict; needed where there are several choices.
+        The column to predict; needed if there are several choices.
     minutes
-        Rescale the updates so that all but the task takes about this long on this machine.
+        Scale the number of updates so that everything except the task takes about this many minutes on this machine.
     seed
-        Seed of data order, masks, noise and weights.
+        Seed of the data order, masks, noise and weights.
     json
-        Print the summary as one JSON object on standard output.
+        Print the summary as one JSON object on standard output instead of text.
     """
     from fast_electra.errors import ConfigError
 
     if minutes is not None and not minutes > 0:
-        raise ConfigError(f"--minutes {minutes:g} is no time: give a number above 0.")
+        raise ConfigError(f"--minutes {minutes:g} is not a duration: give a number above 0.")
     own_seed = [override for override in overrides if override.partition("=")[0].strip() == "training.seed"]
     if own_seed and seed:
         raise ConfigError(f"--seed {seed} and {own_seed[0]} both set the seed; keep one.")
@@ -68,7 +70,7 @@ def quickstart(
             settings = overrides if own_seed else (f"training.seed={seed}", *overrides)
             summary = run_quickstart(run, console, text or (), minutes, settings, stop, asked)
         except Interrupted as reason:
-            console.say(f"{reason}; what was done is kept. The same command goes on.")
+            console.say(f"{reason}; finished work is kept. The same command continues.")
             return 130
     if json:
         print_json(summary)

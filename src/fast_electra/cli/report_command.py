@@ -1,17 +1,17 @@
-"""`fast-electra report`: a page to look at."""
+"""`fast-electra report`: writes a page with a run's curves and results."""
 
 from pathlib import Path
 
 
 def report(run: Path, /, *, out: Path | None = None) -> int:
-    """Write the page of a quickstart or of a single run.
+    """Write the page of a quickstart or of a single run, and print its path.
 
     Parameters
     ----------
     run
-        A quickstart's folder, or a run's.
+        The folder of a quickstart or of a run.
     out
-        Where the page goes; left out: RUN/report.html.
+        The file to write; default: RUN/report.html.
     """
     from fast_electra.data.files import write_text_atomically
     from fast_electra.report.page import render_quickstart_page

@@ -1,4 +1,4 @@
-"""`fast-electra study`: studies that train and compare."""
+"""`fast-electra study`: studies that train several methods and compare them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,37 +26,38 @@ def claim(
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Pre-train by several methods for equal seconds and judge them: Fast-ELECTRA against joint ELECTRA.
+    """Pre-train with several methods for equal seconds and compare them: Fast-ELECTRA against joint ELECTRA.
 
-    The same command goes on where a stopped one left off; when all is there it only prints its tables.
+    If the study is stopped, the same command continues it; if it is finished, the command only prints the tables.
 
     Parameters
     ----------
     overrides
-        Settings of every run as section.key=value, over those of the preset quickstart.
+        Settings of every run, each as section.key=value; they override those of the preset quickstart.
     out
-        The study's folder: token shards, runs, results.json, claim.md and claim.html.
+        The folder of the study, for token shards, runs, results.json, claim.md and claim.html.
     seconds
-        Of training, each run; as a number of updates by the speed that is measured first.
+        Seconds of training per run. The study measures the speed first and converts them to a number of updates.
     seeds
-        Of pre-training.
+        Seeds of pre-training.
     corpus
-        python (this machine's Python source, judged by finding bugs), files or folders of English text (judged by
-        CoLA, SST-2 and MRPC); packed ones are unpacked.
+        python (this machine's Python source, evaluated by finding bugs), or files and folders of English text
+        (evaluated on CoLA, SST-2 and MRPC), also compressed.
     glue
-        The folder of the GLUE download, for English text.
+        The folder of the GLUE download; needed for English text.
     methods
-        mlm, joint, exponential, constant-1, constant-2, slow, adaptive, copied, delta, started, unigram, uniform.
+        Methods to compare: mlm, joint, exponential, constant-1, constant-2, slow, adaptive, copied, delta, started,
+        unigram, uniform.
     auxiliary_share
-        The auxiliary's training as a share of --seconds.
+        Training time of the auxiliary as a share of --seconds.
     factors
-        On the preset's learning rates: each is tried for a third of --seconds, the best one taken for each method.
+        Factors of the preset's learning rates. Each is tried for a third of --seconds, and each method uses its best.
     examples
-        That fine-tuning trains on when runs are judged, at most; of functions, which are longer, a quarter as many.
+        Largest number of training examples for fine-tuning; of functions, which are longer, a quarter as many.
     dry_run
-        List the runs with their seconds and train nothing.
+        List the runs with their seconds, and train nothing.
     json
-        Print one JSON object on standard output instead.
+        Print one JSON object on standard output instead of text.
     """
     from fast_electra.config.loading import load_config
     from fast_electra.studies.claim.methods import Study, plan
@@ -65,7 +66,7 @@ def claim(
     console = Terminal(stderr=True)
     say = console.say
     study = Study(seconds, seeds, methods, auxiliary_share, factors=factors, overrides=overrides)
-    load_config("quickstart", overrides)  # a misspelt key is told before any work starts
+    load_config("quickstart", overrides)  # refuses a misspelt key before any work starts
     corpora = _corpora(corpus, glue, examples, say)
     if dry_run:
         steps = plan(study, corpora)
@@ -89,7 +90,7 @@ def claim(
         try:
             results = run_claim(study, corpora, out, command(*words), listener)
         except Interrupted as reason:
-            say(f"{reason}; the same command goes on.")
+            say(f"{reason}; the same command continues.")
             return 130
     if json:
         print_json(results)
@@ -100,7 +101,7 @@ def claim(
 
 
 def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Callable[[str], object]) -> "list[Corpus]":
-    """What the corpora are; tasks are read now, before any work starts."""
+    """Return the corpora; tasks are read now, before any work starts."""
     import re
 
     from fast_electra.errors import ConfigError
@@ -110,9 +111,9 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
     names = [re.sub(r"[^\w-]+", "-", Path(each).name.split(".")[0]) for each in given]
     for each, name in zip(given, names, strict=True):
         if each != "python" and glue is None:
-            raise ConfigError(f"--corpus {each} is judged by tasks of GLUE: give its folder by --glue.")
+            raise ConfigError(f"--corpus {each} is evaluated on tasks of GLUE: give its folder by --glue.")
         if names.count(name) > 1:
-            raise ConfigError(f"--corpus: two are called {name}; rename one.")
+            raise ConfigError(f"--corpus: two have the name {name}; rename one.")
     from fast_electra.data.python_corpus import collect
     from fast_electra.studies.claim.corpora import Code, Text
 
@@ -142,7 +143,7 @@ def _print_plan(steps: list[dict[str, Any]]) -> None:
     for step in steps:
         table.add_row(step["corpus"], step["what"], *(duration(step[key]) if step[key] else "" for key in seconds))
     sums = [sum(step[key] for step in steps) for key in seconds]
-    table.add_row("", "in all, where nothing is there yet", *map(duration, sums))
+    table.add_row("", "total, if nothing exists yet", *map(duration, sums))
     console = Terminal()
     console.print(table)
     console.say(f"together about {duration(sum(sums))}")
