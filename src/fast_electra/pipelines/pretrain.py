@@ -28,12 +28,12 @@ from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
 from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
-from fast_electra.runs.folder import Extend, Finished, New, Opened, Resume, RunFolder, open_run
+from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, open_run
 from fast_electra.runs.paths import as_recorded, located, started_from
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import write_models
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import State, make_update, train
+from fast_electra.training.loop import Plan, State, make_update, train
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
@@ -74,18 +74,18 @@ def pretrain(
 
     Args:
         config: as the user gave it; `auto` values are filled in.
-        folder: the run's; new, or of the same run.
-        observers: told of updates and records.
-        say: is told one sentence at a time.
-        stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
-        extend: go on with a finished run until it has this many updates in all.
-        observe: gives further observers, those that look at the models themselves (probes). They come first, so that
+        folder: of the run; new, or of the same run.
+        observers: called with updates and records.
+        say: called with one sentence at a time.
+        stop: called after every update; when it returns True, a checkpoint is written and `Interrupted` is raised.
+        extend: continue a finished run until it has this number of updates.
+        observe: returns further observers, which look at the models themselves (probes). They come first, so that
             they can add to a record before it is written.
 
     Raises:
         ConfigError, DataError, ModelError: something doesn't fit; nothing was written.
         CheckpointError: the folder holds another run, no sound checkpoint, or no run that can be extended.
-        Interrupted: stopped on request; the same command goes on.
+        Interrupted: stopped on request; the same command continues the run.
     """
     began = time.perf_counter()
     opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend)
@@ -94,66 +94,29 @@ def pretrain(
         return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
     execution = choose_execution(config.training)
     apply_threads(execution)
-    placed = config if isinstance(opened, New) else located(config, opened.run, as_given=True)
-    resolved = _resolve(placed, opened, execution)
-    parts = assemble(resolved, execution)
-    resolved = resolved.model_copy(update={"corruption": parts.corruption})
-    if not isinstance(opened, New):
-        opened.run.refuse_other_inputs(**_digests(parts))
-    for note in parts.notes:
-        say(note)
-    per_update = flops_per_update(resolved, parts, execution)
-    rows = parts.validation[0].batch  # the figures of the start are taken here, before a checkpoint is read
-    by_document = resolved.data.attention == "document"
-    internals = InternalsObserver(parts.objective.models(), rows, by_document, config.training.log_every, execution)
-    if resolved.training.updates is None:
-        resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution, per_update))
-        say(f"the budget is {resolved.training.updates} updates.")
-        if resolved.corruption.cache is not None:
-            assert resolved.training.rows is not None
-            open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training.rows)
     if isinstance(opened, New):
-        for sentence in warnings(config, resolved, parts, execution):
-            say(sentence)
-    checkpoint = None if isinstance(opened, New) else newest_checkpoint(opened.run.checkpoints, say)
-    if not isinstance(opened, New):
-        _refuse_lost_segment(opened, checkpoint)
-    state, plan = start(resolved, parts, execution)
-    match opened:
-        case New():
-            inputs = _digests(parts) | _about(resolved, parts, execution, per_update)
-            inputs["started_from"] = started_from(folder)
-            run = RunFolder.create(folder, config, resolved, inputs)
-        case Extend():
-            say(_extension(resolved, parts, opened))
-            run = opened.run.extend(as_recorded(resolved, opened.run))
-        case Resume():
-            run = opened.run
-    if checkpoint:
-        load_tensors(checkpoint, state.tensors())
-        state.restore(checkpoint.update, checkpoint.scalars, execution.device)
-        say(f"going on from update {checkpoint.update} of {plan.updates}.")
-        for name, now in _numerics(execution).items():
-            if run.environment[name] != now:
-                say(f"{name} is {now} and was {run.environment[name]}: no longer bit-identical.")
-    own: list[Observer] = [internals, MetricsFile(run.metrics_file, keep_through=state.update)]
-    if resolved.training.tensorboard:
+        session = _begin(config, folder, execution, say)
+    else:
+        session = _go_on(config, opened, execution, say)
+    parts, plan, run = session.parts, session.plan, session.run
+    own: list[Observer] = [session.internals, MetricsFile(run.metrics_file, keep_through=session.state.update)]
+    if session.config.training.tensorboard:
         own.append(TensorBoard(folder / "tensorboard"))
     train(
-        state,
+        session.state,
         plan,
         batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
         validate=lambda: validate(parts, execution),
-        save=lambda state: _save(state, run, resolved, parts),
+        save=lambda state: _save(state, run, session.config, parts),
         execution=execution,
         observers=[*observe(parts), *own, *observers],
         stop=stop,
     )
     result = {
         "updates": plan.updates,
-        "tokens": state.tokens,
+        "tokens": session.state.tokens,
         "validation": run.metrics()[-1]["validation"],
-        "flops": plan.updates * per_update,
+        "flops": plan.updates * run.flops_per_update,
     }
     for name, model in parts.objective.models().items():
         assert isinstance(model, PreTrainedModel)
@@ -164,20 +127,78 @@ def pretrain(
     return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
 
 
-def _resolve(config: Config, opened: Opened, execution: Execution) -> Config:
-    """Fill in what was left to the program; the number of updates only where it is known."""
+@dataclass(frozen=True)
+class _Session:
+    """What this process trains: a new run, or one that goes on."""
+
+    run: RunFolder
+    config: Config
+    """resolved, with the number of updates"""
+    parts: Assembled
+    state: State
+    plan: Plan
+    internals: InternalsObserver
+
+
+def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Session:
+    """A new run: its budget becomes a number of updates, and its folder is written last."""
+    resolved, parts, internals = _assembled(_resolve(config, execution), execution, say)
+    per_update = flops_per_update(resolved, parts, execution)
+    if resolved.training.updates is None:
+        resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution, per_update))
+        say(f"the budget is {resolved.training.updates} updates.")
+        if resolved.corruption.cache is not None:
+            assert resolved.training.rows is not None
+            open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training.rows)
+    for sentence in warnings(config, resolved, parts, execution):
+        say(sentence)
+    state, plan = start(resolved, parts, execution)
+    inputs = _digests(parts) | _about(resolved, parts, execution, per_update) | {"started_from": started_from(folder)}
+    return _Session(RunFolder.create(folder, config, resolved, inputs), resolved, parts, state, plan, internals)
+
+
+def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: Say) -> _Session:
+    """A run that goes on from its newest sound checkpoint; where there is none yet, from its start."""
+    run = opened.run
+    resolved = _resolve(located(config, run, as_given=True), execution)
+    if run.initial_temperature is not None:
+        resolved = resolved.model_copy(update={"corruption": resolved.corruption.with_initial(run.initial_temperature)})
+    resolved = _with_updates(resolved, opened.updates if isinstance(opened, Extend) else run.updates)
+    resolved, parts, internals = _assembled(resolved, execution, say)
+    run.refuse_other_inputs(**_digests(parts))
+    checkpoint = newest_checkpoint(run.checkpoints, say)
+    _refuse_lost_segment(opened, checkpoint)
+    state, plan = start(resolved, parts, execution)
+    if isinstance(opened, Extend):
+        say(_extension(resolved, parts, opened))
+        run = run.extend(as_recorded(resolved, run))
+    if checkpoint:
+        load_tensors(checkpoint, state.tensors())
+        state.restore(checkpoint.update, checkpoint.scalars, execution.device)
+        say(f"going on from update {checkpoint.update} of {plan.updates}.")
+        for name, now in _numerics(execution).items():
+            if run.environment[name] != now:
+                say(f"{name} is {now} and was {run.environment[name]}: no longer bit-identical.")
+    return _Session(run, resolved, parts, state, plan, internals)
+
+
+def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, Assembled, InternalsObserver]:
+    """The parts of a run; the configuration with T0 as a number; and the observer of the models as they start."""
+    parts = assemble(config, execution)
+    for note in parts.notes:
+        say(note)
+    rows, by_document = parts.validation[0].batch, config.data.attention == "document"
+    internals = InternalsObserver(parts.objective.models(), rows, by_document, config.training.log_every, execution)
+    return config.model_copy(update={"corruption": parts.corruption}), parts, internals
+
+
+def _resolve(config: Config, execution: Execution) -> Config:
+    """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
     chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
     resolved = _replaced(config, config.training.model_dump() | chosen)
-    if not isinstance(opened, New):
-        run = opened.run
-        initial = run.initial_temperature
-        corruption = resolved.corruption if initial is None else resolved.corruption.with_initial(initial)
-        updates = opened.updates if isinstance(opened, Extend) else run.updates
-        return _with_updates(resolved.model_copy(update={"corruption": corruption}), updates)
-    if config.training.tokens is not None:
-        per_update = config.training.batch_size * config.data.length
-        return _with_updates(resolved, max(1, config.training.tokens // per_update))
-    return resolved
+    if config.training.tokens is None:
+        return resolved
+    return _with_updates(resolved, max(1, config.training.tokens // (config.training.batch_size * config.data.length)))
 
 
 def _updates_for_budget(config: Config, parts: Assembled, execution: Execution, flops: int) -> int:
