@@ -12,9 +12,24 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from fast_electra.errors import DataError, ModelError
-from fast_electra.evaluation import bugs
-from fast_electra.evaluation.bugs import FAMILIES, Bug, Frequencies, Pair
+from fast_electra.evaluation.bugs import statistics
+from fast_electra.evaluation.bugs.functions import Function, extract_functions
+from fast_electra.evaluation.bugs.mutation import (
+    FAMILIES,
+    KINDS,
+    Bug,
+    BugKind,
+    Frequencies,
+    count_frequencies,
+    find_bugs,
+    make_bug,
+)
+from fast_electra.evaluation.bugs.scoring import evaluate_bugs, evaluate_masked, frequency_table
+from fast_electra.evaluation.bugs.statistics import judge, summarise
+from fast_electra.evaluation.bugs.tokens import Pair, encode_bugs
 from fast_electra.evaluation.metrics import bootstrap_interval, paired_bootstrap, roc_auc, student_interval, wins
+from fast_electra.evaluation.sentences import most_suspicious_sentences
+from fast_electra.evaluation.token_scores import Suspicion
 
 
 @dataclass(frozen=True)
@@ -31,24 +46,24 @@ CORPUS = Frequencies(
 )
 
 
-def one_function(text: str) -> bugs.Function:
-    (function,) = bugs.extract_functions(text, "package/file.py")
+def one_function(text: str) -> Function:
+    (function,) = extract_functions(text, "package/file.py")
     return function
 
 
-def every_change(text: str, kind: bugs.Kind) -> set[tuple[str, str, str]]:
+def every_change(text: str, kind: BugKind) -> set[tuple[str, str, str]]:
     """(original, replacement, changed line) over many seeds: all that can happen to a function."""
     function = one_function(text)
     found = set()
     for seed in range(300):
-        bug = bugs.make_bug(function, kind, NONE, seed)
+        bug = make_bug(function, kind, NONE, seed)
         if bug is not None:
             line = bug.changed[bug.changed.rfind("\n", 0, bug.start) + 1 :].split("\n")[0]
             found.add((bug.original, bug.replacement, line.strip()))
     return found
 
 
-def many_bugs(kind: bugs.Kind, count: int = 200) -> list[Bug]:
+def many_bugs(kind: BugKind, count: int = 200) -> list[Bug]:
     texts = [
         Text(
             f"def area_{i}(width, height, depth):\n    total = width + height\n    if total < depth:\n"
@@ -56,7 +71,7 @@ def many_bugs(kind: bugs.Kind, count: int = 200) -> list[Bug]:
         )
         for i in range(count)
     ]
-    return [bug for bug in bugs.find_bugs(texts, CORPUS) if bug.kind == kind]
+    return [bug for bug in find_bugs(texts, CORPUS) if bug.kind == kind]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +159,7 @@ def test_globals_are_no_local_variables() -> None:
 
 
 def test_changed_code_still_parses_and_differs_in_the_one_place() -> None:
-    for kind in bugs.KINDS:
+    for kind in KINDS:
         found = many_bugs(kind)
         assert len(found) == 200
         for bug in found:
@@ -156,7 +171,7 @@ def test_changed_code_still_parses_and_differs_in_the_one_place() -> None:
 
 def test_the_wrong_operator_is_drawn_in_proportion_to_its_frequency() -> None:
     texts = [Text(f"def f(a, b):\n    c = {i}\n    d = c\n    return a < b\n") for i in range(2_000)]
-    drawn = Counter(bug.replacement for bug in bugs.find_bugs(texts, CORPUS, variables=0))
+    drawn = Counter(bug.replacement for bug in find_bugs(texts, CORPUS, variables=0))
     others = [symbol for symbol in ("<=", ">", ">=", "==", "!=")]
     weights = np.array([CORPUS.operators[symbol] + 1 for symbol in others])
     # The draws are fixed by the seed; a right sampler falls below 0.001 once in a thousand seeds.
@@ -165,7 +180,7 @@ def test_the_wrong_operator_is_drawn_in_proportion_to_its_frequency() -> None:
 
 def test_the_wrong_variable_is_drawn_in_proportion_to_its_frequency() -> None:
     texts = [Text(f"def f(width, height, depth, x):\n    {i}\n    {i}\n    return x\n") for i in range(2_000)]
-    found = bugs.find_bugs(texts, CORPUS, operators=0, variables=2_000)
+    found = find_bugs(texts, CORPUS, operators=0, variables=2_000)
     drawn = Counter(bug.replacement for bug in found)
     weights = np.array([61, 31, 11])
     expected = weights / weights.sum() * 2_000
@@ -175,10 +190,10 @@ def test_the_wrong_variable_is_drawn_in_proportion_to_its_frequency() -> None:
 def test_a_function_gets_the_same_bug_whatever_else_is_there() -> None:
     text = "def f(a, b):\n    c = a + b\n    d = a * b\n    return c < d\n"
     other = Text("def g(a, b):\n    c = a - b\n    d = a\n    return c\n")
-    alone = bugs.find_bugs([Text(text)], CORPUS)
-    among = bugs.find_bugs([other, Text(text), Text(text)], CORPUS)
+    alone = find_bugs([Text(text)], CORPUS)
+    among = find_bugs([other, Text(text), Text(text)], CORPUS)
     assert alone == [bug for bug in among if bug.clean.startswith("def f")]
-    assert len({bugs.find_bugs([Text(text)], CORPUS, seed=seed)[0].changed for seed in range(20)}) > 3
+    assert len({find_bugs([Text(text)], CORPUS, seed=seed)[0].changed for seed in range(20)}) > 3
 
 
 def test_operators_and_names_are_counted_without_annotations_and_strings() -> None:
@@ -186,16 +201,16 @@ def test_operators_and_names_are_counted_without_annotations_and_strings() -> No
         'def f(a: int | None):\n    """a + a"""\n'
         "    return a + a * 2 if a is not None and a in (1 < a <= 3, 2) else -a\n"
     )
-    counts = bugs.count_frequencies([Text("not python ("), Text(text)])
+    counts = count_frequencies([Text("not python ("), Text(text)])
     assert counts.operators == Counter({"+": 1, "*": 1, "is not": 1, "and": 1, "in": 1, "<": 1, "<=": 1})
     assert counts.identifiers == Counter({"a": 7})
 
 
 def test_files_without_functions_are_refused() -> None:
     with pytest.raises(DataError, match="no function"):
-        bugs.find_bugs([Text("x = 1\n")], CORPUS)
+        find_bugs([Text("x = 1\n")], CORPUS)
     with pytest.raises(DataError, match="parse"):
-        bugs.count_frequencies([Text("not python (")])
+        count_frequencies([Text("not python (")])
 
 
 # --- Functions --------------------------------------------------------------------------------------------------------
@@ -219,7 +234,7 @@ def test_docstrings_go_and_all_else_stays_as_it_was() -> None:
         "        return (a  +\n"
         "                g())\n"
     )
-    (function,) = bugs.extract_functions(text, "a.py")
+    (function,) = extract_functions(text, "a.py")
     assert function.text == (
         "def f(self,\n      a):\n    # a comment\n    def g():\n        return  'é'\n    return (a  +\n            g())"
     )
@@ -239,16 +254,16 @@ def test_docstrings_go_and_all_else_stays_as_it_was() -> None:
     ids=["only a docstring", "docstring beside code", "3 lines", "61 lines", "string of two lines", "no Python"],
 )
 def test_functions_that_cannot_be_cut_out_are_left_out(text: str) -> None:
-    assert bugs.extract_functions(text, "a.py") == []
+    assert extract_functions(text, "a.py") == []
 
 
 # --- Tokens -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_crop_keeps_the_change_and_the_same_surroundings(tokenizer) -> None:
-    for kind in bugs.KINDS:
+    for kind in KINDS:
         for length in (8, 16, 400):
-            pairs = bugs.encode_bugs(many_bugs(kind), tokenizer, length)
+            pairs = encode_bugs(many_bugs(kind), tokenizer, length)
             assert len(pairs) == 200
             for pair in pairs:
                 assert len(pair.clean) <= length
@@ -262,7 +277,7 @@ def test_a_crop_keeps_the_change_and_the_same_surroundings(tokenizer) -> None:
 
 
 def test_a_function_that_fits_is_not_cropped(tokenizer) -> None:
-    (pair, *_) = bugs.encode_bugs(many_bugs("operator"), tokenizer, 400)
+    (pair, *_) = encode_bugs(many_bugs("operator"), tokenizer, 400)
     expected = tokenizer(pair.bug.clean, add_special_tokens=False)["input_ids"]
     assert pair.clean[1:-1].tolist() == expected
 
@@ -271,7 +286,7 @@ def test_a_function_that_fits_is_not_cropped(tokenizer) -> None:
 def test_a_longer_or_shorter_operator_has_a_first_token_in_both_versions(tokenizer, original, replacement) -> None:
     clean, changed = (f"def area(value):\n    return value {o} None" for o in (original, replacement))
     bug = Bug("operator", clean, changed, clean.index(original), original, replacement, "a.py")
-    (pair,) = bugs.encode_bugs([bug], tokenizer, 64)
+    (pair,) = encode_bugs([bug], tokenizer, 64)
     assert pair.clean[pair.first] != pair.changed[pair.first]
     assert pair.clean_end > pair.first < pair.changed_end
     assert tokenizer.convert_ids_to_tokens([pair.clean[pair.first], pair.changed[pair.first]]) in (
@@ -282,19 +297,19 @@ def test_a_longer_or_shorter_operator_has_a_first_token_in_both_versions(tokeniz
 
 def test_versions_with_equal_tokens_are_left_out(tokenizer) -> None:
     bug = Bug("variable", "def unknown_a", "def unknown_b", 4, "unknown_a", "unknown_b", "a.py")
-    assert bugs.encode_bugs([bug], tokenizer, 64) == []
+    assert encode_bugs([bug], tokenizer, 64) == []
 
 
 def test_a_tokenizer_without_special_tokens_is_refused() -> None:
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     with pytest.raises(ModelError, match="CLS"):
-        bugs.encode_bugs([], plain, 64)
+        encode_bugs([], plain, 64)
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
 
 
-def truth(pairs: list[Pair]) -> bugs.Suspicion:
+def truth(pairs: list[Pair]) -> Suspicion:
     """Suspects exactly the changed tokens of the changed versions."""
     known = {tuple(pair.changed): pair for pair in pairs}
 
@@ -310,18 +325,18 @@ def truth(pairs: list[Pair]) -> bugs.Suspicion:
     return suspicion
 
 
-@pytest.mark.parametrize("kind", bugs.KINDS)
-def test_a_scorer_that_knows_the_truth_gets_everything(tokenizer, kind: bugs.Kind) -> None:
-    pairs = bugs.encode_bugs(many_bugs(kind), tokenizer, 30)
-    scores = bugs.evaluate_bugs(pairs, truth(pairs), batch_size=7)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scorer_that_knows_the_truth_gets_everything(tokenizer, kind: BugKind) -> None:
+    pairs = encode_bugs(many_bugs(kind), tokenizer, 30)
+    scores = evaluate_bugs(pairs, truth(pairs), batch_size=7)
     for values in (scores.pair, scores.pair_whole_function, scores.auc, scores.top1, [scores.auc_pooled]):
         assert np.mean(values) == 1.0
     assert [len(logits) for logits in scores.changed_logits] == [len(pair.changed) for pair in pairs]
 
 
 def test_a_constant_scorer_gets_exactly_half(tokenizer) -> None:
-    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
-    scores = bugs.evaluate_bugs(pairs, lambda ids, padding: torch.full(ids.shape, 0.25))
+    pairs = encode_bugs(many_bugs("operator"), tokenizer, 30)
+    scores = evaluate_bugs(pairs, lambda ids, padding: torch.full(ids.shape, 0.25))
     for values in (scores.pair, scores.pair_whole_function, scores.auc, [scores.auc_pooled]):
         assert np.mean(values) == 0.5
     # Top-1 shares the point among all tokens of the function.
@@ -331,7 +346,7 @@ def test_a_constant_scorer_gets_exactly_half(tokenizer) -> None:
 
 
 def test_a_masked_model_that_knows_the_truth_gets_everything_in_one_pass_a_token(tokenizer) -> None:
-    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
+    pairs = encode_bugs(many_bugs("operator"), tokenizer, 30)
     vocabulary = len(tokenizer)
     clean = {tuple(pair.masked[: pair.first]) + tuple(pair.masked[pair.first + 1 :]): pair for pair in pairs}
     passes = 0
@@ -348,70 +363,68 @@ def test_a_masked_model_that_knows_the_truth_gets_everything_in_one_pass_a_token
                 log_probabilities[row, pair.clean[pair.first]] = -0.1
         return log_probabilities
 
-    scores = bugs.evaluate_masked(pairs, prediction, mask_id=tokenizer.mask_token_id, every_token=5)
+    scores = evaluate_masked(pairs, prediction, mask_id=tokenizer.mask_token_id, every_token=5)
     assert scores.pair.mean() == scores.auc.mean() == scores.top1.mean() == 1.0
     assert len(scores.auc) == 5
     assert passes == len(pairs) + scores.passes.sum() == len(pairs) + sum(len(pair.changed) - 2 for pair in pairs[:5])
 
 
 def test_both_versions_give_the_masked_model_the_same_question(tokenizer) -> None:
-    for pair in bugs.encode_bugs(many_bugs("variable"), tokenizer, 30):
+    for pair in encode_bugs(many_bugs("variable"), tokenizer, 30):
         other = np.concatenate([pair.changed[: pair.first], [0], pair.changed[pair.changed_end :]])
         assert np.array_equal(pair.masked, other)
 
 
 def test_the_frequency_table_says_that_the_rarer_one_is_wrong(tokenizer) -> None:
-    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
-    for pair, score in zip(pairs, bugs.frequency_table(pairs, CORPUS), strict=True):
+    pairs = encode_bugs(many_bugs("operator"), tokenizer, 30)
+    for pair, score in zip(pairs, frequency_table([pair.bug for pair in pairs], CORPUS), strict=True):
         original, replacement = CORPUS.operators[pair.bug.original], CORPUS.operators[pair.bug.replacement]
         assert score == (1.0 if original > replacement else 0.5 if original == replacement else 0.0)
 
 
-def test_drawing_by_frequency_takes_the_easy_points_from_the_frequency_table(tokenizer) -> None:
+def test_drawing_by_frequency_takes_the_easy_points_from_the_frequency_table() -> None:
     symbols = [s for s in FAMILIES[2] for _ in range(CORPUS.operators[s] * 4)]
     texts = [Text(f"def f(a, b):\n    c = {i}\n    d = c\n    return a {s} b\n") for i, s in enumerate(symbols)]
     by_frequency, uniform = (
-        bugs.frequency_table(bugs.encode_bugs(bugs.find_bugs(texts, counts, variables=0), tokenizer, 64), CORPUS).mean()
-        for counts in (CORPUS, NONE)
+        frequency_table(find_bugs(texts, counts, variables=0), CORPUS).mean() for counts in (CORPUS, NONE)
     )
     # Right operators as frequent as in the corpus: uniform draws give the table 0.80, draws by frequency 0.61.
     assert by_frequency < uniform - 0.1
 
 
 def test_logits_that_are_not_finite_are_refused(tokenizer) -> None:
-    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
+    pairs = encode_bugs(many_bugs("operator"), tokenizer, 30)
     with pytest.raises(ModelError, match="not finite"):
-        bugs.evaluate_bugs(pairs, lambda ids, padding: torch.full(ids.shape, float("nan")))
+        evaluate_bugs(pairs, lambda ids, padding: torch.full(ids.shape, float("nan")))
 
 
 def test_untrained_models_are_judged_on_the_first_pairs_alone(tokenizer, monkeypatch) -> None:
-    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
-    monkeypatch.setattr(bugs, "UNTRAINED_PAIRS", {"operator": 7})
+    pairs = encode_bugs(many_bugs("operator"), tokenizer, 30)
+    monkeypatch.setattr(statistics, "UNTRAINED_PAIRS", {"operator": 7})
     seen: list[int] = []
 
     def untrained(ids: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
         seen.append(len(ids))
         return ids.float()
 
-    scores, summary = bugs.judge(pairs, CORPUS, lambda ids, _: ids.float(), [untrained, untrained], pad_id=0)
+    scores, summary = judge(pairs, CORPUS, lambda ids, _: ids.float(), [untrained, untrained], pad_id=0)
     assert sum(seen) == 2 * 2 * 7  # models, versions, pairs
     assert len(scores.pair) == summary["model"]["n"] == len(pairs) > 7
     assert summary["untrained"]["pair"] == pytest.approx(scores.pair[:7].mean())
 
 
 def test_the_summary_holds_every_comparison(tokenizer) -> None:
-    pairs = bugs.encode_bugs(many_bugs("operator"), tokenizer, 30)
+    pairs = encode_bugs(many_bugs("operator"), tokenizer, 30)
     generator = torch.Generator().manual_seed(0)
     untrained = [
-        bugs.evaluate_bugs(pairs[:50], lambda ids, padding: torch.randn(ids.shape, generator=generator))
-        for _ in range(10)
+        evaluate_bugs(pairs[:50], lambda ids, padding: torch.randn(ids.shape, generator=generator)) for _ in range(10)
     ]
     vocabulary = len(tokenizer)
-    auxiliary = bugs.evaluate_masked(
+    auxiliary = evaluate_masked(
         pairs, lambda ids, padding, positions: torch.zeros(len(ids), vocabulary), mask_id=4, every_token=3
     )
-    table = bugs.frequency_table(pairs, CORPUS)
-    summary = bugs.summarise(bugs.evaluate_bugs(pairs, truth(pairs)), table, untrained, auxiliary, resamples=1_000)
+    table = frequency_table([pair.bug for pair in pairs], CORPUS)
+    summary = summarise(evaluate_bugs(pairs, truth(pairs)), table, untrained, auxiliary, resamples=1_000)
     assert summary["model"]["pair"] == summary["model"]["low"] == summary["model"]["auc"] == 1.0
     assert summary["frequency_table"]["pair"] == table.mean()
     assert len(summary["untrained"]["each"]) == 10
@@ -426,7 +439,7 @@ def test_the_summary_holds_every_comparison(tokenizer) -> None:
 def test_sentences_are_ranked_by_their_mean_logit(tokenizer) -> None:
     text = "width height depth total width.\nheight height\nheight height height. Too short.\n\n" + "depth " * 5
     depth = tokenizer.convert_tokens_to_ids("depth")
-    most, least = bugs.most_suspicious_sentences(
+    most, least = most_suspicious_sentences(
         [Text(text)], tokenizer, lambda ids, padding: (ids == depth).float(), 32, count=2
     )
     assert [sentence.text for sentence in most] == ["depth depth depth depth depth", "width height depth total width."]

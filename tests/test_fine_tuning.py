@@ -19,7 +19,8 @@ from transformers import (
 
 from fast_electra.errors import ConfigError, DataError, ModelError
 from fast_electra.evaluation import fine_tuning
-from fast_electra.evaluation.bug_task import bug_task
+from fast_electra.evaluation.bugs.benchmark import BugBenchmark
+from fast_electra.evaluation.bugs.task import bug_task
 from fast_electra.evaluation.fine_tuning import (
     FineTuning,
     LengthBuckets,
@@ -687,7 +688,7 @@ def test_test_splits_are_predicted_and_not_scored(tagger):
 def test_bugs_come_in_pairs_that_stay_together():
     train = tiny.documents(240, seed=1)
     held_out = [*tiny.documents(30, seed=2), *train[:10]]
-    task = bug_task(train, held_out, train_functions=50, dev_functions=60)
+    task = bug_task(BugBenchmark(train, held_out), train_functions=50, dev_functions=60)
     assert task.labels == ("clean", "changed")
     for split in (task.train, task.dev["dev"]):
         assert split.labels == [0, 1] * (len(split) // 2)
@@ -698,9 +699,9 @@ def test_bugs_come_in_pairs_that_stay_together():
     assert len(task.train) == 100
     assert not set(task.train.texts) & set(task.dev["dev"].texts)  # the ten functions that both have
     assert len(set(task.train.texts)) == 100
-    assert bug_task(train, held_out, train_functions=50, dev_functions=60).digest == task.digest
+    assert bug_task(BugBenchmark(train, held_out), train_functions=50, dev_functions=60).digest == task.digest
     with pytest.raises(DataError, match="the held-out texts have no function"):
-        bug_task(train, [])
+        bug_task(BugBenchmark(train, []))
 
 
 def test_a_decoder_without_a_padding_id_is_judged_by_its_last_token_whatever_its_padding(tmp_path, tokenizer):

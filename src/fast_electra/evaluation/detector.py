@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ModelError
-from fast_electra.evaluation.bugs import MaskedPrediction, Suspicion
+from fast_electra.evaluation.token_scores import MaskedPrediction, Suspicion
 from fast_electra.models.build import build_model, load_model
 from fast_electra.models.classifier import longest_text
 from fast_electra.models.inputs import longest_row

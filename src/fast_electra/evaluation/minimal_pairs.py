@@ -30,9 +30,9 @@ from transformers import PreTrainedTokenizerBase
 from fast_electra.data.content import shown
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import DataError, ModelError
-from fast_electra.evaluation.bugs import MaskedPrediction, Suspicion, mask_in_turn, score_tokens
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
 from fast_electra.evaluation.readers import json_lines
+from fast_electra.evaluation.token_scores import MaskedPrediction, Suspicion, mask_in_turn, score_tokens
 
 MEASURES = ("sum", "mean", "worst")
 GROUPS = ("field", "linguistics_term", "UID")

@@ -37,7 +37,7 @@ from fast_electra.evaluation.results import (
 from fast_electra.evaluation.tasks import Task
 
 if TYPE_CHECKING:
-    from fast_electra.evaluation.bugs import Kind
+    from fast_electra.evaluation.bugs.mutation import BugKind
     from fast_electra.evaluation.detector import Detector
     from fast_electra.evaluation.minimal_pairs import MinimalPairs
     from fast_electra.evaluation.runner import Subject
@@ -321,10 +321,11 @@ def load_pairs(request: Request) -> "MinimalPairs | None":
 
 def load_bugs(say: Say) -> Task:
     """The bug-finding benchmark for fine-tuning, out of this machine's Python source."""
-    from fast_electra.evaluation.bug_task import bug_task
+    from fast_electra.evaluation.bugs.benchmark import BugBenchmark
+    from fast_electra.evaluation.bugs.task import bug_task
 
     say("bugs: functions are collected from this machine's Python source; half a minute.")
-    return bug_task(_corpus().train, _corpus().held_out)
+    return bug_task(BugBenchmark(_corpus().train, _corpus().held_out))
 
 
 # --- Bug finding without fine-tuning ----------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
 
     A frequency table and ten untrained encoders of the same shape stand beside it.
     """
-    from fast_electra.evaluation.bugs import KINDS
+    from fast_electra.evaluation.bugs.mutation import KINDS
     from fast_electra.evaluation.detector import Detector
     from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell
 
@@ -368,24 +369,22 @@ def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
     ]
 
 
-def _judge(detector: "Detector") -> "dict[Kind, dict[str, Any]]":
+def _judge(detector: "Detector") -> "dict[BugKind, dict[str, Any]]":
     """A record of each kind of bug."""
-    from fast_electra.evaluation import bugs
+    from fast_electra.evaluation.bugs.benchmark import BugBenchmark
+    from fast_electra.evaluation.bugs.mutation import KINDS
+    from fast_electra.evaluation.bugs.statistics import judge
     from fast_electra.evaluation.detector import untrained_detectors
 
-    corpus = _corpus()
-    frequencies = bugs.count_frequencies(corpus.train)
-    found = bugs.find_bugs(corpus.held_out, frequencies, seed=0)
-    place_of = {id(bug): place for place, bug in enumerate(found)}
+    benchmark = BugBenchmark(_corpus().train, _corpus().held_out)
+    place_of = {id(bug): place for place, bug in enumerate(benchmark.bugs)}
     untrained = untrained_detectors(detector.config)
     pad_id = cast(int, detector.tokenizer.pad_token_id)
-    records: dict[Kind, dict[str, Any]] = {}
-    for kind in bugs.KINDS:
+    records: dict[BugKind, dict[str, Any]] = {}
+    for kind in KINDS:
         began = time.perf_counter()
-        pairs = bugs.encode_bugs(
-            [bug for bug in found if bug.kind == kind], detector.tokenizer, min(detector.length, _LONGEST)
-        )
-        judged, summary = bugs.judge(pairs, frequencies, detector.suspicion, untrained, pad_id=pad_id)
+        pairs = benchmark.pairs(kind, detector.tokenizer, min(detector.length, _LONGEST))
+        judged, summary = judge(pairs, benchmark.frequencies, detector.suspicion, untrained, pad_id=pad_id)
         records[kind] = {
             "task": f"{BUGS}-{kind}",
             "seed": 0,

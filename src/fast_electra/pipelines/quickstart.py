@@ -24,8 +24,12 @@ from fast_electra.data.shards import build_shards, open_shards
 from fast_electra.data.sources import Document, Sources
 from fast_electra.diagnosis.doctor import DoctorObserver
 from fast_electra.errors import ConfigError, DataError
-from fast_electra.evaluation import bugs
+from fast_electra.evaluation.bugs.benchmark import BugBenchmark
+from fast_electra.evaluation.bugs.mutation import KINDS
+from fast_electra.evaluation.bugs.scoring import evaluate_masked
+from fast_electra.evaluation.bugs.statistics import judge
 from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
+from fast_electra.evaluation.sentences import most_suspicious_sentences
 from fast_electra.models.build import load_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.pipelines.own_task import OwnTask, check_task, judge_on_task
@@ -264,10 +268,9 @@ def _downstream(
     suspicion = detector_of(model)
     if sources.corpus is None:
         validation = _validation_texts(sources, config)
-        most, least = bugs.most_suspicious_sentences(validation, parts.tokenizer, suspicion, config.data.length)
+        most, least = most_suspicious_sentences(validation, parts.tokenizer, suspicion, config.data.length)
         return {}, {"sentences": {"most": [vars(s) for s in most], "least": [vars(s) for s in least]}}
-    frequencies = bugs.count_frequencies(sources.corpus.train)
-    found = bugs.find_bugs(sources.corpus.held_out, frequencies, seed=0)
+    benchmark = BugBenchmark(sources.corpus.train, sources.corpus.held_out)
     auxiliary = masked_prediction(
         MaskedLM(load_model(resolve_model(folder / "auxiliary"), "mlm")).freeze(
             choose_execution(config.training).auxiliary_dtype
@@ -279,12 +282,12 @@ def _downstream(
     )
     scores: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
-    for kind in bugs.KINDS:
-        pairs = bugs.encode_bugs([bug for bug in found if bug.kind == kind], parts.tokenizer, config.data.length)
-        masked = bugs.evaluate_masked(
+    for kind in KINDS:
+        pairs = benchmark.pairs(kind, parts.tokenizer, config.data.length)
+        masked = evaluate_masked(
             pairs, auxiliary, mask_id=special["mask"], pad_id=special["pad"], every_token=_EVERY_TOKEN
         )
-        trained, scores[kind] = bugs.judge(pairs, frequencies, suspicion, untrained, masked, pad_id=special["pad"])
+        trained, scores[kind] = judge(pairs, benchmark.frequencies, suspicion, untrained, masked, pad_id=special["pad"])
         examples += bug_examples(pairs, trained)
     return scores, {"bugs": examples}
 

@@ -10,7 +10,8 @@ import transformers
 import fast_electra
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
-from fast_electra.evaluation import bugs
+from fast_electra.evaluation.bugs.scoring import BugScores
+from fast_electra.evaluation.bugs.tokens import Pair
 from fast_electra.evaluation.detector import detector_of
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.pipelines.pretrain import RunResult
@@ -20,7 +21,7 @@ from fast_electra.training.assembly import Assembled
 from fast_electra.training.flops import count_flops
 
 
-def bug_examples(pairs: Sequence[bugs.Pair], scores: bugs.BugScores, each: int = 3) -> list[dict[str, Any]]:
+def bug_examples(pairs: Sequence[Pair], scores: BugScores, each: int = 3) -> list[dict[str, Any]]:
     """Short functions at fixed quantiles of the score, found and not found alike, with every token's suspicion."""
     short = [
         index for index, pair in enumerate(pairs) if len(pair.changed) <= 90 and pair.bug.changed.count("\n") <= 14

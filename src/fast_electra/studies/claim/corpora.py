@@ -25,13 +25,16 @@ from fast_electra.data.files import canonical_digest
 from fast_electra.data.settings import DataConfig
 from fast_electra.data.sources import Document, Sources
 from fast_electra.errors import DataError
-from fast_electra.evaluation import bugs
 from fast_electra.evaluation.baselines import bag_of_words, majority
-from fast_electra.evaluation.bug_task import bug_task
+from fast_electra.evaluation.bugs.benchmark import BugBenchmark
+from fast_electra.evaluation.bugs.functions import SourceText
+from fast_electra.evaluation.bugs.mutation import KINDS, Bug, BugKind
+from fast_electra.evaluation.bugs.scoring import evaluate_bugs, evaluate_masked, frequency_table
+from fast_electra.evaluation.bugs.task import bug_task
+from fast_electra.evaluation.bugs.tokens import encode_bugs
 from fast_electra.evaluation.detector import detector_of, masked_prediction
 from fast_electra.evaluation.fine_tuning import fine_tune
 from fast_electra.evaluation.glue import load_glue
-from fast_electra.evaluation.metrics import wins
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.runner import without_tests
 from fast_electra.evaluation.tasks import Task, with_examples
@@ -122,10 +125,10 @@ class Code:
     """Python source, parted by files: judged by finding bugs in functions that were held out."""
 
     name: str
-    train: Sequence[bugs.SourceText]
-    held_out: Sequence[bugs.SourceText]
+    train: Sequence[SourceText]
+    held_out: Sequence[SourceText]
     """functions to be judged by, in files that no training file equals"""
-    validation_texts: Sequence[bugs.SourceText]
+    validation_texts: Sequence[SourceText]
     """files for validation while training"""
     pairs: tuple[int, int] = (2_500, 1_500)
     """functions with a wrong operator, and with a wrong variable"""
@@ -155,13 +158,13 @@ class Code:
         return canonical_digest([[_digest(text.text) for text in texts] for texts in (self.train, self.held_out)])
 
     @functools.cached_property
-    def frequencies(self) -> bugs.Frequencies:
-        """Of operators and names in the training files."""
-        return bugs.count_frequencies(self.train)
+    def benchmark(self) -> BugBenchmark:
+        """The bug-finding benchmark of this corpus."""
+        return BugBenchmark(self.train, self.held_out, *self.pairs)
 
     def questions(self, width: int) -> list[Question]:
         """Pairs by kind, and functions to fine-tune on."""
-        asked = [self._pairs(kind, size) for kind, size in zip(bugs.KINDS, self.pairs, strict=True)]
+        asked = [self._pairs(kind, size) for kind, size in zip(KINDS, self.pairs, strict=True)]
         digest = canonical_digest([self.digest, self.examples, self.scored])
         recipe = recipe_for(RECIPE, width)
         return [*asked, fine_tuned("bugs", "bugs, fine-tuned", lambda: self.task, digest, "accuracy", recipe)]
@@ -169,49 +172,43 @@ class Code:
     @functools.cached_property
     def task(self) -> Task:
         """Functions, changed or not."""
-        return bug_task(self.train, self.held_out, train_functions=self.examples, dev_functions=self.scored)
+        return bug_task(self.benchmark, train_functions=self.examples, dev_functions=self.scored)
 
-    def _pairs(self, kind: bugs.Kind, size: int) -> Question:
+    def _pairs(self, kind: BugKind, size: int) -> Question:
         def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
-            return pair_score(run, self._bugs(kind, size), execution)
+            return pair_score(run, self.benchmark.bugs_of(kind), execution)
 
         def baselines() -> dict[str, float]:
-            counts = self.frequencies.operators if kind == "operator" else self.frequencies.identifiers
-            found = self._bugs(kind, size)
-            better = wins([counts[bug.original] for bug in found], [counts[bug.replacement] for bug in found])
-            return {"frequency_table": float(better.mean())}
+            found = frequency_table(self.benchmark.bugs_of(kind), self.benchmark.frequencies)
+            return {"frequency_table": float(found.mean())}
 
         digest = canonical_digest([self.digest, kind, size])
         return Question(f"{kind}s", f"wrong {kind}s", "pairs", {"name": _ZERO_SHOT}, digest, answer, baselines)
-
-    def _bugs(self, kind: bugs.Kind, size: int) -> list[bugs.Bug]:
-        wanted = {f"{each}s": size if each == kind else 0 for each in bugs.KINDS}
-        return bugs.find_bugs(self.held_out, self.frequencies, **wanted)
 
 
 class _Documents:
     """Files as documents, read when their turn comes."""
 
-    def __init__(self, texts: Sequence[bugs.SourceText]) -> None:
+    def __init__(self, texts: Sequence[SourceText]) -> None:
         self._texts = texts
 
     def __iter__(self) -> Iterator[Document]:
         return (Document(text.text, text.source) for text in self._texts)
 
 
-def pair_score(run: Path, found: Sequence[bugs.Bug], execution: Execution) -> Record:
+def pair_score(run: Path, found: Sequence[Bug], execution: Execution) -> Record:
     """The share of pairs that a run's model judges right, a half for a tie: by its logits, or behind a mask."""
     config, model_folder = load_run(run).config, resolve_model(run)
     tokenizer = load_task_tokenizer(model_folder)
     special = special_ids(tokenizer)
-    pairs = bugs.encode_bugs(found, tokenizer, config.data.length)
+    pairs = encode_bugs(found, tokenizer, config.data.length)
     if not config.objective.detects:
         model = MaskedLM(load_model(model_folder, "mlm")).freeze(execution.auxiliary_dtype)
-        scores: NDArray[np.float64] = bugs.evaluate_masked(
+        scores: NDArray[np.float64] = evaluate_masked(
             pairs, masked_prediction(model), mask_id=special["mask"], pad_id=special["pad"], every_token=0
         ).pair
     else:
-        scores = bugs.evaluate_bugs(pairs, detector_of(load_model(model_folder, "rtd")), pad_id=special["pad"]).pair
+        scores = evaluate_bugs(pairs, detector_of(load_model(model_folder, "rtd")), pad_id=special["pad"]).pair
     return {"score": float(scores.mean()), "examples": len(pairs)}
 
 
