@@ -26,8 +26,9 @@ from fast_electra.corruption.auxiliary import (
 )
 from fast_electra.corruption.counted import NGram, Unigram, unigram_log_probabilities
 from fast_electra.corruption.masking import Masked, mask_random_tokens, masked_ids, originals
-from fast_electra.corruption.sources import OnTheFly
-from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.corruption.replacement import OnTheFly
+from fast_electra.data.shard_building import build_shards
+from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION

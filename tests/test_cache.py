@@ -13,20 +13,11 @@ from fast_electra.cli.main import main
 from fast_electra.config.loading import dump_config
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
-from fast_electra.corruption.cache import (
-    KNOTS,
-    CachedCorruption,
-    Piece,
-    expected_replaced,
-    interpolation,
-    knots,
-    open_cache,
-    write_cache_manifest,
-    write_part,
-)
+from fast_electra.corruption.cache import CachedCorruption, open_cache, write_cache_manifest
+from fast_electra.corruption.cache_files import KNOTS, PackedPaths, expected_replaced, interpolation, knots, write_part
 from fast_electra.corruption.masking import Masked, mask_random_tokens
 from fast_electra.corruption.race import TemperaturePath
-from fast_electra.corruption.sources import OnTheFly
+from fast_electra.corruption.replacement import OnTheFly
 from fast_electra.data.files import canonical_digest
 from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import ConfigError, DataError
@@ -376,7 +367,7 @@ def test_what_is_packed_is_read_back_at_every_temperature(tmp_path):
     for number, (first, last) in enumerate([(0, 4), (4, 8), (8, 10), (0, 2)]):
         inside = slice(first * slots, last * slots)
         path = TemperaturePath(tokens[inside], starts[inside], 1.0, 3.0)
-        piece = Piece.of(
+        piece = PackedPaths.of(
             path, Masked(masked.positions_BM[first:last], valid[first:last]), torch.ones(last - first, KNOTS)
         )
         part, files[f"{number}.bin"] = write_part(tmp_path, f"{number}.bin", [piece], vocabulary=100_000)
@@ -432,7 +423,7 @@ def test_reading_a_batch_takes_less_than_a_millisecond(tmp_path):
         "token_type": "<u2",
     }
     (tmp_path / "cache.json").write_text(json.dumps(about))
-    part, entry = write_part(tmp_path, "a.bin", [Piece.of(path, masked, torch.ones(rows, KNOTS))], 30_000)
+    part, entry = write_part(tmp_path, "a.bin", [PackedPaths.of(path, masked, torch.ones(rows, KNOTS))], 30_000)
     write_cache_manifest(tmp_path, [part], part, {"a.bin": entry})
     cache = open_cache(tmp_path)
     seconds = []

@@ -28,7 +28,8 @@ from transformers import (
 from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError
-from fast_electra.models.build import build_model, continue_model, load_model
+from fast_electra.models.build import build_model
+from fast_electra.models.loading import continue_model, load_model
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.models.sharing import DeltaEmbedding
 from fast_electra.pipelines.pretrain import pretrain

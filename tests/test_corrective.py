@@ -9,8 +9,9 @@ from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.diagnosis.doctor import labels_stay_out, parameter_groups
 from fast_electra.errors import ModelError
-from fast_electra.models.build import build_model, load_model, transformers_config
+from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.corrective import CorrectiveHead
+from fast_electra.models.loading import load_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.shapes import ModelConfig

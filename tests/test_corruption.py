@@ -6,8 +6,8 @@ from scipy.stats import chisquare
 from fast_electra.corruption.augmentations import Difficulty, TemperatureAugmentation
 from fast_electra.corruption.auxiliary import Candidates, MaskedLanguageModel
 from fast_electra.corruption.masking import mask_random_tokens, masked_ids, originals
+from fast_electra.corruption.replacement import OnTheFly
 from fast_electra.corruption.schedules import ConstantSchedule, ScheduledCurriculum
-from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.masked_lm import MaskedLM

@@ -8,7 +8,8 @@ import torch
 from scipy.stats import chisquare
 
 from fast_electra.data.batches import Batch, BatchSchedule, Prefetcher, Rows, permute
-from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.data.shard_building import build_shards
+from fast_electra.data.shards import open_shards
 from fast_electra.errors import DataError
 from tests import tiny
 

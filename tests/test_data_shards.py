@@ -11,10 +11,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fast_electra.data import shards
+from fast_electra.data import shard_building
 from fast_electra.data.files import MANIFEST, canonical_digest
 from fast_electra.data.settings import DataConfig, TokenizerConfig
-from fast_electra.data.shards import build_shards, is_validation_text, open_shards
+from fast_electra.data.shard_building import build_shards, is_validation_text
+from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from fast_electra.errors import DataError
@@ -40,7 +41,7 @@ def tokenizer():
 def build_small_shards(documents, tokenizer, folder):
     """Several shards of a split: a shard ends with a chunk, so chunks must be small too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "CHUNK", 1000)
+        patch.setattr(shard_building, "CHUNK", 1000)
         return build_shards(documents, tokenizer, folder, CONFIG, shard_tokens=500)
 
 
@@ -145,7 +146,7 @@ def test_duplicates_and_empty_documents_are_dropped_and_counted(tokenizer, tmp_p
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_unknown_tokens_are_counted_and_bounded(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(shards, "CHUNK", 1000)  # several, so that there are processes
+    monkeypatch.setattr(shard_building, "CHUNK", 1000)  # several, so that there are processes
     known = tiny.word_tokenizer(["a", "b", "c"])
     config = CONFIG.model_copy(update={"workers": workers})
     few = [Document(f"{'a b c ' * 10}{'a' * (n + 2)} [UNK]", f"d{n}") for n in range(60)]
@@ -337,7 +338,7 @@ def test_a_disk_that_fills_leaves_nothing_behind(tokenizer, tmp_path):
 import resource, sys
 from pathlib import Path
 from fast_electra.data.settings import DataConfig
-from fast_electra.data.shards import build_shards
+from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import DataError
@@ -385,11 +386,11 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 import sys
 from pathlib import Path
 from fast_electra.data.settings import DataConfig, TokenizerConfig
-from fast_electra.data import shards
+from fast_electra.data.shard_building import build_shards
 if __name__ == "__main__":
-    shards.TOKENIZER_SAMPLE = 2_000_000
     config = DataConfig(sources=[Path(sys.argv[1])], workers=2, tokenizer=TokenizerConfig(vocabulary_size=1000))
-    print(shards.build_shards(None, None, Path(sys.argv[2]), config).peak_memory_bytes)
+    report = build_shards(None, None, Path(sys.argv[2]), config, tokenizer_sample=2_000_000)
+    print(report.peak_memory_bytes)
 """
     draw = random.Random(0)
     words = ["".join(draw.choices(["ka", "to", "mi", "re", "su", "no", "pel", "dri"], k=4)) for _ in range(3000)]

@@ -4,12 +4,12 @@ import json
 import pytest
 
 from fast_electra.data import sources
-from fast_electra.data.sources import Sources, read_documents
+from fast_electra.data.sources import Sources
 from fast_electra.errors import DataError
 
 
 def texts(paths, *arguments, **keywords):
-    return [document.text for document in read_documents(paths, *arguments, **keywords)]
+    return [document.text for document in Sources(paths, *arguments, **keywords)]
 
 
 def test_a_blank_line_or_the_end_ends_a_text_document(tmp_path):

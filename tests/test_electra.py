@@ -11,7 +11,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, ElectraF
 from fast_electra.config.loading import dump_config, load_config
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.errors import ModelError
-from fast_electra.models.build import build_model, load_model, transformers_config
+from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.loading import load_model
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.models.sharing import DeltaEmbedding, disentangle, fold, tie

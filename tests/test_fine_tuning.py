@@ -33,7 +33,7 @@ from fast_electra.evaluation.fine_tuning import (
 )
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.tasks import Split, Task, make_task
-from fast_electra.models.build import build_model, load_model, transformers_config
+from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.classifier import (
     cut_table,
     load_classifier,
@@ -46,6 +46,7 @@ from fast_electra.models.classifier import (
 from fast_electra.models.dropout import FastDropout, drop
 from fast_electra.models.export import write_model
 from fast_electra.models.linear_maps import LinearMap
+from fast_electra.models.loading import load_model
 from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.base import ParameterGroup

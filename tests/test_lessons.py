@@ -24,7 +24,7 @@ from fast_electra.corruption.masking import (
     originals,
     span_lengths,
 )
-from fast_electra.corruption.sources import OnTheFly
+from fast_electra.corruption.replacement import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.models.linear_maps import LinearMap
 from fast_electra.models.optimizers import AdamWOptimizer

@@ -7,8 +7,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fast_electra.errors import ModelError
-from fast_electra.models.build import build_model, continue_model, load_model, transformers_config
+from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.classifier import load_encoder
+from fast_electra.models.loading import continue_model, load_model
 from fast_electra.models.shapes import ModelConfig
 from tests.tiny import SPECIAL
 

@@ -15,7 +15,7 @@ from fast_electra.corruption.masking import (
     span_lengths,
     word_pieces,
 )
-from fast_electra.corruption.maskings import Masking, SpanMasking
+from fast_electra.corruption.masking_kinds import Masking, SpanMasking
 from tests import tiny
 
 

@@ -11,16 +11,10 @@ from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.build import (
-    build_model,
-    load_model,
-    start_at_unigram,
-    start_from,
-    transformers_config,
-    weights_digest,
-)
+from fast_electra.models.build import build_model, start_at_unigram, start_from, transformers_config
 from fast_electra.models.export import export_model
 from fast_electra.models.inputs import longest_row, model_inputs, refuse_leaks
+from fast_electra.models.loading import load_model, weights_digest
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
 from fast_electra.models.shapes import ModelConfig

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 from fast_electra.config import load_config, preset_names
 from fast_electra.config.loading import keys, resolve
 from fast_electra.config.tree import Config
-from fast_electra.data.shards import build_shards
+from fast_electra.data.shard_building import build_shards
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.studies.bench.parts import build_part

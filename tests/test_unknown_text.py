@@ -9,8 +9,8 @@ import torch
 
 from fast_electra.cli.main import main
 from fast_electra.corruption.adaptive import AdaptiveCurriculum, AdaptiveSchedule
-from fast_electra.data import shards as shards_module
-from fast_electra.data.shards import build_shards
+from fast_electra.data import shard_report
+from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.errors import DataError
 from fast_electra.pipelines.corrupt import build_cache
@@ -36,7 +36,7 @@ def _build(folder, known: int):
     ]
     draw.shuffle(documents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards_module, "LARGEST_UNKNOWN", 1.0)
+        patch.setattr(shard_report, "LARGEST_UNKNOWN", 1.0)
         build_shards(documents, tiny.word_tokenizer(WORDS), folder, tiny.settings(folder).data)
     return folder
 

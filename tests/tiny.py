@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fast_electra.config.tree import Config
 from fast_electra.data.batches import Batch
-from fast_electra.data.shards import build_shards
+from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import train_tokenizer
 

@@ -28,8 +28,9 @@ from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.recipes import RECIPES, Recipe, recipe_for
 from fast_electra.evaluation.scores import score
 from fast_electra.evaluation.tasks import Split, Task
-from fast_electra.models.build import stored_config
-from fast_electra.models.classifier import load_task_tokenizer, longest_text, set_dropout
+from fast_electra.models.build import set_dropout
+from fast_electra.models.classifier import load_task_tokenizer, longest_text
+from fast_electra.models.loading import stored_config
 from fast_electra.runs.models import resolve_model
 from fast_electra.training.precision import Execution, choose_execution
 

@@ -5,7 +5,7 @@ fast-electra pretrain CONFIG --plugin examples/plugins/backoff.py --run RUN auxi
 
 from typing import Literal
 
-from fast_electra.corruption.auxiliaries import AuxiliaryConfig
+from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig
 
 
 class BackoffAuxiliary(AuxiliaryConfig):

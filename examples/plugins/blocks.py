@@ -5,7 +5,7 @@ fast-electra pretrain CONFIG --plugin examples/plugins/blocks.py --run RUN corru
 
 from typing import Literal
 
-from fast_electra.corruption.maskings import Masking
+from fast_electra.corruption.masking_kinds import Masking
 
 
 class BlockMasking(Masking):

@@ -23,11 +23,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.tree import TrainingConfig
 from fast_electra.corruption.augmentations import Difficulty
-from fast_electra.corruption.auxiliaries import AuxiliaryConfig
 from fast_electra.corruption.auxiliary import Auxiliary
+from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig
 from fast_electra.corruption.masking import Masked, mask_random_tokens
+from fast_electra.corruption.replacement import OnTheFly
 from fast_electra.corruption.schedules import ExponentialSchedule, Schedule
-from fast_electra.corruption.sources import OnTheFly
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.inputs import longest_row

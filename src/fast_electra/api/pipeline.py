@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from fast_electra.config.tree import Config
 
 if TYPE_CHECKING:
-    from fast_electra.data.shards import BuildReport
+    from fast_electra.data.shard_report import BuildReport
     from fast_electra.evaluation.results import Evaluation
     from fast_electra.pipelines.corrupt import CacheReport
     from fast_electra.pipelines.pretrain import RunResult
@@ -40,7 +40,7 @@ def data_build(config: Config, out: str | Path) -> "BuildReport":
     Raises:
         DataError: there is nothing to read, or the folder holds something else.
     """
-    from fast_electra.data.shards import build_shards
+    from fast_electra.data.shard_building import build_shards
 
     return build_shards(None, None, out, config.data)
 

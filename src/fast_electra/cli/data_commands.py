@@ -8,7 +8,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fast_electra.data.shards import BuildReport
+    from fast_electra.data.shard_report import BuildReport
 
 
 def build(
@@ -41,7 +41,7 @@ def build(
 
     settings = load_config(config, overrides)
     console = Terminal(stderr=True)
-    from fast_electra.data.shards import build_shards
+    from fast_electra.data.shard_building import build_shards
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     descriptions = {"tokenizer": "reading text for the tokenizer", "tokens": "tokenising"}

@@ -21,7 +21,7 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
     import io
     import sys
 
-    from fast_electra.data.content import open_text, text_bytes
+    from fast_electra.data.text_files import open_text, text_bytes
     from fast_electra.errors import DataError
     from fast_electra.terminal import Terminal
 

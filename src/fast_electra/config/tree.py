@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 import fast_electra.corruption.adaptive  # noqa: F401 - registers its schedule
-from fast_electra.corruption.auxiliaries import AutoAuxiliary, AuxiliaryConfig
+from fast_electra.corruption.auxiliary_kinds import AutoAuxiliary, AuxiliaryConfig
 from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.settings import DataConfig
 from fast_electra.models.optimizers import Optimizer

@@ -23,7 +23,6 @@ Shapes: B sequences, S positions, M masked positions (padded), N = B · M, V voc
 of encoder and decoder.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp
@@ -246,12 +245,3 @@ def measure(
         "unigram_accuracy": frequent / count,
         "unigram_perplexity": exp(unigram_loss / count),
     }
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (hex) over the names and bytes of tensors, in the order given."""
-    found = hashlib.sha256()
-    for name, tensor in tensors:
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

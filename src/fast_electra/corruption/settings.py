@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from fast_electra.corruption.augmentations import Augmentation, TemperatureAugmentation
-from fast_electra.corruption.maskings import Masking, RandomMasking
+from fast_electra.corruption.masking_kinds import Masking, RandomMasking
 from fast_electra.corruption.schedules import ExponentialSchedule, Schedule
 from fast_electra.parts import Section
 

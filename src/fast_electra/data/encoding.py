@@ -148,6 +148,11 @@ def encode_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory() -> int:
     """Bytes: this process's largest resident size so far."""
     try:

@@ -22,7 +22,6 @@ _MASK32 = 0xFFFFFFFF
 class Stream(IntEnum):
     """What a random number is for: one stream each, so that no two uses share numbers."""
 
-    ORDER = 0
     MASKING = 1
     SAMPLING = 2
     REPLACEMENT_RULE = 3

@@ -3,7 +3,7 @@
 Notable:
 - nothing is held but the document at hand, and one of over 16 million bytes is cut at a line break;
 - folders are read in the order of their names, links in them are not followed, hidden files are left out;
-- a file is what its content says, whatever its name (content.py): packed text is unpacked, binary files are refused;
+- a file is what its content says, whatever its name (text_files.py): packed text is unpacked, binary files are refused;
 - nothing is lost silently: `Reading` counts files left out, files with broken UTF-8 and documents that were cut;
 - line ends become a line feed, and a byte-order mark is dropped.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from fast_electra.data.content import (
+from fast_electra.data.text_files import (
     CONVERT,
     LOOKED_AT,
     PACKED_ENDINGS,
@@ -256,28 +256,6 @@ def reading_losses(
         "cut": (cut_documents, f"{cut_documents:,} times in documents of over 16 MB"),
     }
     return {name: sentence for name, (count, sentence) in found.items() if count}
-
-
-def read_documents(
-    paths: Sequence[Path],
-    format: Format = "auto",
-    text_field: str = "text",
-    invalid_utf8: Literal["replace", "refuse"] = "replace",
-) -> Iterator[Document]:
-    """Stream the documents of files and folders.
-
-    Args:
-        paths: files, whatever their names, and folders, searched for the names in `ENDINGS` (each also with one of
-            `PACKED_ENDINGS`).
-        format: text (a blank line or the file's end ends a document), code (a file is a document), jsonl (a line is
-            one), or auto: by the file's name, text for other names.
-        text_field: the key of the text in JSON lines.
-        invalid_utf8: bytes that are not UTF-8 become U+FFFD, or are refused.
-
-    Raises:
-        DataError: a path doesn't exist or can't be read, no file was found, or a line is no JSON with a text.
-    """
-    return iter(Sources(paths, format, text_field, invalid_utf8))
 
 
 def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[str]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from fast_electra.data.content import open_text
 from fast_electra.data.files import canonical_digest
+from fast_electra.data.text_files import open_text
 from fast_electra.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

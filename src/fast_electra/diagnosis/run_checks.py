@@ -12,7 +12,7 @@ from fast_electra.data.shards import open_shards
 from fast_electra.diagnosis.curve_checks import Curves, Finding, plateau_finding
 from fast_electra.diagnosis.internal_checks import judge
 from fast_electra.errors import UserError
-from fast_electra.models.build import load_model
+from fast_electra.models.loading import load_model
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.paths import located
 from fast_electra.training.assembly import Assembled

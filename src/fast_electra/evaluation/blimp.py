@@ -39,8 +39,9 @@ from fast_electra.evaluation.minimal_pairs import (
 )
 from fast_electra.evaluation.results import ZERO_SHOT, Result, Scores, run_of, zero_shot_result
 from fast_electra.evaluation.runner import Progress, Record, Say, Subject, finished_cell, keep_cell, make_cell
-from fast_electra.models.build import build_model, load_model, stored_config
+from fast_electra.models.build import build_model
 from fast_electra.models.classifier import load_task_tokenizer, longest_text
+from fast_electra.models.loading import load_model, stored_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.paths import located

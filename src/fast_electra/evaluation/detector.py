@@ -22,10 +22,11 @@ from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ModelError
 from fast_electra.evaluation.token_scores import MaskedPrediction, Suspicion
-from fast_electra.models.build import build_model, load_model
+from fast_electra.models.build import build_model
 from fast_electra.models.classifier import longest_text
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import cast_weights
+from fast_electra.models.loading import load_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.runs.checkpoints import checkpoint_at

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from fast_electra.data.content import shown
 from fast_electra.data.files import canonical_digest
+from fast_electra.data.text_files import shown
 from fast_electra.errors import DataError, ModelError
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
 from fast_electra.evaluation.readers import json_lines

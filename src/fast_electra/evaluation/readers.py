@@ -24,7 +24,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from fast_electra.data.content import CONVERT, LOOKED_AT, flat, open_text, refuse_whole_json, shown
+from fast_electra.data.text_files import CONVERT, LOOKED_AT, flat, open_text, refuse_whole_json, shown
 from fast_electra.errors import DataError
 from fast_electra.evaluation.entities import class_names, classes_of, is_prefixed, read_spans
 from fast_electra.evaluation.tasks import ENTITY_F1, OUTSIDE, TEST, Kind, Split, Task, make_task
@@ -64,7 +64,7 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, also packed (content.py), a byte-order mark dropped, line ends as they are.
+    """A UTF-8 file, also packed (text_files.py), a byte-order mark dropped, line ends as they are.
 
     DataError where it isn't one.
     """

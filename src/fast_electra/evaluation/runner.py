@@ -44,9 +44,9 @@ from fast_electra.evaluation.recipes import Recipe, default_recipe, learning_rat
 from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, task_file
 from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples
-from fast_electra.models.build import stored_config, weights_digest
 from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
 from fast_electra.models.layers import cast_weights
+from fast_electra.models.loading import stored_config, weights_digest
 from fast_electra.publishing.export import export_run
 from fast_electra.runs.folder import run_of_checkpoint
 from fast_electra.runs.models import resolve_model

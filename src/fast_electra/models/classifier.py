@@ -15,7 +15,6 @@ Shapes: V vocabulary, R rows that are read, d width of the embeddings.
 """
 
 import copy
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,20 +34,11 @@ from transformers import (
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.build import (
-    BUILDING_ERRORS,
-    DROPOUT_KEYS,
-    LOADING_ERRORS,
-    not_built,
-    not_loaded,
-    prepare_model,
-    refuse_holes,
-    refuse_unread_weights,
-    stored_config,
-)
-from fast_electra.models.export import longest_export, save_tokenizer
+from fast_electra.models.build import BUILDING_ERRORS, not_built, prepare_model, set_dropout
+from fast_electra.models.export import drop_attention_keys, longest_export, save_tokenizer
 from fast_electra.models.inputs import first_position, longest_row
 from fast_electra.models.layers import layer_stacks
+from fast_electra.models.loading import read_checkpoint, refuse_missing, stored_config
 
 Unit = Literal["sequence", "token"]
 """what a label is given to"""
@@ -66,7 +56,7 @@ def load_encoder(source: str | Path) -> PreTrainedModel:
     """
     name = str(source)
     encoder, absent = _read_encoder(name, stored_config(name))
-    _refuse_holes(source, encoder.config, absent)
+    _refuse_missing(source, encoder.config, absent)
     return encoder.eval()
 
 
@@ -103,15 +93,8 @@ def load_classifier(
     if not untrained:
         encoder, absent = _read_encoder(name, config)
         state = {key: value for key, value in encoder.state_dict().items() if key not in absent}
-        _refuse_holes(source, config, set(model.base_model.load_state_dict(state, strict=False).missing_keys))
+        _refuse_missing(source, config, set(model.base_model.load_state_dict(state, strict=False).missing_keys))
     return prepare_model(model).train()
-
-
-def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """One rate for hidden states, attention and head, by whatever names the class has for them."""
-    for key in DROPOUT_KEYS:
-        if hasattr(config, key):
-            setattr(config, key, dropout)
 
 
 def load_task_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
@@ -218,9 +201,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         model.set_input_embeddings(embeddings.whole())
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder, longest_export(model.config, tokenizer))
-    file = folder / "config.json"  # a process without this package has no attention of our name
-    kept = {key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_attn")}
-    file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    drop_attention_keys(folder)
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:
@@ -230,27 +211,10 @@ def output_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def _read_encoder(name: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """The encoder of a checkpoint, and the names of its weights that the checkpoint lacks, or has in another shape."""
-    with torch.random.fork_rng(devices=[]):  # what is missing is drawn, and not kept
-        try:
-            encoder, report = AutoModel.from_pretrained(
-                name,
-                config=copy.deepcopy(config),
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                attn_implementation=MATMUL_ATTENTION,
-            )
-        except LOADING_ERRORS as error:
-            raise not_loaded(name, error) from error
-    refuse_unread_weights(name, encoder, report)
-    for key, parameter in encoder.named_parameters():
-        if not parameter.isfinite().all():
-            raise ModelError(f"{name}: the weights {key} hold NaN or infinity; take an earlier checkpoint.")
-    return prepare_model(encoder), {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    """The encoder of a checkpoint, and the names of its weights that the checkpoint lacks or has in another shape."""
+    encoder, absent, _ = read_checkpoint(name, copy.deepcopy(config), AutoModel)
+    return encoder, absent
 
 
-def _refuse_holes(source: str | Path, config: PreTrainedConfig, absent: set[str]) -> None:
-    refuse_holes(source, config, sorted(key for key in absent if not key.startswith("pooler.")))
+def _refuse_missing(source: str | Path, config: PreTrainedConfig, absent: set[str]) -> None:
+    refuse_missing(source, config, sorted(key for key in absent if not key.startswith("pooler.")))

@@ -59,7 +59,7 @@ def write_model(
 ) -> None:
     """As `export_model`, into a folder that the caller stages."""
     _with_two_labels(fold(model)).save_pretrained(folder)
-    _drop_private_keys(folder / "config.json")
+    drop_attention_keys(folder)
     save_tokenizer(tokenizer, folder, length or longest_export(model.config, tokenizer))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -94,8 +94,9 @@ def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:
     return exported
 
 
-def _drop_private_keys(config_file: Path) -> None:
-    """Keys that name our registered attention mean nothing to a process without this package."""
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+def drop_attention_keys(folder: Path) -> None:
+    """Remove the name of our attention from a folder's `config.json`: a process without this package lacks it."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
     cleaned = {key: value for key, value in config.items() if not key.startswith("_attn")}
-    config_file.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n", encoding="utf-8")

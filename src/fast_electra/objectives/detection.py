@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from fast_electra.corruption.sources import Corrupted
+from fast_electra.corruption.replacement import Corrupted
 from fast_electra.data.batches import Batch
 from fast_electra.objectives.base import Prepared
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fast_electra.corruption.auxiliary import Candidates
 from fast_electra.corruption.masking import Masker, masked_ids
-from fast_electra.corruption.sources import Corrupted, corrupt_by
+from fast_electra.corruption.replacement import Corrupted, corrupt_by
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.rtd import ReplacedTokenDetector

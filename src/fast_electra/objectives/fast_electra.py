@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masker
+from fast_electra.corruption.replacement import Corrupted, CorruptionSource
 from fast_electra.corruption.schedules import Curriculum
-from fast_electra.corruption.sources import Corrupted, CorruptionSource
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.rtd import ReplacedTokenDetector

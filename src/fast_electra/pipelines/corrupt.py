@@ -21,20 +21,10 @@ import torch
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
-from fast_electra.corruption.cache import (
-    FORMAT,
-    IDENTITY,
-    VERSION,
-    Part,
-    Piece,
-    differences,
-    expected_replaced,
-    token_type,
-    write_cache_manifest,
-    write_part,
-)
+from fast_electra.corruption.cache import FORMAT, IDENTITY, VERSION, differences, write_cache_manifest
+from fast_electra.corruption.cache_files import PackedPaths, PartFile, expected_replaced, token_type, write_part
 from fast_electra.corruption.masking import originals
-from fast_electra.corruption.sources import race
+from fast_electra.corruption.replacement import race
 from fast_electra.data.batches import BatchSchedule, Prefetcher
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
 from fast_electra.errors import ConfigError, DataError
@@ -270,8 +260,8 @@ class _Builder:
         if validation is not None and report.rows >= self.rows:
             write_cache_manifest(
                 self.folder,
-                [Part(**facts["part"]) for facts in train],
-                Part(**validation["part"]),
+                [PartFile(**facts["part"]) for facts in train],
+                PartFile(**validation["part"]),
                 {facts["part"]["file"]: facts["entry"] for facts in there},
             )
             report.finished = True
@@ -297,7 +287,7 @@ class _Builder:
             loader.close()
 
     @torch.no_grad()
-    def _piece(self, prepared: Prepared, seed: int) -> Piece:
+    def _piece(self, prepared: Prepared, seed: int) -> PackedPaths:
         objective, execution = self.inputs.config.objective, self.inputs.execution
         disallow_correct = objective.never_draws_original
         interval = self.inputs.config.corruption.race_interval
@@ -313,7 +303,7 @@ class _Builder:
             expected_BK = masked.valid_BM.sum(1, keepdim=True).expand_as(expected_BK)
         self.forward_seconds += computed - began
         self.race_seconds += _now(execution) - computed
-        return Piece.of(path, masked, expected_BK)
+        return PackedPaths.of(path, masked, expected_BK)
 
     def _facts(self, number: int) -> dict[str, Any] | None:
         """What a finished part's JSON file says; None where there is none, or it is damaged."""

@@ -20,7 +20,8 @@ from fast_electra.config.tree import Config
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.data.settings import DataConfig
-from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.data.shard_building import build_shards
+from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Document, Sources
 from fast_electra.diagnosis.doctor import DoctorObserver
 from fast_electra.errors import ConfigError, DataError
@@ -30,7 +31,8 @@ from fast_electra.evaluation.bugs.scoring import evaluate_masked
 from fast_electra.evaluation.bugs.statistics import judge
 from fast_electra.evaluation.detector import detector_of, masked_prediction, untrained_detectors
 from fast_electra.evaluation.sentences import most_suspicious_sentences
-from fast_electra.models.build import load_model, transformers_config
+from fast_electra.models.build import transformers_config
+from fast_electra.models.loading import load_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.pipelines.own_task import OwnTask, check_task, judge_on_task
 from fast_electra.pipelines.pretrain import pretrain
@@ -294,7 +296,7 @@ def _downstream(
 
 def _validation_texts(sources: Material, config: Config) -> list[Document]:
     """The user's documents that were held out, as the shards chose them."""
-    from fast_electra.data.shards import is_validation_text
+    from fast_electra.data.shard_building import is_validation_text
 
     fraction = config.data.validation_fraction
     return [document for document in sources.documents if is_validation_text(document.text, fraction)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fast_electra.errors import ModelError
-from fast_electra.models.build import refuse_no_model
+from fast_electra.models.loading import refuse_no_model
 from fast_electra.runs.folder import RunFolder
 from fast_electra.terminal import command
 

@@ -29,8 +29,9 @@ from fast_electra.data.batches import Batch
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError, ModelError
-from fast_electra.models.build import build_model, stored_config, transformers_config
+from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.corrective import CorrectiveHead
+from fast_electra.models.loading import stored_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.shapes import ShapeConfig

@@ -18,18 +18,16 @@ from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.corruption.initial import initial_temperature
 from fast_electra.corruption.masking import Masker, mask_random_tokens
+from fast_electra.corruption.replacement import CorruptionSource, OnTheFly
 from fast_electra.corruption.settings import CorruptionConfig
-from fast_electra.corruption.sources import CorruptionSource, OnTheFly
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.random import stage_seed
 from fast_electra.data.shards import Split, TokenShards, open_shards
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ConfigError, DataError
-from fast_electra.models.build import (
-    start_from,
-    weights_digest,
-)
+from fast_electra.models.build import start_from
 from fast_electra.models.corrective import CorrectiveHead
+from fast_electra.models.loading import weights_digest
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.sharing import disentangle, tie

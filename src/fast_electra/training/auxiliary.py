@@ -18,15 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fast_electra.config.loading import setting
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
-from fast_electra.corruption.auxiliaries import AuxiliaryConfig, Use
-from fast_electra.corruption.auxiliary import Auxiliary, Candidates, digest, measure
+from fast_electra.corruption.auxiliary import Auxiliary, Candidates, measure
+from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig, Use
 from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.shards import TokenShards
 from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_tokenizer, vocabulary_size
 from fast_electra.errors import ConfigError, ModelError
-from fast_electra.models.build import load_model, stored_config
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import truncate
+from fast_electra.models.loading import load_model, stored_config, tensors_digest
 from fast_electra.objectives.base import Prepared
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import RunFolder, load_run
@@ -172,7 +172,7 @@ def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Ten
     sentinels = found.part.sentinels(found.name, found.tokenizer, slots)
     excluded_V = excluded_V.clone()
     excluded_V[sentinels] = True
-    return LoadedAuxiliary(found.part, model, sentinels, excluded_V, digest(model.named_parameters()))
+    return LoadedAuxiliary(found.part, model, sentinels, excluded_V, tensors_digest(model.named_parameters()))
 
 
 def make_auxiliary(

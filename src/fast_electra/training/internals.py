@@ -25,11 +25,11 @@ from transformers import PreTrainedModel
 
 from fast_electra.data.batches import Batch
 from fast_electra.models.attention import watching_attention
-from fast_electra.models.build import load_model, stored_config
 from fast_electra.models.classifier import load_encoder
 from fast_electra.models.export import LABELS
 from fast_electra.models.inputs import model_inputs
 from fast_electra.models.layers import layer_modules
+from fast_electra.models.loading import load_model, stored_config
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.runs.metrics import Record
 from fast_electra.runs.models import resolve_model

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from fast_electra.config.tree import TrainingConfig
-from fast_electra.data.shards import available_cores
+from fast_electra.data.encoding import available_cores
 from fast_electra.errors import ConfigError
 
 _BFLOAT16_ISAS = ("AVX512_CORE_BF16", "AVX10_1_512", "AVX512_CORE_AMX", "DEFAULT", "ALL")

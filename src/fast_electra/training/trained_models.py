@@ -10,8 +10,9 @@ from fast_electra.config.loading import setting
 from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import ConfigError, ModelError
-from fast_electra.models.build import Head, build_model, continue_model, start_at_unigram, transformers_config
+from fast_electra.models.build import Head, build_model, start_at_unigram, transformers_config
 from fast_electra.models.inputs import longest_row
+from fast_electra.models.loading import continue_model
 from fast_electra.models.shapes import ShapeConfig
 from fast_electra.runs.models import resolve_model
 

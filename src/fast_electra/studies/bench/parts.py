@@ -16,7 +16,7 @@ from torch import Tensor
 from fast_electra.config import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
-from fast_electra.corruption.sources import Corrupted, replace
+from fast_electra.corruption.replacement import Corrupted, replace
 from fast_electra.data.batches import Batch, Prefetcher, one_by_one
 from fast_electra.data.tokenizer import SPECIAL_TOKENS
 from fast_electra.objectives.base import Objective, Prepared

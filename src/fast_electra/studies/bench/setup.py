@@ -9,10 +9,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from fast_electra.config import Config, resolve
-from fast_electra.data.shards import TokenShards, build_shards, open_shards
+from fast_electra.data.shard_building import build_shards
+from fast_electra.data.shards import TokenShards, open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
-from fast_electra.models.build import build_model, stored_config, transformers_config
+from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.loading import stored_config
 from fast_electra.models.shapes import ShapeConfig
 from fast_electra.pipelines.corrupt import build_cache
 from fast_electra.runs.models import resolve_model

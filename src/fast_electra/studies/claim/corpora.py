@@ -38,8 +38,8 @@ from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.runner import without_tests
 from fast_electra.evaluation.tasks import Task, with_examples
-from fast_electra.models.build import load_model
 from fast_electra.models.classifier import load_task_tokenizer
+from fast_electra.models.loading import load_model
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.runs.folder import load_run
 from fast_electra.runs.models import resolve_model

@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest, write_json_atomically
-from fast_electra.data.shards import build_shards, open_shards
+from fast_electra.data.shard_building import build_shards
+from fast_electra.data.shards import open_shards
 from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import TrainingError
 from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell, open_subject
-from fast_electra.models.build import load_model
+from fast_electra.models.loading import load_model
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.pipelines.pretrain import pretrain

@@ -12,8 +12,8 @@ import zipfile
 
 import pytest
 
-from fast_electra.data.content import LOOKED_AT, json_in, text_bytes
-from fast_electra.data.sources import Sources, read_documents
+from fast_electra.data.sources import Sources
+from fast_electra.data.text_files import LOOKED_AT, json_in, text_bytes
 from fast_electra.errors import DataError
 from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
 from fast_electra.evaluation.readers import choose_columns, load_own
@@ -47,12 +47,12 @@ def _sqlite(folder) -> bytes:
 @pytest.mark.parametrize("name", ["A.TXT.GZ", "a.txt", "a"])
 def test_packed_text_is_unpacked_whatever_its_name(tmp_path, pack, name):
     (tmp_path / name).write_bytes(pack(TEXT.encode()))
-    assert len(list(read_documents([tmp_path / name]))) == 300
+    assert len(list(Sources([tmp_path / name]))) == 300
 
 
 def test_text_under_the_name_of_packed_text_is_read(tmp_path):  # browsers unpack what they download
     (tmp_path / "a.txt.gz").write_text(TEXT, encoding="utf-8")
-    assert len(list(read_documents([tmp_path]))) == 300
+    assert len(list(Sources([tmp_path]))) == 300
 
 
 REFUSED = {
@@ -84,9 +84,9 @@ def test_what_is_no_utf8_text_is_refused_by_name_and_kind_on_every_path(tmp_path
     make, sentence = REFUSED[kind]
     content = make(tmp_path)
     for name, read in (
-        ("a.txt", lambda path: list(read_documents([path]))),
-        ("b.jsonl", lambda path: list(read_documents([path]))),
-        ("c.py", lambda path: list(read_documents([path], "code"))),
+        ("a.txt", lambda path: list(Sources([path]))),
+        ("b.jsonl", lambda path: list(Sources([path]))),
+        ("c.py", lambda path: list(Sources([path], "code"))),
         ("d.tsv", lambda path: load_own(path, None, ["text"], "label")),
         ("e.csv", lambda path: choose_columns(path, [], None)),
         ("f.jsonl", lambda path: read_minimal_pairs(path)),
@@ -118,7 +118,7 @@ def test_all_of_a_long_file_is_read_after_it_was_looked_at(tmp_path):
     lines = [f"line {number}" for number in range(20_000)]
     (tmp_path / "a.txt").write_text("\n\n".join(lines))
     (tmp_path / "b.txt.xz").write_bytes(lzma.compress("\n\n".join(lines).encode()))
-    assert [document.text for document in read_documents([tmp_path])] == lines * 2
+    assert [document.text for document in Sources([tmp_path])] == lines * 2
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -130,9 +130,9 @@ def test_json_lines_that_would_be_read_as_text_name_the_format(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("\n".join(map(json.dumps, ROWS)))
     with pytest.raises(DataError, match=r"a\.json holds a JSON object a line.*data\.format=jsonl"):
-        list(read_documents([path]))
-    assert len(list(read_documents([path], "jsonl"))) == 30
-    assert len(list(read_documents([path], "text"))) == 1  # asked for
+        list(Sources([path]))
+    assert len(list(Sources([path], "jsonl"))) == 30
+    assert len(list(Sources([path], "text"))) == 1  # asked for
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -145,7 +145,7 @@ def test_one_json_value_over_the_whole_file_is_refused_with_a_way_out(tmp_path, 
     for name in ("a.json", "a.jsonl"):
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match=rf"{name} is one JSON {shape} over the whole file.*`jq -c .*data\.format"):
-            list(read_documents([tmp_path / name]))
+            list(Sources([tmp_path / name]))
     for read in (
         lambda path: load_own(path, None, ["text"], "label"),
         lambda path: choose_columns(path, [], None),
@@ -190,9 +190,9 @@ def test_replaced_characters_are_counted(tmp_path):
 def test_a_web_page_under_the_name_of_packed_text_is_refused(tmp_path):  # a failed download
     (tmp_path / "corpus.txt.gz").write_text("\n<!DOCTYPE html>\n<title>403 Forbidden</title>")
     with pytest.raises(DataError, match="is a web page, not what its name says: download the file again"):
-        list(read_documents([tmp_path / "corpus.txt.gz"]))
+        list(Sources([tmp_path / "corpus.txt.gz"]))
     (tmp_path / "page.txt").write_text("<!DOCTYPE html>\n<title>A text about markup</title>")
-    assert len(list(read_documents([tmp_path / "page.txt"]))) == 1
+    assert len(list(Sources([tmp_path / "page.txt"]))) == 1
 
 
 def test_what_is_behind_the_first_bytes_is_counted_and_bounded_too(tmp_path):
@@ -203,13 +203,13 @@ def test_what_is_behind_the_first_bytes_is_counted_and_bounded_too(tmp_path):
     assert "\0" not in text
     assert text.count("\N{REPLACEMENT CHARACTER}") == found.reading.replaced_characters > 500
     with pytest.raises(DataError, match="line 5981: not UTF-8"):
-        list(read_documents([tmp_path / "a.txt"], invalid_utf8="refuse"))
+        list(Sources([tmp_path / "a.txt"], invalid_utf8="refuse"))
     (tmp_path / "c.txt").write_bytes(TEXT.encode() * 10 + b"a\0b")
     with pytest.raises(DataError, match=r"c\.txt, line 5981: a NUL byte"):
-        list(read_documents([tmp_path / "c.txt"], invalid_utf8="refuse"))
+        list(Sources([tmp_path / "c.txt"], invalid_utf8="refuse"))
     (tmp_path / "b.txt").write_bytes(TEXT.encode() * 10 + noise * 100)
     with pytest.raises(DataError, match=r"b\.txt is binary, or in another encoding than UTF-8 \(\d\d% of its char"):
-        list(read_documents([tmp_path / "b.txt"]))
+        list(Sources([tmp_path / "b.txt"]))
 
 
 def test_a_table_in_another_encoding_says_how_to_convert_it(tmp_path):
@@ -221,7 +221,7 @@ def test_a_table_in_another_encoding_says_how_to_convert_it(tmp_path):
 def test_a_line_of_json_without_the_key_says_which_keys_have_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"title": "a", "body": "b", "id": 3}')
     with pytest.raises(DataError, match=r"no string under 'text' \(strings are under 'title', 'body'\)"):
-        list(read_documents([tmp_path / "a.jsonl"]))
+        list(Sources([tmp_path / "a.jsonl"]))
 
 
 def test_a_pipe_is_refused_since_text_is_read_twice(tmp_path):

@@ -1,0 +1,357 @@
+"""Building token shards: text → documents → splits → tokens → files. `shards.py` has the format and the reader.
+
+Notable:
+- memory is bounded: text goes through in chunks, a fixed number of them at a time, and each document that was seen is
+  remembered by 64 bits;
+- the same documents give the same bytes, whatever the number of processes;
+- whether a document is for validation follows from a digest of its text, not from its place;
+- the folder is staged beside its place and renamed when it is complete.
+"""
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fast_electra.data.encoding import CHUNK, Chunk, Encoder, available_cores, encode_in_order, peak_memory
+from fast_electra.data.files import MANIFEST, staged_folder, write_manifest
+from fast_electra.data.shard_report import BuildReport, SplitReport, refuse_empty, refuse_other_language
+from fast_electra.data.shard_writer import ShardWriter
+from fast_electra.data.shards import FORMAT, SPLITS, VERSION, Split, open_shards
+from fast_electra.data.sources import Document, Sources
+from fast_electra.data.tokenizer import (
+    ENCODING_PIECE,
+    TRAINING_PIECE,
+    fingerprint,
+    load_tokenizer,
+    pieces,
+    train_tokenizer,
+    unknown_id,
+    vocabulary_size,
+)
+from fast_electra.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from fast_electra.data.settings import DataConfig
+
+SHARD_TOKENS = 2**26
+"""tokens after which the next document starts a new shard"""
+TOKENIZER_SAMPLE = 64_000_000
+"""approximate number of bytes of text that a tokenizer is trained on, drawn from the whole corpus"""
+
+Progress = Callable[[str, int, int | None], None]
+"""called with the stage ("tokenizer" or "tokens"), the bytes done, and the total number of bytes or None"""
+
+
+class _Digest:
+    """192 bits of a text: one part identifies the document, one chooses its split, one draws tokenizer pieces."""
+
+    def __init__(self, text: str) -> None:
+        encoded = text.encode("utf-8", "surrogatepass")
+        self.bytes = len(encoded)
+        self.whole = hashlib.blake2b(encoded, digest_size=24).digest()
+        self.identity, split, draw = struct.unpack("<3Q", self.whole)
+        self.share = split / 2**64
+        self.draw = draw / 2**64
+
+
+class _Seen:
+    """A set of 64-bit numbers in 16 to 32 bytes each, by open addressing; a Python set takes 60 to 120."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._slots = memoryview(bytearray(8 << 12)).cast("Q")
+
+    def add(self, number: int) -> bool:
+        """Add a number; False if the set had it already."""
+        number = number or 1  # 0 marks a free slot
+        if 2 * self._count >= len(self._slots):
+            old, self._slots = self._slots, memoryview(bytearray(16 * len(self._slots))).cast("Q")
+            for kept in old:
+                if kept:
+                    self._slots[self._place(kept)] = kept
+        place = self._place(number)
+        if self._slots[place] == number:
+            return False
+        self._slots[place] = number
+        self._count += 1
+        return True
+
+    def _place(self, number: int) -> int:
+        slots, last = self._slots, len(self._slots) - 1
+        place = number & last
+        while slots[place] not in (0, number):
+            place = (place + 1) & last
+        return place
+
+
+class _Splitter:
+    """Chooses the split of each document, and digests the stream: every text, its order and its split."""
+
+    def __init__(self, fraction: float, validation: Callable[[Document], bool] | None) -> None:
+        self._fraction = fraction
+        self._validation = validation
+        self._hash = hashlib.sha256()
+        self.smallest_share = 1.0
+
+    def __call__(self, document: Document, digest: _Digest) -> Split:
+        held_out = digest.share < self._fraction if self._validation is None else bool(self._validation(document))
+        self._hash.update(digest.whole + (b"v" if held_out else b"t"))
+        self.smallest_share = min(self.smallest_share, digest.share)
+        return "validation" if held_out else "train"
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def build_shards(
+    documents: Iterable[Document] | None,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: str | Path,
+    config: "DataConfig",
+    validation: Callable[[Document], bool] | None = None,
+    progress: Progress | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+    tokenizer_sample: int = TOKENIZER_SAMPLE,
+) -> BuildReport:
+    """Tokenise documents into `folder`. If the folder holds the same shards already, nothing is done.
+
+    Args:
+        documents: None: those of `config.sources`. An iterator is enough if a tokenizer is given.
+        tokenizer: None: the one that `config.tokenizer` names, or one trained on the training documents.
+        folder: new, empty, or with finished shards of the same documents and settings.
+        config: how to read, tokenise and split. `length` is used for the report only.
+        validation: says which documents are for validation; None: a digest chooses the share
+            `config.validation_fraction`.
+        progress: called as the build goes on.
+        shard_tokens: the size of a shard; its last chunk may exceed it.
+        tokenizer_sample: approximate number of bytes of text that a tokenizer is trained on.
+
+    Returns:
+        what was read, kept and left out; from the manifest if the folder was finished before.
+
+    Raises:
+        DataError: there is nothing to read, a split gets no document, the disk is full, or the folder holds something
+            else. An unfinished folder is removed.
+    """
+    folder = Path(folder)
+    tell = progress or (lambda stage, done, total: None)
+    if documents is None:
+        documents = Sources(config.sources, config.format, config.text_field, config.invalid_utf8)
+    settings = _settings(config, tokenizer, validation)
+    if (folder / MANIFEST).exists():
+        return _existing(folder, settings, documents, validation)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} holds something that is not token shards; choose a new or empty folder.")
+    report = BuildReport(folder, workers=config.workers or available_cores())
+    began = time.perf_counter()
+    if tokenizer is None:
+        tokenizer = _tokenizer(documents, config, validation, tell, tokenizer_sample)
+    report.tokenizer_seconds = time.perf_counter() - began
+    missing = [name for name in ("pad", "cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing:
+        raise DataError(f"the tokenizer has no {' and no '.join(missing)} token; take one for encoders.")
+    report.vocabulary_size = vocabulary_size(tokenizer)
+    with staged_folder(folder) as staged:
+        tokenizer.save_pretrained(str(staged / "tokenizer"))
+        # Some tokenizers change when they are saved; the stored one must be the one that was used.
+        if fingerprint(load_tokenizer(staged / "tokenizer")) != fingerprint(tokenizer):
+            raise DataError("the tokenizer changes when it is saved and loaded; use the saved one instead.")
+        began = time.perf_counter()
+        writers = {
+            name: ShardWriter(staged, name, report.vocabulary_size, shard_tokens, config.length) for name in SPLITS
+        }
+        source_digest = _write(documents, tokenizer, config, validation, writers, report, tell)
+        report.seconds = time.perf_counter() - began
+        report.megabytes_per_second = report.text_bytes / 1e6 / max(report.seconds, 1e-9)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dtype": writers["train"].dtype.name,
+            "vocabulary_size": report.vocabulary_size,
+            "tokenizer_fingerprint": fingerprint(tokenizer),
+            "special_tokens": {
+                name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "cls", "sep", "mask")
+            }
+            | {"unk": unknown_id(tokenizer)},
+            "splits": {name: writer.shards for name, writer in writers.items()},
+            "most_frequent_token": writers["train"].most_frequent(set(tokenizer.all_special_ids)),
+            "settings": settings,
+            "source_digest": source_digest,
+            "report": report.to_json(),
+        }
+        del content["report"]["folder"], content["report"]["existed"]
+        write_manifest(staged, content, {n: d for writer in writers.values() for n, d in writer.digests.items()})
+    return report
+
+
+def is_validation_text(text: str, fraction: float) -> bool:
+    """Whether a document with this text is for validation when a digest chooses the split."""
+    return _Digest(text).share < fraction
+
+
+def _existing(
+    folder: Path,
+    settings: dict[str, Any],
+    documents: Iterable[Document],
+    validation: Callable[[Document], bool] | None,
+) -> BuildReport:
+    """The report of shards that exist already; DataError if their text or settings differ."""
+    manifest = open_shards(folder, verify=False).manifest
+    there = manifest["settings"]
+    differing = [
+        f"{key} is {there.get(key)} there and {settings.get(key)} here"
+        for key in sorted(there | settings)
+        if there.get(key) != settings.get(key)
+    ]
+    if not differing:
+        fraction = settings["data.validation_fraction"]
+        splitter = _Splitter(fraction if validation is None else 0.0, validation)
+        for document in documents:
+            splitter(document, _Digest(document.text))
+        if splitter.hexdigest() == manifest["source_digest"]:
+            stored = dict(manifest["report"])
+            timing, splits = stored.pop("timing"), stored.pop("splits")
+            del stored["tokens"]
+            reports = {name: SplitReport(**split) for name, split in splits.items()}
+            return BuildReport(folder=folder, **{**stored, **timing, "splits": reports, "existed": True})
+        differing = ["the text has changed"]
+    raise DataError(f"{folder} holds other shards ({'; '.join(differing)}): choose another folder, or delete this one.")
+
+
+def _settings(
+    config: "DataConfig", tokenizer: "PreTrainedTokenizerBase | None", validation: object | None
+) -> dict[str, Any]:
+    """What the shards depend on besides the text, by configuration key."""
+    settings: dict[str, Any] = {
+        "data.format": config.format,
+        "data.text_field": config.text_field,
+        "data.invalid_utf8": config.invalid_utf8,
+        "data.validation_fraction": config.validation_fraction if validation is None else "given",
+    }
+    if tokenizer is not None:
+        settings["tokenizer"] = fingerprint(tokenizer)
+    else:
+        settings |= {
+            f"data.tokenizer.{name}": value for name, value in config.tokenizer.model_dump(mode="json").items()
+        }
+    return settings
+
+
+def _tokenizer(
+    documents: Iterable[Document],
+    config: "DataConfig",
+    validation: Callable[[Document], bool] | None,
+    tell: Progress,
+    sample: int,
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer that the configuration names, or one trained on a sample of the training documents.
+
+    The sample consists of pieces that are drawn by their digests. It takes its share from every large document and
+    every folder, and does not depend on their order.
+    """
+    if config.tokenizer.path is not None:
+        return load_tokenizer(config.tokenizer.path)
+    if iter(documents) is documents:
+        raise TypeError("an iterator of documents can be read only once: give a tokenizer, or a list or Sources")
+    if isinstance(documents, Sources):
+        on_disk, total = documents.sizes()
+    else:
+        on_disk = total = sum(len(document.text) for document in documents)
+    share = sample / max(total, 1)
+
+    def texts() -> Iterator[str]:
+        read = told = 0
+        splitter = _Splitter(config.validation_fraction, validation)
+        for document in documents:
+            digest = _Digest(document.text)
+            if splitter(document, digest) == "train":
+                if share >= 1:
+                    yield document.text
+                else:
+                    yield from (p for p in pieces(document.text, TRAINING_PIECE) if _Digest(p).draw < share)
+            read += digest.bytes
+            if read - told >= CHUNK:
+                told = read
+                tell("tokenizer", _bytes_done(documents, read), on_disk)
+
+    return train_tokenizer(texts(), config.tokenizer, config.length)
+
+
+def _write(
+    documents: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerBase",
+    config: "DataConfig",
+    validation: Callable[[Document], bool] | None,
+    writers: dict[str, ShardWriter],
+    report: BuildReport,
+    tell: Progress,
+) -> str:
+    """Tokenise all documents into the writers and fill in the report; returns the digest of the documents."""
+    splitter = _Splitter(config.validation_fraction, validation)
+    total = documents.sizes()[0] if isinstance(documents, Sources) else None
+    peaks: dict[int, int] = {}
+    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, unknown_id(tokenizer))  # type: ignore[attr-defined]
+    chunks = _chunks(documents, splitter, report)
+    with closing(encode_in_order(encoder, chunks, report.workers)) as results:
+        for chunk, encoded in results:
+            writers[chunk.split].append(encoded.ids, encoded.ends)
+            report.unknown_tokens += encoded.unknown
+            report.lost_bytes += encoded.lost
+            peaks[encoded.process] = encoded.peak_bytes
+            tell("tokens", _bytes_done(documents, report.text_bytes), total)
+    for writer in writers.values():
+        writer.finish()
+    report.splits = {name: writer.report for name, writer in writers.items()}
+    if isinstance(documents, Sources):
+        reading = documents.reading
+        report.files, report.left_out_files = reading.files, reading.left_out_files
+        report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
+        report.cut_documents = reading.cut_documents
+    refuse_empty(report, config, validation, splitter.smallest_share)
+    refuse_other_language(report)
+    kept_bytes = report.text_bytes - sum(reason["bytes"] for reason in report.dropped.values())
+    report.bytes_per_token = kept_bytes / report.tokens
+    peaks[os.getpid()] = peak_memory()
+    report.peak_memory_bytes = sum(peaks.values())
+    return splitter.hexdigest()
+
+
+def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildReport) -> Iterator[Chunk]:
+    """Gather documents into chunks, so that many small ones cost no more than a large one; counts dropped documents."""
+    seen = _Seen()
+    held: dict[Split, list[tuple[str, bool]]] = {"train": [], "validation": []}
+    sizes: dict[Split, int] = {"train": 0, "validation": 0}
+    for document in documents:
+        digest = _Digest(document.text)
+        split = splitter(document, digest)
+        report.documents += 1
+        report.text_bytes += digest.bytes
+        reason = None if document.text.strip() else "empty"
+        if reason is None and not seen.add(digest.identity):
+            reason = "duplicate"
+        if reason:
+            count = report.dropped.setdefault(reason, {"documents": 0, "bytes": 0})
+            count["documents"] += 1
+            count["bytes"] += digest.bytes
+            continue
+        cut = list(pieces(document.text, ENCODING_PIECE))
+        for number, piece in enumerate(cut, 1):
+            held[split].append((piece, number == len(cut)))
+            sizes[split] += len(piece)
+            if sizes[split] >= CHUNK:
+                yield Chunk(split, held[split])
+                held[split], sizes[split] = [], 0
+    for split, rest in held.items():
+        if rest:
+            yield Chunk(split, rest)
+
+
+def _bytes_done(documents: Iterable[Document], text_bytes: int) -> int:
+    return documents.reading.bytes_read if isinstance(documents, Sources) else text_bytes
