@@ -17,7 +17,15 @@ import torch
 from transformers import AutoModelForTokenClassification
 
 import fast_electra
-from fast_electra import ConstantSchedule, Corruptor, ExponentialSchedule, load_auxiliary, rtd_loss
+from fast_electra import (
+    ConstantSchedule,
+    Corruptor,
+    ExponentialSchedule,
+    SpanMasking,
+    WholeWordMasking,
+    load_auxiliary,
+    rtd_loss,
+)
 from fast_electra.api.corruptor import moved_auxiliary
 from fast_electra.corruption.adaptive import AdaptiveSchedule
 from fast_electra.data.batches import Batch
@@ -30,7 +38,8 @@ from tests import tiny
 PUBLIC = [
     *("Config", "ConstantSchedule", "CorruptedBatch", "Corruptor", "CosineSchedule", "ExponentialSchedule"),
     *("FastElectraCallback", "FastElectraCollator", "FrozenAuxiliary", "LinearSchedule", "PolynomialSchedule"),
-    *("StepwiseSchedule", "corrupt", "data_build", "evaluate", "export", "load_auxiliary", "load_config", "pretrain"),
+    *("RandomMasking", "SpanMasking", "StepwiseSchedule", "WholeWordMasking"),
+    *("corrupt", "data_build", "evaluate", "export", "load_auxiliary", "load_config", "pretrain"),
     "rtd_loss",
 ]
 needs_accelerate = pytest.mark.skipif(
@@ -122,6 +131,21 @@ def test_a_corrupted_batch_and_its_loss_are_those_of_the_programs_own_training_s
     loss, count = parts.objective.terms(prepared, progress, key).losses["rtd"]
     logits = parts.objective.models()["main"](found.input_ids).logits
     assert rtd_loss(logits, found.labels).item() == pytest.approx((loss / count).item(), rel=1e-6)  # float32
+
+
+@pytest.mark.parametrize("masking", [WholeWordMasking(rate=0.3), SpanMasking(rate=0.3)])
+def test_words_and_spans_are_masked_as_in_a_run_also_by_a_worker_that_is_not_forked(frozen, shards, auxiliary, masking):
+    config = tiny.settings(shards, "fast_electra", auxiliary, corruption__masking=masking.model_dump())
+    parts = assemble(config, choose_execution(config.training))
+    batch = parts.schedule.at(0)
+    samples = torch.arange(8)
+    keyed = dataclasses.replace(batch, epochs=torch.zeros(8, dtype=torch.int64), indices=samples)
+    masker = Corruptor(frozen, parts.tokenizer, masking=masking, seed=9).masking
+    expected = parts.objective.prepare(keyed, masker.key(2)).masked
+    for sent in (masker, pickle.loads(pickle.dumps(masker))):
+        found = sent(sent.rows(batch.ids, ~batch.padding, samples), 2)
+        assert torch.equal(found.positions_BM, expected.positions_BM)
+        assert torch.equal(found.valid_BM, expected.valid_BM)
 
 
 def test_the_same_call_gives_the_same_batch_whatever_ran_before(corrupt, frozen, tokenizer):

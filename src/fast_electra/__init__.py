@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fast_electra.api.trainer import FastElectraCallback, FastElectraCollator
     from fast_electra.config.loading import load_config
     from fast_electra.config.tree import Config
+    from fast_electra.corruption.masking_kinds import RandomMasking, SpanMasking, WholeWordMasking
     from fast_electra.corruption.schedules import (
         ConstantSchedule,
         CosineSchedule,
@@ -36,7 +37,10 @@ __all__ = [
     "FrozenAuxiliary",
     "LinearSchedule",
     "PolynomialSchedule",
+    "RandomMasking",
+    "SpanMasking",
     "StepwiseSchedule",
+    "WholeWordMasking",
     "corrupt",
     "data_build",
     "evaluate",
@@ -53,6 +57,7 @@ _MODULES = {
     "api.trainer": ("FastElectraCallback", "FastElectraCollator"),
     "config.loading": ("load_config",),
     "config.tree": ("Config",),
+    "corruption.masking_kinds": tuple(name for name in __all__ if name.endswith("Masking")),
     "corruption.schedules": tuple(name for name in __all__ if name.endswith("Schedule")),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

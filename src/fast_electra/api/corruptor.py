@@ -25,7 +25,8 @@ from fast_electra.config.tree import TrainingConfig
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig
-from fast_electra.corruption.masking import Masked, mask_random_tokens
+from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.masking_kinds import Masking, RandomMasking
 from fast_electra.corruption.replacement import OnTheFly
 from fast_electra.corruption.schedules import ExponentialSchedule, Schedule
 from fast_electra.data.batches import Batch
@@ -122,6 +123,7 @@ class Corruptor:
         *,
         schedule: Schedule | Callable[[float], float] | None = None,
         mask_rate: float = 0.15,
+        masking: Masking | None = None,
         seed: int = 0,
     ) -> None:
         """Prepare an auxiliary for the texts of a tokenizer.
@@ -131,7 +133,9 @@ class Corruptor:
             tokenizer: of the main model; the auxiliary's, for a token must mean the same to both.
             schedule: the temperature by the progress, one of this package's schedules or a function of a number from 0
                 to 1; None: the paper's, `ExponentialSchedule(initial=2.0, tau=0.1)`.
-            mask_rate: share of each row's tokens that are masked, special tokens not counted.
+            mask_rate: share of each row's tokens that are masked at random, special tokens not counted.
+            masking: another way to mask, with its own rate: `WholeWordMasking(rate=0.15)`, `SpanMasking(rate=0.15)`, or
+                a masking of yours (docs/plugins.md); None: random tokens at `mask_rate`.
             seed: of masks and noise, from 0 on.
 
         Raises:
@@ -145,7 +149,7 @@ class Corruptor:
             raise ConfigError(f"seed is {seed}: give a whole number from 0 to 2^63 - 1.")
         self.temperature = _temperature_function(ExponentialSchedule() if schedule is None else schedule)
         """temperature by progress"""
-        self.masking = Masking(tokenizer, mask_rate, seed)
+        self.masking = RowMasker(tokenizer, masking or RandomMasking(rate=mask_rate), seed)
         """draws the masks; small, and independent of the auxiliary"""
         found = auxiliary.found
         if difference := other_tokens(found, tokenizer):
@@ -220,20 +224,30 @@ class Corruptor:
         return CorruptedBatch(corrupted.ids_BS, labels_BS, masked_BS, temperature)
 
 
-class Masking:
+class RowMasker:
     """Draws which positions of a batch are masked: the first half of a `Corruptor`, without the auxiliary."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, rate: float, seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, masking: Masking, seed: int) -> None:
         """See `Corruptor`."""
         self.tokenizer = tokenizer
-        self._rate, self._seed = rate, seed
+        self._masking, self._seed = masking, seed
+        self._mask = masking.masker(tokenizer)
         self._pad = special_ids(tokenizer)["pad"]
         self._special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
         self._vocabulary = len(excluded_tokens(tokenizer))
 
     def __call__(self, rows: Batch, update: int) -> Masked:
         """The masked positions of the rows at an update."""
-        return mask_random_tokens(rows, self._rate, self.key(update))
+        return self._mask(rows, self.key(update))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker that is not forked is sent: a masking's function cannot be sent, and is made there."""
+        return {name: value for name, value in vars(self).items() if name != "_mask"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the masking's function again."""
+        vars(self).update(state)
+        self._mask = self._masking.masker(self.tokenizer)
 
     def key(self, update: int) -> int:
         """The seed of an update's masks and noise, 0 to 2^63 - 1.
