@@ -211,7 +211,8 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record:
     means = {}
     for name, pair in state.sums.items():
         total, count = pair.tolist()
-        means[name] = total / count if count else 0.0
+        if count:  # no position in the whole interval: there is nothing to record
+            means[name] = total / count
     state.sums = {}
     before = state.update - 1
     rates = {  # the first group is the main model's: `learning_rate` is in every record of every objective
