@@ -449,7 +449,7 @@ def test_what_does_not_fit_is_one_clear_sentence(tmp_path, shards, auxiliary):
 def test_what_is_shared_is_said(shards):
     (tied,) = parts(shards, "tied").notes
     assert "word_embeddings" in tied
-    assert "parameters plus a difference" in parts(shards, "disentangled").notes[0]
+    assert "parameters plus a trained difference" in parts(shards, "disentangled").notes[0]
     assert parts(shards, "none").notes == []
 
 

@@ -149,7 +149,7 @@ def test_shards_with_nothing_to_predict_are_refused_before_training(its_auxiliar
     shards = _build(tmp_path / "shards", known=0)
     for kind, changes in (("mlm", {}), ("electra", {"objective__generator": GENERATOR}), ("fast_electra", {})):
         config = _settings(shards, kind, its_auxiliary if kind == "fast_electra" else None, **changes)
-        with pytest.raises(DataError, match=r"no token to predict, only special ones such as \[UNK\]: build"):
+        with pytest.raises(DataError, match=r"no token to predict, only special tokens such as \[UNK\]: build"):
             pretrain(config, tmp_path / kind)
         assert not (tmp_path / kind).exists()
     with pytest.raises(DataError, match="no token to predict"):

@@ -1,8 +1,8 @@
 """The parts of a run, built from its configuration: data, models, corruption, objective.
 
 Notable:
-- everything that can be refused is refused here, before the first update;
-- models come in float32 on the device; the optimizers take their masters from them before any is cast.
+- every refusal happens here, before the first update;
+- models are created in float32 on the device; the optimizers copy their float32 masters before the models are cast.
 """
 
 from dataclasses import dataclass
@@ -49,11 +49,11 @@ from fast_electra.training.cached_corruption import open_run_cache, refuse_unrep
 from fast_electra.training.precision import Execution
 from fast_electra.training.trained_models import model_of, trained_model
 
-# Validation rows are masked with an epoch that no training reaches, so that their masks and noise are their own.
+# Validation rows use an epoch number that no training reaches, so they share no masks and no noise with training rows.
 _VALIDATION_EPOCH = 2**16 - 1
-# Rows that an auxiliary is measured on before it is used.
+# Number of validation rows for measuring an auxiliary before it is used.
 _CHECKED_ROWS = 64
-# Measures are over random tokens at this rate whatever a run trains with, so that they can stand beside each other.
+# Measures always mask random tokens at this rate, whatever the run trains with, so that runs can be compared.
 _VALIDATION_RATE = 0.15
 
 
@@ -64,24 +64,25 @@ class Assembled:
     objective: Objective
     schedule: BatchSchedule
     seed: int
-    """of masks and noise, as of `schedule`: that of the run and its stage"""
+    """seed of masks and noise, and of `schedule`: made from `training.seed` and the stage (the objective's kind)"""
     validation: list[Prepared]
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards
     corruption: CorruptionConfig
-    """the configuration's, with a number where `schedule.initial` is auto and there is a frozen auxiliary"""
+    """the configuration's settings; with a frozen auxiliary, the chosen T0 replaces `schedule.initial=auto`"""
     auxiliary_digest: str | None
+    """digest of the auxiliary's weights; None without an auxiliary and for one that is counted"""
     auxiliary_measures: dict[str, float]
-    """`corruption.auxiliary.measure` on some validation rows; empty where there is no auxiliary"""
+    """result of `corruption.auxiliary.measure` on some validation rows; empty without an auxiliary"""
     main_digest: str | None
-    """of the weights that the main model was continued from"""
+    """digest of the weights that the main model continues from; None for fresh weights and for a hub name"""
     notes: list[str]
-    """what the user should know before the run starts, a sentence each"""
+    """sentences for the user to read before the run starts"""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every builder of an objective needs; from `read_inputs`."""
+    """What every builder of an objective needs; `read_inputs` makes it."""
 
     config: Config
     execution: Execution
@@ -93,24 +94,24 @@ class Inputs:
 
     @property
     def seed(self) -> int:
-        """Of order, masks and noise: an auxiliary and a main model of one `training.seed` share none of them."""
+        """Seed of order, masks and noise; it differs between an auxiliary and a main model of one `training.seed`."""
         return stage_seed(self.config.training.seed, self.config.objective.kind)
 
     @property
     def by_document(self) -> bool:
-        """Whether documents of a row are kept apart."""
+        """Whether tokens attend only to their own document."""
         return self.config.data.attention == "document"
 
     def mlm(self, settings: MLMObjective) -> Built:
-        """Masked language modelling."""
+        """Build masked language modelling."""
         return build_mlm(self, settings)
 
     def fast_electra(self, settings: FastElectraObjective) -> Built:
-        """Replaced token detection."""
+        """Build replaced token detection with a frozen auxiliary."""
         return build_fast_electra(self, settings)
 
     def electra(self, settings: ElectraObjective) -> Built:
-        """Joint ELECTRA."""
+        """Build joint ELECTRA."""
         return build_electra(self, settings)
 
     def rows(self, split: Split) -> Rows:
@@ -121,14 +122,14 @@ class Inputs:
 
 
 def read_inputs(config: Config, execution: Execution) -> Inputs:
-    """Shards, tokenizer and masks of a configuration.
+    """Read the shards and the tokenizer of a configuration, and make its masker.
 
     Raises:
-        ConfigError, DataError: something is missing or doesn't fit.
+        ConfigError, DataError: something is missing or does not fit.
     """
     if config.data.shards is None:
         raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
-    if config.objective.uses_auxiliary:  # before every byte of the shards is read
+    if config.objective.uses_auxiliary:  # checked first, because verifying the shards reads every byte
         needs_auxiliary(config)
         if config.corruption.replays:
             refuse_unreplayable(config.corruption)
@@ -139,10 +140,10 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
 
 
 def assemble(config: Config, execution: Execution) -> Assembled:
-    """Data, models and objective of a configuration; models in float32 on the device.
+    """Build the data, models and objective of a configuration. The models are in float32 on the device.
 
     Raises:
-        ConfigError, DataError, ModelError: something is missing or doesn't fit.
+        ConfigError, DataError, ModelError: something is missing or does not fit.
     """
     inputs = read_inputs(config, execution)
     shards, tokenizer = inputs.shards, inputs.tokenizer
@@ -171,7 +172,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
 
 
 def build_mlm(inputs: Inputs, settings: MLMObjective) -> Built:
-    """Masked language modelling."""
+    """Build masked language modelling with the main model."""
     model = trained_model(inputs, "mlm")
     objective = MLM(
         MaskedLM(model, inputs.by_document),
@@ -186,10 +187,10 @@ def build_mlm(inputs: Inputs, settings: MLMObjective) -> Built:
 
 
 def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
-    """Replaced token detection, its corruption with T0 as a number."""
+    """Build replaced token detection; in its corruption settings T0 is a number."""
     config, shards = inputs.config, inputs.shards
     loaded = load_auxiliary(config, shards, inputs.tokenizer) if needs_auxiliary(config) else None
-    model = cast(PreTrainedModel, loaded and loaded.model)  # none where counted, and then nothing is taken from it
+    model = cast(PreTrainedModel, loaded and loaded.model)  # None if counted; then nothing below uses it
     main = trained_model(inputs, "rtd")
     if config.main.start == "auxiliary":
         copied = start_from(main, model, embeddings_only=False)
@@ -200,7 +201,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         inputs.notes.append("the token embeddings start from the auxiliary's.")
     detector = ReplacedTokenDetector(main, inputs.by_document)
     head = _corrective_head(inputs, detector, model) if settings.corrective_weight else None
-    # After the copies, which are taken from float32 weights
+    # Freezing may cast the auxiliary, so the copies above, made from float32 weights, come first.
     if config.corruption.cache is None:
         assert loaded is not None
         auxiliary = make_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
@@ -215,7 +216,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
         initial = cache.about["auxiliary"]["initial_temperature"]
     if config.main.embeddings == "auxiliary_plus_delta":
-        # The frozen auxiliary's by reference: no second table in memory, and the delta is to the one that is read.
+        # The frozen auxiliary's own table, not a copy: this saves memory, and the delta refers to the table in use.
         table = cast(nn.Embedding, model.get_input_embeddings()).weight
         if config.corruption.cache is not None:
             table = table.detach().to(inputs.execution.device, inputs.execution.auxiliary_dtype)
@@ -228,7 +229,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
     curriculum = corruption.schedule.curriculum(corruption.augmentation)
     if corruption != config.corruption:
         start = curriculum.difficulty(0.0).temperature
-        inputs.notes.append(f"the temperature starts at {start}, by the auxiliary's entropy.")
+        inputs.notes.append(f"the temperature starts at {start}, chosen from the auxiliary's entropy.")
     objective = FastElectra(
         main=detector,
         source=source,
@@ -244,7 +245,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
 
 
 def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:
-    """What `corruption.schedule.initial=auto` stands for, by some validation rows."""
+    """Choose T0 for `corruption.schedule.initial=auto` from the auxiliary's entropy on some validation rows."""
     rows = validation_batches(inputs.rows("validation"), inputs.config, _CHECKED_ROWS)
     with inputs.execution.autocast():
         moved = (prepared.to(inputs.execution.device) for prepared in rows)
@@ -253,9 +254,9 @@ def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxil
 
 
 def _corrective_head(inputs: Inputs, detector: ReplacedTokenDetector, auxiliary: PreTrainedModel) -> CorrectiveHead:
-    """A vocabulary head on the main model's encoder; `auxiliary`: where `main.start` takes its weights from."""
+    """A vocabulary head on the main model's encoder; `main.start=auxiliary` starts it from the auxiliary's head."""
     config = inputs.config
-    # Its own seed, so that its first layer does not start as that of the RTD head.
+    # Another seed than the RTD head's, so that the first layers of the two heads start different.
     masked_lm = model_of(inputs, config.main, "main", "mlm", config.training.seed + 1)
     head = CorrectiveHead(masked_lm, detector)
     if config.main.start == "auxiliary":
@@ -265,7 +266,7 @@ def _corrective_head(inputs: Inputs, detector: ReplacedTokenDetector, auxiliary:
 
 
 def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> dict[str, float]:
-    """The auxiliary's measures on some validation rows, and a note of them."""
+    """The auxiliary's measures on some validation rows; also adds a sentence about them to `inputs.notes`."""
     rows = validation_batches(inputs.rows("validation"), inputs.config, _CHECKED_ROWS)
     with inputs.execution.autocast():
         rows = [batch.to(inputs.execution.device) for batch in rows]
@@ -275,9 +276,9 @@ def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> d
 
 
 def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
-    """Joint ELECTRA: generator and main model, and what they share."""
+    """Build joint ELECTRA: a generator and a main model, with the weights that they share."""
     config = inputs.config
-    # Its own seed, so that it does not start as the main model's twin.
+    # Another seed than the main model's, so that the two do not start with equal weights.
     generator = model_of(inputs, settings.generator, "objective.generator", "mlm", config.training.seed + 1)
     main = trained_model(inputs, "rtd")
     if settings.sharing == "tied":
@@ -289,8 +290,8 @@ def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
         assert isinstance(table, Tensor)
         disentangle(main, table)
         inputs.notes.append(
-            f"the main model's token embeddings are the generator's {table.numel():,} parameters plus a difference "
-            "of its own; the export folds them into one table."
+            f"the main model's token embeddings are the generator's {table.numel():,} parameters plus a trained "
+            "difference; the export folds them into one table."
         )
     objective = Electra(
         main=ReplacedTokenDetector(main, inputs.by_document),
@@ -306,16 +307,24 @@ def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
 
 
 def _digest(name: str) -> str | None:
-    """Of a model's weights; None where they come from the hub."""
+    """The digest of a model's weights; None if they come from the hub."""
     source = Path(resolve_model(name))
     return weights_digest(source) if source.is_dir() else None
 
 
 def validation_batches(rows: Rows, config: Config, most: int | None = None) -> list[Prepared]:
-    """Rows spread evenly over the validation split, with masks of their own, the same each time; `most` of them.
+    """Rows spread evenly over the validation split, with masks that are the same on every call.
+
+    Args:
+        rows: the validation split.
+        config: `training.validation_sequences` limits the number of rows.
+        most: a further limit.
+
+    Returns:
+        batches of at most a micro-batch.
 
     Raises:
-        DataError: they hold no token that could be predicted.
+        DataError: the rows hold no token that could be predicted.
     """
     count = min(most or rows.count, config.training.validation_sequences, rows.count)
     indices = torch.arange(count) * rows.count // count
@@ -325,20 +334,20 @@ def validation_batches(rows: Rows, config: Config, most: int | None = None) -> l
         batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
     if not any(bool(prepared.batch.eligible.any()) for prepared in batches):
         raise DataError(
-            f"{config.data.shards}: {count} rows of validation text hold no token to predict, only special ones such "
-            "as [UNK]: build the shards with a tokenizer that knows the text (fast-electra data build)."
+            f"{config.data.shards}: the {count} rows of validation text hold no token to predict, only special tokens "
+            "such as [UNK]: build the shards with a tokenizer that knows the text (fast-electra data build)."
         )
     return batches
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids of the special tokens that rows and masks need.
+    """The ids of the special tokens that rows and masks need, by `pad`, `cls`, `sep` and `mask`.
 
     Raises:
-        DataError: the tokenizer lacks one.
+        DataError: the tokenizer lacks one of them.
     """
     found = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
     for name, value in found.items():
         if value is None:
-            raise DataError(f"the tokenizer {tokenizer.name_or_path} has no {name} token: take one that has.")
+            raise DataError(f"the tokenizer {tokenizer.name_or_path} has no {name} token: use one that has it.")
     return found

@@ -1,9 +1,9 @@
 """The auxiliary of a run: found, loaded, compared with the shards, frozen, and measured before it is used.
 
 Notable:
-- whatever doesn't fit is refused in one sentence: tokens that mean something else, a model that predicts none, rows too
-  long, an augmentation that the model doesn't feel;
-- its digest is of the weights that are used: of that checkpoint, of those layers.
+- an auxiliary that does not fit is refused in one sentence: other tokens than the shards', a model that predicts no
+  tokens, rows that are too long, an augmentation that has no effect on the model;
+- its digest covers exactly the weights in use: those of the chosen checkpoint, without layers that were removed.
 """
 
 from collections.abc import Sequence
@@ -35,29 +35,29 @@ from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import Execution
 
 _GENERATOR = "generator"
-# Share of the unigram's perplexity from which on an auxiliary is called no better: a plateau is within a few per cent.
+# An auxiliary counts as better only below this share of the unigram's perplexity: a plateau is within a few per cent.
 _NO_BETTER = 0.9
 
 
 @dataclass(frozen=True)
 class FoundAuxiliary:
-    """Where an auxiliary's model is, and what it is, before its weights are read."""
+    """An auxiliary whose weights are not read yet: its kind, tokenizer and place."""
 
     name: str
-    """as the user gave it"""
+    """the name that the user gave"""
     part: AuxiliaryConfig
-    """its settings; never `auto`"""
+    """the auxiliary's settings; `kind` is never `auto`"""
     source: str
     """a folder or a hub name"""
     tokenizer: PreTrainedTokenizerBase
-    """its own"""
+    """the auxiliary's tokenizer"""
 
     def load(self) -> PreTrainedModel:
-        """Read the weights: those of the checkpoint that was asked for, and of the layers; in float32.
+        """Read the weights in float32, of the checkpoint and the layers that the settings ask for.
 
         Raises:
-            ModelError: it predicts no tokens.
-            CheckpointError: no such checkpoint.
+            ModelError: the model predicts no tokens.
+            CheckpointError: the run has no such checkpoint.
         """
         if self.part.checkpoint is None:
             model = load_model(self.source, self.part.head)
@@ -75,45 +75,45 @@ class LoadedAuxiliary:
     """An auxiliary before it is frozen."""
 
     part: AuxiliaryConfig
-    """never `auto`"""
+    """the auxiliary's settings; `kind` is never `auto`"""
     model: PreTrainedModel | None
-    """in float32; None for what is counted"""
+    """the model in float32; None for an auxiliary that is counted on the shards"""
     sentinels: list[int]
-    """ids of its own tokens that stand for masked spans"""
+    """ids of the auxiliary's tokens that represent masked spans"""
     excluded_V: Tensor
-    """bool: special tokens, and ids that the tokenizer doesn't have"""
+    """bool (V,): tokens that are never drawn: special tokens, sentinels, and ids that the tokenizer does not have"""
     digest: str | None
-    """of the weights; None for what is counted, which the shards' own fingerprint fixes"""
+    """digest of the weights; None for an auxiliary that is counted, because the shards' fingerprint determines it"""
 
 
 def needs_auxiliary(config: Config) -> bool:
-    """Whether a run needs the auxiliary itself; with a cache it does only to check the cache, or to copy weights.
+    """Whether a run reads the auxiliary; with a cache, only to check the cache or to copy weights.
 
     Raises:
-        ConfigError: it does, and none is named.
+        ConfigError: the run needs an auxiliary, and none is named.
     """
     settings = config.auxiliary
     is_named = settings.model is not None or settings.is_counted
     if not is_named and (config.corruption.cache is None or config.copied_from_auxiliary):
         raise ConfigError(
             "auxiliary.model is not given: name a run, a folder or a hub name of a language model, train one with "
-            "objective.kind=mlm, or set auxiliary.kind to ngram or unigram, which need none."
+            "objective.kind=mlm, or set auxiliary.kind to ngram or unigram, which need no model."
         )
     return is_named
 
 
 def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTokenizerBase) -> LoadedAuxiliary:
-    """The auxiliary of a configuration, its model in float32.
+    """Load the auxiliary that `config.auxiliary` describes, with its model in float32.
 
     Args:
-        config: `auxiliary` says which.
-        shards: what is trained on.
-        tokenizer: the shards'.
+        config: of the run.
+        shards: the run's shards.
+        tokenizer: of the shards.
 
     Raises:
-        ConfigError: none is named, or its settings don't go together.
-        ModelError: it predicts no tokens, its tokens are not the shards', or rows are too long for it.
-        CheckpointError: no such checkpoint.
+        ConfigError: the auxiliary's settings contradict each other.
+        ModelError: the model predicts no tokens, has another tokenizer than the shards, or takes only shorter rows.
+        CheckpointError: the run has no such checkpoint.
     """
     settings = config.auxiliary
     excluded_V = excluded_tokens(tokenizer)
@@ -140,32 +140,32 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
 
 
 def find_auxiliary(settings: AuxiliaryConfig) -> FoundAuxiliary:
-    """The auxiliary that `model` of the settings names: a run, a folder or a hub name.
+    """Find the auxiliary that `settings.model` names: a run, a folder or a hub name.
 
     Raises:
-        ModelError: there is no model, it predicts no tokens, or it is of another kind than asked for.
+        ModelError: there is no model, it predicts no tokens, or it is of another kind than the settings ask for.
         DataError: it has no tokenizer.
     """
     name = settings.model
-    assert name is not None  # `needs_auxiliary` refuses
+    assert name is not None  # `needs_auxiliary` has refused this
     source = _folder(name)
     part = settings.of_model(name, stored_config(source))
-    # Only a model that reads [MASK] and the others needs them.
+    # Only a model that reads [MASK] needs a tokenizer with all special tokens.
     tokenizer = load_tokenizer(source) if part.reads_mask else load_any_tokenizer(source)
     return FoundAuxiliary(name, part, source, tokenizer)
 
 
 def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Tensor, slots: int) -> LoadedAuxiliary:
-    """An auxiliary's model, brought to the vocabulary of the text that it is to be used on.
+    """Fit an auxiliary's model to the vocabulary of the text that it will be used on.
 
     Args:
-        found: what it was loaded from.
-        model: `found.load()`; embeddings of ids that no token has are removed.
-        excluded_V: bool, tokens that must never be drawn; the sentinels are added.
-        slots: the most masked positions of a row.
+        found: where the model was loaded from.
+        model: the result of `found.load()`; its embeddings of ids that no token has are removed.
+        excluded_V: bool (V,), tokens that must never be drawn; the result adds the sentinels.
+        slots: largest number of masked positions in a row.
 
     Raises:
-        ModelError: it lacks embeddings, or sentinels.
+        ModelError: the model has too few embeddings or sentinels.
     """
     if found.part.reads_mask:
         _fit_vocabulary(found.name, model, len(excluded_V))
@@ -178,10 +178,10 @@ def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Ten
 def make_auxiliary(
     loaded: LoadedAuxiliary, config: Config, shards: TokenShards, mask_id: int, execution: Execution
 ) -> Auxiliary:
-    """The auxiliary in use: frozen, or counted on the shards where it is a table.
+    """The auxiliary ready for use: a frozen model, or a table that is counted on the shards.
 
     Raises:
-        ConfigError: documents of a row are to be kept apart, and the model reads a row as one text.
+        ConfigError: `data.attention=document` is set, and the model reads a row as one text.
     """
     if loaded.model is None:
         return loaded.part.count(shards.split("train"), ~loaded.excluded_V, execution.device)
@@ -191,12 +191,12 @@ def make_auxiliary(
 def freeze_auxiliary(
     loaded: LoadedAuxiliary, model: PreTrainedModel, by_document: bool, mask_id: int, execution: Execution
 ) -> Auxiliary:
-    """The model of `loaded` on the device, frozen, in the type that the precision gives it.
+    """Move the model of `loaded` to the device in the type that the precision gives it, and freeze it.
 
     Raises:
-        ConfigError: documents of a row are to be kept apart, and the model reads a row as one text.
+        ConfigError: `by_document` is set, and the model reads a row as one text.
     """
-    if by_document and not loaded.part.keeps_documents_apart:  # `auto` knew no better
+    if by_document and not loaded.part.keeps_documents_apart:  # with kind=auto, the configuration could not check this
         raise ConfigError(
             f"data.attention=document is not possible with auxiliary.kind={loaded.part.kind}, which reads a row as "
             "one text: use data.attention=packed."
@@ -210,17 +210,17 @@ def freeze_auxiliary(
 def check_auxiliary(
     auxiliary: Auxiliary, loaded: LoadedAuxiliary, config: Config, shards: TokenShards, batches: Sequence[Prepared]
 ) -> tuple[dict[str, float], list[str]]:
-    """Measure an auxiliary beside the unigram baseline, and see that the augmentation acts on it.
+    """Compare an auxiliary with the unigram baseline, and check that the augmentation changes its logits.
 
     Args:
-        auxiliary: as it will be used.
-        loaded: what it was made of.
-        config: the run's.
+        auxiliary: the auxiliary, ready for use.
+        loaded: what `auxiliary` was made from.
+        config: of the run.
         shards: the unigram baseline is counted on their training split.
         batches: some validation rows, on the auxiliary's device.
 
     Returns:
-        the measures (`corruption.auxiliary.measure`), and a sentence about them, with a warning behind it where the
+        the measures (`corruption.auxiliary.measure`), and sentences about them; the second one is a warning if the
         auxiliary is no better than the baseline.
 
     Raises:
@@ -240,14 +240,14 @@ def check_auxiliary(
     if not better and not loaded.part.is_baseline:
         sentences.append(
             "warning: this auxiliary knows no more than token frequencies, so its replacements are easy to see "
-            "through: train it longer or at another learning rate, or take one that was trained on such text "
+            "through: train it longer or at another learning rate, or use one that was trained on similar text "
             "(docs/auxiliaries.md, how to read the check)."
         )
     return found, sentences
 
 
 def excluded_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Special tokens, and ids below the largest that no token has, as bool (V,)."""
+    """Tokens that are never drawn, as bool (V,): special tokens, and ids that no token has."""
     excluded_V = torch.ones(vocabulary_size(tokenizer), dtype=torch.bool)
     excluded_V[list(tokenizer.get_vocab().values())] = False
     excluded_V[tokenizer.all_special_ids] = True
@@ -255,7 +255,7 @@ def excluded_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def _folder(name: str) -> str:
-    """Where an auxiliary's model lies: a joint run stands for its generator."""
+    """The folder or hub name of an auxiliary's model; for a run of joint ELECTRA, its generator's folder."""
     run = RunFolder.find(name)
     model = run.config.objective.auxiliary_model if run is not None else None
     if run is not None and model is None:
@@ -263,32 +263,32 @@ def _folder(name: str) -> str:
             f"the auxiliary {name} is a run of fast_electra, whose model detects tokens and predicts none: name a run "
             "of objective.kind=mlm or electra."
         )
-    folder = Path(resolve_model(name))  # refuses what has not finished
+    folder = Path(resolve_model(name))  # refuses a run that has not finished
     return str(run.model(model) if run is not None and model not in (None, "main") else folder)
 
 
 def other_tokens(found: FoundAuxiliary, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What differs between an auxiliary's tokens and those of a text's tokenizer, in a few words; None: nothing.
+    """How an auxiliary's tokens differ from a tokenizer's, in a few words; None if they are the same.
 
-    Every id must mean the same to both; only [MASK] may be unknown to a model that never reads it.
+    Every id must mean the same token to both. Only a model that never reads [MASK] may lack it.
     """
     reads_mask = found.part.reads_mask
     if reads_mask and fingerprint(found.tokenizer) == fingerprint(tokenizer):
         return None
     difference = _difference(found.tokenizer, tokenizer, unread=None if reads_mask else str(tokenizer.mask_token))
     if difference is None and reads_mask:
-        return "the same tokens, but texts are split or normalised otherwise"
+        return "the same tokens, but texts are split or normalised differently"
     return difference
 
 
 def _difference(theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, unread: str | None) -> str | None:
-    """What differs between an auxiliary's tokens and the shards', in a few words.
+    """How an auxiliary's tokens differ from the shards', in a few words; None if they are the same.
 
     Args:
-        theirs: the auxiliary's.
-        ours: the shards'.
-        unread: the one token that the auxiliary is never shown and may lack; None: it reads all, and special tokens
-            must have the same parts.
+        theirs: the auxiliary's tokenizer.
+        ours: the shards' tokenizer.
+        unread: the token that the auxiliary never reads and may lack; None: it reads all tokens, and special tokens
+            must have the same roles.
     """
     their_ids, our_ids = theirs.get_vocab(), ours.get_vocab()
     sizes = f"{len(their_ids)} and {len(our_ids)} tokens"
@@ -309,19 +309,19 @@ def _difference(theirs: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, 
 
 
 def _fit_vocabulary(name: str, model: PreTrainedModel, size: int) -> None:
-    """Cut off embeddings and logits that no token has (tables are often rounded up)."""
+    """Trim vocabulary rows that the tokenizer does not use (the table's size is often rounded up)."""
     rows = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
     if rows < size:
         raise ModelError(
-            f"the auxiliary {name} has embeddings for {rows} tokens and a tokenizer of {size}: resize its embeddings "
-            "in Transformers and save it first."
+            f"the auxiliary {name} has embeddings for {rows} tokens, but its tokenizer has {size}: resize its "
+            "embeddings in Transformers and save it first."
         )
     if rows > size:
         model.resize_token_embeddings(size, pad_to_multiple_of=1)
 
 
 def _refuse_augmentation_without_effect(auxiliary: Auxiliary, config: Config, prepared: Prepared) -> None:
-    """MPNet and DeBERTa, say, compute their attention themselves; layers may be shared: see whether logits change."""
+    """Refuse an augmentation that does not change the logits: MPNet and DeBERTa, for example, ignore some."""
     augmentation = config.corruption.augmentation
     if not augmentation.acts_inside:
         return
@@ -330,6 +330,6 @@ def _refuse_augmentation_without_effect(auxiliary: Auxiliary, config: Config, pr
         plain, changed = (auxiliary.logits(row.batch, row.masked, d) for d in (Difficulty(1.0), augmentation.strong()))
     if torch.equal(plain, changed):
         raise ConfigError(
-            f"corruption.augmentation.kind={augmentation.kind} changes nothing in this auxiliary, whose class does it "
-            "out of reach: use temperature, or another auxiliary."
+            f"corruption.augmentation.kind={augmentation.kind} changes nothing in this auxiliary, because its model "
+            "class does not support it: use temperature, or another auxiliary."
         )

@@ -1,4 +1,4 @@
-"""A run's corruption cache: what it must have been made with, and how a run opens it."""
+"""A run's corruption cache: what it must have been made with, and how it is opened."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def open_run_cache(inputs: "Inputs", folder: Path, loaded: LoadedAuxiliary | None) -> CorruptionCache:
-    """The corruption cache in a folder, once it is known to be this run's."""
+    """Open the corruption cache in a folder, and add a sentence about it to `inputs.notes`.
+
+    Raises:
+        ConfigError, DataError: it was made for another run, has too few rows, or is damaged.
+    """
     cache = open_cache(folder)
     cache.refuse_other(cache_identity(inputs, loaded))
     if (rows := inputs.config.training.rows) is not None:
@@ -28,7 +32,7 @@ def open_run_cache(inputs: "Inputs", folder: Path, loaded: LoadedAuxiliary | Non
 
 
 def cache_identity(inputs: "Inputs", loaded: LoadedAuxiliary | None) -> dict[str, Any]:
-    """What a cache must have been made with, by the keys to change; without an auxiliary, its weights are left open."""
+    """What a cache must have been made with, by configuration key; without `loaded`, the auxiliary is not included."""
     config, shards = inputs.config, inputs.shards
     found = {
         "data.shards": shards.fingerprint,
@@ -45,12 +49,12 @@ def cache_identity(inputs: "Inputs", loaded: LoadedAuxiliary | None) -> dict[str
 
 
 def refuse_unreplayable(config: CorruptionConfig) -> None:
-    """Check that the schedule stays within `race_interval`.
+    """Check that the schedule stays within `race_interval`, the temperatures that the cache can replay.
 
     Raises:
-        ConfigError: it doesn't, and paths would not hold its temperatures.
+        ConfigError: it does not.
     """
-    # A T0 that is still to be chosen is at most 2.
+    # `initial=auto` chooses 2 at most.
     schedule, (low, high) = config.schedule.with_initial(2.0), config.race_interval
     lowest, highest = schedule.bounds()
     if lowest < low or highest > high:

@@ -1,13 +1,13 @@
-"""The models of a checkpoint: what a checkpoint holds so that they can be read without the run's data and auxiliary.
+"""The models of a checkpoint, stored so that they can be read without the run's data and auxiliary.
 
-    CHECKPOINT/models/models.json          each model's head and type, and where each of its weights is
-    CHECKPOINT/models/NAME/config.json     its Transformers configuration
-    CHECKPOINT/models/fixed.safetensors    weights that no optimizer steps: frozen ones, buffers, a delta's base
-    CHECKPOINT/models/tokenizer/           the run's
+    CHECKPOINT/models/models.json          each model's head and type, and the place of each of its weights
+    CHECKPOINT/models/NAME/config.json     the model's Transformers configuration
+    CHECKPOINT/models/fixed.safetensors    weights that no optimizer changes: frozen ones, buffers, a delta's base
+    CHECKPOINT/models/tokenizer/           the run's tokenizer
 
 Notable:
-- a trained weight is there once, as the optimizer's float32 master; a model takes it rounded to the type that it is
-  trained in, so the last checkpoint gives the weights of the run's own `model/`, bit for bit.
+- a trained weight is stored once, as the optimizer's float32 master. A model reads it rounded to the type that it was
+  trained in, so the last checkpoint gives the weights of the run's `model/`, bit for bit.
 """
 
 import json
@@ -38,15 +38,15 @@ def write_models(
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> None:
-    """Write `models/` of a checkpoint's folder.
+    """Write `models/` in a checkpoint's folder.
 
     Args:
-        checkpoint: the folder, staged.
-        models: the objective's, by name.
-        heads: of each.
-        optimizers: that step their weights.
-        tokenizer: the run's.
-        length: tokens of the longest text, as the export says it.
+        checkpoint: the checkpoint's folder, before it is renamed into place.
+        models: the objective's models, by name.
+        heads: the head of each model, by name.
+        optimizers: the optimizers that train the models.
+        tokenizer: of the run.
+        length: largest number of tokens of a text, for the tokenizer's configuration.
     """
     folder = checkpoint / _MODELS
     masters = {key: name for optimizer in optimizers for key, name in optimizer.master_names().items()}
@@ -63,26 +63,27 @@ def write_models(
 
 
 def model_names(checkpoint: Checkpoint) -> list[str]:
-    """The models that a checkpoint holds; `main` is the first.
+    """The names of the models in a checkpoint; `main` is the first.
 
     Raises:
-        CheckpointError: an earlier version wrote it, without models.
+        CheckpointError: an earlier version wrote the checkpoint, without models.
     """
     return list(_index(checkpoint))
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
-    """The run's tokenizer."""
+    """The run's tokenizer, read from a checkpoint."""
     return load_tokenizer(checkpoint.folder / _MODELS / "tokenizer")
 
 
 def read_model(checkpoint: Checkpoint, name: str = "main", rounded: bool = True) -> PreTrainedModel:
-    """One of a checkpoint's models, in float32 and evaluation mode.
+    """One of a checkpoint's models, in float32 and in evaluation mode.
 
     Args:
-        checkpoint: a sound one.
+        checkpoint: a checkpoint whose digests were verified.
         name: of the model.
-        rounded: its weights are rounded to the type that it is trained in; False: the optimizer's float32 weights.
+        rounded: True: the weights as the model was trained, rounded to its type; False: the optimizer's float32
+            masters.
 
     Raises:
         CheckpointError: the checkpoint does not hold the model.
@@ -111,10 +112,7 @@ _BASE = ".(base)"
 
 
 def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """All that a model computes with, by name: parameters, buffers, and the table under a delta.
-
-    Parameters are the very objects that the optimizers know.
-    """
+    """All tensors of a model by name: parameters (not copies), buffers, and the base table of a delta."""
     found: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
     for name, module in model.named_modules():
         if isinstance(module, DeltaEmbedding):
@@ -123,7 +121,7 @@ def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _place(key: str, tensor: Tensor, masters: Mapping[int, str], fixed: dict[str, Tensor]) -> dict[str, object]:
-    """Where a weight is in the checkpoint; what no optimizer steps is added to `fixed`."""
+    """The place of a weight in the checkpoint; a weight that no optimizer changes is added to `fixed`."""
     if id(tensor) in masters:
         return {"trained": masters[id(tensor)], "shape": list(tensor.shape)}
     same = next((name for name, other in fixed.items() if other.data_ptr() == tensor.data_ptr()), None)
@@ -137,6 +135,6 @@ def _index(checkpoint: Checkpoint) -> dict[str, dict]:
     if not file.exists():
         raise CheckpointError(
             f"{checkpoint.folder} was written by an earlier version, without the models' configurations: resume the "
-            "run, whose next checkpoint has them."
+            "run, and use its next checkpoint, which has them."
         )
     return json.loads(file.read_text())

@@ -1,9 +1,9 @@
-"""What a step costs: operations by formula and by count, the matrix products themselves, activations kept.
+"""What a step costs: FLOPs by formula and by count, the matrix products, and the bytes of activations.
 
 Notable:
-- operations are those of matrix products, a multiply and an add being two;
-- counts are taken on the real modules; on the meta device they cost no time and no memory, whatever the shape;
-- `FlopCounterMode` does not see into fused attention on a CPU; here attention is plain products (models/attention.py).
+- only the FLOPs of matrix products count; a multiply and an add are two;
+- the counts run the real modules; on the meta device this needs no memory and almost no time, whatever the shape;
+- `FlopCounterMode` does not count fused attention on a CPU; models/attention.py uses plain matrix products there.
 
 Shapes: S positions of a row, d width, L layers.
 """
@@ -21,24 +21,24 @@ from transformers import PreTrainedModel
 
 
 def count_flops(function: Callable[[], Any]) -> int:
-    """FLOPs of the matrix products that `function` runs; a multiply and an add are two."""
+    """Run `function` and return the FLOPs of its matrix products; a multiply and an add are two."""
     with FlopCounterMode(display=False) as counter:
         function()
     return int(counter.get_total_flops())
 
 
 def forward_flops(model: PreTrainedModel, length: int, head_positions: int) -> int:
-    """FLOPs of a forward pass over one row by formula; forward and backward are three times as many.
+    """FLOPs of a forward pass over one row, by formula; forward and backward together need three times as many.
 
         2 · weights of the encoder's linear maps · S  +  4 · S² · d · L  +  2 · weights of the head's linear maps · H
 
-    The middle term is attention's two products. Relative positions that are computed by products of their own
-    (DeBERTa) are not in it, nor are layers that share weights (ALBERT) counted more than once.
+    The middle term is attention's two products. The formula leaves out the extra products of relative positions
+    (DeBERTa), and counts layers that share weights (ALBERT) once.
 
     Args:
         model: a Transformers encoder with a head.
-        length: S, tokens of the row.
-        head_positions: H, positions that pass through the head.
+        length: number of tokens in the row (S).
+        head_positions: number of positions that the head computes (H).
     """
     encoder = cast(nn.Module, model.base_model)
     inside = {id(module) for module in encoder.modules()}
@@ -50,13 +50,13 @@ def forward_flops(model: PreTrainedModel, length: int, head_positions: int) -> i
 
 
 def kept_bytes(function: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
-    """Bytes of activations that autograd keeps for the backward pass of `function`, each storage once.
+    """Bytes of activations that autograd keeps for the backward pass of `function`; each storage counts once.
 
     Args:
-        function: runs a forward pass; what it returns is dropped.
-        parameters: their storages are there anyway, and not counted.
+        function: runs a forward pass; its result is not used.
+        parameters: weights of the model; their storages are not counted.
     """
-    # The storages themselves are held, so that none is freed and its address used again.
+    # Holding the storages prevents that one is freed and its address used again.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def kept_bytes(function: Callable[[], Any], parameters: Iterable[Tensor]) -> int
 
 @dataclass(frozen=True)
 class MatrixProduct:
-    """One (batched) matrix product as it was run: sizes and strides of both operands, and their type."""
+    """One (batched) matrix product: the sizes and strides of both operands, and their type."""
 
     first: tuple[tuple[int, ...], tuple[int, ...]]
     second: tuple[tuple[int, ...], tuple[int, ...]]
@@ -88,7 +88,7 @@ class MatrixProduct:
 
 
 def matrix_products(function: Callable[[], Any]) -> Counter[MatrixProduct]:
-    """The matrix products that `function` runs, forward and backward, and how often each."""
+    """Run `function` and return its matrix products, forward and backward, with how often each ran."""
     recorder = _Recorder()
     with recorder:
         function()
@@ -96,7 +96,7 @@ def matrix_products(function: Callable[[], Any]) -> Counter[MatrixProduct]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Takes note of every product on its way to the kernel: below autograd and autocast."""
+    """Records every matrix product just before its kernel runs, below autograd and autocast."""
 
     def __init__(self) -> None:
         super().__init__()

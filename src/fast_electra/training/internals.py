@@ -1,13 +1,15 @@
-"""What a model looks like inside, on a few rows: hidden states, attention, feed-forward units, weights, logits.
+"""Measures of a model's hidden states, attention, feed-forward units, weights and logits on a few rows.
 
 Notable:
-- a loss can fall while the model goes wrong inside: layers that drown the embeddings, tokens that all look alike,
-  attention on single tokens, feed-forward units that say nothing. `internal_checks` has the bands;
+- a loss can fall while the model degrades inside: layers whose output is far larger than the embeddings, tokens with
+  almost equal vectors, attention on single tokens, feed-forward units that are always near zero.
+  `diagnosis.internal_checks` has the normal ranges;
 - everything is a pure function of weights and rows, in evaluation mode: a resumed run writes the same numbers;
-- it is cheap: about a thousand tokens forward, at validations and at every twentieth of a run, under 1 % of a run;
-- no table of classes: layers are found by structure, the last linear map of a layer is its feed-forward part's.
+- the cost is below 1 % of a run: a forward pass over about a thousand tokens, at validations and 20 more times;
+- model classes need no entry in a table: layers are found by structure, and the last linear map of a layer belongs to
+  its feed-forward part.
 
-For a script: `measure_folder(folder, ids_BS)`, or `measure(model, Batch.of(ids_BS, padding_BS))`.
+In a script, call `measure_folder(folder, ids_BS)` or `measure(model, Batch.of(ids_BS, padding_BS))`.
 
 Shapes: B sequences, S positions, H heads, d width, U feed-forward units, V vocabulary, N tokens.
 """
@@ -37,33 +39,35 @@ from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver
 
 Figures = dict[str, Any]
-"""numbers by name, those of layers one level deeper; from `measure`"""
+"""numbers by name, as `measure` returns them; a figure of each layer is a dict by the layer's number"""
 
-_TOKENS = 1024  # of the rows that are looked at
-_LOGIT_STEP = 8  # logits are computed at every eighth position: a vocabulary's head costs more than small layers
-_SILENT = 0.01  # a unit whose rms is below this share of its layer's says nothing
-_LOOKS = 20  # looks a run, besides its validations
+_TOKENS = 1024  # largest number of tokens to measure on
+_LOGIT_STEP = 8  # logits are computed at every eighth position, because a vocabulary head costs more than small layers
+_SILENT = 0.01  # a unit is dead if its rms is below this share of its layer's rms
+_LOOKS = 20  # measurements per run, besides those at validations
 
 
 def measure(
     model: PreTrainedModel, batch: Batch, by_document: bool = False, start: Mapping[str, float] | None = None
 ) -> Figures:
-    """The figures of a model on some rows. The model's mode and gradients are left as they are.
+    """Measure a model on some rows. The model's mode and gradients do not change.
 
     Args:
-        model: any encoder of Transformers, with a masked language model's head, an RTD head or none.
-        batch: rows of text, not corrupted; the first of them are used, up to about a thousand tokens.
-        by_document: tokens see their own document alone.
+        model: any encoder of Transformers, with a masked language model's head, an RTD head or no head.
+        batch: uncorrupted rows of text; the first rows are used, up to about a thousand tokens.
+        by_document: tokens attend only to their own document.
         start: `weight_figures` of the model that training started with, on the same rows.
 
     Returns:
-        `hidden_rms`: the middle token's root mean square, of the first layer's input (`embedding`: after its norm and
-            projection) and of each layer's output (`1`, `2`, …: before a norm behind the last one);
-        `attention_entropy` of each layer: mean over tokens and heads, over the entropy of looking at all visible
-            tokens alike; missing for classes that compute attention in a way of their own (MPNet, DeBERTa);
-        `dead_units` of each layer: share of feed-forward units that say nothing on these rows;
-        `logits_rms` and `logits_largest`, a vocabulary's logits over their mean; missing without a head;
-        those of `weight_figures`, and `start` where it is given.
+        `hidden_rms`: the median over tokens of the hidden state's root mean square: `embedding` is the first layer's
+            input (after norm and projection), `1`, `2`, … are the layers' outputs (before a final norm);
+        `hidden_ratio`: the largest `hidden_rms` of a layer over that of `embedding`, or over 1 if that is larger;
+        `attention_entropy` of each layer: mean over tokens and heads, relative to the entropy of uniform attention over
+            all visible tokens; missing for classes with their own attention code (MPNet, DeBERTa);
+        `dead_units` of each layer: share of feed-forward units that are near zero on these rows;
+        `logits_rms` and `logits_largest`: of logits over a vocabulary their mean is subtracted first; missing without
+            a head;
+        the figures of `weight_figures`, and `start` if it is given.
     """
     batch = _few(batch).to(model.device)
     inputs = model_inputs(model.config, batch.ids, batch, by_document)
@@ -76,7 +80,7 @@ def measure(
         model.train(training)
     logits = getattr(output, "logits", None)
     layers = [rms for name, rms in found["hidden_rms"].items() if name != "embedding"]
-    if layers:  # of layers that write on the scale of a norm's output, whatever the embeddings' is
+    if layers:  # at least 1, the scale of a norm's output, even if the embeddings are smaller
         found["hidden_ratio"] = max(layers) / max(found["hidden_rms"]["embedding"], 1.0)
     figures = found | ({} if logits is None else _logit_figures(logits, ~batch.padding))
     figures |= weight_figures(model, batch)
@@ -87,11 +91,11 @@ def measure_folder(folder: str | Path, ids_BS: Tensor) -> Figures:
     """`measure` of a model on disk: a run, a folder that Transformers can load, or a hub name.
 
     Args:
-        folder: with a masked language model, an RTD model of this program, or any other encoder (then without logits).
-        ids_BS: (B, S) int64 of its tokenizer, with the padding token where a row is shorter.
+        folder: holds a masked language model, an RTD model of this program, or another encoder (then without logits).
+        ids_BS: (B, S) int64, token ids of the model's tokenizer; shorter rows end with the padding token.
 
     Raises:
-        ModelError: it holds no such model.
+        ModelError: there is no such model.
     """
     source = resolve_model(folder)
     config = stored_config(source)
@@ -107,11 +111,11 @@ def measure_folder(folder: str | Path, ids_BS: Tensor) -> Figures:
 
 @torch.no_grad()
 def weight_figures(model: PreTrainedModel, batch: Batch) -> dict[str, float]:
-    """What `measure` says of the weights alone.
+    """The figures of `measure` that depend on the weights only.
 
     Returns:
         `layer_weights_rms` and `token_table_rms`: root mean square of the layers' matrices and of the token table;
-        `token_table_rank`: `effective_rank` of the rows' tokens in the table.
+        `token_table_rank`: `effective_rank` of the embeddings of the rows' tokens.
     """
     matrices = {id(p): p for layer in layer_modules(model) for p in layer.parameters() if p.ndim >= 2}.values()
     squares = sum(float(p.float().square().sum()) for p in matrices)
@@ -125,11 +129,11 @@ def weight_figures(model: PreTrainedModel, batch: Batch) -> dict[str, float]:
 
 
 def effective_rank(vectors_Nd: Tensor) -> float:
-    """The participation ratio of vectors around their mean: 1 when they lie on a line, d when no direction is larger.
+    """The participation ratio of centred vectors: 1 if they lie on a line, d if they vary equally in all directions.
 
-    (sum λ)² / sum λ² over the eigenvalues λ of their covariance. No eigenvalue is computed: the sum is a trace, that of
-    squares a matrix's squared norm. A vector that all tokens share says nothing of any, so the mean is taken off; and a
-    token counts as often as it comes in the text, for most rows of a table are of tokens that are hardly ever seen.
+    It is (sum λ)² / sum λ² over the eigenvalues λ of the covariance, computed from the covariance's trace and squared
+    norm. The mean is subtracted because a vector that all tokens share does not distinguish them. Callers pass one
+    vector per token of a text, not one per row of the table, because most rows belong to rare tokens.
     """
     centred_Nd = vectors_Nd.float() - vectors_Nd.float().mean(0)
     covariance_dd = centred_Nd.mT @ centred_Nd
@@ -137,21 +141,21 @@ def effective_rank(vectors_Nd: Tensor) -> float:
 
 
 class InternalsObserver(QuietObserver):
-    """Adds `internals`, the figures of each trained model by its name, to records: at validations and now and then.
+    """Adds `internals`, the figures of each trained model by name, to records: at validations and 20 more times.
 
-    It must see a record before those that write it.
+    It must come before the observers that write the record.
     """
 
     def __init__(
         self, models: Mapping[str, nn.Module], batch: Batch, by_document: bool, log_every: int, execution: Execution
     ):
-        """See the class.
+        """Measure the models' weights at the start of training.
 
         Args:
-            models: as training starts; from a checkpoint they are loaded later.
+            models: the trained models with their initial weights; a checkpoint is loaded only later.
             batch: validation rows.
-            by_document: tokens see their own document alone.
-            log_every: updates between records.
+            by_document: tokens attend only to their own document.
+            log_every: number of updates between records.
             execution: device and precision.
         """
         self._models = {name: cast(PreTrainedModel, model) for name, model in models.items()}
@@ -163,11 +167,11 @@ class InternalsObserver(QuietObserver):
         self._updates = 1
 
     def started(self, update: int, updates: int) -> None:
-        """Note the run's length."""
+        """Store the run's number of updates."""
         self._updates = updates
 
     def logged(self, record: Record) -> None:
-        """Look, where a twentieth of the run was passed since the record before, or at a validation."""
+        """Measure at a validation, and when another twentieth of the run is done since the previous record."""
         after, before = record["update"], max(0, record["update"] - self._log_every)
         if "validation" not in record and after * _LOOKS // self._updates == before * _LOOKS // self._updates:
             return
@@ -179,7 +183,7 @@ class InternalsObserver(QuietObserver):
 
 
 def _few(batch: Batch) -> Batch:
-    """The first rows, up to about a thousand tokens; of longer rows one, cut: attention's weights are kept whole."""
+    """The first rows, up to about a thousand tokens, or the start of one longer row: attention weights need memory."""
     few = batch.split(max(1, _TOKENS // batch.ids.shape[1]))[0]
     cut = ("ids", "documents", "positions", "eligible", "padding")
     return replace(few, **{name: getattr(few, name)[:, :_TOKENS] for name in cut})
@@ -191,7 +195,7 @@ def _rms(values: Tensor) -> float:
 
 @contextmanager
 def _watching(model: PreTrainedModel, real_BS: Tensor) -> Iterator[Figures]:
-    """Within it, a forward pass of the model fills the figures that are of layers; its head sees few positions."""
+    """Context in which a forward pass fills the figures of layers, and the head computes every eighth position."""
     found: Figures = {"hidden_rms": {}, "attention_entropy": {}, "dead_units": {}}
     units: list[Tensor] = []
     done = 0
@@ -204,7 +208,7 @@ def _watching(model: PreTrainedModel, real_BS: Tensor) -> Iterator[Figures]:
             found["hidden_rms"]["embedding"] = middle_rms(arguments[0] if arguments else keywords["hidden_states"])
 
     def linear(_linear: nn.Module, arguments: tuple[Any, ...]) -> None:
-        units[:] = [arguments[0]]  # the last of a layer stays
+        units[:] = [arguments[0]]  # the layer's last linear map overwrites the earlier ones
 
     def after(_layer: nn.Module, _arguments: Any, output: Any) -> None:
         nonlocal done
@@ -235,12 +239,12 @@ def _watching(model: PreTrainedModel, real_BS: Tensor) -> Iterator[Figures]:
 
 
 def _as_wide(real_BS: Tensor, width: int) -> Tensor:
-    """The mask of real tokens for layers that see more positions: Longformer pads rows to its window."""
+    """The mask of real tokens, padded to `width`: inside Longformer, rows are padded to its window."""
     return nn.functional.pad(real_BS, (0, width - real_BS.shape[1]))
 
 
 def _silent_share(units: Tensor, real_BS: Tensor) -> float:
-    """Share of the feed-forward units (B, S, U) or (B · S, U) whose rms is under a hundredth of all units'."""
+    """Share of the feed-forward units (B, S, U) or (B · S, U) whose rms is below a hundredth of all units' rms."""
     units = units.reshape(len(real_BS), -1, units.shape[-1])
     units_NU = units[_as_wide(real_BS, units.shape[1])].float()
     power_U = units_NU.square().mean(0)
@@ -248,7 +252,7 @@ def _silent_share(units: Tensor, real_BS: Tensor) -> float:
 
 
 def _attention_entropy(weights_BHSS: Tensor, mask: Tensor | None, real_BS: Tensor) -> float:
-    """Mean entropy over real tokens that see more than themselves, each over the logarithm of what it sees."""
+    """Mean over real tokens of entropy / log(visible tokens); tokens that see only themselves are left out."""
     weights = weights_BHSS.float()
     entropy_BHS = -torch.xlogy(weights, weights).sum(-1)
     lowest = torch.finfo(torch.bfloat16).min / 2
@@ -259,7 +263,7 @@ def _attention_entropy(weights_BHSS: Tensor, mask: Tensor | None, real_BS: Tenso
 
 
 def _logit_figures(logits: Tensor, real_BS: Tensor) -> Figures:
-    """Size of the logits at the real ones of the positions that the head saw."""
+    """Size of the logits at real tokens, at the positions that the head computed."""
     is_vocabulary = logits.ndim == 3 and logits.shape[-1] > 2
     values = logits if is_vocabulary else replaced_logits(logits)
     values = values[real_BS[:, ::_LOGIT_STEP]].float()

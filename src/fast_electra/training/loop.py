@@ -1,10 +1,10 @@
-"""The training loop: one for all objectives.
+"""The training loop, shared by all objectives and by fine-tuning.
 
 Notable:
-- a batch is a pure function of (seed, update), so a resumed run sees what an unbroken one would have seen;
-- losses come as sums; they are divided by the whole update's count, whatever the micro-batches are;
+- a batch is a pure function of (seed, update), so a resumed run sees the same batches as an unbroken run;
+- objectives return sums of losses; the loop divides them by the count of the whole update, whatever the micro-batches;
 - metrics stay on the device as sums until they are logged, and those sums are part of a checkpoint;
-- logging, checkpoints and progress hang on it as observers.
+- metrics files and progress bars are observers that the caller passes.
 """
 
 import time
@@ -25,30 +25,30 @@ from fast_electra.training.telemetry import Observer
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written. The message says how to go on."""
+    """The run was asked to stop, and its checkpoint is written. The message says how to continue."""
 
 
 @dataclass
 class State:
-    """Everything that changes during training; what a checkpoint holds."""
+    """Everything that changes during training and that a checkpoint contains."""
 
     objective: Trainable[Any]
     optimizers: list[GroupOptimizer]
     update: int = 0
-    """updates done"""
+    """number of updates done"""
     tokens: int = 0
-    """non-padding tokens seen"""
+    """number of non-padding tokens seen"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """metrics since the last record: (sum, count) as float64 (2,)"""
     settings: dict[str, float] = field(default_factory=dict)
-    """what the curriculum decided for the last update; an adaptive one has moved on by the time that it is logged"""
+    """the curriculum's values for the last update; stored because an adaptive one changes before they are logged"""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and optimizer states."""
+        """The float32 masters and optimizer states by name, not copied."""
         return {name: tensor for optimizer in self.optimizers for name, tensor in optimizer.tensors().items()}
 
     def scalars(self) -> dict[str, Any]:
-        """JSON: counters, metric sums (exact: a float's repr round-trips) and the objective's own state."""
+        """Counters, metric sums and the objective's own state, ready for JSON, which keeps every float exactly."""
         return {
             "tokens": self.tokens,
             "sums": {name: value.tolist() for name, value in self.sums.items()},
@@ -56,7 +56,7 @@ class State:
         }
 
     def restore(self, update: int, scalars: dict[str, Any], device: torch.device) -> None:
-        """Continue from a checkpoint whose tensors were already read in place."""
+        """Continue from a checkpoint's scalars. Its tensors must have been read into `tensors()` already."""
         self.update = update
         self.tokens = scalars["tokens"]
         self.sums = {
@@ -67,14 +67,14 @@ class State:
             optimizer.write_back()
 
     def add(self, name: str, total: Tensor, count: Tensor | float) -> None:
-        """Add to a metric's sums."""
+        """Add a sum and a count to a metric."""
         pair = torch.stack((total.detach().double(), torch.as_tensor(count, device=total.device).double()))
         self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the loop does when."""
+    """The run's length and seed, and the number of updates between records, validations and checkpoints."""
 
     updates: int
     seed: int
@@ -94,21 +94,21 @@ def train(
     observers: Sequence[Observer],
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from `state.update` to `plan.updates`, in place.
+    """Train from `state.update` to `plan.updates`. This changes `state` in place.
 
     Args:
         state: objective, optimizers and counters.
-        plan: numbers of updates between the things that happen now and then.
-        batches: update → prepared batch, a pure function; called in a background thread where a GPU trains.
-        validate: measures for the record of a validation.
+        plan: number of updates, and how often to log, validate and save.
+        batches: pure function from an update to its prepared batch; on a GPU it is called in a background thread.
+        validate: returns the measures for the record of a validation.
         save: writes a checkpoint.
         execution: device and precision.
-        observers: told of updates and records.
-        stop: asked after every update; when it says yes, a checkpoint is written and `Interrupted` raised.
+        observers: called after each update and with each record.
+        stop: called after each update; if it returns True, a checkpoint is written and `Interrupted` raised.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; the update is not made.
-        Interrupted: after a stop.
+        TrainingError: a loss or gradient is not finite; this update has changed no weight.
+        Interrupted: `stop` returned True.
     """
     for observer in observers:
         observer.started(state.update, plan.updates)
@@ -143,19 +143,22 @@ def train(
 
 
 def make_update(state: State, plan: Plan, prepared: Examples, execution: Execution) -> int:
-    """One optimizer step on one global batch.
+    """Make one optimizer step on one global batch.
 
     Returns:
-        non-padding tokens of the batch.
+        the number of non-padding tokens in the batch.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite; no weight has changed.
     """
     objective = state.objective
     progress = state.update / plan.updates
     state.settings = objective.settings(progress)
     tokens = prepared.tokens
-    # Dropout, where there is any, draws from (seed, update) alone.
+    # Dropout depends on (seed, update) only.
     torch.manual_seed((plan.seed * 1_000_003 + state.update) % 2**63)
     totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}
-    # A batch may have nothing to predict: all its tokens are special, say [UNK]. Its loss is 0.
+    # A batch may have no token to predict, for example if all its tokens are [UNK]. Then its loss is 0.
     totals = {name: torch.where(count == 0, 1, count) for name, count in totals.items()}
     observed: dict[str, tuple[float, float]] = {}
     for micro in prepared.split(plan.micro_batch_size):
@@ -189,12 +192,12 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
 
 
 def _of(optimizer: GroupOptimizer, state: State, metric: str) -> str:
-    """A metric's name, with the group's where there are several."""
+    """A metric's name, followed by the parameter group's name if there are several groups."""
     return metric if len(state.optimizers) == 1 else f"{metric}.{optimizer.name}"
 
 
 class _Clock:
-    """Seconds since the last record, and how many of them the loop waited for data."""
+    """Start time, tokens, and seconds spent waiting for data since the last record."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -207,7 +210,7 @@ class _Clock:
 
 
 def _record(state: State, plan: Plan, clock: _Clock) -> Record:
-    """The metrics since the last record; clears their sums."""
+    """Make a record of the metrics since the last one, and clear their sums."""
     means = {}
     for name, pair in state.sums.items():
         total, count = pair.tolist()
@@ -215,7 +218,7 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record:
             means[name] = total / count
     state.sums = {}
     before = state.update - 1
-    rates = {  # the first group is the main model's: `learning_rate` is in every record of every objective
+    rates = {  # the first group is the main model's, so every record of every objective has `learning_rate`
         f"learning_rate.{optimizer.name}" if number else "learning_rate": learning_rate(
             optimizer.settings, before, plan.updates
         )

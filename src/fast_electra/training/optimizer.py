@@ -1,10 +1,10 @@
-"""The optimizer of one parameter group: AdamW and its settings' own rule, float32 masters, clipping, the learning rate.
+"""The optimizer of one parameter group: AdamW or the settings' own rule, float32 masters, clipping, learning rate.
 
 Notable:
-- where the model's weights are bfloat16, the optimizer steps on float32 masters and writes them back: a bfloat16 weight
-  would swallow updates smaller than 1/256 of itself;
-- linear maps are decayed; tables, norms and biases are not (models/linear_maps.py says which is which);
-- a non-finite gradient stops the run before any weight is touched.
+- the optimizer changes float32 masters and copies them to the model, because a bfloat16 weight would lose every update
+  that is smaller than 1/256 of its value;
+- weight decay applies to linear maps, not to tables, norms and biases (models/linear_maps.py defines linear maps);
+- a gradient that is not finite stops the run before any weight changes.
 """
 
 from math import cos, pi
@@ -18,10 +18,11 @@ from fast_electra.objectives.base import ParameterGroup
 
 
 def learning_rate(settings: Optimizer, update: int, updates: int) -> float:
-    """Learning rate of update `update` (0-based) of `updates`: linear warm-up, then the schedule's fall to 0.
+    """Learning rate of update `update` (0-based) of `updates`: a linear warm-up, then the schedule's decay.
 
-    The first update already moves: warm-up gives (update + 1) / warm-up updates. With `warmup_multiplies` the fall
-    begins at the first update and the warm-up multiplies it (ELECTRA's own code).
+    The warm-up's factor is (update + 1) / (number of warm-up updates), so the first update already changes the
+    weights. With `warmup_multiplies` the decay begins at the first update, and the warm-up multiplies it, as in
+    ELECTRA's own code.
     """
     warmup = round(settings.warmup * updates)
     rising = (update + 1) / warmup if update < warmup else 1.0
@@ -42,14 +43,14 @@ def learning_rate(settings: Optimizer, update: int, updates: int) -> float:
 
 
 class GroupOptimizer:
-    """Steps one parameter group: clip, AdamW (and the settings' own rule) on the masters, write back."""
+    """Updates one parameter group: clips gradients, steps the masters, copies them to the parameters."""
 
     def __init__(self, group: ParameterGroup, dtype: torch.dtype = torch.float32):
-        """Masters are made from the parameters as they are now, in float32, before any is cast.
+        """Copy float32 masters from the parameters. Create it before the model is cast.
 
         Args:
             group: the parameters and their settings.
-            dtype: type of the matrix products of an optimizer that has some.
+            dtype: type of the matrix products inside the optimizer's rule (Muon's).
         """
         self.name = group.name
         self.settings = group.settings
@@ -83,17 +84,17 @@ class GroupOptimizer:
 
     @torch.no_grad()
     def step(self, rate: float, update: int) -> tuple[Tensor, Tensor]:
-        """One update from the parameters' gradients, which are cleared.
+        """Make one update from the parameters' gradients, and clear them.
 
         Args:
             rate: the learning rate.
-            update: updates done before, for the bias correction.
+            update: number of updates done before, for the bias correction.
 
         Returns:
-            the gradient's norm before clipping, and 1.0 if it was clipped, else 0.0 (scalars).
+            two scalars: the gradient's norm before clipping, and 1.0 if it was clipped, else 0.0.
 
         Raises:
-            TrainingError: a gradient that is NaN or infinite; nothing has been changed.
+            TrainingError: a gradient is NaN or infinite; no weight has changed.
         """
         for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
             gradient = parameter.grad
@@ -121,16 +122,16 @@ class GroupOptimizer:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Copy the masters into the parameters, rounding to their type."""
+        """Copy the masters into the parameters, rounded to the parameters' type."""
         for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
             parameter.copy_(master)
 
     def master_names(self) -> dict[int, str]:
-        """The name that `tensors` gives a trained parameter's master, by the parameter's `id`."""
+        """The name in `tensors` of each trained parameter's master, by the parameter's `id`."""
         return {id(parameter): f"{self.name}.master.{name}" for name, parameter in self._parameters.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and optimizer state by name, the tensors themselves; fit for saving and for loading in place."""
+        """The masters and the optimizer's state by name, not copied: for saving, and for loading in place."""
         found = {f"{self.name}.master.{name}": master for name, master in self.masters.items()}
         for key, tensors in self._stepper.state.items() if self._stepper is not None else ():
             found |= {f"{self.name}.{key}.{name}": tensor for name, tensor in zip(self._owned, tensors, strict=True)}
@@ -138,7 +139,7 @@ class GroupOptimizer:
             if name in self._owned:
                 continue
             state = self.adamw.state[master]
-            if not state:  # before the first step: what AdamW itself would start with
+            if not state:  # before the first step: AdamW's initial state
                 state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
                 state["exp_avg"] = torch.zeros_like(master)
                 state["exp_avg_sq"] = torch.zeros_like(master)
@@ -147,10 +148,10 @@ class GroupOptimizer:
         return found
 
     def _set_rates(self, rate: float, update: int) -> None:
-        """Learning rate, epsilon and decay of AdamW for one step.
+        """Set AdamW's learning rate, epsilon and weight decay for one step.
 
-        Adam without bias correction is Adam with it, at rate · (1 - b1^t) / sqrt(1 - b2^t) and
-        epsilon / sqrt(1 - b2^t); the decay, which AdamW multiplies by the rate, is divided by that factor.
+        Adam without bias correction equals Adam with it at rate · factor and epsilon / sqrt(1 - b2^t), where
+        factor = (1 - b1^t) / sqrt(1 - b2^t). AdamW multiplies the decay by its rate, so the decay is divided by factor.
         """
         settings = self.settings
         first, second = 1.0 - settings.beta1 ** (update + 1), (1.0 - settings.beta2 ** (update + 1)) ** 0.5
@@ -162,6 +163,6 @@ class GroupOptimizer:
 
 
 def optimizer_flops(group: ParameterGroup) -> int:
-    """FLOPs of the matrix products of one step of a group: Muon's; AdamW has none."""
+    """FLOPs of the matrix products in one optimizer step of a group. Muon has some, AdamW none."""
     owned = group.settings.owned(group.parameters, group.linear_maps)
     return sum(group.settings.step_flops(group.parameters[name].shape, maps) for name, maps in owned.items())

@@ -1,8 +1,8 @@
-"""What a run will take, before it starts: operations of an update, and warnings of one that is out of proportion.
+"""The cost of a run before it starts: FLOPs per update, and warnings if the text or the time do not fit the budget.
 
 Notable:
-- operations are counted on two rows of the run's own step, so that an objective needs no formula;
-- the time is estimated by a few rows as well. It is for a warning alone: nothing is decided by it.
+- FLOPs are counted on two rows of the run's own step, so an objective needs no formula;
+- the time is estimated on a few rows too. It is used for a warning only and decides nothing.
 """
 
 import time
@@ -17,12 +17,12 @@ from fast_electra.training.optimizer import optimizer_flops
 from fast_electra.training.precision import Execution, synchronize
 
 MOST_EPOCHS = 40
-"""passes over a corpus that still teach: BERT saw its corpus about so often (arXiv 1810.04805, appendix A.2)"""
+"""largest useful number of passes over a corpus: BERT made about 40 (arXiv 1810.04805, appendix A.2)"""
 _MOST_DAYS = 2.0
 
 
 def flops_per_update(config: Config, parts: Assembled, execution: Execution) -> int:
-    """Matrix-product FLOPs of one update: forward and backward of every part, counted on two rows, and Muon's."""
+    """FLOPs of the matrix products in one update: forward and backward, counted on two rows, and the optimizers'."""
     step, rows = _step(config, parts, execution, 2)
     flops = count_flops(step)
     _clear(parts)
@@ -31,13 +31,13 @@ def flops_per_update(config: Config, parts: Assembled, execution: Execution) -> 
 
 
 def warnings(asked: Config, config: Config, parts: Assembled, execution: Execution) -> list[str]:
-    """What is out of proportion in a new run, a sentence each, with a budget that is not.
+    """Sentences that warn of too many passes over the text or too many days, each with a better budget.
 
     Args:
-        asked: as the user gave it: who asked for days gets them.
-        config: with the number of updates.
-        parts: of the run, in float32; their gradients are cleared.
-        execution: where it computes.
+        asked: the configuration as the user gave it; if it has a budget in hours, the time is not questioned.
+        config: the configuration with its number of updates.
+        parts: the parts of the run in float32; their gradients are cleared.
+        execution: device and precision.
     """
     updates, found = config.training.updates, []
     assert updates is not None
@@ -47,20 +47,20 @@ def warnings(asked: Config, config: Config, parts: Assembled, execution: Executi
     if epochs > MOST_EPOCHS:
         budget = f"training.updates={max(1, MOST_EPOCHS * corpus // per_update)}"
         found.append(
-            f"the run reads its {corpus:,} tokens {epochs:,.0f} times, and more than {MOST_EPOCHS} times teach little: "
+            f"the run reads its {corpus:,} tokens {epochs:,.0f} times, and more than {MOST_EPOCHS} help little: "
             f"give more text, or start in a new folder with {budget} as its budget."
         )
     days = updates * _seconds_per_update(config, parts, execution) / 86_400
     if days > _MOST_DAYS and asked.training.hours is None:
         found.append(
-            f"the run takes roughly {days:,.0f} days on this machine: with training.hours=24 as its budget, in a new "
-            "folder, its schedules end after a day."
+            f"the run takes roughly {days:,.0f} days on this machine: to finish within a day, start in a new folder "
+            "with training.hours=24 as its budget."
         )
     return found
 
 
 def _seconds_per_update(config: Config, parts: Assembled, execution: Execution) -> float:
-    """Estimated by the second of two steps: of two rows on a CPU, elsewhere of a micro-batch that fills the device."""
+    """An estimate from the second of two steps: on two rows on a CPU, elsewhere on a micro-batch."""
     training = config.training
     most = 2 if execution.device.type == "cpu" else training.micro_batch_size or training.batch_size
     step, rows = _step(config, parts, execution, most)
@@ -75,7 +75,7 @@ def _seconds_per_update(config: Config, parts: Assembled, execution: Execution) 
 
 
 def _step(config: Config, parts: Assembled, execution: Execution, most: int) -> tuple[Callable[[], None], int]:
-    """Forward and backward on the first rows of the run, `most` of them, and how many there are."""
+    """A function that runs forward and backward on at most `most` first rows of the run, and the number of rows."""
     batch = parts.schedule.at(0).split(min(most, config.training.batch_size))[0]
     prepared = parts.objective.prepare(batch, seed=0).to(execution.device)
 

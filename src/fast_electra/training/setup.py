@@ -1,8 +1,4 @@
-"""From a run's assembled parts to the state and the plan of the training loop, and the run's validation.
-
-Notable:
-- the optimizers take their float32 masters first; after that the models take the precision's type.
-"""
+"""Makes the training loop's state and plan from a run's assembled parts, and validates the run."""
 
 from fast_electra.config.tree import Config
 from fast_electra.models.layers import cast_weights
@@ -13,7 +9,11 @@ from fast_electra.training.precision import Execution
 
 
 def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
-    """Optimizers with float32 masters; after that the models take the precision's type."""
+    """Make the optimizers, which copy float32 masters, and only then cast the models to the precision's type.
+
+    Returns:
+        the loop's state at update 0, and its plan.
+    """
     updates = config.training.updates
     assert updates is not None
     optimizers = [GroupOptimizer(group, execution.auxiliary_dtype) for group in parts.objective.parameter_groups()]

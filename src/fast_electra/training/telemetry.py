@@ -1,9 +1,9 @@
-"""What a run says of itself: metrics as JSON lines, TensorBoard, a progress bar with time left, or plain lines.
+"""Observers of the training loop: metrics as JSON lines, TensorBoard, and a progress bar or plain lines.
 
 Notable:
-- metrics go to `metrics.jsonl`, one object a logged update; everything that depends on the clock lies under `timing`;
-- resuming cuts the file after the checkpoint's update, so no update is there twice;
-- the loop knows only `Observer`; these hang on it from outside.
+- `metrics.jsonl` has one object per logged update; everything that depends on the clock is under `timing`;
+- resuming removes the records after the checkpoint's update, so no update appears twice;
+- the loop knows only the protocol `Observer`.
 """
 
 import json
@@ -19,51 +19,51 @@ from fast_electra.terminal import Terminal
 
 
 class Observer(Protocol):
-    """Hangs on the training loop."""
+    """Methods that the training loop calls."""
 
     def started(self, update: int, updates: int) -> None:
-        """The loop starts at `update` of `updates`."""
+        """Called before the first update: `update` of `updates` are already done."""
         ...
 
     def updated(self, update: int) -> None:
-        """`update` updates are done."""
+        """Called after each update: `update` updates are done."""
         ...
 
     def logged(self, record: Record) -> None:
-        """A record of metrics was made; an observer may add to it for those that come after."""
+        """Called with each record of metrics. An observer may add keys, which later observers see."""
         ...
 
     def finished(self) -> None:
-        """The loop has ended, in whatever way."""
+        """Called when the loop ends, also after an error."""
         ...
 
 
 class QuietObserver:
-    """Does nothing: base of observers that need only some of the calls."""
+    """Base class of observers that need only some of the calls; its methods do nothing."""
 
     def started(self, update: int, updates: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def updated(self, update: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def logged(self, record: Record) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finished(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class MetricsFile(QuietObserver):
     """Appends records to `metrics.jsonl`."""
 
     def __init__(self, path: Path, keep_through: int):
-        """Keep the records up to update `keep_through` and cut the rest."""
+        """Open the file, and remove the records after update `keep_through`."""
         cut_metrics(path, keep_through)
         self._file = path.open("a", encoding="utf-8")
 
     def logged(self, record: Record) -> None:
-        """Write one line, at once."""
+        """Write one line and flush it."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
@@ -76,27 +76,27 @@ class TensorBoard(QuietObserver):
     """Writes the records as TensorBoard scalars (extra `tensorboard`)."""
 
     def __init__(self, folder: Path):
-        """Events go to `folder`."""
+        """Open an event file in `folder`."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))
 
     def logged(self, record: Record) -> None:
-        """Every number of the record, nested names joined by a slash."""
+        """Write every number of the record; nested names are joined by a slash."""
         for name, value in _numbers(record):
             if name != "update":
                 self._writer.add_scalar(name, value, record["update"])
 
     def finished(self) -> None:
-        """Flush and close."""
+        """Flush and close the event file."""
         self._writer.close()
 
 
 class ProgressDisplay:
-    """A bar with loss, temperature, speed and time left on a terminal; a line every 30 seconds elsewhere."""
+    """A progress bar with loss, temperature, speed and time left; without a terminal, a line every 30 seconds."""
 
     def __init__(self, console: Terminal, title: str):
-        """`title` stands before the bar."""
+        """Prepare the display; `title` is the text before the bar."""
         self._console = console
         self._title = title
         self._progress: Progress | None = None
@@ -126,7 +126,7 @@ class ProgressDisplay:
             self._task = self._progress.add_task(self._title, total=updates, completed=update, facts="")
 
     def updated(self, update: int) -> None:
-        """Move the bar."""
+        """Update the bar, or print a line if 30 seconds have passed."""
         if self._progress:
             self._progress.update(self._task, completed=update, facts=self._facts)
         elif time.monotonic() - self._last_line > 30:
@@ -135,7 +135,7 @@ class ProgressDisplay:
             self._console.say(f"  {self._title}: {update}/{self._updates}, {left:.0f} s left, {self._facts}")
 
     def logged(self, record: Record) -> None:
-        """Take the facts to show from the record."""
+        """Take the loss, temperature and speed to show from the record."""
         parts = [f"loss {record['loss']:.3f}"] if "loss" in record else []
         if "temperature" in record:
             parts.append(f"T {record['temperature']:.2f}")
@@ -145,7 +145,7 @@ class ProgressDisplay:
             self._facts = ", ".join(parts)
 
     def finished(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress:
             self._progress.stop()
 

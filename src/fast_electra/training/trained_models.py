@@ -1,4 +1,4 @@
-"""The models that a run trains: fresh in the shape of the configuration, or continued from a checkpoint."""
+"""The models that a run trains: new ones in the configured shape, or continued from an existing model."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -21,34 +21,43 @@ if TYPE_CHECKING:
 
 
 def trained_model(inputs: "Inputs", head: Head) -> PreTrainedModel:
-    """The main model of the configuration, fresh or continued, with its head; the encoder frozen where asked."""
+    """The main model with its head, new or continued; `main.freeze=encoder` freezes its encoder.
+
+    Raises:
+        ConfigError: freezing leaves nothing to train.
+        ModelError: see `model_of`.
+    """
     config = inputs.config
     model = model_of(inputs, config.main, "main", head, config.training.seed)
     if config.main.freeze == "encoder":
-        # An output layer that is tied to the token embeddings is frozen with them: they are the encoder's.
+        # This also freezes an output layer that is tied to the token embeddings.
         cast(nn.Module, model.base_model).requires_grad_(False)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         if not trained:
             raise ConfigError(
-                f"main.freeze=encoder leaves nothing to train: the {head} head of this {model.config.model_type} is "
-                "its token embeddings again; give main.freeze=none."
+                f"main.freeze=encoder leaves nothing to train: the {head} head of this {model.config.model_type} "
+                "shares the weights of its token embeddings: set main.freeze=none."
             )
-        inputs.notes.append(f"the encoder is frozen: {trained:,} weights of the head are trained.")
+        inputs.notes.append(f"the encoder is frozen: only the head's {trained:,} weights are trained.")
     return model
 
 
 def model_of(inputs: "Inputs", shape: ShapeConfig, key: str, head: Head, seed: int) -> PreTrainedModel:
-    """The model of a section of the configuration: fresh in its shape, or continued from a checkpoint.
+    """The model that a section of the configuration describes: new in its shape, or continued from an existing model.
 
-    It is on the run's device: what it shares with another model would take a part of that one there alone.
-    A vocabulary head's output bias starts at the log unigram frequencies, unless it is loaded.
+    The result is on the run's device already, because moving a model after another one shares its weights would
+    separate them. The output bias of a new vocabulary head starts at the log unigram frequencies.
 
     Args:
-        inputs: takes note of what was loaded.
+        inputs: the run's inputs; its notes receive a sentence about what was loaded.
         shape: the section.
-        key: its name, for errors.
+        key: the section's key, for error messages.
         head: what the model is trained for.
         seed: of new weights.
+
+    Raises:
+        ModelError: the existing model has another tokenizer than the shards, takes only shorter rows, or has too few
+            embeddings.
     """
     shards = inputs.shards
     if shape.model is None:
@@ -80,7 +89,7 @@ def _continued(inputs: "Inputs", shape: ShapeConfig, source: str, key: str, head
         )
     if model.config.vocab_size < shards.vocabulary_size:
         raise ModelError(
-            f"{key}.model={source} has embeddings for {model.config.vocab_size} tokens and a tokenizer of "
+            f"{key}.model={source} has embeddings for {model.config.vocab_size} tokens, but its tokenizer has "
             f"{shards.vocabulary_size}: resize its embeddings in Transformers and save it first."
         )
     inputs.notes.append(note)
