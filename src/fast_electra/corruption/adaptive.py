@@ -1,19 +1,19 @@
-"""The adaptive curriculum: the temperature follows the main model, as low as a target difficulty allows. Ours, not the
-paper's.
+"""The adaptive curriculum: the lowest temperature that keeps a target difficulty for the main model. Not in the paper.
 
 Notable:
-- difficulty d is the RTD loss at masked positions in nats, replaced and original tokens weighing the same: at a low
-  temperature few tokens are replaced, at a high one few are original, and neither may drown the other;
-- d falls when T rises (replacements are easier to see through) and when the model learns, so an integral controller on
-  log T settles where the moving average of d is the target. A slower average of the error counts beside it, so that a
-  model that learns steadily is not always a step ahead:
+- the difficulty d is the RTD loss at masked positions in nats, with equal weight for replaced and original tokens,
+  since few tokens are replaced at a low temperature, and few are original at a high one;
+- d falls when T rises (replacements are easier to detect) and when the model learns. So an integral controller on log T
+  settles where the moving average of d is the target. A slower average of the error is added, since otherwise T would
+  always lag behind a model that learns steadily:
       e = d / target - 1,  k = gain · (1 - memory)
       lasting += k / 8 · (e - lasting),  log T += k · (e + lasting);
-- k is relative to the memory, so that no pair of them oscillates: with d proportional to T^-s, the damping is about
-  1 / (2 √(gain · s)), and s was 0.4 (T = 3) to 1.1 (T = 1) where we measured it;
-- T is kept between its bounds, where `lasting` is 0, so nothing winds up while the target is out of reach;
-- the averages are sums over counts. An update without tokens of a kind (at T = 4 nearly all are
-  replaced) leaves that kind's average as it was, and a single token counts as one token.
+- k is relative to the memory, so that no choice of both oscillates: with d proportional to T^-s, the damping is about
+  1 / (2 √(gain · s)); we measured s from 0.4 (T = 3) to 1.1 (T = 1);
+- T stays between its bounds. At a bound `lasting` is 0, so the error does not accumulate while the target is out of
+  reach;
+- the averages are sums divided by counts, so each token has the same weight, and an update without tokens of a kind
+  (at T = 4 nearly all are replaced) does not change the average of this kind.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from fast_electra.corruption.augmentations import Augmentation, Difficulty
 from fast_electra.corruption.schedules import Curriculum, InitialTemperature, Schedule
 
-# d / target - 1 counts as one at most: an untrained model's loss says little, whatever its size.
+# Upper bound of d / target - 1: the size of an untrained model's loss says little.
 _LARGEST_ERROR = 1.0
 # The lasting error is averaged over 8 / k updates: long enough to forget the large errors of the start.
 _LASTING = 8.0
@@ -33,25 +33,25 @@ _KINDS = ("replaced", "kept")
 
 
 class AdaptiveSchedule(Schedule):
-    """The temperature follows the main model: as low as a target difficulty allows."""
+    """The lowest temperature that keeps a target difficulty for the main model."""
 
     follows_run = True
 
     kind: Literal["adaptive"] = "adaptive"
     initial: InitialTemperature = 2.0
-    """T0, the temperature at the start; auto: as for the others, between lowest and highest"""
+    """T0, the temperature at the start, between lowest and highest; auto: by the auxiliary's entropy"""
     target: float = Field(default=0.7, gt=0)
-    """difficulty to hold: nats of RTD loss at masked positions, replaced and original tokens weighing the same"""
+    """difficulty to keep: RTD loss in nats at masked positions, replaced and original tokens weighted equally"""
     lowest: float = Field(default=1.0, gt=0)
-    """the temperature never goes below"""
+    """lowest temperature"""
     highest: float = Field(default=4.0, gt=0)
-    """the temperature never goes above"""
+    """highest temperature"""
     falling: bool = False
-    """true: the temperature never rises, so a target that was passed by chance is reached again by learning alone"""
+    """true: the temperature never rises, even if the difficulty exceeds the target"""
     memory: float = Field(default=0.8, ge=0, lt=1)
-    """decay of the moving average of the difficulty, per update"""
+    """decay of the difficulty's moving average, per update"""
     gain: float = Field(default=0.5, gt=0, le=2)
-    """how fast log T moves: by this much in 1 / (1 - memory) updates while the difficulty is twice the target"""
+    """change of log T in 1 / (1 - memory) updates while the difficulty is twice the target"""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -79,11 +79,11 @@ class AdaptiveSchedule(Schedule):
 
 @dataclass
 class AdaptiveCurriculum:
-    """A temperature that holds the difficulty of `settings.target`."""
+    """A temperature that keeps the difficulty at `settings.target`."""
 
     settings: AdaptiveSchedule
     state: dict[str, float] = field(init=False)
-    """the next update's temperature; the lasting error; loss and count of replaced and kept tokens, as decaying sums"""
+    """temperature of the next update; lasting error; decaying sums of loss and count, of replaced and kept tokens"""
 
     def __post_init__(self) -> None:
         sums = {f"{kind}_{part}": 0.0 for kind in _KINDS for part in ("loss", "count")}
@@ -92,16 +92,16 @@ class AdaptiveCurriculum:
 
     @property
     def observes(self) -> bool:
-        """Always."""
+        """True: the temperature follows the metrics."""
         return True
 
     def difficulty(self, progress: float) -> Difficulty:
-        """The temperature that the updates so far have led to; the progress doesn't matter."""
+        """The temperature after the updates so far, whatever the progress."""
         return Difficulty(self.state["temperature"])
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Move the temperature by an update's `rtd_loss_replaced`, `rtd_loss_kept` (means) and `replaced_fraction`."""
-        if "replaced_fraction" not in metrics:  # an update without a masked token tells nothing
+        """Change the temperature by the means `rtd_loss_replaced`, `rtd_loss_kept` and `replaced_fraction` of an update."""
+        if "replaced_fraction" not in metrics:  # no token was masked in this update
             return
         settings, state = self.settings, self.state
         replaced = metrics["replaced_fraction"]
@@ -120,9 +120,9 @@ class AdaptiveCurriculum:
         state["lasting"] = lasting if state["temperature"] == wanted else 0.0
 
     def state_dict(self) -> dict[str, float]:
-        """The temperature and the averages."""
+        """The temperature and the averages, plain numbers."""
         return dict(self.state)
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue exactly: JSON keeps every bit of a float."""
+        """Continue from a `state_dict`, exactly: JSON keeps every bit of a float."""
         self.state = dict(state)

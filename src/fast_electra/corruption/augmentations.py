@@ -1,5 +1,7 @@
-"""What a schedule's temperature acts on: the replacements' temperature itself, or the strength of a disturbance inside
-the auxiliary (Fast-ELECTRA, section 5.1).
+"""Augmentations: what the value of a schedule acts on (Fast-ELECTRA, section 5.1).
+
+It is the temperature of the replacements (the paper's method), or the strength of dropout or attention dropping inside
+the auxiliary (the paper's alternatives).
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How hard the replacements are: what a curriculum decides and a corruption source obeys."""
+    """How hard the replacements are: a curriculum gives it, and a corruption source applies it."""
 
     temperature: float
     """T in softmax(l / T); smaller is harder"""
@@ -25,28 +27,28 @@ class Difficulty:
     """share of attention weights dropped inside the auxiliary; larger is easier"""
 
     def logged(self) -> dict[str, float]:
-        """For the log: the temperature, and the strengths that are not zero."""
+        """The values for the log, by name: the temperature, and the strengths that are not zero."""
         strengths = {"dropout": self.dropout, "attention_dropping": self.attention_dropping}
         return {"temperature": self.temperature} | {name: value for name, value in strengths.items() if value}
 
 
 class Augmentation(Part):
-    """How a temperature becomes a difficulty. A part gives `difficulty`; the rest has defaults."""
+    """How a temperature becomes a difficulty. A kind defines `difficulty`; the rest has defaults."""
 
     default_kind: ClassVar[str] = "temperature"
     acts_inside: ClassVar[bool] = False
-    """whether it disturbs the auxiliary: it then needs one that is a model, and its output can't be cached"""
+    """whether it acts inside the auxiliary, which must then be a model whose output cannot be cached"""
 
     def difficulty(self, temperature: float, initial: float) -> Difficulty:
-        """The difficulty where the schedule has `temperature`, T(u), and began at `initial`, T0."""
+        """The difficulty at the schedule's temperature T(u), where `initial` is T0."""
         raise NotImplementedError
 
     def strong(self) -> Difficulty:
-        """A difficulty that changes the output of any auxiliary that can be disturbed."""
+        """A difficulty that changes the output of any suitable auxiliary, for a check of the auxiliary."""
         return self.difficulty(2.0, 2.0)
 
     def check(self, schedule: "Schedule") -> None:
-        """Raise ValueError with one sentence where this schedule's temperatures make no difficulty."""
+        """Raise ValueError, with one sentence, if the schedule's temperatures give no valid difficulty."""
 
 
 class TemperatureAugmentation(Augmentation):
@@ -62,7 +64,7 @@ class _Disturbance(Augmentation):
     acts_inside = True
 
     def share(self, temperature: float, initial: float) -> float:
-        """Of the strength at the start; in [0, 1], as `check` makes sure."""
+        """Share of the strength at the start, in [0, 1]; `check` makes sure of the bounds."""
         return (temperature - 1.0) / (initial - 1.0)
 
     def check(self, schedule: "Schedule") -> None:
@@ -83,7 +85,7 @@ class _Disturbance(Augmentation):
 
 
 class DropoutAugmentation(_Disturbance):
-    """Dropout in the auxiliary, of a strength that falls as the temperature would: (T - 1) / (T0 - 1) of `strength`."""
+    """Dropout in the auxiliary. Its rate is `strength` times (T - 1) / (T0 - 1), so it falls as T would."""
 
     kind: Literal["dropout"] = "dropout"
     strength: float = Field(default=0.3, gt=0, lt=1)
@@ -97,7 +99,7 @@ class DropoutAugmentation(_Disturbance):
 
 
 class AttentionDroppingAugmentation(_Disturbance):
-    """Attention weights of the auxiliary are dropped, by a share that falls as dropout's strength does."""
+    """Drops attention weights of the auxiliary. Their share is `strength` times (T - 1) / (T0 - 1)."""
 
     kind: Literal["attention_dropping"] = "attention_dropping"
     strength: float = Field(default=0.3, gt=0, lt=1)

@@ -1,8 +1,9 @@
-"""The kinds of frozen auxiliaries: what each needs, and how it becomes a distribution over tokens.
+"""The settings of the frozen auxiliary, one class for each `auxiliary.kind`; `auxiliary.py` has what they compute.
 
 Notable:
-- an auxiliary is a language model or is counted on the shards. `training/auxiliary.py` finds, loads and checks the
-  model; a kind says which head it has, how its tokenizer may differ from the shards', and what wraps it.
+- an auxiliary is a language model or a table of counts over the shards. `training/auxiliary.py` finds, loads and checks
+  the model. A kind says which head the model has, how its tokenizer may differ from the shards', and which class of
+  `auxiliary.py` wraps it.
 """
 
 import re
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """How a model is used: on which rows, where, and with which special tokens."""
+    """What a model needs to be used as an auxiliary."""
 
     by_document: bool
-    """tokens see their own document only"""
+    """whether tokens attend only to their own document"""
     mask_id: int
     sentinels: list[int]
-    """ids of the sentinels, of `AuxiliaryConfig.sentinels`"""
+    """ids from `AuxiliaryConfig.sentinels`"""
     candidates: "Candidates"
     device: "torch.device"
     dtype: "torch.dtype"
@@ -41,50 +42,55 @@ class Use:
 class AuxiliaryConfig(Part):
     """The frozen auxiliary of `fast_electra`: anything that gives a distribution over the vocabulary at a position.
 
-    A part that is a model gives `head` and `wrap`; one that is counted gives `count`.
+    A kind that is a model defines `head` and `wrap`; a kind that is counted defines `count`.
     """
 
     default_kind: ClassVar[str] = "auto"
     model: str | None = None
-    """a run, a folder with a Transformers model, or a hub name; of no use to unigram, ngram and uniform"""
+    """a run, a folder with a Transformers model, or a hub name; unigram, ngram and uniform do not use it"""
     checkpoint: int | None = Field(default=None, ge=1)
-    """the update of the auxiliary's run whose weights are used; empty: its last"""
+    """the update of the auxiliary's run whose weights are used; empty: the last"""
     layers: int | None = Field(default=None, ge=1)
-    """use its first layers only; empty: all"""
+    """how many of its first layers are used; empty: all"""
 
     is_counted: ClassVar[bool] = False
-    """whether it is a table of counts and no model"""
+    """whether it is a table of counts, not a model"""
     is_baseline: ClassVar[bool] = False
     """whether it is one of the baselines that auxiliaries are compared with"""
     head: ClassVar["Head"]
-    """of the model"""
+    """the model's head"""
     reads_mask: ClassVar[bool] = False
-    """whether it reads [MASK]: its tokenizer must then be the shards' in every respect, and its cost is known"""
+    """whether it reads [MASK]: its tokenizer must then equal the shards', and its cost is known"""
     keeps_documents_apart: ClassVar[bool] = True
-    """whether it can read a row of several documents one by one"""
+    """whether it can keep the documents of a row apart"""
 
     def of_model(self, name: str, model_config: "PreTrainedConfig") -> "AuxiliaryConfig":
-        """The kind for a model: itself, unless it is `auto`.
+        """The settings for a model: these, unless the kind is `auto`.
 
         Raises:
-            ModelError: such a model can't be used so.
+            ModelError: this kind cannot use such a model.
         """
         return self
 
     def sentinels(self, name: str, tokenizer: "PreTrainedTokenizerBase", slots: int) -> list[int]:
-        """Ids of its own tokens that stand for masked spans, for `slots` of them; they are never drawn.
+        """Ids of the model's own tokens that replace masked spans; they are never drawn as replacements.
+
+        Args:
+            name: of the model, for errors.
+            tokenizer: of the model.
+            slots: the largest number of masked spans in a row.
 
         Raises:
-            ModelError: it has too few.
+            ModelError: the tokenizer has too few.
         """
         return []
 
     def wrap(self, model: "PreTrainedModel", use: Use) -> "Auxiliary":
-        """The model in use: frozen, on the device."""
+        """The model as an auxiliary: frozen, on the device."""
         raise NotImplementedError
 
     def count(self, stream: "TokenStream", allowed_V: "Tensor", device: "torch.device") -> "Auxiliary":
-        """A table of counts over the training split, of the tokens that may be drawn."""
+        """The auxiliary, counted on the training split; `allowed_V` says which tokens may be drawn."""
         raise NotImplementedError
 
 
@@ -92,7 +98,7 @@ class AutoAuxiliary(AuxiliaryConfig):
     """The frozen auxiliary of `fast_electra`: masked_lm, causal_lm or span_corruption, by the model's class."""
 
     kind: Literal["auto"] = "auto"
-    reads_mask = True  # as far as is known before the model is
+    reads_mask = True  # the best guess before the model is known
 
     def of_model(self, name: str, model_config: "PreTrainedConfig") -> AuxiliaryConfig:
         settings = self.model_dump(exclude={"kind"})
@@ -101,7 +107,7 @@ class AutoAuxiliary(AuxiliaryConfig):
         architecture = (model_config.architectures or ["ForMaskedLM"])[0]
         if architecture.endswith(("ForCausalLM", "LMHeadModel")):
             return CausalLMAuxiliary(**settings)
-        # An encoder without a head, and other heads: load_model says what is missing. ELECTRA's discriminator has none.
+        # load_model says what is missing from an encoder without a head. The discriminator of ELECTRA has no such head.
         if architecture.endswith(("ForMaskedLM", "Model")) or (architecture == "BertForPreTraining"):
             return MaskedLMAuxiliary(**settings)
         raise ModelError(
@@ -163,7 +169,7 @@ class CausalLMAuxiliary(_OneStack):
 
 
 class PrefixLMAuxiliary(_EncoderDecoder):
-    """An encoder-decoder that goes on with a prefix."""
+    """An encoder-decoder that continues a prefix."""
 
     kind: Literal["prefix_lm"] = "prefix_lm"
 
@@ -208,7 +214,7 @@ class SpanCorruptionAuxiliary(_EncoderDecoder):
 
 
 class UnigramAuxiliary(AuxiliaryConfig):
-    """Token frequencies, whatever stands around a position."""
+    """Token frequencies, without context."""
 
     kind: Literal["unigram"] = "unigram"
     is_counted = True
@@ -221,7 +227,7 @@ class UnigramAuxiliary(AuxiliaryConfig):
 
 
 class NGramAuxiliary(AuxiliaryConfig):
-    """Interpolated bigrams of both neighbours."""
+    """Interpolated bigrams with both neighbours."""
 
     kind: Literal["ngram"] = "ngram"
     is_counted = True
@@ -233,7 +239,7 @@ class NGramAuxiliary(AuxiliaryConfig):
 
 
 class UniformAuxiliary(AuxiliaryConfig):
-    """Every token alike."""
+    """The same probability for every token."""
 
     kind: Literal["uniform"] = "uniform"
     is_counted = True

@@ -43,12 +43,12 @@ _REBUILD = "run `fast-electra corrupt` again with the same settings, or choose a
 
 @dataclass(frozen=True)
 class CachedCorruption:
-    """Reads replacements instead of asking an auxiliary."""
+    """Reads replacements instead of running an auxiliary."""
 
     cache: "CorruptionCache"
 
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
-        """Corrupt a batch by samples of `softmax(l / T)`; the seed is the cache's own, whatever is given."""
+        """The batch with stored samples of `softmax(l / T)`; `seed` is not used, since the cache has its own."""
         tokens_BM, expected = self.cache.read(batch.samples.numpy(), difficulty.temperature)
         device = batch.ids.device
         ids_BS, replaced_BS = replace(batch, masked, torch.from_numpy(tokens_BM).to(device, non_blocking=True))
@@ -56,28 +56,28 @@ class CachedCorruption:
 
 
 class CorruptionCache:
-    """A finished folder of paths; use `open_cache`."""
+    """A finished folder of temperature paths; open it with `open_cache`."""
 
     def __init__(self, folder: Path, about: dict[str, Any], manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.about = about
-        """what `cache.json` says: `identity`, `numerics`, `auxiliary`, ..."""
+        """the content of `cache.json`: `identity`, `numerics`, `auxiliary`, …"""
         self.parts = [PartFile(**part) for part in manifest["train"]]
         self.rows = sum(part.rows for part in self.parts)
-        """of the run's order"""
+        """number of rows of the run's order"""
         self.bytes = sum(entry["bytes"] for entry in manifest["files"].values())
         self._validation = PartFile(**manifest["validation"])
         self._validation_indices = np.array(about["validation"], dtype=np.int64)
         self._low, self._high = about["identity"]["corruption.race_interval"]
         self._knots = knots((self._low, self._high))
-        # A run goes through its parts in order: few are open at a time, however many there are.
+        # A run reads its files in order, so few need to be open at a time.
         self._open = lru_cache(maxsize=8)(lambda part: PathReader(folder / part.file, part, about["token_type"]))
 
     def refuse_other(self, here: Mapping[str, Any]) -> None:
         """Check that a run may read from this cache.
 
         Args:
-            here: the run's `identity`; the auxiliary's keys only where the run names one.
+            here: the run's `identity`; it has the keys of the auxiliary only if the run names one.
 
         Raises:
             ConfigError: names what differs.
@@ -93,7 +93,7 @@ class CorruptionCache:
         """Check that the cache holds every row of a run.
 
         Args:
-            rows: that the run reads.
+            rows: number of rows that the run reads.
 
         Raises:
             ConfigError: it holds fewer.
@@ -106,19 +106,19 @@ class CorruptionCache:
             )
 
     def read(self, samples_B: np.ndarray, temperature: float) -> tuple[np.ndarray, float]:
-        """The samples of `softmax(l / temperature)` at the masked positions of some rows.
+        """Read the samples of `softmax(l / temperature)` at the masked positions of some rows.
 
         Args:
-            samples_B: int64, `Batch.samples`: all in the run's order, or all outside of it.
-            temperature: within the interval.
+            samples_B: int64, `Batch.samples`: either all in the run's order, or all validation rows.
+            temperature: within the cache's interval.
 
         Returns:
-            tokens (B, M), int64, of no meaning in slots without a masked position; and the expected number of those
-            that differ from the original.
+            tokens (B, M), int64, without meaning in slots that hold no masked position; and the expected number of
+            tokens that differ from the original.
 
         Raises:
             ValueError: the temperature lies outside the interval.
-            DataError: the cache doesn't hold the row.
+            DataError: the cache does not hold a row.
         """
         if not self._low <= temperature <= self._high:
             raise ValueError(f"temperature {temperature:g} lies outside the cache's {self._low:g} to {self._high:g}")
@@ -132,7 +132,7 @@ class CorruptionCache:
         return tokens_BM, float(expected_K @ interpolation(self._knots, inverse))
 
     def _find(self, samples_B: np.ndarray) -> Iterator[tuple[np.ndarray, PathReader, np.ndarray]]:
-        """Which of the rows lie in which part, and where in it."""
+        """For each file: which of the rows it holds, its reader, and their places in it."""
         if samples_B[0] < 0:
             indices_B = ~samples_B
             rows_B = np.searchsorted(self._validation_indices, indices_B).clip(max=len(self._validation_indices) - 1)
@@ -153,10 +153,10 @@ def open_cache(folder: str | Path, verify: bool = True) -> CorruptionCache:
 
     Args:
         folder: holds manifest.json.
-        verify: read every byte and compare digests (about 1 s a GB); otherwise sizes alone.
+        verify: read every byte and compare digests (about 1 s per GB); otherwise only sizes.
 
     Raises:
-        DataError: it is no cache, not finished, or a file is missing, cut short or changed.
+        DataError: it is not a cache, not finished, or a file is missing, cut short or changed.
     """
     folder = Path(folder)
     if not (folder / IDENTITY).exists():
@@ -180,10 +180,10 @@ def write_cache_manifest(
     """Make a folder a finished cache.
 
     Args:
-        folder: holds `cache.json` and the parts.
-        train: in the run's order, all but the last of `chunk_rows` rows.
-        validation: the validation rows.
-        files: manifest entries of the parts, by name.
+        folder: holds `cache.json` and the files of paths.
+        train: the files in the run's order; each has `chunk_rows` rows, the last may have fewer.
+        validation: the file of the validation rows.
+        files: manifest entries of the files of paths, by name.
     """
     described = (folder / IDENTITY).read_bytes()
     own = {"bytes": len(described), "sha256": hashlib.sha256(described).hexdigest()}
@@ -198,7 +198,7 @@ def write_cache_manifest(
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What differs between two identities, in words; empty if nothing does."""
+    """The differences between two identities, in words; empty if there are none."""
     return "; ".join(
         f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
         for key in sorted(there.keys() | here.keys())

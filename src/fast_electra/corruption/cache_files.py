@@ -32,30 +32,30 @@ KNOTS = 7
 
 @dataclass(frozen=True)
 class PartFile:
-    """Some rows' paths in one file."""
+    """A file with the paths of some rows."""
 
     file: str
     rows: int
     slots: int
-    """M"""
+    """M, slots of a row"""
     positions: int
-    """masked ones, without padding"""
+    """number of masked positions, without padding"""
     segments: int
-    """of all positions"""
+    """number of segments of all positions"""
 
 
 @dataclass
 class PackedPaths:
-    """Paths of a batch, packed."""
+    """The paths of a batch, packed into arrays."""
 
     segments_BM: np.ndarray
-    """uint8; 0 in slots that hold no masked position"""
+    """uint8: number of segments; 0 in slots that hold no masked position"""
     tokens: np.ndarray
-    """int64: the segments of each position in turn, from the hottest to the coldest"""
+    """int64: the tokens of the segments, position by position, from the highest temperature to the lowest"""
     starts: np.ndarray
-    """float32: where each begins, but for a position's first"""
+    """float32: inverse temperature at which each segment begins, without the first of each position"""
     expected_BK: np.ndarray
-    """float16: expected number of replaced tokens of a row at each knot"""
+    """float16: expected number of replaced tokens of each row at each knot"""
 
     @classmethod
     def of(cls, path: TemperaturePath, masked: Masked, expected_BK: Tensor) -> "PackedPaths":
@@ -73,7 +73,7 @@ class PackedPaths:
 
 
 class PathReader:
-    """One file of paths, memory-mapped."""
+    """Reads one file of paths, memory-mapped."""
 
     def __init__(self, file: Path, part: PartFile, tokens: str) -> None:
         content = np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
@@ -85,7 +85,7 @@ class PathReader:
         self._arrays = arrays
 
     def at(self, rows_R: np.ndarray, inverse_temperature: np.float32) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (R, M) at an inverse temperature, and expected numbers of replaced tokens (R, K)."""
+        """The tokens (R, M) at an inverse temperature, and the expected numbers of replaced tokens (R, K)."""
         arrays = self._arrays
         segments_RM = arrays["segments"][rows_R].astype(np.int64)
         later_RM = np.maximum(segments_RM - 1, 0)
@@ -104,7 +104,7 @@ def write_part(
     """Write one file of paths, whole or not at all.
 
     Returns:
-        what it holds, and its manifest entry: `bytes` and `sha256`.
+        what the file holds, and its manifest entry: `bytes` and `sha256`.
     """
     segments_RM = np.concatenate([piece.segments_BM for piece in pieces])
     later_RM = np.maximum(segments_RM.astype(np.int64) - 1, 0)
@@ -131,13 +131,13 @@ def token_type(vocabulary: int) -> str:
 
 
 def knots(interval: Sequence[float]) -> np.ndarray:
-    """Inverse temperatures (K,), float64."""
+    """The inverse temperatures (K,) at which expected numbers of replaced tokens are stored, float64."""
     low, high = interval
     return np.linspace(1.0 / high, 1.0 / low, KNOTS)
 
 
 def interpolation(knots_K: np.ndarray, place: float) -> np.ndarray:
-    """Weights (K,) of values at the knots in the polynomial through them, at a place."""
+    """Weights (K,) of the values at the knots, for the value at `place` of the polynomial through them."""
     weights = [
         np.prod([(place - other) / (knot - other) for j, other in enumerate(knots_K) if j != i])
         for i, knot in enumerate(knots_K)
@@ -149,7 +149,7 @@ def interpolation(knots_K: np.ndarray, place: float) -> np.ndarray:
 def expected_replaced(logits_NV: Tensor, originals_BM: Tensor, valid_BM: Tensor, interval: Sequence[float]) -> Tensor:
     """Expected number of replaced tokens (B, K) of each row at each knot: the sum of `1 - p_T(original)`.
 
-    Knots lie evenly, so that `exp(b_k · l)` is `exp(b_0 · l) · exp(step · l)^k`: two exponentials instead of K.
+    The knots are evenly spaced, so `exp(b_k · l)` is `exp(b_0 · l) · exp(step · l)^k`: two exponentials instead of K.
 
     Args:
         logits_NV: N = B · M rows.
@@ -159,7 +159,7 @@ def expected_replaced(logits_NV: Tensor, originals_BM: Tensor, valid_BM: Tensor,
     """
     first, step = (float(number) for number in (knots(interval)[0], np.diff(knots(interval))[0]))
     kept_NK = torch.empty(len(logits_NV), KNOTS, device=logits_NV.device)
-    rows = 16 if logits_NV.device.type == "cpu" else 4096  # few at a time stay in a CPU's cache
+    rows = 16 if logits_NV.device.type == "cpu" else 4096  # a few rows fit into a CPU's cache
     for part_NV, originals_N, kept_RK in zip(
         logits_NV.split(rows), originals_BM.flatten().split(rows), kept_NK.split(rows), strict=True
     ):
@@ -175,7 +175,7 @@ def expected_replaced(logits_NV: Tensor, originals_BM: Tensor, valid_BM: Tensor,
 
 
 def _layout(part: PartFile, tokens: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Arrays of a part's file in their order: type and shape; each begins at a multiple of its items' size."""
+    """Type and shape of the arrays of a file, in their order; each begins at a multiple of its items' size."""
     return {
         "tokens_from": ("<u4", (part.rows,)),
         "starts_from": ("<u4", (part.rows,)),

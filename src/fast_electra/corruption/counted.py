@@ -1,21 +1,21 @@
-"""Auxiliaries that are counted on the training split, not trained: the floor of the comparison, and its next step.
+"""Auxiliaries that are counted on the training split, not trained: baselines for the models of `auxiliary.py`.
 
-    uniform   every token alike
-    unigram   p(x_t), whatever stands around it
-    ngram     p(x_t | x_t-1, x_t+1) ∝ p(x_t | x_t-1) · p(x_t | x_t+1) / p(x_t), exact for a Markov chain of order one; a
-              neighbour that is masked or special tells nothing, and its factor is left out: without both, p(x_t)
+    uniform   the same probability for every token
+    unigram   p(x_t), without context
+    ngram     p(x_t | x_t-1, x_t+1) ∝ p(x_t | x_t-1) · p(x_t | x_t+1) / p(x_t), exact for a Markov chain of order one.
+              The factor of a neighbour that is masked or special is left out; without both factors it is p(x_t)
 
 Bigrams are interpolated with unigrams (Witten and Bell, 1991): with c(l, x) occurrences of l before x and T(l)
-different tokens behind l, p(x | l) = λ c(l, x) / c(l) + (1 - λ) p(x), λ = c(l) / (c(l) + T(l)). Up to a constant of l,
+different tokens after l, p(x | l) = λ c(l, x) / c(l) + (1 - λ) p(x), λ = c(l) / (c(l) + T(l)). Up to a constant of l,
 
     log p(x | l) = log p(x) + log(1 + c(l, x) / (T(l) p(x)))
 
-so that only pairs which occur need to be stored, and the same with x_t+1.
+so only pairs that occur are stored. The same holds for x_t+1.
 
 Notable:
-- special tokens have probability 0; every other token that the tokenizer has is counted once more than it occurs;
-- the corpus streams through in chunks; beyond 2^27 tokens, chunks spread evenly over it; of the pairs, the 2^22 most
-  frequent ones are kept after each chunk: memory stays flat, and the same shards give the same tables.
+- special tokens have probability 0; one is added to the count of every other token;
+- memory is bounded. The corpus is read in chunks; of more than 2^27 tokens only chunks spread evenly over the corpus
+  are read, and after each chunk the 2^22 most frequent pairs are kept. The same shards give the same tables.
 
 Shapes: N = B · M masked positions, V vocabulary, P stored pairs.
 """
@@ -42,7 +42,7 @@ def unigram_log_probabilities(stream: TokenStream, allowed_V: Tensor) -> Tensor:
 
     Args:
         stream: the training split.
-        allowed_V: bool, the tokens that there are, special ones left out.
+        allowed_V: bool, True for tokens of the tokenizer that are not special.
     """
     counts_V = np.zeros(len(allowed_V), dtype=np.int64)
     for start, stop in _chunks(stream.tokens):
@@ -67,24 +67,24 @@ class Unigram:
         return self.log_probabilities_V.expand(masked.positions_BM.numel(), -1)
 
     def modules(self) -> list[nn.Module]:
-        """None: there is nothing to train."""
+        """No modules: there is nothing to train."""
         return []
 
 
 @dataclass(frozen=True)
 class Gains:
-    """log(1 + c / (T p)) of every stored pair, by the token that is given."""
+    """log(1 + c / (T p)) of every stored pair, by the given token."""
 
     starts_V: Tensor
     """(V + 1,) int64: the pairs of token v are those from starts_V[v] to starts_V[v + 1]"""
     tokens_P: Tensor
-    """int64: the token that is predicted"""
+    """int64: the predicted tokens"""
     gains_P: Tensor
     """float32"""
 
     @classmethod
     def of(cls, given_P: np.ndarray, predicted_P: np.ndarray, counts_P: np.ndarray, unigram_V: Tensor) -> "Gains":
-        """From pairs and how often each occurs, in any order; no pair twice."""
+        """From pairs and their counts, in any order, each pair once."""
         order_P = np.argsort(given_P, kind="stable")
         given_P, predicted_P, counts_P = given_P[order_P], predicted_P[order_P], counts_P[order_P]
         different_V = np.bincount(given_P, minlength=len(unigram_V))
@@ -98,19 +98,19 @@ class Gains:
         return Gains(self.starts_V.to(device), self.tokens_P.to(device), self.gains_P.to(device))
 
     def add(self, logits_NV: Tensor, given_N: Tensor, usable_N: Tensor) -> None:
-        """Add the gains of the pairs of `given_N` to the rows of `logits_NV`, in place, where usable."""
+        """Add the gains of the pairs of `given_N` to the rows of `logits_NV`, in place, where `usable_N` is True."""
         first_N = self.starts_V[given_N]
         count_N = (self.starts_V[given_N + 1] - first_N) * usable_N
         rows = torch.repeat_interleave(count_N)
         behind_N = count_N.cumsum(0) - count_N
         pairs = torch.arange(len(rows), device=rows.device) + (first_N - behind_N)[rows]
-        # No row meets a token twice, so the sums don't depend on an order.
+        # Each entry gets at most one addend, so the order does not matter.
         logits_NV.view(-1).index_add_(0, rows * logits_NV.shape[1] + self.tokens_P[pairs], self.gains_P[pairs])
 
 
 @dataclass(frozen=True)
 class NGram:
-    """Interpolated bigrams of both neighbours."""
+    """Interpolated bigrams with both neighbours."""
 
     unigram_V: Tensor
     after: Gains
@@ -120,12 +120,12 @@ class NGram:
 
     @classmethod
     def count(cls, stream: TokenStream, allowed_V: Tensor, device: torch.device) -> "NGram":
-        """Count a training split.
+        """Count the tables of a training split.
 
         Args:
             stream: the training split.
-            allowed_V: bool, the tokens that there are, special ones left out.
-            device: where the tables will lie.
+            allowed_V: bool, True for tokens of the tokenizer that are not special.
+            device: of the tables.
         """
         unigram_V = unigram_log_probabilities(stream, allowed_V)
         keys_P, counts_P = _pairs(stream, allowed_V.numpy())
@@ -141,19 +141,19 @@ class NGram:
         seen_BS = batch.eligible & ~torch.zeros_like(batch.eligible).scatter(1, masked.positions_BM, masked.valid_BM)
         logits_NV = self.unigram_V.repeat(masked.positions_BM.numel(), 1)
         for gains, step in ((self.after, -1), (self.before, 1)):
-            # Only slots without a masked position stand at a row's ends.
+            # Only slots without a masked position are at the ends of a row.
             neighbours_BM = (masked.positions_BM + step).clamp(0, batch.ids.shape[1] - 1)
             usable_BM = seen_BS.gather(1, neighbours_BM) & masked.valid_BM
             gains.add(logits_NV, batch.ids.gather(1, neighbours_BM).flatten(), usable_BM.flatten())
         return logits_NV
 
     def modules(self) -> list[nn.Module]:
-        """None: there is nothing to train."""
+        """No modules: there is nothing to train."""
         return []
 
 
 def _chunks(tokens: int) -> Iterator[tuple[int, int]]:
-    """Stretches of a stream that are counted: all of it, or as many as are allowed, evenly spread."""
+    """Start and stop of the chunks that are counted: all, or the largest allowed number, spread evenly."""
     count = -(-tokens // _CHUNK)
     chosen = min(count, _MOST_TOKENS // _CHUNK)
     for number in range(chosen):
@@ -162,10 +162,10 @@ def _chunks(tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def _pairs(stream: TokenStream, allowed_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours l, x as keys l · V + x, int64, and how often each occurs."""
+    """Pairs of neighbours l, x as keys l · V + x (int64), and their counts."""
     keys_P, counts_P = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     for start, stop in _chunks(stream.tokens):
-        tokens = stream.read(start, min(stop + 1, stream.tokens))  # one more, for the pair on the border
+        tokens = stream.read(start, min(stop + 1, stream.tokens))  # one more, for the pair across the border
         usable = allowed_V[tokens]
         found, counts = np.unique(
             (tokens[:-1] * len(allowed_V) + tokens[1:])[usable[:-1] & usable[1:]], return_counts=True

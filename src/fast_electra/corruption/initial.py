@@ -1,16 +1,16 @@
-"""Where the temperature starts, by the auxiliary's entropy: `corruption.schedule.initial=auto`. Ours, not the paper's.
+"""The initial temperature by the auxiliary's entropy: `corruption.schedule.initial=auto`. Not in the paper.
 
-The curriculum starts hot so that replacements are easy to see through, but they should still tell of their context.
-How far they do is a matter of their entropy H(T), the mean over masked positions of the entropy of softmax(l / T): it
-rises with T up to the log of the number V of tokens that can be drawn, where replacements are drawn evenly. So
+The curriculum starts at a high temperature, so that replacements are easy to detect; but they should still depend on
+their context. The entropy H(T) measures this: the mean over masked positions of the entropy of softmax(l / T). It rises
+with T, up to log V for V tokens that can be drawn, where all are equally likely. So
 
     T0 = the T in [1, 2] with H(T) = 0.7 log V;  1 where H(1) is above that, 2 where H(2) is below.
 
 Notable:
-- a strong auxiliary (H(1) of 1.5 to 2 nats, V = 30,000) gets 2 or nearly so, as in the paper; a weak one, whose samples
-  differ from the original anyway, starts just above 1, where at 2 it would draw noise;
-- H is measured at 11 temperatures and interpolated; two decimals are kept, so that a rounding elsewhere in the model
-  rarely gives another number. A run writes the number into its configuration.
+- a strong auxiliary (H(1) of 1.5 to 2 nats, V = 30,000) gets 2 or slightly less, as in the paper. The samples of a weak
+  one differ from the original anyway; it starts slightly above 1, since at 2 it would draw noise;
+- H is measured at 11 temperatures and interpolated. T0 is rounded to two decimals, so that rounding errors in the model
+  rarely change it. A run writes the number into its configuration.
 
 Shapes: N masked positions, V vocabulary.
 """
@@ -29,18 +29,21 @@ from fast_electra.data.batches import Batch
 
 TEMPERATURES = np.linspace(1.0, 2.0, 11)
 LARGEST_SHARE = 0.7
-"""of the entropy of even draws, at the start"""
-# Rows at a time, so that a vocabulary's numbers stay few.
+"""share of the largest entropy, log V, at the start"""
+# Number of rows at a time, to bound the memory.
 _ROWS = 256
 
 
 def initial_temperature(auxiliary: Auxiliary, batches: Iterable[tuple[Batch, Masked]], tokens: int) -> float:
-    """T0 for an auxiliary, 1 to 2.
+    """Choose T0 for an auxiliary.
 
     Args:
         auxiliary: of any kind.
         batches: validation rows and their masked positions, on the auxiliary's device.
-        tokens: how many can be drawn.
+        tokens: number of tokens that can be drawn.
+
+    Returns:
+        T0 from 1 to 2, with two decimals.
     """
     totals, count = np.zeros(len(TEMPERATURES)), 0
     for batch, masked in batches:
@@ -52,7 +55,7 @@ def initial_temperature(auxiliary: Auxiliary, batches: Iterable[tuple[Batch, Mas
 
 @torch.no_grad()
 def entropies(logits_NV: Tensor) -> np.ndarray:
-    """Sum over positions of the entropy of softmax(l / T), nats, at each of `TEMPERATURES`."""
+    """Sums (11,) over positions of the entropy of softmax(l / T) in nats, at each of `TEMPERATURES`."""
     totals = np.zeros(len(TEMPERATURES))
     for logits_nV in logits_NV.split(_ROWS):
         for number, temperature in enumerate(TEMPERATURES):
@@ -61,10 +64,10 @@ def entropies(logits_NV: Tensor) -> np.ndarray:
 
 
 def where_entropy_is(wanted: float, means: np.ndarray) -> float:
-    """The temperature at which the mean entropy, which rises with it, is `wanted`; the nearer end where it never is.
+    """The temperature at which the mean entropy is `wanted`, or the nearer end of `TEMPERATURES`.
 
     Args:
         wanted: nats.
-        means: at `TEMPERATURES`.
+        means: mean entropies at `TEMPERATURES`, in nats; they rise.
     """
     return round(float(np.interp(wanted, means, TEMPERATURES)), 2)

@@ -1,15 +1,17 @@
-"""Which positions are masked: `max(1, round(rate · eligible tokens))` of each row, without replacement.
+"""Masking: draw `max(1, round(rate · eligible tokens))` positions M of each row, without replacement.
 
-Three kinds, each with the same count and the same chance for every position, wherever it stands in its row:
-  random       positions drawn one by one
+This is the first step of the method (the paper's section 3, with a rate of 15 %). `masking_kinds.py` has the settings.
+Three kinds, each with the same number of positions, and the same probability for every position of a row:
+  random       single positions
   whole_word   all tokens of random words
-  span         runs of geometric length (SpanBERT, arXiv 1907.10529, section 3.1)
+  span         spans of geometric length (SpanBERT, arXiv 1907.10529, section 3.1)
 
 Notable:
-- counter-based: a row's mask depends on seed, epoch, sample index and position alone, not on the batch around it;
-- the count is never exceeded, and reached exactly but for whole words in rows with too few words of one token;
-- special and padding tokens are never masked, and end words and spans;
-- storage is padded to a fixed count, so shapes never change and nothing recompiles.
+- counter-based: the mask of a row depends only on seed, epoch and row number, not on the rest of the batch;
+- a row never has more masked positions than the count, and exactly as many, except with whole words in a row that has
+  too few words of one token;
+- special and padding tokens are never masked, and they end words and spans;
+- storage is padded to a fixed number of slots, so shapes never change and nothing is recompiled.
 
 Shapes: B sequences, S positions, M masked positions (padded), U words, V vocabulary, L span lengths.
 """
@@ -29,9 +31,9 @@ from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 from fast_electra.data.tokenizer import vocabulary_size
 
-# Counters of a row's further random numbers, beyond any position.
+# Counters of further random numbers of a row, larger than any position.
 _ROW, _LENGTHS = 1 << 20, 1 << 21
-# What the Unicode names of letters begin with where words are not set apart.
+# The beginnings of the Unicode names of letters of scripts without spaces between words.
 _WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
@@ -40,12 +42,12 @@ class Masked:
     """The masked positions of a batch."""
 
     positions_BM: Tensor
-    """int64, no position twice in a row, the valid ones first and ascending; of no meaning where `valid_BM` is False"""
+    """int64; each at most once in a row, valid ones first and ascending; no meaning where `valid_BM` is False"""
     valid_BM: Tensor
-    """bool: which of the M slots hold a masked position"""
+    """bool: True for slots that hold a masked position"""
 
     def split(self, size: int) -> list["Masked"]:
-        """Slices of `size` sequences, in step with `Batch.split`."""
+        """The masked positions of each `size` sequences, as `Batch.split` splits them."""
         return [Masked(p, v) for p, v in zip(self.positions_BM.split(size), self.valid_BM.split(size), strict=True)]
 
 
@@ -70,7 +72,10 @@ def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:
     Args:
         batch: B rows of S tokens.
         rate: share of a row's eligible tokens, in (0, 1).
-        seed: the run's seed.
+        seed: seed of the run.
+
+    Returns:
+        the masked positions, in `round(rate · S)` slots.
     """
     length, device = batch.ids.shape[1], batch.ids.device
     noise_BS = row_uniforms(batch, seed, torch.arange(length, device=device)).masked_fill(~batch.eligible, 2.0)
@@ -81,21 +86,21 @@ def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:
 
 @dataclass(frozen=True)
 class WordPieces:
-    """Which tokens of a vocabulary belong to one word when they stand side by side."""
+    """Which tokens of a vocabulary belong to one word when they are neighbours."""
 
     continues_V: Tensor
-    """bool: goes on with the word of the token before, if that one is open"""
+    """bool: True for tokens that continue the word of the token before, if that token is open"""
     open_V: Tensor
-    """bool: the word may go on after it"""
+    """bool: True for tokens after which the word may continue"""
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase) -> WordPieces:
-    """What the spelling of a tokenizer's tokens says about words.
+    """Find the parts of words by the spelling of a tokenizer's tokens.
 
-    WordPiece marks what continues a word (`##`). With byte-level BPE (`Ġ`) and SentencePiece (`▁`), a word is a run of
-    letters, digits and underscores: a token goes on with it that begins with such a character, behind a token that ends
-    with one; white space and punctuation stand for themselves. In scripts without spaces every token is a word. A token
-    of broken UTF-8 counts as letters.
+    WordPiece marks tokens that continue a word (`##`). With byte-level BPE (`Ġ`) and SentencePiece (`▁`), a word is a
+    sequence of letters, digits and underscores: a token continues it if it begins with such a character and the token
+    before ends with one. White space and punctuation are words of their own. In scripts without spaces every token is a
+    word. A token of broken UTF-8 counts as letters.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
     content = json.loads(backend.to_str())
@@ -120,27 +125,30 @@ def word_pieces(tokenizer: PreTrainedTokenizerBase) -> WordPieces:
 def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, longest: int) -> Masked:
     """Mask all tokens of random words.
 
-    Every word of several tokens is masked with the chance m / e of the row (m to mask, e eligible), by systematic
-    sampling, which keeps their total near its mean; random words of one token make up the rest. As that rest is
-    m - (m / e) · (tokens in longer words) on average, their chance is m / e too, and the count is m. Where a row has
-    too few of them, other words fill up as long as they fit: such a row is short by fewer tokens than `longest`, and
-    its chances are equal only nearly.
+    Let m of a row's e eligible tokens be masked. Every word of several tokens is masked with probability m / e, by
+    systematic sampling, which keeps their total near its mean; random words of one token make up the rest. This rest is
+    m - (m / e) · (tokens in longer words) on average, so their probability is m / e too, and the count is m. If a row
+    has too few words of one token, other words are added as long as they fit: such a row lacks fewer tokens than
+    `longest`, and its probabilities are only approximately equal.
 
-    (Drawing words in random order until m is reached would mask the words at a row's ends, which are cut and so
-    shorter, more often than others.)
+    (Words drawn in random order until m is reached would be masked more often at the ends of a row, where they are cut
+    and so shorter.)
 
     Args:
         batch: B rows of S tokens.
         rate: share of a row's eligible tokens, in (0, 1).
-        seed: the run's seed.
-        pieces: of the tokenizer.
+        seed: seed of the run.
+        pieces: from `word_pieces`.
         longest: a word of more tokens, or of more than m, is masked in parts of at most this length.
+
+    Returns:
+        the masked positions, in `round(rate · S)` slots.
     """
     eligible_BS, device = batch.eligible, batch.ids.device
     positions_S = torch.arange(batch.ids.shape[1], device=device)
     count_B1 = counts(eligible_BS, rate)
     chance_B1 = count_B1.double() / eligible_BS.sum(1, keepdim=True).clamp(min=1)
-    # Where words begin, and which word each position belongs to
+    # Find where words begin, and to which word each position belongs
     goes_on_BS = eligible_BS & pieces.continues_V.to(device)[batch.ids]
     goes_on_BS[:, 1:] &= (eligible_BS & pieces.open_V.to(device)[batch.ids])[:, :-1]
     goes_on_BS[:, 0] = False
@@ -149,14 +157,14 @@ def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, l
     begins_BS = eligible_BS & ((positions_S - start_BS) % part_B1 == 0)
     word_BS = (begins_BS.cumsum(1) - 1).clamp(min=0)
     length_BU = torch.zeros_like(word_BS).scatter_add(1, word_BS, eligible_BS.long())
-    # Words of several tokens: every (1 / chance)-th of them, longest first, from a random start
+    # Draw words of several tokens: every (1 / chance)-th, longest first, from a random start
     noise_BU = row_uniforms(batch, seed, positions_S)
     by_length_BU = (length_BU - noise_BU).argsort(dim=1, descending=True)
     length_BU, noise_BU = length_BU.gather(1, by_length_BU), noise_BU.gather(1, by_length_BU)
     place_BU = positions_S * chance_B1 + row_uniforms(batch, seed, torch.tensor([_ROW], device=device))
     drawn_BU = (length_BU > 1) & ((place_BU + chance_B1).floor() > place_BU.floor())
     drawn_BU &= (length_BU * drawn_BU).cumsum(1) <= count_B1
-    # Those, then words of one token, then the others, each in random order, until the row is full
+    # Take these, then words of one token, then the others, each in random order, until the count is reached
     turn_BU = torch.where(drawn_BU, 0, torch.where(length_BU == 1, 1, torch.where(length_BU > 1, 2, 3)))
     in_turn_BU = (turn_BU + noise_BU).argsort(dim=1)
     taken_BU = length_BU.gather(1, in_turn_BU).cumsum(1) <= count_B1
@@ -165,11 +173,14 @@ def mask_whole_words(batch: Batch, rate: float, seed: int, pieces: WordPieces, l
 
 
 def span_lengths(mean: float, longest: int) -> Tensor:
-    """Distribution function (L,) of span lengths: geometric, cut behind `longest`, with this mean after the cut.
+    """The distribution of span lengths: geometric, cut after `longest`, with the given mean after the cut.
 
     Args:
-        mean: 1 to (longest + 1) / 2, where all lengths are alike.
+        mean: 1 to (longest + 1) / 2, where all lengths have the same probability.
         longest: L.
+
+    Returns:
+        (L,) float64: the probability of a length of at most 1, 2, …, L.
     """
     numbers_L = torch.arange(1, longest + 1, dtype=torch.float64)
 
@@ -182,34 +193,37 @@ def span_lengths(mean: float, longest: int) -> Tensor:
 
 
 def mask_spans(batch: Batch, rate: float, seed: int, lengths_L: Tensor) -> Masked:
-    """Mask runs of random lengths at random places.
+    """Mask spans of random lengths at random places.
 
-    The eligible tokens are laid on a circle, the spans and the free tokens between them in random order, and the circle
-    is turned by a random angle: every position has the chance m / e of the row (m to mask, e eligible), those at its
-    ends as well. So a span that reaches a separator or the row's end is cut there, and what is left of it is a span
-    behind the separator or at the row's beginning. One span of the row is cut so that the count is m. Spans don't
-    touch, unless the rate leaves too few free tokens to hold them apart.
+    Spans and the free tokens between them are put on a circle in random order, and the circle is turned by a random
+    angle. So every position of a row has the same probability m / e (m masked of e eligible tokens), also at its ends.
+    A span that reaches a separator or the row's end is cut there, and continues after the separator or at the row's
+    beginning. One span of the row is shortened so that the count is m. Spans do not touch, unless the rate leaves too
+    few free tokens to separate them.
 
-    (Spans placed on a line would seldom reach the ends; cutting them there without going on would leave the first
-    tokens behind a separator masked less often.)
+    (Spans placed on a line would rarely reach the ends. If they were cut there without being continued, the first
+    tokens after a separator would be masked less often.)
 
     Args:
         batch: B rows of S tokens.
         rate: share of a row's eligible tokens, in (0, 1).
-        seed: the run's seed.
-        lengths_L: distribution function of the lengths, from `span_lengths`.
+        seed: seed of the run.
+        lengths_L: from `span_lengths`.
+
+    Returns:
+        the masked positions, in `round(rate · S)` slots.
     """
     eligible_BS, device = batch.eligible, batch.ids.device
     positions_S = torch.arange(batch.ids.shape[1], device=device)
     count_B1, eligible_B1 = counts(eligible_BS, rate), eligible_BS.sum(1, keepdim=True)
-    # Lengths of spans that add up to the count; 0 behind the last
+    # Draw lengths of spans until their sum is the count; 0 after the last
     slots_M = torch.arange(_slots(batch.ids.shape[1], rate), device=device)
     length_BM = torch.searchsorted(lengths_L.to(device), row_uniforms(batch, seed, slots_M + _LENGTHS)) + 1
     length_BM = (
         length_BM.clamp(max=len(lengths_L)).cumsum(1).minimum(count_B1).diff(dim=1, prepend=torch.zeros_like(count_B1))
     )
     spans_B1 = (length_BM > 0).sum(1, keepdim=True)
-    # Spans, each with a free token behind it where there are enough, and the other free tokens, in random order
+    # Put spans, each followed by a free token if there are enough, and other free tokens in random order
     apart_B1 = (spans_B1 <= eligible_B1 - count_B1).long()
     items_B1 = eligible_B1 - count_B1 + spans_B1 * (1 - apart_B1)
     length_BS = torch.nn.functional.pad(length_BM, (0, len(positions_S) - len(slots_M)))
@@ -217,7 +231,7 @@ def mask_spans(batch: Batch, rate: float, seed: int, lengths_L: Tensor) -> Maske
     noise_BS = row_uniforms(batch, seed, positions_S).masked_fill(positions_S >= items_B1, 2.0)
     order_BS = noise_BS.argsort(dim=1, stable=True)
     length_BS, width_BS = length_BS.gather(1, order_BS), width_BS.gather(1, order_BS)
-    # The circle: 1 where a span begins and -1 behind its end, summed
+    # The circle: the cumulative sum of 1 where a span begins and -1 after its end
     begin_BS = (width_BS.cumsum(1) - width_BS).clamp(max=len(positions_S) - 1)
     is_span_BS = (length_BS > 0).long()
     edges_BS = torch.zeros(len(is_span_BS), len(positions_S) + 1, dtype=torch.int64, device=device)
@@ -229,7 +243,7 @@ def mask_spans(batch: Batch, rate: float, seed: int, lengths_L: Tensor) -> Maske
 
 
 def counts(eligible_BS: Tensor, rate: float) -> Tensor:
-    """Positions to mask in each row (B, 1): `max(1, round(rate · eligible))`, and none where none is eligible."""
+    """Number of positions to mask in each row (B, 1): `max(1, round(rate · eligible))`, 0 if none is eligible."""
     eligible_B1 = eligible_BS.sum(1, keepdim=True)
     return (rate * eligible_B1.double()).round().long().clamp(min=1).minimum(eligible_B1)
 
@@ -239,9 +253,10 @@ def _slots(length: int, rate: float) -> int:
 
 
 def stored(eligible_BS: Tensor, selected_BS: Tensor, rate: float) -> Masked:
-    """The selected positions in the fixed number of slots, filled up by eligible ones, and by others behind them.
+    """Pack the selected positions (B, S) of each row into `round(rate · S)` slots.
 
-    No position comes twice, so that writing to the slots never meets a place twice.
+    The remaining slots hold other positions, eligible ones first. No position occurs twice in a row, so writing to all
+    slots writes to each position at most once.
     """
     length = selected_BS.shape[1]
     positions_S = torch.arange(length, device=selected_BS.device)
@@ -251,7 +266,7 @@ def stored(eligible_BS: Tensor, selected_BS: Tensor, rate: float) -> Masked:
 
 
 def row_uniforms(batch: Batch, seed: int, counters: Tensor) -> Tensor:
-    """Uniform numbers (B, n), of row and counter."""
+    """Uniform numbers (B, n) in (0, 1), by row and counter (n,)."""
     return uniforms(seed, Stream.MASKING, batch.epochs[:, None], batch.indices[:, None], counters[None, :])
 
 

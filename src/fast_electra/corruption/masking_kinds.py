@@ -1,4 +1,4 @@
-"""The kinds of masking: their settings, and the function of `masking.py` that each draws masks with."""
+"""The settings of masking, one class for each `corruption.masking.kind`; `masking.py` has the functions they use."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class Masking(Part):
-    """Which positions are masked. A part gives `masker`."""
+    """Which positions are masked. A kind defines `masker`."""
 
     default_kind: ClassVar[str] = "random"
     rate: float = Field(default=0.15, gt=0, lt=1)
     """share of a row's non-special tokens that are masked"""
     span_mean: float = Field(default=3.0, ge=1)
-    """mean length of a span in tokens, geometric (SpanBERT: 3.8)"""
+    """mean length of a span in tokens; lengths are geometric (SpanBERT: 3.8)"""
     span_longest: int = Field(default=10, ge=1)
     """longest span in tokens; a longer word is masked in parts of at most this length"""
 
     def masker(self, tokenizer: "PreTrainedTokenizerBase") -> "Masker":
         """A function of batch and seed that draws the masked positions.
 
-        It must depend on the seed and each row's epoch and index alone (`data.random.uniforms`), and mask
-        `max(1, round(rate · eligible tokens))` positions of a row at most; `masking.stored` packs them.
+        Its random numbers must depend only on the seed and on each row's epoch and index (`data.random.uniforms`). It
+        masks at most `max(1, round(rate · eligible tokens))` positions of a row; `masking.stored` packs them.
         """
         raise NotImplementedError
 

@@ -1,21 +1,21 @@
-"""Temperature paths: the exact sample of `softmax(l / T)` for every temperature of an interval at once.
+"""Temperature paths: the exact sample of `softmax(l / T)` for every temperature of an interval. Not in the paper.
 
 With Gumbel noise g the sample at inverse temperature b = 1 / T is the v that maximises b · l_v + g_v (the Gumbel-max
-trick). As b runs over an interval, the winner is the upper envelope of straight lines: a few segments. Storing winners
-and crossing points stores the sample for every temperature, so one pass of the auxiliary serves every schedule.
+trick). Over an interval of b, the winner is the upper envelope of straight lines: a few segments. The winners and the
+crossing points therefore give the sample for every temperature, and one pass of the auxiliary serves every schedule.
 
-Noise for the whole vocabulary would cost more than the auxiliary. Here only entries that can win get any:
-  1. the vocabulary is cut into blocks, and the likeliest entry of each, its head, gets noise;
+Noise for the whole vocabulary would cost more than the auxiliary. Here only entries that can win get noise:
+  1. the vocabulary is cut into blocks, and the likeliest entry of each block, its head, gets noise;
   2. L(b), the envelope of the heads' lines, is a lower bound of the winner's value;
   3. another entry v, in a block whose second entry is s, can win only if g_v > L(b) - b · l_v for some b, and hence
      only if it exceeds τ := min over b of L(b) - b · l_s. Entries exceed τ independently, with
-     p = 1 - exp(-exp(-τ)): geometric gaps give how many do and which, and their noise is a Gumbel variable above τ.
-     This is the dense race's distribution, with the losers left out;
-  4. the envelope of heads and survivors is the path.
-About 2 · sqrt(V) noise variables a position instead of V.
+     p = 1 - exp(-exp(-τ)): geometric gaps say how many do and which, and their noise is a Gumbel variable above τ.
+     The distribution is that of a race with noise for all entries; only entries that lose are left out;
+  4. the envelope of heads and such entries is the path.
+This takes about 2 · sqrt(V) noise variables for a position instead of V.
 
 Notable: every variable is counter-based (seed, epoch, row, position, block, ordinal), so the same logits and key give
-the same path, whatever batch they stand in.
+the same path in any batch.
 
 Shapes: N positions, V vocabulary, K blocks of W entries, A blocks of any rows, C candidates, G segments (padded),
 P breakpoints.
@@ -30,17 +30,17 @@ from torch import Tensor, nn
 
 from fast_electra.data.random import Stream, uniform_pairs
 
-# In place of minus infinity, whose product with 0 is not a number.
+# Used instead of minus infinity, whose product with 0 is not a number.
 _LEAST = -1e30
-# Candidates drawn at a time for the blocks that still have some: few first, since most have one or none.
+# Number of candidates drawn at a time for the blocks that may have more: few first, since most have one or none.
 _DRAWS = (2, 8, 32)
-# Rows raced at a time by type of device, so that what is computed of them stays in a CPU's cache.
+# Number of rows at a time by type of device, so that intermediate results stay in a CPU's cache.
 _ROWS = {"cpu": 128, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class RaceKey:
-    """What the noise of N positions is drawn from: the run's seed, and each position's own counters."""
+    """The key and counters of the noise of N positions: the run's seed; epoch, row and position of each (int64)."""
 
     seed: int
     epochs_N: Tensor
@@ -53,7 +53,7 @@ class TemperaturePath:
     """Winners of the race over inverse temperatures from `1 / high` to `1 / low`."""
 
     tokens_NG: Tensor
-    """int64; from the hottest segment to the coldest, then padding"""
+    """int64: the token of each segment, from the highest temperature to the lowest, then padding"""
     starts_NG: Tensor
     """float32: the inverse temperature where each segment begins; infinity for padding"""
     low: float
@@ -62,14 +62,14 @@ class TemperaturePath:
     """highest temperature"""
 
     def at(self, temperature: float) -> Tensor:
-        """The samples (N,) of `softmax(l / temperature)`.
+        """The samples (N,) of `softmax(l / temperature)`, int64.
 
         Raises:
             ValueError: the temperature lies outside the interval.
         """
         if not self.low <= temperature <= self.high:
             raise ValueError(f"temperature {temperature:g} lies outside the path's {self.low:g} to {self.high:g}")
-        # The hottest segment begins at or below 1 / high, whatever its rounding.
+        # The first segment always counts, however 1 / high was rounded.
         segment_N = (self.starts_NG[:, 1:] <= 1.0 / temperature).sum(1)
         return self.tokens_NG.gather(1, segment_N[:, None])[:, 0]
 
@@ -83,6 +83,9 @@ def gumbel_race(logits_NV: Tensor, key: RaceKey, low: float, high: float) -> Tem
         key: of the noise; the same logits and key give the same path.
         low: lowest temperature, > 0.
         high: highest temperature, >= low.
+
+    Returns:
+        the paths of the N positions.
     """
     rows = _ROWS.get(logits_NV.device.type, len(logits_NV))
     parts = [
@@ -102,18 +105,18 @@ def gumbel_race(logits_NV: Tensor, key: RaceKey, low: float, high: float) -> Tem
 def _race(logits_NV: Tensor, key: RaceKey, range_: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Winners (N, G) and where each begins, over the inverse temperatures of `range_`."""
     rows, vocabulary = logits_NV.shape
-    # A power of two near the root of V: as many heads as other entries that are drawn.
+    # A power of two near the square root of V: then about as many heads as other entries get noise.
     width = 1 << max(1, round(log2(vocabulary) / 2))
     heads_NK = _heads(logits_NV, width)
     blocks = heads_NK.shape[1]
-    # Lines are kept relative to the likeliest entry: b · l loses no digits.
+    # Logits are relative to the likeliest entry, so that b · l loses no digits.
     top_N1 = heads_NK.amax(1, keepdim=True)
     slopes_NK = (heads_NK - top_N1).double()
     block_1K = torch.arange(blocks, device=logits_NV.device)[None]
     noise_NK, gap_NK = _draw(key, torch.arange(rows, device=logits_NV.device)[:, None], block_1K)
     noise_NK = _gumbel(noise_NK)
     winners_NG, starts_NG = _envelope(slopes_NK, noise_NK, *range_)
-    # L(b) at its breakpoints and at both ends; between them it is linear.
+    # L(b) at its breakpoints and both ends; it is linear between them.
     breaks_NP = torch.cat((starts_NG, torch.full_like(starts_NG[:, :1], range_[1])), 1).clamp(max=range_[1])
     last_NP = torch.cat((winners_NG, winners_NG[:, -1:]), 1)
     bound_NP = breaks_NP * slopes_NK.gather(1, last_NP) + noise_NK.gather(1, last_NP)
@@ -129,7 +132,7 @@ def _race(logits_NV: Tensor, key: RaceKey, range_: tuple[float, float]) -> tuple
     of_C, place_C, noise_C = _exceeding(key, (row_A, block_A), gap_NK[row_A, block_A], exceed_A, places_A1[:, 0], sizes)
     row_C, token_C = row_A[of_C], first_A[of_C] + place_C
     slope_C = (others_AW[of_C, place_C] - top_N1[row_C, 0]).double()
-    # A line minus L is concave and piecewise linear: its maximum is at a breakpoint of L or at an end.
+    # A line minus L is concave and piecewise linear, so its maximum is at a breakpoint of L or at an end.
     value_CP = breaks_NP[row_C] * slope_C[:, None].clamp(min=_LEAST) + noise_C[:, None]
     wins_C = (value_CP > bound_NP[row_C]).any(1)
     row_C, token_C, noise_C, slope_C = row_C[wins_C], token_C[wins_C], noise_C[wins_C], slope_C[wins_C]
@@ -156,14 +159,14 @@ def _heads(logits_NV: Tensor, width: int) -> Tensor:
 
 
 def _blocks(logits_NV: Tensor, row_A: Tensor, block_A: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Some blocks (A, W) of some rows, float32, and the tokens (A,) that they begin with.
+    """The logits (A, W) of A blocks of any rows, float32, and the first token (A,) of each.
 
-    The last block is the vocabulary's last W entries; those that belong to the block before are minus infinity.
+    The last block consists of the last W entries of the vocabulary; those of the block before are minus infinity.
     """
     vocabulary = logits_NV.shape[1]
     wanted_A = block_A * width
     first_A = wanted_A.clamp(max=vocabulary - width)
-    # Windows over all logits in a row: whole blocks are copied, not single entries.
+    # Windows over the flat logits, so that whole blocks are copied, not single entries.
     values_AW = logits_NV.flatten().unfold(0, width, 1)[row_A * vocabulary + first_A].float()
     if vocabulary % width:
         last_L = (wanted_A > first_A).nonzero()[:, 0]
@@ -174,16 +177,16 @@ def _blocks(logits_NV: Tensor, row_A: Tensor, block_A: Tensor, width: int) -> tu
 def _contested(
     slopes_NK: Tensor, gap_NK: Tensor, breaks_NP: Tensor, bound_NP: Tensor, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Row and number of the blocks in which an entry beside the head might exceed, were all as likely as the head.
+    """Row and number (A,) of the blocks that may have an exceeding entry besides the head.
 
-    An entry does when `gap > (1 - p)^(W - 1)`, and p falls with the entry: a block that has none so has none at all,
-    so that the others' second entries need not be looked for.
+    This is decided as if all entries were as likely as the head: then some entry exceeds if `gap > (1 - p)^(W - 1)`. As
+    p is lower for less likely entries, the other blocks have none, and their second entries need not be searched.
     """
     threshold_NK = bound_NP[:, :1] - breaks_NP[:, :1] * slopes_NK
     for number in range(1, breaks_NP.shape[1]):
         column = slice(number, number + 1)
         threshold_NK = torch.minimum(threshold_NK, bound_NP[:, column] - breaks_NP[:, column] * slopes_NK)
-    # log(1 - p) = -exp(-τ); a little more than W - 1, for the rounding
+    # log(1 - p) = -exp(-τ); W instead of W - 1 leaves room for rounding
     rows, blocks = (torch.log(gap_NK) > -width * torch.exp(-threshold_NK)).nonzero(as_tuple=True)
     return rows, blocks
 
@@ -204,18 +207,18 @@ def _exceeding(
     places_A: Tensor,
     sizes: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries beside the heads whose noise exceeds their block's threshold.
+    """The entries, other than heads, whose noise exceeds the threshold of their block.
 
     Args:
         key: of the noise.
-        row_and_block: of each of the A blocks.
-        gap_A: the uniform variable of each block's first gap.
-        exceed_A: the probability of an entry to exceed.
-        places_A: the head's place in each block, which is left out.
+        row_and_block: row and number of each of the A blocks.
+        gap_A: uniform variable of the first gap in each block.
+        exceed_A: probability that an entry exceeds.
+        places_A: place of the head in each block; the head is left out.
         sizes: K and W.
 
     Returns:
-        which of the A blocks, place in it, and noise: (C,) each.
+        for each entry, (C,): which of the A blocks it is in, its place in the block, and its noise.
     """
     blocks, width = sizes
     log_below_A = torch.log1p(-exceed_A.clamp(max=1.0 - 2.0**-53))
@@ -231,11 +234,11 @@ def _exceeding(
         number = torch.arange(drawn + 1, drawn + draws + 1, device=active.device)
         noise, gap = _draw(key, row, block + blocks * number)
         jump = 1 + torch.floor(torch.log(gap) / log_below_A[active][:, None]).clamp(max=width).long()
-        # The first of these is known; each gap leads to the next.
+        # The first place is known; each gap leads to the next.
         after = ordinal[:, None] + jump.cumsum(1)
         here = torch.cat((ordinal[:, None], after[:, :-1]), 1)
         inside = here < width - 1
-        # A Gumbel variable above the threshold: the uniform variable lies above 1 - p.
+        # A Gumbel variable above the threshold has a uniform variable above 1 - p.
         noise = -torch.log(-torch.log1p(-exceed_A[active][:, None] * (1.0 - noise)))
         place = here + (here >= places_A[active][:, None])
         found.append((active[:, None].expand_as(inside)[inside], place[inside], noise[inside]))
@@ -252,7 +255,7 @@ def _exceeding(
 def _append(
     first: tuple[Tensor, Tensor, Tensor], row_C: Tensor, more: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Put a ragged list of candidates behind a rectangular one; where there is none, a line that never wins."""
+    """Append a ragged list of candidates to a rectangular one; missing candidates are lines that never win."""
     rows, width = first[0].shape
     order = row_C.argsort(stable=True)
     row = row_C[order]
@@ -273,8 +276,8 @@ def _envelope(slopes_NC: Tensor, noises_NC: Tensor, start: float, end: float) ->
     """Upper envelope of the lines `b · slope + noise` for b from `start` to `end`.
 
     Returns:
-        indices of the lines (N, G), from `start` on, the last one repeated as padding; and where each begins (N, G),
-        infinity for padding.
+        the line (N, G) of each segment from `start` on, the last one repeated as padding; and the b (N, G) at which
+        each segment begins, infinity for padding.
     """
     finite_NC = slopes_NC > float("-inf")
     slopes_NC = slopes_NC.clamp(min=_LEAST)

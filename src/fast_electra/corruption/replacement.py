@@ -1,15 +1,18 @@
-"""Where corrupted sequences come from: one interface, and the auxiliary run on the fly behind it.
+"""Replacing tokens: the method of Fast-ELECTRA (section 3) in one place. Start reading here.
 
-The method in one place (Fast-ELECTRA, section 3):
-  1. positions M are replaced by [MASK]                        masking.py
-  2. the frozen auxiliary gives logits l_t at each t in M      Auxiliary
-  3. x'_t ~ softmax(l_t / T)                                   sampling.py
-  4. label of a token: 1 if x'_t differs from x_t, else 0      `corrupt`
+  1. draw positions M and replace them by [MASK]               masking.py, masking_kinds.py
+  2. the frozen auxiliary gives logits l_t at each t in M      auxiliary.py, counted.py, auxiliary_kinds.py
+  3. the curriculum gives the temperature T(u)                 schedules.py, augmentations.py, adaptive.py, initial.py
+  4. sample x'_t ~ softmax(l_t / T) (equation 3)               sampling.py; race.py for all temperatures at once
+  5. write the samples, label a token 1 if x'_t ≠ x_t, else 0  `replace`
+
+The loss on the labels is in `objectives/detection.py`.
 
 Notable:
 - only masked positions pass through the auxiliary's output layer;
-- a sample that equals the original is an original;
-- a cache computed ahead of time is another `CorruptionSource` (cache.py): it gives the same `Corrupted`.
+- a sample that equals the original counts as original;
+- `OnTheFly` runs the auxiliary for every batch. `CachedCorruption` (cache.py) reads samples that were computed ahead of
+  time. Both are a `CorruptionSource`.
 
 Shapes: B sequences, S positions, M masked positions (padded), N = B · M.
 """
@@ -40,16 +43,16 @@ class Corrupted:
     """bool: the labels"""
     masked: Masked
     expected_replaced: Tensor
-    """scalar: sum of 1 - p_T(original), the expectation of the number of replaced tokens"""
+    """scalar: expected number of replaced tokens, the sum of 1 - p_T(original)"""
     entropy: Tensor | None
-    """scalar, nats: sum of the entropies of softmax(l_t / T); a cache doesn't know it"""
+    """scalar, nats: sum of the entropies of softmax(l_t / T); None from a cache, which does not store it"""
 
 
 class CorruptionSource(Protocol):
-    """Gives corrupted sequences: on the fly, or from what was computed ahead of time."""
+    """Gives corrupted sequences: on the fly, or from samples that were computed ahead of time."""
 
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
-        """Corrupt a batch at its masked positions; the same arguments give the same replacements."""
+        """The batch with replacements at its masked positions; the same arguments give the same replacements."""
         ...
 
 
@@ -66,17 +69,17 @@ def replace(batch: Batch, masked: Masked, tokens_BM: Tensor) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class OnTheFly:
-    """Asks the frozen auxiliary at every batch."""
+    """Runs the frozen auxiliary on every batch."""
 
     auxiliary: Auxiliary
     disallow_correct: bool = False
     """never sample the original"""
     race_interval: tuple[float, float] | None = None
-    """draw temperature paths over it, as a cache holds them; None: by the inverse of the distribution"""
+    """draw temperature paths over this interval, as for a cache (race.py); None: sample at one T (sampling.py)"""
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
-        """Corrupt a batch by samples of `softmax(l / T)`; no gradient reaches the auxiliary."""
+        """The batch with samples of `softmax(l / T)` at its masked positions; no gradient reaches the auxiliary."""
         logits_NV = self.auxiliary.logits(batch, masked, difficulty)
         corrupted = corrupt_by(logits_NV, batch, masked, difficulty.temperature, seed, self.disallow_correct)
         if self.race_interval is None:
@@ -95,15 +98,18 @@ def race(
     interval: tuple[float, float],
     disallow_correct: bool = False,
 ) -> TemperaturePath:
-    """Temperature paths of N = B · M masked positions, in the order of `masked.positions_BM`.
+    """Draw the temperature paths of a batch's masked positions.
 
     Args:
-        logits_NV: the auxiliary's.
-        batch: the originals.
-        masked: where.
-        seed: the run's; with the batch's counters it fixes the noise.
+        logits_NV: logits of the auxiliary, N = B · M rows in the order of `masked.positions_BM`.
+        batch: the original tokens.
+        masked: the masked positions.
+        seed: seed of the run; with the batch's epochs and indices it determines the noise.
         interval: lowest and highest temperature.
         disallow_correct: never sample the original.
+
+    Returns:
+        N paths, in the order of `masked.positions_BM`.
     """
     shape = masked.positions_BM.shape
     epochs_N, indices_N = (numbers[:, None].expand(shape).flatten() for numbers in (batch.epochs, batch.indices))
@@ -120,11 +126,14 @@ def corrupt_by(
 
     Args:
         logits_NV: N = B · M rows, in the order of `masked.positions_BM`; no gradient flows through the sampling.
-        batch: the originals.
-        masked: where.
+        batch: the original tokens.
+        masked: the masked positions.
         temperature: T > 0.
-        seed: the run's; with the batch's counters it fixes the noise.
+        seed: seed of the run; with the batch's epochs and indices it determines the noise.
         disallow_correct: never sample the original.
+
+    Returns:
+        the corrupted batch, its labels and sums for the metrics.
     """
     uniforms_BM = uniforms(seed, Stream.SAMPLING, batch.epochs[:, None], batch.indices[:, None], masked.positions_BM)
     originals_N = originals(batch, masked).flatten()

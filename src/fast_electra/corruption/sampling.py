@@ -1,13 +1,13 @@
 """Sampling replacements from `softmax(l / T)` (Fast-ELECTRA, equation 3) by a blocked inverse of the distribution.
 
 Notable:
-- one uniform number a position instead of Gumbel noise for every vocabulary entry: 13 × less time at V = 30,522 on a
-  CPU than `torch.multinomial`, for the same distribution;
-- the cumulative sum runs over block sums in float64 and then inside the one chosen block: a plain float32 cumulative
-  sum over a whole vocabulary distorts rare tokens;
-- the original's probability and the entropy fall out of the same pass, for the metrics;
-- rows are taken a few at a time, so that what lies between the steps stays in the processor's cache: whole, at
-  608 × 30,522, each step would write and read 74 MB anew.
+- one uniform number for a position instead of Gumbel noise for every vocabulary entry: at V = 30,522 on a CPU it takes
+  a thirteenth of the time of `torch.multinomial`, for the same distribution;
+- the cumulative sum runs over block sums in float64 and then inside the chosen block. A float32 cumulative sum over a
+  whole vocabulary would distort the probabilities of rare tokens;
+- the same pass gives the original's probability and the entropy, for the metrics;
+- rows are processed a few at a time, so that intermediate results stay in the processor's cache. All at once, at
+  608 × 30,522, each step would write and read 74 MB.
 
 Shapes: N masked positions (of which n at a time), V vocabulary, K blocks.
 """
@@ -18,33 +18,33 @@ import torch
 from torch import Tensor
 
 _BLOCK = 256
-# Numbers of a piece of rows. A GPU wants pieces that fill it, and has the memory.
+# Number of logits processed at a time. A GPU needs more to be fully used, and has the memory.
 _PIECE = {"cpu": 2**20, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Replacements and what is known of the distribution that they came from."""
+    """Replacements, and statistics of the distributions that they were drawn from."""
 
     tokens_N: Tensor
-    """int64"""
+    """int64: the sampled tokens"""
     original_probability_N: Tensor
-    """float32: p_T(original); one minus it is the chance that the token is really replaced"""
+    """float32: p_T(original); the token is replaced with probability 1 - p_T(original)"""
     entropy_N: Tensor
     """float32, nats: entropy of softmax(l / T)"""
 
 
 def sample(logits_NV: Tensor, temperature: float, uniforms_N: Tensor, originals_N: Tensor) -> Samples:
-    """Draw one token a row from `softmax(logits / temperature)`.
+    """Draw one token per row from `softmax(logits / temperature)`.
 
     Args:
         logits_NV: any float type; read, never written.
         temperature: > 0.
-        uniforms_N: float64 in (0, 1), one a row.
+        uniforms_N: float64 in (0, 1), one for each row.
         originals_N: int64, the tokens that were masked.
 
     Returns:
-        the same samples for the same arguments; a token of probability 0 is never drawn.
+        the samples: the same for the same arguments, and never a token of probability 0.
     """
     rows = max(1, _PIECE.get(logits_NV.device.type, 2**24) // logits_NV.shape[1])
     pieces = [
@@ -72,8 +72,8 @@ def _sample_piece(
     block_n1 = torch.searchsorted(cumulative_nK, target_n1, right=True).clamp(max=blocks - 1)
     before_n1 = torch.where(block_n1 > 0, cumulative_nK.gather(1, (block_n1 - 1).clamp(min=0)), 0.0)
     inside_nb = weights_nKb.gather(1, block_n1[:, :, None].expand(-1, 1, _BLOCK))[:, 0].double().cumsum(1)
-    # The block's own float64 sum and its float32 sum differ in the last bits: stay inside the block, on a token
-    # that has a weight, by never looking for more than the block holds.
+    # The float64 sum over the block and its float32 sum differ in the last bits. Searching for at most the float64 sum
+    # makes sure that the result is a token of the block with a weight above 0.
     rest_n1 = (target_n1 - before_n1).clamp(min=0.0).minimum(inside_nb[:, -1:] * (1 - 2.0**-52))
     offset_n1 = torch.searchsorted(inside_nb, rest_n1, right=True).clamp(max=_BLOCK - 1)
     tokens_n = (block_n1 * _BLOCK + offset_n1)[:, 0]

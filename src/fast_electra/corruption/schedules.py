@@ -1,11 +1,11 @@
-"""The curriculum: how hard the replacements are at each progress (Fast-ELECTRA, section 3).
+"""Schedules and curricula: the temperature at each progress of a run (Fast-ELECTRA, section 3).
 
 Notable:
-- progress `u` is updates done / all updates, in [0, 1], so a schedule knows nothing of clocks or batches;
-- a schedule is a pure function `u → T`; what the value acts on is the augmentation: the temperature itself, or the
-  strength of dropout or attention dropping in the auxiliary (the paper's alternatives, section 5.1), at T = 1;
-- a curriculum may also observe the run and keep a state: `adaptive.py` does, the schedules here do neither;
-- the schedules of a line each share this file, so that they can be compared; every other one has a file of its own.
+- the progress `u` is updates done / all updates, in [0, 1], so a schedule does not depend on clocks or batches;
+- a schedule is a pure function `u → T`. The augmentation (augmentations.py) says what the value acts on: the
+  temperature itself, or the strength of dropout or attention dropping in the auxiliary, at T = 1;
+- a curriculum may observe the run and have a state: `adaptive.py` does both, the schedules here neither;
+- the schedules whose formula takes one line are all in this file, so that they can be compared.
 """
 
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from fast_electra.parts import Part
 
 
 class Curriculum(Protocol):
-    """Gives a difficulty for a progress; may follow the run's metrics, with a state that checkpoints carry."""
+    """Gives a difficulty for a progress; may follow the run's metrics, with a state that checkpoints contain."""
 
     @property
     def observes(self) -> bool:
-        """Whether `observe` is to be called after every update (it costs a device synchronisation)."""
+        """Whether `observe` must be called after every update, which costs a device synchronisation."""
         ...
 
     def difficulty(self, progress: float) -> Difficulty:
-        """Difficulty at a progress in [0, 1]."""
+        """The difficulty at a progress in [0, 1]."""
         ...
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Take note of an update's metrics."""
+        """Follow the metrics of an update, means by name."""
         ...
 
     def state_dict(self) -> dict[str, float]:
-        """Everything that `difficulty` depends on besides the progress."""
+        """The state: everything that `difficulty` depends on besides the progress."""
         ...
 
     def load_state_dict(self, state: dict[str, float]) -> None:
@@ -45,22 +45,22 @@ class Curriculum(Protocol):
 
 
 class Schedule(Part):
-    """How the temperature changes over a run. A part gives `temperature`; the rest has defaults."""
+    """How the temperature changes over a run. A kind defines `temperature`; the rest has defaults."""
 
     default_kind: ClassVar[str] = "exponential"
     follows_run: ClassVar[bool] = False
-    """whether the temperature depends on the run's metrics and not on the progress alone"""
+    """whether the temperature depends on the run's metrics, not only on the progress"""
 
     def temperature(self, progress: float) -> float:
         """T(u) at a progress in [0, 1].
 
         Raises:
-            TypeError: it is not known before a run: T0 is still to be chosen, or the schedule follows the run.
+            TypeError: it is not known before a run, since T0 is `auto` or the schedule follows the run.
         """
         raise TypeError(f"the temperature of {self} is not known before a run")
 
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest temperature of a run."""
+        """The lowest and the highest temperature that a run may have."""
         reached = [self.temperature(progress / 1000) for progress in range(1001)]
         return min(reached), max(reached)
 
@@ -71,48 +71,48 @@ class Schedule(Part):
 
     @property
     def is_automatic(self) -> bool:
-        """Whether T0 is still to be chosen by the auxiliary's entropy (`initial: auto`)."""
+        """Whether the auxiliary's entropy chooses T0 when the run starts (`initial: auto`)."""
         return getattr(self, "initial", None) == "auto"
 
     @property
     def held_difficulty(self) -> float | None:
-        """The difficulty in nats that it holds, if it holds one."""
+        """The difficulty in nats that an adaptive schedule keeps; None for other schedules."""
         return None
 
     def with_initial(self, initial: float) -> Self:
-        """With T0 = `initial` in place of auto; where T0 is a number, as it is."""
+        """The schedule with T0 = `initial` instead of auto; unchanged if T0 is a number."""
         return self.model_copy(update={"initial": initial}) if self.is_automatic else self
 
     def curriculum(self, augmentation: Augmentation) -> Curriculum:
-        """What the run asks for difficulties."""
+        """The curriculum of a run with this schedule."""
         return ScheduledCurriculum(self, augmentation)
 
 
 @dataclass(frozen=True)
 class ScheduledCurriculum:
-    """A difficulty that falls by a schedule, whatever the run does."""
+    """A difficulty that follows a schedule and does not depend on the run's metrics."""
 
     schedule: Schedule
     augmentation: Augmentation
 
     @property
     def observes(self) -> bool:
-        """Never."""
+        """False: a schedule does not follow the run."""
         return False
 
     def difficulty(self, progress: float) -> Difficulty:
-        """What the augmentation makes of the temperature."""
+        """The difficulty that the augmentation gives at the schedule's temperature."""
         return self.augmentation.difficulty(self.schedule.temperature(progress), self.schedule.temperature(0.0))
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Nothing: a schedule does not follow the run."""
+        """Does nothing: a schedule does not follow the run."""
 
     def state_dict(self) -> dict[str, float]:
-        """Nothing: a schedule has no state."""
+        """Empty: a schedule has no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Nothing: a schedule has no state."""
+        """Does nothing: a schedule has no state."""
 
 
 InitialTemperature = Annotated[float, Field(gt=0)] | Literal["auto"]
@@ -120,17 +120,15 @@ InitialTemperature = Annotated[float, Field(gt=0)] | Literal["auto"]
 
 def _refuse_auto(value: Any) -> Any:
     if value == "auto":
-        raise ValueError(
-            "auto chooses where a temperature starts that falls to final, or an adaptive one: give a number here"
-        )
+        raise ValueError("auto is possible only for schedules that fall to final, and for adaptive: give a number here")
     return value
 
 
 class _FallingSchedule(Schedule):
     initial: InitialTemperature = 2.0
-    """T0, the temperature at the start; auto: 1 to 2, by the auxiliary's entropy when the run starts"""
+    """T0, the temperature at the start; auto: the run chooses 1 to 2 by the auxiliary's entropy"""
     final: float = Field(default=1.0, gt=0)
-    """the temperature at the end (exponential: that it approaches)"""
+    """the temperature at the end; exponential: the temperature that it approaches"""
     falling: bool = True
     """refuse a temperature that rises; false: allow it"""
 
@@ -142,7 +140,7 @@ class _FallingSchedule(Schedule):
         elif self.falling and self.final > self.initial:
             raise ValueError(
                 f"the temperature would rise from initial ({self.initial}) to final ({self.final}); "
-                "give falling: false if that is meant"
+                "give falling: false if you want this"
             )
         return self
 
@@ -152,7 +150,7 @@ class _FallingSchedule(Schedule):
         return self.final + (self.initial - self.final) * self.share(progress)
 
     def share(self, progress: float) -> float:
-        """Of the way from `final` to `initial`: 1 at the start."""
+        """Share of the way from `final` to `initial`: 1 at the start."""
         raise NotImplementedError
 
 
@@ -192,20 +190,20 @@ class PolynomialSchedule(_FallingSchedule):
 
     kind: Literal["polynomial"] = "polynomial"
     power: float = Field(default=2.0, gt=0)
-    """1 is linear; larger falls sooner"""
+    """1 is linear; a larger power falls earlier"""
 
     def share(self, progress: float) -> float:
         return (1.0 - progress) ** self.power
 
 
 class StepwiseSchedule(Schedule):
-    """T(u) is `initial` until the first step, then each step's temperature in turn."""
+    """T(u) is `initial` until the first step, and then the temperature of the last step reached."""
 
     kind: Literal["stepwise"] = "stepwise"
     initial: Annotated[float, BeforeValidator(_refuse_auto)] = Field(default=2.0, gt=0)
     """T0, the temperature at the start"""
     steps: list[tuple[float, float]] = Field(default=[(0.1, 1.5), (0.25, 1.2), (0.5, 1.0)])
-    """pairs of progress and temperature; both in order"""
+    """pairs of progress and temperature; progress increases, and temperature falls"""
     falling: bool = True
     """refuse a temperature that rises; false: allow it"""
 
@@ -224,7 +222,7 @@ class StepwiseSchedule(Schedule):
         if self.falling and any(b > a for a, b in pairwise(temperatures)):
             raise ValueError(
                 f"the temperature would rise from initial through the steps ({_listed(temperatures)}); "
-                "give falling: false if that is meant"
+                "give falling: false if you want this"
             )
         return self
 

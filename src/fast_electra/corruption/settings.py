@@ -18,11 +18,11 @@ class CorruptionConfig(Section):
     schedule: Schedule = ExponentialSchedule()
     augmentation: Augmentation = TemperatureAugmentation()
     sampler: Literal["inverse_cdf", "race"] = "inverse_cdf"
-    """race: one draw for every temperature, which is what a cache holds; the same distribution, other draws"""
+    """race: one draw serves every temperature, as in a cache; the distribution is the same, the draws differ"""
     race_interval: tuple[float, float] = (1.0, 3.0)
     """lowest and highest temperature of such a draw"""
     cache: Path | None = None
-    """folder that `corrupt` wrote: replacements are read from it, and no auxiliary is run"""
+    """folder written by `corrupt`: replacements are read from it, and no auxiliary runs"""
 
     @model_validator(mode="after")
     def _temperatures_replay(self) -> Self:
@@ -41,7 +41,7 @@ class CorruptionConfig(Section):
 
     @property
     def replays(self) -> bool:
-        """Whether replacements come from temperature paths: drawn on the fly, or cached."""
+        """Whether replacements come from temperature paths, drawn on the fly or cached."""
         return self.sampler == "race" or self.cache is not None
 
     @model_validator(mode="after")
@@ -50,5 +50,5 @@ class CorruptionConfig(Section):
         return self
 
     def with_initial(self, initial: float) -> Self:
-        """With T0 = `initial` where it is auto."""
+        """These settings with T0 = `initial` if T0 is auto."""
         return self.model_copy(update={"schedule": self.schedule.with_initial(initial)})
