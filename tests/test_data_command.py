@@ -39,7 +39,7 @@ def test_what_is_left_out_or_replaced_is_reported(configuration, tmp_path, capsy
     found = " ".join(capsys.readouterr().out.split())
     for sentence in (
         "900 documents, 0.0 MB, from 3 files",
-        "files left out 1 of no kind that is read, or links",
+        "files left out 1 (links, or names that are not read)",
         "dropped, duplicate 300 documents",
         "not UTF-8 300 characters in 1 files became U+FFFD",
     ):

@@ -129,7 +129,7 @@ ROWS = [{"text": f"row {number}", "label": number % 2} for number in range(30)]
 def test_json_lines_that_would_be_read_as_text_name_the_format(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("\n".join(map(json.dumps, ROWS)))
-    with pytest.raises(DataError, match=r"a\.json holds a JSON object a line.*data\.format=jsonl"):
+    with pytest.raises(DataError, match=r"a\.json holds one JSON object per line.*data\.format=jsonl"):
         list(Sources([path]))
     assert len(list(Sources([path], "jsonl"))) == 30
     assert len(list(Sources([path], "text"))) == 1  # asked for
@@ -151,7 +151,7 @@ def test_one_json_value_over_the_whole_file_is_refused_with_a_way_out(tmp_path, 
         lambda path: choose_columns(path, [], None),
         read_minimal_pairs,
     ):
-        with pytest.raises(DataError, match="one object a line is read"):
+        with pytest.raises(DataError, match="each line must be an object"):
             read(tmp_path / "a.jsonl")
 
 

@@ -169,7 +169,7 @@ def test_an_adaptive_schedule_keeps_it_between_its_bounds():
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["kind=constant", "initial=auto"], "auto chooses where a temperature starts that falls"),
+        (["kind=constant", "initial=auto"], "auto is possible only for schedules that fall to final"),
         (["kind=stepwise", "initial=auto"], "give a number here"),
         (["final=1.5", "initial=auto"], "give a final of at most 1, not 1.5"),
         (["initial=hot"], "corruption.schedule.initial must be a number or auto, not hot."),

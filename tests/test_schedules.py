@@ -137,7 +137,7 @@ def test_a_final_temperature_above_one_leaves_a_strength():
         (
             "schedule.kind=linear schedule.final=3",
             "override corruption.schedule.final=3: corruption.schedule: the temperature would rise from initial "
-            "(2.0) to final (3.0); give falling: false if that is meant.",
+            "(2.0) to final (3.0); give falling: false if you want this.",
         ),
         (
             "schedule.kind=stepwise schedule.steps=[[0.5,1.5],[0.2,1.2]]",
@@ -147,7 +147,7 @@ def test_a_final_temperature_above_one_leaves_a_strength():
         (
             "schedule.kind=stepwise schedule.steps=[[0.1,1.5],[0.2,1.7]]",
             "override corruption.schedule.steps=[[0.1,1.5],[0.2,1.7]]: corruption.schedule: the temperature would "
-            "rise from initial through the steps (2.0, 1.5, 1.7); give falling: false if that is meant.",
+            "rise from initial through the steps (2.0, 1.5, 1.7); give falling: false if you want this.",
         ),
         (
             "schedule.kind=stepwise schedule.steps=[[0.1,0]]",
@@ -185,7 +185,7 @@ def test_a_schedule_that_can_not_be_is_refused_in_one_sentence(settings, sentenc
 
 
 def test_an_adaptive_schedule_steers_the_temperature_alone():
-    assert "corruption: adaptive steers the temperature alone; give dropout another schedule.kind" in (
+    assert "corruption: adaptive controls only the temperature; give dropout another schedule.kind" in (
         refusal("schedule.kind=adaptive", "augmentation.kind=dropout")
     )
 

@@ -100,7 +100,7 @@ class AdaptiveCurriculum:
         return Difficulty(self.state["temperature"])
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Change the temperature by the means `rtd_loss_replaced`, `rtd_loss_kept` and `replaced_fraction` of an update."""
+        """Change the temperature by the means `rtd_loss_replaced`, `rtd_loss_kept` and `replaced_fraction`."""
         if "replaced_fraction" not in metrics:  # no token was masked in this update
             return
         settings, state = self.settings, self.state

@@ -70,7 +70,7 @@ class _Disturbance(Augmentation):
     def check(self, schedule: "Schedule") -> None:
         if schedule.follows_run:
             raise ValueError(
-                f"{schedule.kind} steers the temperature alone; give {self.kind} another schedule.kind, "
+                f"{schedule.kind} controls only the temperature; give {self.kind} another schedule.kind, "
                 "or augmentation.kind: temperature"
             )
         rule = f"{self.kind} has the share (T - 1) / (T0 - 1) of its strength at the start"

@@ -1,1 +1,1 @@
-"""Text into tokens on disk, and tokens into batches."""
+"""Reads text, writes tokens to disk, and makes batches of them."""

@@ -1,11 +1,11 @@
-"""Rows out of a token stream, and the batch of an update as a pure function of (seed, update).
+"""Rows from a token stream, and the batch of an update as a pure function of (seed, update).
 
 Notable:
-- row i holds the i-th stretch of the stream, so nothing is lost, and nothing is remembered of how rows were made;
-- each epoch visits every row once, in an order that a keyed permutation gives entry by entry: the order of a billion
-  rows takes no memory, and any update can be asked for first; few rows are sorted by keyed numbers instead, since such
-  a network does not reach all orders of a few rows equally often;
-- a row carries its epoch and index, from which masks and noise are drawn.
+- row i holds the i-th section of the stream, so no token is lost, and no state is needed;
+- each epoch visits every row once. A keyed permutation gives the order entry by entry, so the order of a billion rows
+  takes no memory, and any update can be computed first. Few rows are sorted by keyed numbers instead, since the
+  permutation does not reach all orders of a few rows equally often;
+- a batch contains the epoch and index of each row, from which its masks and noise are drawn.
 
 Shapes: B sequences, S positions.
 """
@@ -30,40 +30,41 @@ from fast_electra.errors import DataError
 
 T = TypeVar("T")
 
-# Rows that are put in order by sorting.
+# Largest number of rows that are ordered by sorting.
 _SORTED = 4096
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens and what is known of them."""
+    """Rows of tokens, with their documents, positions and places in the run."""
 
     ids: Tensor
     """(B, S) int64: [CLS] documents joined by [SEP] … [SEP] [PAD] …"""
     documents: Tensor
-    """(B, S) int64: document of the row, from 0; a separator belongs to the one it ends; padding is -1"""
+    """(B, S) int64: number of the document in the row, from 0; a separator belongs to the one it ends; padding: -1"""
     positions: Tensor
-    """(B, S) int64: position ids, from 0 in each document with `attention: document`, else in each row"""
+    """(B, S) int64: position ids, from 0 in each document with `attention: document`, otherwise in each row"""
     eligible: Tensor
-    """(B, S) bool: neither special nor padding, so it may be masked"""
+    """(B, S) bool: True for tokens that may be masked, neither special nor padding"""
     padding: Tensor
-    """(B, S) bool"""
+    """(B, S) bool: True for padding"""
     epochs: Tensor
-    """(B,) int64"""
+    """(B,) int64: epoch of the row"""
     indices: Tensor
     """(B,) int64: number of the row in its split"""
     samples: Tensor
-    """(B,) int64, always on the CPU: place in the run's order of all epochs, or -1 - index of a row outside of it"""
+    """(B,) int64, always on the CPU: place in the run's order over all epochs, or -1 - index for a row outside it"""
 
     @classmethod
     def of(cls, ids: Tensor, padding: Tensor, eligible: Tensor | None = None, indices: Tensor | None = None) -> "Batch":
-        """A batch of sequences that come from no shards; each row is one document, of epoch 0.
+        """A batch of sequences that do not come from shards; each row is one document of epoch 0.
 
         Args:
             ids: (B, S) int64.
-            padding: (B, S) bool.
-            eligible: (B, S) bool, the tokens that may be masked; None: none, since ids do not say which are special.
-            indices: (B,) int64, from which a row's masks and noise are drawn; None: 0, 1, …, so that rows share none.
+            padding: (B, S) bool, True for padding.
+            eligible: (B, S) bool, True for tokens that may be masked; None: no token, since ids do not say which are
+                special.
+            indices: (B,) int64, from which masks and noise are drawn, different for each row; None: 0, 1, …
         """
         rows, length = ids.shape
         numbers = torch.arange(rows, device=ids.device)
@@ -84,7 +85,7 @@ class Batch:
         return bool(self.padding.any())
 
     def split(self, size: int) -> list["Batch"]:
-        """Micro-batches of `size` rows; the last may be smaller."""
+        """Micro-batches of `size` rows; the last may have fewer."""
         parts = zip(*(getattr(self, field.name).split(size) for field in fields(self)), strict=True)
         return [Batch(*part) for part in parts]
 
@@ -97,7 +98,7 @@ class Batch:
 class Rows:
     """The rows of a stream: row i is [CLS], tokens i·(S-2) to (i+1)·(S-2) of the stream, [SEP], and padding.
 
-    A separator at either end of that stretch is left out, for the row's own [CLS] and [SEP] stand there.
+    A separator at either end of this section is left out, since the row has its own [CLS] and [SEP] there.
     """
 
     def __init__(
@@ -107,13 +108,13 @@ class Rows:
         special: Mapping[str, int],
         attention: Literal["packed", "document"] = "packed",
     ) -> None:
-        """See the class.
+        """Prepare the rows of a stream; nothing is read yet.
 
         Args:
-            stream: of a split.
+            stream: the tokens of a split.
             length: S, tokens of a row.
-            special: ids by name; `pad`, `cls` and `sep` are needed, and none of the ids is ever eligible.
-            attention: where positions start again.
+            special: ids by name; `pad`, `cls` and `sep` are needed, and none of the ids is eligible.
+            attention: `document`: positions start at 0 in each document; `packed`: in each row.
         """
         self.stream = stream
         self.length = length
@@ -129,9 +130,12 @@ class Rows:
 
         Args:
             indices: (B,) int64, each in [0, count).
-            epochs: (B,) int64, carried along; or `epoch` for all of them.
-            epoch: see `epochs`.
-            samples: (B,) int64, places in a run's order; None: the rows stand outside of it.
+            epochs: (B,) int64, put into the batch; None: `epoch` for all rows.
+            epoch: used if `epochs` is None.
+            samples: (B,) int64, places in a run's order; None: the rows do not belong to this order.
+
+        Returns:
+            the batch, on the CPU.
         """
         numbers = indices.tolist()
         ids_BS = torch.full((len(numbers), self.length), self._pad)
@@ -158,7 +162,7 @@ class Rows:
         return Batch(ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone(), samples)
 
     def content(self, index: int) -> np.ndarray:
-        """A row's tokens as int64, without its first [CLS] and last [SEP] and without padding."""
+        """A row's tokens as int64, without its first [CLS], its last [SEP] and padding."""
         if not 0 <= index < self.count:
             raise IndexError(f"row {index} of {self.count}")
         start = index * (self.length - 2)
@@ -169,10 +173,10 @@ class Rows:
 
 
 class BatchSchedule:
-    """Which rows an update sees: a function of (seed, update), whatever ran before and wherever it runs."""
+    """The rows of each update: a pure function of (seed, update)."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
-        """Updates count from 0; a batch may hold the end of one epoch and the beginning of the next.
+        """Prepare the order; a batch may hold the end of one epoch and the beginning of the next.
 
         Raises:
             DataError: there are fewer rows than a batch holds.
@@ -187,13 +191,13 @@ class BatchSchedule:
         self.seed = seed
 
     def at(self, update: int) -> Batch:
-        """The batch of an update, the first being 0."""
+        """The batch of an update; the first update is 0."""
         indices_B, epochs_B = self.order(update)
         samples_B = update * self.batch_size + torch.arange(self.batch_size)
         return self.rows.rows(torch.from_numpy(indices_B), torch.from_numpy(epochs_B), samples=samples_B)
 
     def order(self, update: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers and epochs (B,) of an update, int64."""
+        """The row numbers (B,) and epochs (B,) of an update, int64."""
         numbers_B = update * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
         epochs_B, places_B = np.divmod(numbers_B, self.rows.count)
         indices_B = np.empty_like(places_B)
@@ -204,9 +208,9 @@ class BatchSchedule:
 
 
 def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
-    """A permutation of [0, count) that depends on `key`, at some of its places.
+    """Some entries of a permutation of [0, count) that depends on `key`.
 
-    Up to 4,096 numbers are sorted by keyed 64-bit numbers, no two of which are equal. For more of them, a Feistel
+    Up to 4,096 numbers are sorted by keyed 64-bit numbers, no two of which are equal. For more numbers, a Feistel
     network permutes the smallest range of 2^k numbers that holds `count`; a result outside [0, count) is permuted again
     until it lies inside ("cycle walking"), which keeps it a permutation (Black and Rogaway, 2002).
 
@@ -216,7 +220,7 @@ def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
         key: (seed, epoch), each 0 to 2^64 - 1.
 
     Returns:
-        int64, the shape of `places`.
+        the permutation at `places`: int64, of the same shape.
     """
     round_keys = _round_keys(key)
     if count <= _SORTED:
@@ -231,9 +235,9 @@ def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
 
 
 class Prefetcher(Generic[T]):
-    """Computes `function(update)` for start ≤ update < stop in a background thread, a little ahead of its reader.
+    """Computes `function(update)` for start ≤ update < stop in a background thread, up to `ahead` results in advance.
 
-    Iterating gives (result, seconds that the reader waited for it); what the function raises is raised there.
+    Iterating gives (result, seconds that the reader waited for it). An error of the function is raised there.
     """
 
     def __init__(self, function: Callable[[int], T], start: int, stop: int, ahead: int = 4) -> None:
@@ -254,10 +258,10 @@ class Prefetcher(Generic[T]):
                 self.close()
                 raise error
             self._count -= 1
-            yield result, waited  # type: ignore[misc]  # None only beside an error
+            yield result, waited  # type: ignore[misc]  # None only together with an error
 
     def close(self) -> None:
-        """Stop the thread; results not yet read are dropped."""
+        """Stop the thread; results that were not read are dropped."""
         self._closed.set()
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
@@ -276,9 +280,9 @@ class Prefetcher(Generic[T]):
 
 
 def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Generator[tuple[T, float], None, None]:
-    """`Prefetcher` without its thread: (result, seconds that it took).
+    """`Prefetcher` without a thread: gives (result, seconds that it took).
 
-    Where the model computes on the CPU, a second thread takes a core from it: an update took 5 % longer.
+    If the model computes on the CPU, a second thread takes time from it: an update took 5 % longer.
     """
     for update in range(start, stop):
         began = time.perf_counter()
@@ -287,7 +291,7 @@ def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Generator
 
 
 def _positions_in_documents(ended_BS: Tensor) -> Tensor:
-    """Positions (B, S) that start again behind every separator."""
+    """Position ids (B, S) that start at 0 after every separator."""
     positions_S = torch.arange(ended_BS.shape[1])
     starts_BS = torch.zeros_like(ended_BS)
     starts_BS[:, 1:] = torch.where(ended_BS[:, :-1].bool(), positions_S[1:], 0)
@@ -301,7 +305,7 @@ def _round_keys(key: tuple[int, int]) -> tuple[np.uint64, ...]:
 
 
 def _feistel(numbers: np.ndarray, bits: int, round_keys: tuple[np.uint64, ...]) -> np.ndarray:
-    """Permute [0, 2^bits): in each round one part is changed by a hash of the other, and the parts change places."""
+    """Permute [0, 2^bits): each round changes one part by a hash of the other, and exchanges the parts."""
     right_bits = bits // 2
     left_bits = bits - right_bits
     left, right = numbers >> np.uint64(right_bits), numbers & np.uint64((1 << right_bits) - 1)

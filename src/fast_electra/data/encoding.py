@@ -1,10 +1,10 @@
-"""Text into ids in several processes: chunk by chunk, in order, with a fixed number of chunks under way.
+"""Encodes text as ids in several processes, chunk by chunk, with a fixed number of chunks at a time.
 
 Notable:
-- results come in the order of the chunks, so the number of processes changes nothing but the time;
-- processes are spawned, not forked: a fork would copy the locks of running threads (PyTorch's, Tokenizers');
-  they import neither PyTorch nor Transformers, so each starts in a fraction of a second;
-- a special token's name in the text is text.
+- results come in the order of the chunks, so the number of processes changes only the time;
+- processes are spawned, not forked, since a fork would copy the locks of running threads of PyTorch and Tokenizers.
+  They import neither PyTorch nor Transformers, so each starts in a fraction of a second;
+- the name of a special token in the text is ordinary text.
 """
 
 import json
@@ -25,12 +25,12 @@ from tokenizers import Tokenizer, pre_tokenizers
 from fast_electra.errors import DataError
 
 CHUNK = 1_000_000
-"""characters that go to a process at a time"""
+"""number of characters that a process gets at a time"""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Pieces of documents of one split, each with whether a document ends behind it."""
+    """Pieces of documents of one split; each with a bool that says whether a document ends after it."""
 
     split: str
     pieces: list[tuple[str, bool]]
@@ -38,37 +38,37 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A chunk's ids (uint32), where in them documents end behind their separator (uint64), and how it was done."""
+    """A chunk's ids (uint32), the places after each separator in them (uint64), and statistics."""
 
     ids: np.ndarray
     ends: np.ndarray
     unknown: int
-    """tokens that stand for text that the tokenizer does not know"""
+    """number of tokens that stand for text that the tokenizer does not know"""
     lost: int
-    """bytes of text, white space apart, that a tokenizer without such a token leaves out"""
+    """bytes of text, without white space, that a tokenizer without such a token leaves out"""
     process: int
     peak_bytes: int
 
 
 class Encoder:
-    """Turns chunks into ids."""
+    """Encodes chunks."""
 
     def __init__(self, content: str, separator: int, unknown: int | None) -> None:
-        """From a tokenizer's JSON and two of its ids."""
+        """Load a tokenizer from its JSON; the ids are those of its separator and, if it has one, of unknown text."""
         self.arguments = (content, separator, unknown)
         self._separator, self._unknown = separator, -1 if unknown is None else unknown
         self._drops = unknown is None and _drops_characters(content)
         self._tokenizer: Tokenizer = Tokenizer.from_str(content)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a corpus is text
+        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a corpus is text, not the token
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Encode a chunk; a separator follows each document."""
         encode = self._tokenizer.encode_batch if self._drops else self._tokenizer.encode_batch_fast  # without offsets
         try:
             encodings = encode([text for text, _ in chunk.pieces], add_special_tokens=False)
-        except Exception as error:  # a plain one out of Rust, of most models that lack a token for what they don't know
+        except Exception as error:  # a plain Exception from Rust, if there is no token for unknown text
             raise DataError(
                 f"the tokenizer can't encode the text ({error}): give it a token for unknown text, leave "
                 "data.tokenizer.path out, or name another tokenizer."
@@ -88,7 +88,7 @@ class Encoder:
 
 
 def _drops_characters(content: str) -> bool:
-    """Whether a tokenizer, given as JSON, leaves characters out that it doesn't know: BPE does, unless it has bytes."""
+    """Whether a tokenizer, given as JSON, leaves out unknown characters: BPE does, unless it has all bytes."""
     model = json.loads(content)["model"]
     if model["type"] != "BPE" or model["unk_token"] is not None or model["byte_fallback"]:
         return False
@@ -96,7 +96,7 @@ def _drops_characters(content: str) -> bool:
 
 
 def _uncovered(text: str, offsets: list[tuple[int, int]]) -> int:
-    """UTF-8 bytes of a text, white space apart, that are in no token."""
+    """Number of UTF-8 bytes of a text, without white space, that are in no token."""
     covered = bytearray(len(text))
     for start, end in offsets:
         covered[start:end] = b"\1" * (end - start)
@@ -110,7 +110,7 @@ _worker: Encoder | None = None
 def _start_worker(content: str, separator: int, unknown: int | None) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core is enough
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is one process for each core
     _worker = Encoder(content, separator, unknown)
 
 
@@ -122,7 +122,7 @@ def _work(chunk: Chunk) -> Encoded:
 def encode_in_order(
     encoder: Encoder, chunks: Iterator[Chunk], workers: int
 ) -> Generator[tuple[Chunk, Encoded], None, None]:
-    """Encode chunks in several processes; results come in order, and no more than a few chunks are under way."""
+    """Encode chunks in `workers` processes; gives each chunk with its ids, in order, a few chunks at a time."""
     first = list(islice(chunks, 2))
     chunks = chain(first, chunks)
     if workers == 1 or len(first) < 2:  # starting processes would take longer
@@ -142,21 +142,21 @@ def encode_in_order(
     except BrokenProcessPool as error:
         raise DataError(
             "a process that tokenises ended unexpectedly, perhaps for lack of memory; "
-            "use fewer of them, or none with data.workers=1."
+            "use fewer processes, or one with data.workers=1."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> int:
-    """Bytes: this process's largest resident size so far."""
+    """Largest resident size of this process so far, in bytes."""
     try:
-        # Unlike ru_maxrss, this doesn't count what the parent had when the process was forked.
+        # Unlike ru_maxrss, this does not include the memory of the parent process.
         with open("/proc/self/status", encoding="utf-8") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     except (OSError, StopIteration):

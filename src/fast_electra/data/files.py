@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all, and manifests that say what each file must hold.
+"""Writes our own files so that each is complete or absent, and manifests by which they are checked.
+
+`text_files.py` opens the files of users.
 
 Notable:
-- a file is written under a temporary name beside it and renamed; a folder is staged as NAME.partial and renamed;
-- a manifest lists bytes and SHA-256 of every file and carries a digest of itself, so that one flipped bit anywhere is
-  found; it is written last;
-- names in a manifest are checked before they are used: none leaves the folder, and none is a symbolic link.
+- a file is written under a temporary name in its folder and renamed; a folder is staged as NAME.partial and renamed;
+- a manifest lists the size and SHA-256 of every file and has a digest of itself, so one flipped bit anywhere is found.
+  It is written last;
+- names in a manifest are checked before they are used: none is outside the folder, and none is a symbolic link.
 """
 
 import contextlib
@@ -27,15 +29,15 @@ _FULL_BY_RUST = re.compile(rf"os error ({'|'.join(str(number) for number in sort
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that `path` holds either the old text or the new, whatever happens.
+    """Write UTF-8 text so that `path` always holds either the old text or the new.
 
-    Half of a surrogate pair becomes an escape, which is what JSON has for it.
+    Half of a surrogate pair becomes an escape, as in JSON.
     """
     write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write bytes so that `path` holds either the old ones or the new, whatever happens."""
+    """Write bytes so that `path` always holds either the old content or the new."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(staged, "wb") as file:
@@ -55,14 +57,14 @@ def write_json_atomically(path: Path, content: Any) -> None:
 
 
 def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object with a digest of the rest of it under "sha256"; the folder is made where missing."""
+    """Write a JSON object with a digest of its content under "sha256"; the folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(content, allow_nan=False))  # keys as they are read again
+    plain = json.loads(json.dumps(content, allow_nan=False))  # so that keys are as they will be read
     write_json_atomically(path, content | {"sha256": canonical_digest(plain)})
 
 
 def read_sealed_json(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed_json` wrote, without the digest; None where there is nothing, or something else now."""
+    """What `write_sealed_json` wrote, without the digest; None if the file is missing or was changed."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         seal = content.pop("sha256")
@@ -73,7 +75,7 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def waiting_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where missing, against other processes that do; wait until they are through."""
+    """Lock a folder, which is created if missing; wait for other processes that hold the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = _lock(folder, wait=True)
     try:
@@ -83,9 +85,9 @@ def waiting_lock(folder: Path) -> Iterator[None]:
 
 
 def canonical_digest(content: Any) -> str:
-    """SHA-256 (hex) of the one JSON text that equal contents share."""
+    """SHA-256 (hex) of JSON content in its canonical form, which is the same for equal contents."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    # A vocabulary may hold lone surrogates, which plain UTF-8 refuses.
+    # A vocabulary may have lone surrogates, which plain UTF-8 refuses.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -97,12 +99,12 @@ def sha256_of_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """Give NAME.partial to write in; when the block ends it becomes `folder`, when it fails it is removed.
+    """Give NAME.partial to write in. When the block ends, it is renamed to `folder`; if the block fails, it is removed.
 
-    What a killed process left under NAME.partial is removed first.
+    Files that a killed process left under NAME.partial are removed first.
 
     Raises:
-        DataError: the disk is full or can't be written, or another process is writing the same folder.
+        DataError: the disk is full or cannot be written, or another process is writing the same folder.
     """
     staged = folder.with_name(folder.name + ".partial")
     with _disk_errors(folder):
@@ -126,7 +128,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def copy_folder_atomically(source: Path, target: Path) -> None:
-    """Copy a folder so that `target` appears whole; DataError as in `staged_folder`."""
+    """Copy a folder so that `target` appears complete; DataError as in `staged_folder`."""
     with staged_folder(target) as staged:
         shutil.copytree(source, staged, dirs_exist_ok=True)
 
@@ -139,10 +141,10 @@ def write_manifest(
     Args:
         folder: holds the files.
         content: further keys, JSON.
-        digests: SHA-256 by name of files that need not be read again.
+        digests: SHA-256 by name, of files that need not be read again.
 
     Returns:
-        what was written: `content`, `files` ({name: {bytes, sha256}}) and `digest`.
+        the manifest: `content`, `files` ({name: {bytes, sha256}}) and `digest`.
     """
     digests = digests or {}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -161,14 +163,14 @@ def write_manifest(
 
 
 def read_manifest(folder: Path, remedy: str = "write the folder again") -> dict[str, Any]:
-    """The manifest of `folder`, once its own digest agrees and every name in it stays inside the folder.
+    """Read the manifest of `folder`, and check its own digest and that every name in it is inside the folder.
 
     Args:
         folder: holds `manifest.json`.
-        remedy: how the error's sentence ends.
+        remedy: the end of the error's sentence.
 
     Raises:
-        DataError: it is missing, damaged or names a file elsewhere.
+        DataError: it is missing, damaged, or names a file outside the folder.
     """
     path = folder / MANIFEST
     manifest: dict[str, Any] = {}
@@ -195,8 +197,8 @@ def verify_manifest(folder: Path, digests: bool = True, remedy: str = "write the
 
     Args:
         folder: holds `manifest.json`.
-        digests: also read every byte and compare SHA-256; otherwise sizes alone.
-        remedy: how the error's sentence ends.
+        digests: also read every byte and compare SHA-256; otherwise only sizes.
+        remedy: the end of the error's sentence.
 
     Raises:
         DataError: names the first file that is missing, cut short or changed.
@@ -242,7 +244,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        # Tokenizers' Rust code raises a plain Exception that carries the number in its text.
+        # Tokenizers' Rust code raises a plain Exception with the number in its text.
         if _FULL_BY_RUST.search(str(error)):
             raise _full(folder) from error
         raise
@@ -250,20 +252,20 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 def _full(folder: Path) -> DataError:
     return DataError(
-        f"the disk is full or a file-size limit was reached while {folder} was written, and nothing of it was kept: "
+        f"the disk is full or a file-size limit was reached while {folder} was written; its files were removed: "
         "free space or choose another folder."
     )
 
 
 def _lock(folder: Path, wait: bool = False) -> int:
-    """Hold `folder` against other processes until the returned descriptor is closed; DataError unless one may wait."""
+    """Lock `folder` until the returned descriptor is closed; if another process holds it, wait or raise DataError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except ImportError:
-        pass  # no such lock on this system: two writers would be found by the digests
+        pass  # this system has no such lock; the digests would show that two processes wrote
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EAGAIN, errno.EACCES):
@@ -289,6 +291,6 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    # Not every system lets a folder be opened or synced; the rename itself is atomic without it.
+    # Some systems cannot open or sync a folder; the rename is atomic without it.
     with contextlib.suppress(OSError):
         _sync(path)

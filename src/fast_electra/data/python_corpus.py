@@ -1,13 +1,13 @@
 """The Python source on this machine as a corpus: the standard library and the packages that the project depends on.
 
 Notable:
-- it is always there, and nothing is redistributed;
+- it is on every machine, and nothing is redistributed;
 - whole packages (`HELD_OUT`) are kept for validation and for the bug-finding benchmark, and no training file equals
-  one of theirs;
-- files are taken in the order of a digest of their name, so a cap takes of every package in proportion, and the same
+  one of their files;
+- files are taken in the order of a digest of their name. So a limit takes the same share of every package, and the same
   installation gives the same corpus;
-- only what the project requires is read, not what else happens to be installed: the distributions come from
-  `importlib.metadata`, starting at "fast-electra" and following the requirements (extras left out).
+- only distributions that the project requires are read, not others that are installed. They come from
+  `importlib.metadata`, starting at "fast-electra" and following the requirements without extras.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from fast_electra.errors import DataError
 
 HELD_OUT = ("sympy", "networkx")
 STANDARD_LIBRARY = "python"
-# Taken when "fast-electra" itself isn't installed as a distribution (a source tree on the path).
+# Used if "fast-electra" is not installed as a distribution (a source tree on the path).
 FALLBACK = (
     *("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "sympy", "networkx", "mpmath", "numpy"),
     *("scipy", "scikit-learn", "pydantic", "ruamel.yaml", "cyclopts", "rich", "jinja2", "vl-convert-python"),
 )
-# Tests repeat one statement with other constants; most of the standard library's bytes are of that sort.
+# Tests repeat statements with other constants; they are most of the bytes of the standard library.
 LEFT_OUT_FOLDERS = frozenset({"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__"})
 LARGEST_FILE = 300_000
 LONGEST_LINE = 2_000
@@ -37,22 +37,22 @@ LONGEST_LINE = 2_000
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file; its text is read when asked for."""
+    """One file; its text is read on access."""
 
     path: Path
     package: str
     source: str
-    """top folder of the package and path inside it, the same on every machine"""
+    """top folder of the package and path inside it; the same on every machine"""
 
     @property
     def text(self) -> str:
-        """The whole file, any line end as a line feed; UnicodeDecodeError where it isn't UTF-8."""
+        """The text of the file, with line feeds as line ends; UnicodeDecodeError if it is not UTF-8."""
         return self.path.read_text(encoding="utf-8-sig")
 
 
 @dataclass(frozen=True)
 class PackageCount:
-    """What was taken of one package."""
+    """How much of a package was taken."""
 
     split: str
     files: int
@@ -61,24 +61,27 @@ class PackageCount:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files for training and for validation, in the order of their digest."""
+    """Files for training and for validation, in the order of their digests."""
 
     train: list[SourceFile]
     validation: list[SourceFile]
     held_out: list[SourceFile]
-    """every usable file of the held-out packages; `validation` is its beginning"""
+    """every usable file of the held-out packages; `validation` is the beginning of this list"""
     report: dict[str, PackageCount]
-    """by package, largest first"""
+    """counts by package, the largest first"""
     left_out: dict[str, int]
-    """files that were not usable, by reason"""
+    """number of files that were not usable, by reason"""
 
 
 def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) -> Corpus:
     """The corpus of this machine, at most `cap_bytes` for training and `validation_cap_bytes` for validation.
 
-    The standard library is taken first, up to half of the cap; the packages fill the rest, in proportion. Test
-    folders, files that are not UTF-8, over 300 kB or with a line over 2,000 characters (generated), and files equal to
-    one already taken are left out. DataError when a held-out package isn't installed.
+    The standard library is taken first, up to half of the limit; the packages fill the rest in proportion. These are
+    left out: test folders, files that are not UTF-8, files over 300 kB or with a line over 2,000 characters, which are
+    generated, and files equal to one already taken.
+
+    Raises:
+        DataError: a held-out package is not installed.
     """
     packages = {name: _distribution_files(name) for name in required_distributions()}
     missing = [name for name in HELD_OUT if not packages.get(name)]
@@ -88,7 +91,7 @@ def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) 
             f" install them with: pip install {' '.join(missing)}."
         )
     kept = _Kept()
-    # Only what lies in the package's own folder, so that the first part of `source` tells the split.
+    # Only files in the package's own folder, so that the first part of `source` says the split.
     inside = (file for name in HELD_OUT for file in packages[name] if file.source.startswith(f"{name}/"))
     held_out = kept.take(inside, None)
     validation = _capped(held_out, validation_cap_bytes)
@@ -106,7 +109,7 @@ def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) 
 
 
 def required_distributions(root: str = "fast-electra") -> list[str]:
-    """Installed distributions that `root` requires, directly or not, extras left out; sorted, without `root`."""
+    """Installed distributions that `root` requires, also indirectly, without extras; sorted, without `root`."""
     try:
         waiting = _requirements(root)
     except metadata.PackageNotFoundError:
@@ -121,20 +124,20 @@ def required_distributions(root: str = "fast-electra") -> list[str]:
         try:
             waiting.extend(_requirements(name))
         except metadata.PackageNotFoundError:
-            continue  # meant for another system or Python version
+            continue  # required only on another system or Python version
         found.add(name)
     return sorted(found)
 
 
 class _Kept:
-    """Takes usable files one by one and remembers what it has seen, so that no text comes twice."""
+    """Takes usable files one by one and remembers their digests, so that no text is taken twice."""
 
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
         self._seen: set[bytes] = set()
 
     def take(self, files: Iterable[SourceFile], cap_bytes: int | None) -> list[tuple[SourceFile, int]]:
-        """Usable files in the order of their digest with their sizes in bytes, until the next would pass the cap."""
+        """Usable files in the order of their digests, with their sizes in bytes, as many as fit into the limit."""
         taken: list[tuple[SourceFile, int]] = []
         total = 0
         for file in sorted(files, key=_order):
@@ -149,7 +152,7 @@ class _Kept:
         return taken
 
     def _look(self, file: SourceFile) -> tuple[int, str]:
-        """Size in bytes, and why the file can't be used ("" when it can)."""
+        """The size in bytes, and why the file cannot be used ("" if it can)."""
         try:
             content = file.path.read_bytes() if file.path.stat().st_size <= LARGEST_FILE else None
         except OSError:
@@ -207,7 +210,7 @@ def _standard_library_files() -> Iterator[SourceFile]:
 
 
 def _distribution_files(name: str) -> list[SourceFile]:
-    """Python files of an installed distribution; none where its installer kept no record."""
+    """Python files of an installed distribution; none if its installer kept no record."""
     files = []
     for entry in metadata.distribution(name).files or ():
         inside = PurePosixPath(entry)
@@ -217,7 +220,7 @@ def _distribution_files(name: str) -> list[SourceFile]:
 
 
 def _requirements(name: str) -> list[str]:
-    """Names that a distribution requires, those of extras left out; PackageNotFoundError where it isn't installed."""
+    """Names that a distribution requires, without extras; PackageNotFoundError if it is not installed."""
     names = []
     for requirement in metadata.distribution(name).requires or ():
         specifier, _, marker = requirement.partition(";")

@@ -1,10 +1,10 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
 Notable:
-- a number is a pure function of (key, counter), so order, masks and noise depend on nothing that ran before;
-- plain integer arithmetic in PyTorch, so every device gives the same bits;
-- uniforms carry 52 bits: float32's 24 would distort the sampling of rare tokens, and a 53rd would let the largest
-  round up to 1.
+- a number is a pure function of (key, counter), so masks and noise do not depend on anything that ran before;
+- it is plain integer arithmetic in PyTorch, so every device gives the same bits;
+- uniform numbers have 52 bits. The 24 bits of float32 would distort the sampling of rare tokens, and with 53 bits the
+  largest number would be rounded up to 1.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _MASK32 = 0xFFFFFFFF
 
 
 class Stream(IntEnum):
-    """What a random number is for: one stream each, so that no two uses share numbers."""
+    """The purpose of a random number; each purpose has numbers of its own."""
 
     MASKING = 1
     SAMPLING = 2
@@ -29,7 +29,7 @@ class Stream(IntEnum):
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 32 × 32-bit product. The int64 product wraps, but its bits are right."""
+    """High and low 32 bits of a 32 × 32-bit product. The int64 product wraps, but its bits are correct."""
     product = a * b
     return (product >> 32) & _MASK32, product & _MASK32
 
@@ -59,13 +59,13 @@ def uniforms(seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positio
 
     Args:
         seed: the run's seed.
-        stream: what the numbers are for.
-        epochs: int64, below 2^16; this and the next two broadcast to one shape.
+        stream: purpose of the numbers.
+        epochs: int64, below 2^16; epochs, indices and positions broadcast to one shape.
         indices: int64, below 2^48.
         positions: int64.
 
     Returns:
-        float64 tensor of the broadcast shape; never 0 nor 1.
+        float64 tensor of the broadcast shape; never 0 or 1.
     """
     return _as_uniforms(*_words(seed, stream, epochs, indices, positions, torch.zeros_like(positions))[:2])
 
@@ -73,15 +73,18 @@ def uniforms(seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positio
 def uniform_pairs(
     seed: int, stream: Stream, epochs: Tensor, indices: Tensor, positions: Tensor, entries: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Two independent uniform numbers in (0, 1) for each entry of a position, as `uniforms` otherwise.
+    """Two independent uniform numbers in (0, 1), keyed by seed, stream, epoch, sample index, position and entry.
 
     Args:
         seed: the run's seed.
-        stream: what the numbers are for.
-        epochs: int64, below 2^16; this and the rest broadcast to one shape.
+        stream: purpose of the numbers.
+        epochs: int64, below 2^16; epochs, indices, positions and entries broadcast to one shape.
         indices: int64, below 2^48.
         positions: int64.
         entries: int64, below 2^24.
+
+    Returns:
+        two float64 tensors of the broadcast shape.
     """
     words = _words(seed, stream, epochs, indices, positions, entries)
     return _as_uniforms(*words[:2]), _as_uniforms(*words[2:])
@@ -98,17 +101,17 @@ def _words(
 
 
 def _as_uniforms(high: Tensor, low: Tensor) -> Tensor:
-    """Of two 32-bit words: the middle of one of 2^52 equal parts of (0, 1), which float64 holds exactly."""
+    """From two 32-bit words: the middle of one of 2^52 equal parts of (0, 1), which is exact in float64."""
     bits = (high << 20) | (low >> 12)
     return (bits.to(torch.float64) + 0.5) * 2.0**-52
 
 
 def stage_seed(seed: int, stage: str) -> int:
-    """The seed of a stage's order, masks and noise: stages of one run's seed have nothing in common.
+    """The seed of a stage's order, masks and noise; stages with the same run's seed get unrelated seeds.
 
     Args:
         seed: the run's, 0 to 2^63 - 1.
-        stage: what is trained: `mlm`, `fast_electra`, `electra`.
+        stage: the objective's kind: `mlm`, `fast_electra`, `electra`.
 
     Returns:
         0 to 2^63 - 1.

@@ -1,10 +1,10 @@
-"""Documents out of folders, text files, code and JSON lines, as a stream.
+"""Reads documents from folders, text files, code and JSON lines, as a stream.
 
 Notable:
-- nothing is held but the document at hand, and one of over 16 million bytes is cut at a line break;
+- only one document is in memory, and a document of over 16 million bytes is cut at a line break;
 - folders are read in the order of their names, links in them are not followed, hidden files are left out;
-- a file is what its content says, whatever its name (text_files.py): packed text is unpacked, binary files are refused;
-- nothing is lost silently: `Reading` counts files left out, files with broken UTF-8 and documents that were cut;
+- a file's content decides what it is, not its name (text_files.py): packed text is unpacked, binary files are refused;
+- no text is lost silently: `Reading` counts files left out, files with broken UTF-8 and documents that were cut;
 - line ends become a line feed, and a byte-order mark is dropped.
 """
 
@@ -37,16 +37,16 @@ _NAMES = {
     ".sh .lua .r .jl .swift .cs .hs .ml .sql .f90",
 }
 ENDINGS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
-"""which names are read from folders"""
+"""endings of the names that are read from folders, by format"""
 LARGEST_DOCUMENT = 16_000_000
-"""bytes of a text or code document; a longer one is cut at a line break"""
+"""bytes of a text or code document; a larger one is cut at a line break"""
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
-_EXPANSION = 4  # bytes of text in a packed byte, roughly
+_EXPANSION = 4  # bytes of text in a packed byte, a rough estimate
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and a name for where it is from."""
+    """One text, and where it is from."""
 
     text: str
     source: str
@@ -54,18 +54,18 @@ class Document:
 
 @dataclass
 class Reading:
-    """What was met while reading; filled in as the stream goes on."""
+    """Counts of what was read; they grow while the stream is read."""
 
     files: int = 0
     """files read to their end"""
     left_out_files: int = 0
-    """files of folders whose names are of no kind that was asked for, and links"""
+    """files in folders whose names are not read, and links"""
     links: int = 0
-    """of these, links"""
+    """the links among them"""
     replaced_files: int = 0
     """files with bytes that are not UTF-8, or with NUL bytes, which became U+FFFD"""
     replaced_characters: int = 0
-    """the U+FFFD that these bytes became"""
+    """number of U+FFFD that these bytes became"""
     cut_documents: int = 0
     """cuts made in documents of more than `LARGEST_DOCUMENT` bytes"""
     _bytes_done: int = 0
@@ -78,7 +78,7 @@ class Reading:
 
 
 class Sources:
-    """Documents of files and folders, as often as one iterates; `reading` tells of the latest time."""
+    """The documents of files and folders. It can be iterated repeatedly; `reading` has the counts of the last time."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Sources:
                 raise DataError(f"{path} (data.sources) is no regular file; write the text to a file, and name that.")
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes on disk of all files that would be read, and of their text, a guess where they are compressed."""
+        """Bytes of all files that would be read, on disk and as text; the second is a guess for compressed files."""
         on_disk = text = 0
         for path, _ in self._files(Reading()):
             size = path.stat().st_size
@@ -129,7 +129,7 @@ class Sources:
             )
 
     def _files(self, reading: Reading) -> Iterator[tuple[Path, str]]:
-        """Files and their kinds (text, code, jsonl) in the order in which they are read."""
+        """The files and their formats (text, code, jsonl), in the order in which they are read."""
         for path in self.paths:
             if not path.is_dir():
                 yield path, (_kind_of(path) or "text") if self.format == "auto" else self.format
@@ -157,8 +157,8 @@ class Sources:
                     refuse_whole_json(head, path)
                     if kind == "text" and json_in(head) == "lines":
                         raise DataError(
-                            f"{path} holds a JSON object a line, not plain text: set data.format=jsonl, or end its "
-                            "name in .jsonl; data.format=text reads it as it is."
+                            f"{path} holds one JSON object per line, not plain text: set data.format=jsonl, or give it "
+                            "a name in .jsonl; data.format=text reads it as it is."
                         )
                 lines = self._lines(file, path, reading, whole=kind == "jsonl")
                 if kind == "jsonl":
@@ -171,7 +171,7 @@ class Sources:
             reading._open = None
 
     def _lines(self, file: BinaryIO, path: Path, reading: Reading, whole: bool) -> Iterator[str]:
-        """Decoded lines, their ends a line feed; pieces of a line longer than a document, unless `whole`."""
+        """Decoded lines with line feeds as ends; a line longer than a document comes in pieces, unless `whole`."""
         rest = b""
         replaced = characters = 0
         limit = -1 if whole else LARGEST_DOCUMENT
@@ -193,7 +193,7 @@ class Sources:
                     ) from error
                 text = line.decode(errors="replace")
                 replaced += text.count(_REPLACED) - line.count(_REPLACED.encode())
-            if "\0" in text:  # behind the file's first bytes, where it would have been refused
+            if "\0" in text:  # after the first bytes of the file, where it would have been refused
                 if self.invalid_utf8 == "refuse":
                     raise DataError(f"{path}, line {number}: a NUL byte; remove it, or set data.invalid_utf8=replace.")
                 replaced += text.count("\0")
@@ -229,7 +229,7 @@ class Sources:
                 )
             try:
                 text.encode()
-            except UnicodeEncodeError as error:  # half of a surrogate pair, "\ud800"
+            except UnicodeEncodeError as error:  # half of a surrogate pair, such as "\ud800"
                 if self.invalid_utf8 == "refuse":
                     raise DataError(
                         f"{where}: half of a surrogate pair; mend the line, or set data.invalid_utf8=replace."
@@ -245,13 +245,13 @@ class Sources:
 def reading_losses(
     left_out_files: int, replaced_files: int, replaced_characters: int, cut_documents: int
 ) -> dict[str, str]:
-    """What of the text was not read as it is, a sentence by what happened to it; nothing that did not happen."""
+    """A description of each loss of text that occurred, by its kind."""
     found = {
-        "files left out": (left_out_files, f"{left_out_files:,} of no kind that is read, or links"),
+        "files left out": (left_out_files, f"{left_out_files:,} (links, or names that are not read)"),
         "not UTF-8": (
             replaced_files,
             f"{replaced_characters:,} characters in {replaced_files:,} files became U+FFFD "
-            "(data.invalid_utf8=refuse stops at the first)",
+            "(data.invalid_utf8=refuse stops at the first one)",
         ),
         "cut": (cut_documents, f"{cut_documents:,} times in documents of over 16 MB"),
     }
@@ -259,7 +259,7 @@ def reading_losses(
 
 
 def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[str]:
-    """Documents of lines; with `blank_ends` a blank line ends one, and its last line end isn't part of it."""
+    """Join lines to documents; with `blank_ends` a blank line ends a document, which has no line end of its own."""
     held: list[str] = []
     size = 0
     for line in lines:
@@ -287,7 +287,7 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _whole_characters(line: bytes) -> tuple[bytes, bytes]:
-    """Cut a UTF-8 character that isn't complete off the end."""
+    """Split an incomplete UTF-8 character off the end of a line: (complete part, rest)."""
     for back in range(1, min(4, len(line))):
         if line[-back] & 0xC0 != 0x80:  # the first byte of a character
             return (line[:-back], line[-back:]) if line[-back] >= 0xC0 else (line, b"")

@@ -1,11 +1,13 @@
-"""What a file holds, by its content and not by its name: UTF-8 text, packed text, or something else.
+"""Opens a user's text files. Their content decides what they are, not their names: UTF-8, packed, or something else.
+
+`files.py` writes our own files.
 
 Notable:
-- every path that reads a user's text opens it here: corpora, tables, minimal pairs, texts to inspect;
-- gzip, xz and bzip2 are unpacked whatever the file is called; anything else that is no UTF-8 text is refused, with a
-  way out. One more format is one more line of `_PACKED` or `_REFUSED`;
-- the first 64 KiB decide. Bytes that are not UTF-8 are refused here only where they are many, as in another encoding or
-  in a binary file: what to do about a few is for whoever reads on.
+- every text of a user is opened here: corpora, tables, minimal pairs, texts to inspect;
+- gzip, xz and bzip2 are unpacked, whatever the file's name. Anything else that is not UTF-8 text is refused, with a
+  remedy. A further format is one more line of `_PACKED` or `_REFUSED`;
+- the first 64 KiB decide. Bytes that are not UTF-8 are refused here only if they are many, as in another encoding or
+  in a binary file. The caller decides what to do about a few of them.
 """
 
 import bz2
@@ -25,15 +27,15 @@ from typing import Any, BinaryIO, Literal, cast
 from fast_electra.errors import DataError
 
 LOOKED_AT = 65_536
-"""bytes of a file that decide what it is"""
+"""number of bytes at the beginning of a file that decide what it is"""
 PACKED_ENDINGS = (".gz", ".xz", ".bz2")
-"""what may stand behind the ending of a name"""
+"""endings of packed files, after the ending of the name"""
 LARGEST_UNDECODABLE = 0.1
-"""share of characters that are not UTF-8; in most other encodings of other scripts it is above a half"""
+"""largest share of characters that are not UTF-8; most other encodings of other scripts have more than half"""
 LARGEST_CONTROL = 0.01
-"""share of bytes that are control characters; text has next to none"""
-_FEW = 16  # broken bytes that say nothing of a file
-# Not \b \t \n \v \f \r and escape, which stand in logs and manuals
+"""largest share of control characters among the bytes; text has almost none"""
+_FEW = 16  # as many broken bytes are not enough to refuse a file
+# Without \b \t \n \v \f \r and escape, which occur in logs and manuals
 _CONTROL = bytes([*range(0x08), *range(0x0E, 0x1B), *range(0x1C, 0x20), 0x7F])
 
 _PACKED: dict[re.Pattern[bytes], Callable[[BinaryIO], Any]] = {
@@ -43,37 +45,37 @@ _PACKED: dict[re.Pattern[bytes], Callable[[BinaryIO], Any]] = {
 }
 _CONVERT = "save it as UTF-8, for example by `iconv -f {0} -t UTF-8 {1} > NEW`, and give the new file"
 CONVERT = "save it as UTF-8, for example by `iconv -f ENCODING -t UTF-8`, and give the new file"
-"""what to do about another encoding"""
-# How files begin that are no text, what they are, and what to do.
+"""remedy for another encoding"""
+# The beginnings of files that are not text, what they are, and what to do.
 _REFUSED = {
     rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff": ("UTF-32 text, not UTF-8", _CONVERT.replace("{0}", "UTF-32")),
     rb"\xff\xfe|\xfe\xff": ("UTF-16 text, not UTF-8", _CONVERT.replace("{0}", "UTF-16")),
     rb"\x28\xb5\x2f\xfd": (
-        "packed by Zstandard, and no text",
+        "packed by Zstandard, not text",
         "unpack it by `zstd -d {1}`, and give the new file",
     ),
     rb"PK(\x03\x04|\x05\x06|\x07\x08)": (
-        "a ZIP archive, or a document of Word or Excel, and no text",
+        "a ZIP archive, or a document of Word or Excel, not text",
         "unpack it, or save the document as text or CSV, and give the new files",
     ),
-    rb"7z\xbc\xaf\x27\x1c|Rar!\x1a": ("an archive, and no text", "unpack it, and give the new files"),
-    rb"(?s:.{257})ustar": ("a tar archive, and no text", "unpack it by `tar -xf {1}`, and give the new files"),
+    rb"7z\xbc\xaf\x27\x1c|Rar!\x1a": ("an archive, not text", "unpack it, and give the new files"),
+    rb"(?s:.{257})ustar": ("a tar archive, not text", "unpack it by `tar -xf {1}`, and give the new files"),
     rb"PAR1\x15": (
-        "a Parquet file, and no text",
+        "a Parquet file, not text",
         "write its rows as JSON lines (.jsonl); a table of a task may be named .parquet",
     ),
     rb"ARROW1|\xff\xff\xff\xff(?s:.{3})\x00\x10\x00\x00\x00": (
-        "an Arrow file, and no text",
+        "an Arrow file, not text",
         "write its rows as JSON lines (.jsonl), as `to_json` of `datasets` does",
     ),
-    rb"%PDF-": ("a PDF, and no text", "write its text to a file, for example by `pdftotext {1}`, and give that"),
-    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("a document of Word or Excel, and no text", "save it as text or CSV"),
-    rb"\{\\rtf": ("a document in RTF, and no plain text", "save it as plain text"),
-    rb"SQLite format 3\x00": ("an SQLite database, and no text", "write its rows as JSON lines (.jsonl)"),
+    rb"%PDF-": ("a PDF, not text", "write its text to a file, for example by `pdftotext {1}`, and give the file"),
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("a document of Word or Excel, not text", "save it as text or CSV"),
+    rb"\{\\rtf": ("a document in RTF, not plain text", "save it as plain text"),
+    rb"SQLite format 3\x00": ("an SQLite database, not text", "write its rows as JSON lines (.jsonl)"),
     rb"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "get the file by `git lfs pull`"),
 }
 _MARKS = {re.compile(mark): reason for mark, reason in _REFUSED.items()}
-_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)  # what many a failed download holds
+_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)  # the content of many failed downloads
 _NOT_TEXT = "leave it out, or write its text to a UTF-8 file"
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _JSON = re.compile(rf"\s*(?:(\[)\s*(?:\{{\s*{_STRING}\s*:|{_STRING}\s*[,\]])|\{{\s*{_STRING}\s*:)")
@@ -86,18 +88,18 @@ def is_other_encoding(undecodable: int, characters: int) -> bool:
 
 @contextmanager
 def open_text(path: Path, remedy: str = "give another file") -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """A file as it is on disk, and the bytes of its UTF-8 text, unpacked.
+    """Open a file; gives the file as it is on disk, and the bytes of its UTF-8 text, unpacked.
 
     Args:
-        path: of a file.
-        remedy: how the sentence about a file that can't be read ends.
+        path: the file.
+        remedy: the end of the sentence about a file that cannot be read.
 
     Raises:
-        DataError: it is no text, or can't be read; also what goes wrong while it is being read.
+        DataError: it is not text or cannot be read, also if this is found later, inside the block.
     """
     try:
         with open(path, "rb") as opened:
-            file = opened if opened.seekable() else io.BytesIO(opened.read())  # a pipe: /dev/stdin, <(command)
+            file = opened if opened.seekable() else io.BytesIO(opened.read())  # else a pipe: /dev/stdin, <(command)
             yield file, text_bytes(file, path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -105,14 +107,14 @@ def open_text(path: Path, remedy: str = "give another file") -> Iterator[tuple[B
 
 
 def text_bytes(file: BinaryIO, name: object) -> BinaryIO:
-    """The bytes of a text, unpacked, from their beginning.
+    """The bytes of a text file, unpacked, from the beginning.
 
     Args:
-        file: can be wound back.
-        name: for messages.
+        file: a seekable file.
+        name: its name, for messages.
 
     Raises:
-        DataError: it is no UTF-8 text; says what it is, and what to do.
+        DataError: it is not UTF-8 text; the message says what it is, and what to do.
     """
     head = _head(file)
     unpack = next((opener for mark, opener in _PACKED.items() if mark.match(head)), None)
@@ -131,7 +133,7 @@ def text_bytes(file: BinaryIO, name: object) -> BinaryIO:
 
 
 def json_in(head: bytes) -> Literal["lines", "array", "object"] | None:
-    """Whether a text begins as JSON: an object a line, an array of objects or strings, or an object over lines."""
+    """How a text begins: a JSON object per line, an array, or an object over several lines; None if it is not JSON."""
     text = head.decode("utf-8-sig", errors="replace")
     found = _JSON.match(text)
     if found is None:
@@ -144,14 +146,14 @@ def json_in(head: bytes) -> Literal["lines", "array", "object"] | None:
     except json.JSONDecodeError as error:
         if rest:
             return "object" if error.pos >= len(line.rstrip()) else None  # None: its first line is broken
-        return "lines" if len(head) == LOOKED_AT else None  # a line that goes on behind what was looked at
+        return "lines" if len(head) == LOOKED_AT else None  # the line is longer than the beginning that was read
     except RecursionError:
         return None
     return "lines"
 
 
 def flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """A JSON object's values by key, those of objects inside it by `outer.inner`."""
+    """The values of a JSON object by key; those of objects inside it have keys `outer.inner`."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         found |= flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {above + key: value}
@@ -159,31 +161,31 @@ def flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value of a user's file for a message: as JSON, shortened."""
+    """A value from a user's file for a message, as JSON of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def refuse_whole_json(head: bytes, name: object) -> None:
-    """DataError where a text that should have a JSON object a line begins as one array, or one object over lines."""
+    """Raise DataError if a text that should have one JSON object per line begins as an array or as one long object."""
     found = json_in(head)
     if found in ("array", "object"):
         query = "'.[]'" if found == "array" else "."
         raise DataError(
-            f"{name} is one JSON {found} over the whole file, and one object a line is read: write it so, for example "
+            f"{name} is one JSON {found} over the whole file, but each line must be an object: convert it, for example "
             f"by `jq -c {query} {shlex.quote(str(name))} > NEW.jsonl`, and give the new file (data.format=jsonl)."
         )
 
 
 def _head(file: BinaryIO) -> bytes:
-    """The first bytes; the file is wound back."""
+    """The first bytes of a file, which is then back at its beginning."""
     head = file.read(LOOKED_AT)
     file.seek(0)
     return head
 
 
 def _refusal(head: bytes) -> tuple[str, str] | None:
-    """What a file is that begins like this, and what to do; None for UTF-8 text."""
+    """What a file with this beginning is, and what to do; None for UTF-8 text."""
     for mark, reason in _MARKS.items():
         if mark.match(head):
             return reason
@@ -199,9 +201,9 @@ def _refusal(head: bytes) -> tuple[str, str] | None:
             return f"{encoding[:6]} text without a byte-order mark, not UTF-8", _CONVERT.replace("{0}", encoding)
         if control - nul < _FEW and undecodable < _FEW and nul < len(head) / 10:
             return f"text with {nul:,} NUL bytes", r"remove them by `tr -d '\000' < {1} > NEW`, and give the new file"
-        return "a binary file, and no text", _NOT_TEXT
+        return "a binary file, not text", _NOT_TEXT
     if control > max(_FEW, LARGEST_CONTROL * len(head)):
-        return "a binary file, and no text", _NOT_TEXT
+        return "a binary file, not text", _NOT_TEXT
     if is_other_encoding(undecodable, len(text)):
         share = f"{undecodable / len(text):.0%} of its first characters can't be read"
         return f"binary, or in another encoding than UTF-8 ({share})", CONVERT

@@ -1,13 +1,13 @@
-"""Tokenizers: byte-level BPE trained on the corpus, or an existing one, and a fingerprint that tells two apart.
+"""Tokenizers: byte-level BPE trained on the corpus, or an existing one, and a fingerprint that identifies them.
 
 Notable:
-- every byte is in the vocabulary, so nothing is ever unknown and decoding gives the text back;
-- `code` splits as a parser does: a line break and the next line's indentation are one token; words (with the space
-  before them), brackets and operators are apart. A space apart from words made every fifth token a space;
-- what is saved is a plain Transformers tokenizer: AutoTokenizer loads it without this package;
-- runs of white space and of punctuation are cut after 32 characters, so that no run of 185 spaces becomes a token;
+- every byte is in the vocabulary of a trained tokenizer, so no text is unknown, and decoding restores the text;
+- `code` splits as a parser does: a line break with the next line's indentation is one token; words (with the space
+  before them), brackets and operators are separate. Without this space, every fifth token was a space;
+- a plain Transformers tokenizer is saved: AutoTokenizer loads it without this package;
+- sequences of white space or punctuation are cut after 32 characters, so that 185 spaces never become one token;
 - `[MASK]` in the corpus is six characters of text, not the special token;
-- Transformers is imported only where it is needed: processes that tokenise do without its seconds and 200 MB.
+- Transformers is imported only where it is needed, since it costs seconds and 200 MB in each process that tokenises.
 """
 
 import json
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from fast_electra.data.settings import TokenizerConfig
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-"""of a trained tokenizer; their ids are 0 to 4 in this order"""
+"""special tokens of a trained tokenizer; their ids are 0 to 4 in this order"""
 
-# Of two forms the longer comes first: alternatives are tried in order.
+# Longer operators come first, since alternatives are tried in order.
 _OPERATORS = (
     *("===", "!==", ">>>", "**=", "//=", "<<=", ">>=", "..."),
     *("==", "!=", "<=", ">=", "->", "=>", ":=", "**", "//", "<<", ">>", "&&", "||", "++", "--", "::"),
@@ -52,19 +52,19 @@ _CODE = "|".join(
     )
 )
 
-# Runs of white space and of punctuation are cut, so that 185 spaces never become one token. 32 keeps a line break and
-# the indentation of deeply nested code together. A cut run keeps a space for the word behind it.
+# Sequences of white space or punctuation are cut. 32 characters keep a line break and the indentation of deeply nested
+# code together. The last space of a sequence stays with the word after it.
 LONGEST_RUN = 32
 """characters of white space, or of punctuation, that a token may hold"""
 _RUNS = rf"\s{{{LONGEST_RUN}}}(?=\s)|[^\s\p{{L}}\p{{N}}]{{{LONGEST_RUN}}}"
 
-# Training and encoding cost memory by the piece: 20 MB in long documents took 2 GB, in pieces 250 MB.
+# Training and encoding need memory for whole texts: 20 MB in long documents took 2 GB, in pieces 250 MB.
 TRAINING_PIECE = 4_096
-"""characters of a text that a tokenizer is trained on at a time"""
+"""number of characters that a tokenizer is trained on at a time"""
 ENCODING_PIECE = 16_384
-"""characters of a text that are tokenised at a time"""
+"""number of characters that are tokenised at a time"""
 NOTED_UNKNOWN = 0.01
-"""share of unknown tokens above which a text is said not to fit a tokenizer"""
+"""share of unknown tokens above which `unknown_note` warns"""
 _FILES = ("tokenizer.json", "vocab.*", "*.model")
 
 
@@ -73,15 +73,15 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
 
     Args:
         texts: read once; memory grows with the number of distinct words.
-        config: kind and vocabulary size.
-        length: the longest row, special tokens included; stored as `model_max_length`.
+        config: the tokenizer's kind and vocabulary size.
+        length: tokens of a row, including special tokens; stored as `model_max_length`.
 
     Returns:
-        a Transformers tokenizer that puts texts between [CLS] and [SEP].
+        a Transformers tokenizer that adds [CLS] before and [SEP] after a text.
 
     Raises:
         ConfigError: the vocabulary has no room for the special tokens and all bytes.
-        DataError: no text, or the corpus doesn't support so many tokens.
+        DataError: there is no text, or too little for so many tokens.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(SPECIAL_TOKENS) + len(alphabet)
@@ -141,10 +141,10 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
 
 
 def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer of any kind from a folder or by its hub name; no code that comes with it is run.
+    """Load a tokenizer of any class from a folder or by its hub name; code that comes with it is not run.
 
     Raises:
-        DataError: there is none, or it can't be loaded.
+        DataError: there is none, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -155,17 +155,17 @@ def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     folder = Path(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except Exception as error:  # OSError, ValueError, and plain Exceptions out of Rust
+    except Exception as error:  # OSError, ValueError, or a plain Exception from Rust
         if folder.is_dir() and not any(file for name in _FILES for file in folder.glob(name)):
             raise absent from error
         if (folder / "tokenizer.json").is_file():
-            with open_text(folder / "tokenizer.json"):  # says what else it is
+            with open_text(folder / "tokenizer.json"):  # the error says what the file is
                 pass
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"the tokenizer {path} can't be loaded ({reason}); name a folder or hub name that holds one."
         ) from error
-    # Where there are no files, most classes make up a tokenizer that knows its special tokens alone.
+    # Without files, most classes return a tokenizer that has only special tokens.
     made_up = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "▁"}
     if made_up.issuperset(tokenizer.get_vocab()):
         raise absent
@@ -173,10 +173,10 @@ def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
-    """Load a tokenizer for encoders from a folder or by its hub name; no code that comes with it is run.
+    """Load a fast tokenizer for encoders from a folder or by its hub name; code that comes with it is not run.
 
     Raises:
-        DataError: there is none, it can't be loaded, is not a fast one, or lacks a pad, cls, sep or mask token.
+        DataError: there is none, it cannot be loaded, is not fast, or has no pad, cls, sep or mask token.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -186,19 +186,19 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     missing = [name for name in ("pad", "cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
         raise DataError(f"the tokenizer {path} has no {' and no '.join(missing)} token; take one for encoders.")
-    tokenizer.split_special_tokens = True  # "[MASK]" in a text is text, as in the shards; it is not saved
+    tokenizer.split_special_tokens = True  # "[MASK]" in a text is text, as in the shards; this is not saved
     return tokenizer
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 (hex) over what decides which ids a text gets and what they mean.
+    """SHA-256 (hex) over everything that decides which ids a text gets and what they mean.
 
-    That is the vocabulary in order, special tokens, merges, normalisation and pre-tokenisation; not padding, truncation
-    or the row's length. Equal size and another order differ; saving and loading doesn't.
+    This is the vocabulary in its order, special tokens, merges, normalisation and pre-tokenisation, without padding,
+    truncation and the row's length. Saving and loading does not change it.
     """
     content = json.loads(_backend(tokenizer).to_str())
     vocabulary = sorted(_backend(tokenizer).get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
-    # A list holds scores too (Unigram); a mapping is in no order, and `vocabulary` has it already.
+    # A list has scores too (Unigram); a mapping has no order, and `vocabulary` contains it already.
     model = {key: value for key, value in content["model"].items() if key != "vocab" or isinstance(value, list)}
     added = [
         {key: token[key] for key in ("id", "content", "special")}
@@ -209,7 +209,7 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def unknown_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The id that stands for text that a fast tokenizer doesn't know; its model may have one that its settings lack."""
+    """The id for text that a fast tokenizer does not know, or None; its model may have one that its settings lack."""
     if tokenizer.unk_token_id is not None:
         return cast(int, tokenizer.unk_token_id)
     backend = _backend(tokenizer)
@@ -219,7 +219,7 @@ def unknown_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
 
 
 def unknown_note(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], of: str) -> str | None:
-    """A warning where more than 1 % of the tokens of some texts are unknown to a tokenizer; `of` names the texts."""
+    """A warning if more than 1 % of the tokens of some texts are unknown, else None; `of` names the texts."""
     unknown = unknown_id(tokenizer)
     if unknown is None or not texts:
         return None
@@ -230,19 +230,19 @@ def unknown_note(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], of:
         return None
     return (
         f"warning: {share:.0%} of the tokens of {of} are [UNK], since the model's tokenizer does not "
-        "know their text: results say little."
+        "know this text: the results say little."
     )
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Largest id + 1: what a model's embedding needs; more than the number of tokens where ids have holes."""
+    """Largest id + 1, the rows that a model's embedding needs; larger than the number of tokens if ids have gaps."""
     return max(_backend(tokenizer).get_vocab(with_added_tokens=True).values()) + 1
 
 
 def pieces(text: str, size: int) -> Iterator[str]:
-    """Cut a text into pieces of about `size` characters, each but the first starting with a line break if it can.
+    """Cut a text into pieces of about `size` characters; joined, they are the text.
 
-    Up to twice the size is searched for a line break, then a space is taken, then any place. Joined, they are the text.
+    A piece ends before a line break, if there is one within twice the size, otherwise before a space or anywhere.
     """
     start = 0
     while len(text) - start > size:
@@ -252,7 +252,7 @@ def pieces(text: str, size: int) -> Iterator[str]:
             cut = text.find(" ", stop, stop + size)
         if cut < 0:
             cut = stop
-        # A run of line breaks is one token of code: cut before the run.
+        # Several line breaks are one token of code: cut before the first.
         before = cut
         while before > start + 1 and text[before - 1] in " \t\n" and cut - before < 256:
             before -= 1
