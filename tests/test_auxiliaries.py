@@ -419,7 +419,7 @@ def test_encoder_decoders_and_causal_models_are_truncated_too():
 def test_layers_that_are_not_there_are_refused(shards, auxiliary):
     with pytest.raises(ModelError, match=r"auxiliary.layers=3, but the auxiliary has 2"):
         load(settings(shards, auxiliary, auxiliary__layers=3))
-    with pytest.raises(ModelError, match="no layers can be cut off this albert"):
+    with pytest.raises(ModelError, match="no layers can be removed from this albert"):
         truncate(masked_model("albert"), 1)
 
 
@@ -662,7 +662,7 @@ def test_damaged_foreign_and_unreachable_weights_are_refused_in_one_sentence(tmp
     (remote / "config.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match="needs code that comes with it, and such code is never run"):
         load(settings(shards, remote))
-    with pytest.raises(ModelError, match=r"nobody/nothing is no folder here.*without network.*name the folder"):
+    with pytest.raises(ModelError, match=r"nobody/nothing is not a folder here.*without network.*name the folder"):
         load(settings(shards, "nobody/nothing"))
     with torch.no_grad():
         nn.init.constant_(bert.bert.embeddings.LayerNorm.bias, float("nan"))

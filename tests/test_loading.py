@@ -35,7 +35,7 @@ def sentence(loader, folder) -> str:
 def test_a_git_lfs_pointer_says_git_lfs_pull(loader, folder):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 105808\n"
     (folder / "model.safetensors").write_text(pointer)
-    assert "model.safetensors is a Git LFS pointer and not the weights: run `git lfs pull`" in sentence(loader, folder)
+    assert "model.safetensors is a Git LFS pointer, not the weights: run `git lfs pull`" in sentence(loader, folder)
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -52,8 +52,8 @@ def test_names_of_a_wrapper_are_taken_off_by_the_command_that_the_sentence_names
     weights = folder / "model.safetensors"
     save_file({prefix + name: value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
     said = sentence(loader, folder)
-    assert f"the names of its weights begin with {prefix}, for the model was saved inside a wrapper" in said
-    python, option, code = shlex.split(said.partition("take the prefix off by ")[2].removesuffix("."))
+    assert f"the names of its weights begin with {prefix}, since the model was saved inside a wrapper" in said
+    python, option, code = shlex.split(said.partition("remove the prefix by ")[2].removesuffix("."))
     assert (python, option) == ("python", "-c")
     exec(code, {})
     loader(folder)
@@ -79,6 +79,6 @@ def test_an_adapter_alone_says_how_to_merge_it(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     for loader in LOADERS:
-        assert "holds a PEFT adapter alone: merge it into its base model (merge_and_unload)" in sentence(
+        assert "holds only a PEFT adapter: merge it into its base model (merge_and_unload)" in sentence(
             loader, tmp_path
         )

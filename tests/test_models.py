@@ -261,7 +261,7 @@ def test_a_main_model_starts_from_the_auxiliarys_weights():
 
 
 def test_an_unknown_activation_is_no_missing_head():
-    with pytest.raises(ModelError, match=r"Transformers builds no bert of this configuration \(KeyError: .*gelo"):
+    with pytest.raises(ModelError, match=r"Transformers cannot build a bert of this configuration \(KeyError: .*gelo"):
         build_model(config("bert", hidden_act="gelo"), "mlm", 0)
     with pytest.raises(ModelError, match="gpt2 has no mlm head in Transformers: take another architecture"):
         build_model(GPT2Config(), "mlm", 0)
@@ -273,7 +273,9 @@ def test_an_impossible_shape_or_architecture_is_one_clear_sentence():
     with pytest.raises(ModelError, match="not a key of the modernbert configuration"):
         transformers_config(ModelConfig(options={"local_atention": 8}, **SHAPE), 320, SPECIAL, 32)
     three = {"layer_types": ["full_attention"] * (SHAPE["layers"] + 1)}
-    with pytest.raises(ValidationError, match=r"options.layer_types has 3 entries for layers \(2\): give one a layer"):
+    with pytest.raises(
+        ValidationError, match=r"options.layer_types has 3 entries for layers \(2\): give one per layer"
+    ):
         ModelConfig(options=three, **SHAPE)
     with pytest.raises(ModelError, match="Transformers refuses this modernbert shape: "):
         transformers_config(ModelConfig(options={"layer_types": ["full", "full"]}, **SHAPE), 320, SPECIAL, 32)

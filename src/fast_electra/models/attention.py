@@ -1,15 +1,16 @@
-"""The attention that the models train with: plain matrix products or SDPA, and masks from document ids.
+"""The attention that the models use: plain matrix products or SDPA, and masks from document ids.
 
 Notable:
-- on a CPU the backward pass of fused SDPA is 35 to 40 % of a training step at length 128; two batched matrix products
-  and a softmax in the weights' own precision are faster (`fast-electra bench` shows it), without gradients too: in
-  bfloat16 3.3 ms instead of 10.1 for 32 rows of 128 and 4 heads of 64. A GPU takes SDPA, which never holds the scores
-  whole;
-- one registered name covers every class that Transformers routes through its attention interface: no encoder of ours;
-- the mask is built from document ids given as a 3-D `attention_mask` (batch, 1, length), which reaches the registered
-  mask function as it is; sliding windows (ModernBERT) come along as the `mask_function` of Transformers' own call;
-- MPNet computes its attention itself, but asks for the registered mask and adds it; DeBERTa asks for neither, and two
-  hooks bring it the mask of the same document ids.
+- on a CPU the backward pass of fused SDPA takes 35 to 40 % of a training step at length 128. Two batched matrix
+  products and a softmax in the weights' precision are faster (`fast-electra bench` shows it), also without gradients:
+  in bfloat16 3.3 ms instead of 10.1 for 32 rows of 128 and 4 heads of 64. A GPU uses SDPA, which never stores all
+  scores;
+- one registered name serves every class that uses the attention interface of Transformers, so we need no encoder of
+  our own;
+- the mask is built from document ids, given as a 3-D `attention_mask` (batch, 1, length), which reaches the registered
+  mask function unchanged. Sliding windows (ModernBERT) come as the `mask_function` of Transformers' call;
+- MPNet computes its attention itself, but adds the registered mask. DeBERTa uses neither, so two hooks give it the mask
+  of the same document ids.
 
 Shapes: B sequences, H heads, S positions, D width of a head.
 """
@@ -24,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 MATMUL_ATTENTION = "fast_electra_matmul"
 
-# Share of attention weights dropped whatever the model's mode. A plain global: `torch.compile` can read it.
+# Share of attention weights that is dropped in any mode of the model. `torch.compile` can read a plain global.
 _dropped = 0.0
 
 Watch = Callable[[Tensor, Tensor | None], None]
@@ -33,7 +34,7 @@ _watch: Watch | None = None
 
 @contextmanager
 def attention_dropping(rate: float) -> Iterator[None]:
-    """Within it, a share `rate` of all attention weights is dropped and the others are scaled up, in evaluation too."""
+    """Within the block, a share `rate` of attention weights is dropped and the others are scaled up, in any mode."""
     global _dropped
     before, _dropped = _dropped, rate
     try:
@@ -44,9 +45,9 @@ def attention_dropping(rate: float) -> Iterator[None]:
 
 @contextmanager
 def watching_attention(watch: Watch) -> Iterator[None]:
-    """Within it, `watch` is given the weights (B, H, S, S) of each attention and the mask that was added, or None.
+    """Within the block, `watch` is called with the weights (B, H, S, S) of each attention and the added mask or None.
 
-    Those of classes that compute attention in a way of their own are not seen.
+    It does not see the attention of classes that compute it in their own way.
     """
     global _watch
     before, _watch = _watch, watch
@@ -70,7 +71,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Softmax(Q Kᵀ · scaling + bias + mask) V; (B, H, S, D) → (B, S, H, D).
 
-    T5 gives `position_bias` (1 or B, H, S, S); Gemma 2 gives `softcap`, a bound c of scores: c · tanh(score / c).
+    T5 passes `position_bias` (1 or B, H, S, S). Gemma 2 passes `softcap`, a bound c of scores: c · tanh(score / c).
     """
     heads, width = query.shape[1], query.shape[3]
     scale = width**-0.5 if scaling is None else scaling
@@ -90,7 +91,7 @@ def _attention(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
-        # In the scores' own type: a float32 mask would promote everything after it.
+        # In the type of the scores: a float32 mask would promote everything after it.
         scores = scores + attention_mask.to(scores.dtype)
     weights = scores.softmax(-1)
     if _watch is not None:
@@ -114,8 +115,8 @@ def _mask(
     dtype: torch.dtype = torch.float32,
     **_: Any,
 ) -> Tensor | None:
-    """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None when all see all."""
-    # A sliding window is said by `local_size` too, and hides something only in rows longer than that.
+    """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None if nothing is masked."""
+    # `local_size` is the size of a sliding window, which masks something only in longer rows.
     may_skip = allow_is_bidirectional_skip and (local_size is None or kv_length < local_size)
     if may_skip and (attention_mask is None or (attention_mask.ndim == 2 and bool(attention_mask.all()))):
         return None
@@ -129,15 +130,16 @@ def _mask(
         allowed = allowed & (attention_mask[:, :, :, None] == attention_mask[:, :, None, :])
     elif attention_mask is not None:
         allowed = allowed & attention_mask.bool()[:, None, None, :]
-    # In the model's own type: MPNet adds it as it is, and could not multiply what a wider one promotes.
+    # In the model's type: MPNet adds the mask unchanged, and cannot multiply the results of a wider type.
     mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
     return mask.masked_fill_(~allowed, torch.finfo(torch.bfloat16).min)
 
 
 def use_document_masks(model: PreTrainedModel) -> None:
-    """Let a DeBERTa take document ids (B, 1, S) as `attention_mask`, as every other class does by the registered mask.
+    """Let a DeBERTa take document ids (B, 1, S) as `attention_mask`, in place; other classes use the registered mask.
 
-    Its embeddings would multiply by a 3-D mask, without a word where length equals width; so the ids pass them by.
+    Its embeddings would multiply by a 3-D mask, without an error if length equals width. So hooks pass the ids around
+    the embeddings.
     """
     if model.config.model_type in ("deberta", "deberta-v2"):
         model.base_model.register_forward_pre_hook(_keep_documents, with_kwargs=True)

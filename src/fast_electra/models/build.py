@@ -47,9 +47,9 @@ _DROPOUT_KEYS = (
     "classifier_dropout",
     "seq_classif_dropout",
 )
-# Names of the classes that came before the common ones.
+# Names that some older classes use instead of the common ones.
 _OTHER_NAMES = {"intermediate_size": "hidden_dim"}
-# Keys that a class reads and its configuration doesn't declare: what makes a DeBERTa-v2 a v3.
+# Keys that a class reads but its configuration does not declare; with them a DeBERTa-v2 becomes a v3.
 _UNDECLARED = {
     "deberta-v2": ("position_buckets", "norm_rel_ebd", "share_att_key", "conv_kernel_size", "conv_groups", "conv_act")
 }
@@ -61,14 +61,14 @@ def transformers_config(
     """The Transformers configuration of a shape.
 
     Args:
-        shape: the section of the configuration that holds it.
-        vocabulary_size: of the tokenizer.
-        special_ids: `pad`, `cls`, `sep`, `mask`.
+        shape: a section of the program's configuration.
+        vocabulary_size: vocabulary size of the tokenizer.
+        special_ids: ids by name: `pad`, `cls`, `sep`, `mask`.
         length: tokens of a row.
-        key: of that section, for errors.
+        key: key of the section, for errors.
 
     Raises:
-        ModelError: unknown architecture, or a shape that Transformers refuses.
+        ModelError: the architecture is unknown, or Transformers refuses the shape.
     """
     if shape.architecture not in CONFIG_MAPPING:
         raise ModelError(
@@ -95,7 +95,7 @@ def transformers_config(
             values["num_key_value_heads"] = shape.heads
         if hasattr(defaults, "embedding_size"):
             values["embedding_size"] = shape.hidden_size
-        if hasattr(defaults, "classifier_pooling"):  # no loss reaches [CLS] in pre-training, every other token has one
+        if hasattr(defaults, "classifier_pooling"):  # in pre-training [CLS] has no loss, unlike the other tokens
             values["classifier_pooling"] = "mean"
         for name, other in _OTHER_NAMES.items():
             if hasattr(defaults, other) and not hasattr(defaults, name):
@@ -114,7 +114,7 @@ def transformers_config(
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"Transformers refuses this {shape.architecture} shape: {one_line(error)}") from error
     if "max_position_embeddings" not in shape.options:
-        # Where positions start at 1 or 2, the table has a row for each number up to the last.
+        # Some classes do not use the first rows of their table of positions.
         config.max_position_embeddings = length + positions_of(config).spent
     return config
 
@@ -127,7 +127,10 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
 
 
 def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedModel:
-    """A model with fresh weights drawn from `seed`, in float32 and training mode.
+    """Build a model with fresh weights that are drawn from `seed`.
+
+    Returns:
+        the model in float32 and training mode.
 
     Raises:
         ModelError: the architecture has no such head.
@@ -149,24 +152,24 @@ def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     use_document_masks(model)
     use_exact_norms(model)
     if model.config.model_type == "mpnet":
-        # MPNet takes id 1 for padding whatever the tokenizer says, and would never train that token.
+        # MPNet takes id 1 as padding, whatever the tokenizer says, and would never train this token.
         cast(nn.Embedding, model.get_input_embeddings()).padding_idx = model.config.pad_token_id
     return cast(PreTrainedModel, model.float())
 
 
 def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_only: bool) -> list[str]:
-    """Start a model's weights from an auxiliary's, wherever the encoder has the same name and shape.
+    """Copy an auxiliary's weights to a model's encoder, wherever both have the same name and shape.
 
     Args:
-        model: written in place.
-        auxiliary: read.
-        embeddings_only: copy the token embeddings alone.
+        model: changed in place.
+        auxiliary: not changed.
+        embeddings_only: copy only the token embeddings.
 
     Returns:
         names of the encoder's parameters that were copied.
 
     Raises:
-        ModelError: nothing fits.
+        ModelError: no parameter fits.
     """
     with torch.no_grad():
         if embeddings_only:
@@ -194,14 +197,14 @@ def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_on
 
 
 def start_at_unigram(model: PreTrainedModel, log_probabilities_V: Tensor) -> None:
-    """Set a new vocabulary head's output bias, which is zero, to the log unigram frequencies.
+    """Set the output bias of a new vocabulary head to the log unigram frequencies.
 
-    That is the best prediction without context, so training need not learn it first.
+    This is the best prediction without context, so training need not learn it first.
 
     Args:
-        model: with a vocabulary head; a bias that is not zero was trained, and stays.
-        log_probabilities_V: of the tokens of the corpus; -inf for what never occurs. The model's table may be longer:
-            the bias of ids that no token has is the least of all.
+        model: with a vocabulary head. A bias that is not zero was trained, and is not changed.
+        log_probabilities_V: log-probabilities of the tokens in the corpus, -inf for tokens that do not occur. The model
+            may have more rows; ids that the tokenizer does not use get the smallest bias.
     """
     bias = getattr(model.get_output_embeddings(), "bias", None)
     # DeBERTa-v2's newer head calls another layer its output embeddings.
@@ -222,14 +225,14 @@ def head_class(config: PreTrainedConfig, head: Head) -> Any:
 
 
 def not_built(config: PreTrainedConfig, what: str, error: Exception) -> ModelError:
-    """What Transformers raised while building, as one sentence: the class has no such head, or a key is wrong."""
+    """One sentence about an error of Transformers while building: the class has no such head, or a key is wrong."""
     if "Unrecognized configuration class" in str(error):
         return ModelError(
             f"{config.model_type} has no {what} in Transformers: take another architecture, such as modernbert or bert."
         )
     return ModelError(
-        f"Transformers builds no {config.model_type} of this configuration ({type(error).__name__}: "
-        f"{one_line(error, 120)}): mend its shape or options."
+        f"Transformers cannot build a {config.model_type} of this configuration ({type(error).__name__}: "
+        f"{one_line(error, 120)}): change its shape or options."
     )
 
 

@@ -1,15 +1,15 @@
-"""An encoder under a fresh head: what is fine-tuned, and without the head what is probed.
+"""An encoder with a fresh head for fine-tuning, and an encoder without a head for probing.
 
 Notable:
 - any encoder that Transformers loads: a run, our exports, a masked language model, a bare encoder, a fine-tuned folder.
-  Only the encoder's weights are taken: the head is new, from the seed, even where a stored one would fit by its shape;
-- heads are Transformers' own `…ForSequenceClassification` and `…ForTokenClassification`; a pooler that the checkpoint
-  lacks counts as head;
-- layer-wise decay counts the head as the top: the last layer learns at decay¹ of its rate, the embeddings, and what all
-  layers share (DeBERTa's and MPNet's relative positions), at decay^(layers + 1);
-- a token that the task never shows has no gradient and its embedding no weight decay, so fine-tuning would not change
-  its row: the table is cut down to the rows that are read, and put back whole. On short texts the table's gradient,
-  clipping, AdamW and rounding were half of a step.
+  Only the encoder's weights are used: the head is new, from the seed, even if a stored one would fit by its shape;
+- heads are Transformers' `…ForSequenceClassification` and `…ForTokenClassification`. A pooler that the checkpoint does
+  not have belongs to the head;
+- in layer-wise decay the head is the top. The rate of the last layer is multiplied by decay¹, and that of the
+  embeddings and of parameters that all layers share (relative positions of DeBERTa and MPNet) by decay^(layers + 1);
+- tokens that do not occur in the task have no gradient, and embeddings have no weight decay, so fine-tuning would not
+  change these rows. The table is therefore cut down to the rows that are read, and restored at the end. On short texts
+  the table's gradient, clipping, AdamW and rounding were half of a step.
 
 Shapes: V vocabulary, R rows that are read, d width of the embeddings.
 """
@@ -41,18 +41,18 @@ from fast_electra.models.layers import layer_stacks
 from fast_electra.models.loading import read_checkpoint, refuse_missing, stored_config
 
 Unit = Literal["sequence", "token"]
-"""what a label is given to"""
+"""what has a label: a whole text, or each token"""
 
 _HEADS: dict[Unit, Any] = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
-# Modules of an encoder that stand behind its last layer; everything else outside of the layers comes before the first.
+# Modules of an encoder after its last layer; all others outside the layers come before the first.
 _BEHIND = re.compile(r"(pooler|final_norm|norm)\.")
 
 
 def load_encoder(source: str | Path) -> PreTrainedModel:
-    """The bare encoder of a folder or a hub name, in float32 and evaluation mode.
+    """Load the encoder of a folder or a hub name, without a head, in float32 and evaluation mode.
 
     Raises:
-        ModelError: not a model, not in safetensors, weights of the encoder missing, NaN or infinite.
+        ModelError: it is not a model, not in safetensors, or its weights are incomplete, NaN or infinite.
     """
     name = str(source)
     encoder, absent = _read_encoder(name, stored_config(name))
@@ -63,15 +63,15 @@ def load_encoder(source: str | Path) -> PreTrainedModel:
 def load_classifier(
     source: str | Path, unit: Unit, labels: Sequence[str], seed: int, dropout: float, untrained: bool = False
 ) -> PreTrainedModel:
-    """An encoder under a new head, in float32 and training mode.
+    """Load an encoder with a new head, in float32 and training mode.
 
     Args:
         source: a folder or a hub name.
-        unit: what a label is given to.
-        labels: names of the classes in order; empty: one output, a value.
-        seed: of the head; of all weights if `untrained`.
-        dropout: on hidden states, attention and the head, whatever the checkpoint was trained with.
-        untrained: draw the encoder's weights too: the baseline of the same shape.
+        unit: what has a label.
+        labels: names of the classes in order; empty: one output, for a value.
+        seed: seed of the head, or of all weights if `untrained`.
+        dropout: rate for hidden states, attention and head, whatever the checkpoint was trained with.
+        untrained: draw the encoder's weights too, for a baseline of the same shape.
 
     Raises:
         ModelError: as `load_encoder`, or the architecture has no such head.
@@ -98,11 +98,11 @@ def load_classifier(
 
 
 def load_task_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that belongs to a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        DataError: there is none, or it lacks a special token.
-        ModelError: it gives ids that the model has no embedding for.
+        DataError: there is none, or it has no pad, cls, sep or mask token.
+        ModelError: it has more tokens than the model has embeddings.
     """
     name = str(source)
     tokenizer = load_tokenizer(name)
@@ -110,36 +110,36 @@ def load_task_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     if vocabulary_size(tokenizer) > config.vocab_size:
         raise ModelError(
             f"{source} has embeddings for {config.vocab_size:,} tokens and a tokenizer of "
-            f"{vocabulary_size(tokenizer):,}: save the one it was trained with."
+            f"{vocabulary_size(tokenizer):,}: save the tokenizer that it was trained with."
         )
     return tokenizer
 
 
 def longest_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, most: int) -> int:
-    """Tokens of the longest example, special ones included: what is asked for, or what model and tokenizer take."""
+    """Tokens of the longest example, including special tokens: `most`, or less if model or tokenizer take less."""
     bounds = [most, longest_row(config), tokenizer.model_max_length]
     return min(bound for bound in bounds if bound is not None)
 
 
 def use_padding(config: PreTrainedConfig, token: int) -> None:
-    """Let a class that judges a text by its last token (GPT-2, Llama) know which tokens are padding.
+    """Set the padding id in the configuration, for classes that classify a text by its last token (GPT-2, Llama).
 
-    Not where positions are counted from the padding id: there it belongs to the weights.
+    It is not changed for classes that count positions from the padding id, since it belongs to their weights.
     """
     if not first_position(config):
         config.pad_token_id = token
 
 
 def uses_segments(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the second text of a pair is marked as such: tokenizer and model must both know segments."""
+    """Whether token types mark the second text of a pair: tokenizer and model must both have them."""
     return "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", None) or 0) > 1
 
 
 def rate_factors(model: PreTrainedModel, decay: float) -> dict[str, float]:
-    """What layer-wise decay multiplies each parameter's learning rate by, by its name.
+    """The factors of layer-wise decay for the learning rates, by parameter name.
 
-    The head, a pooler and a norm behind the last layer have 1, layer i of n (from 0) decay^(n - i), everything before
-    and beside the layers decay^(n + 1). Where all layers are one (ALBERT), the whole encoder has decay.
+    The head, a pooler and a norm after the last layer have 1, layer i of n (from 0) decay^(n - i), all other parameters
+    decay^(n + 1). If all layers share their weights (ALBERT), the whole encoder has the factor decay.
     """
     stacks = layer_stacks(model)
     layers = max((len(stack) for stack in stacks), default=0)
@@ -158,14 +158,14 @@ def rate_factors(model: PreTrainedModel, decay: float) -> dict[str, float]:
 
 
 class ReadRows(nn.Module):
-    """Token embeddings cut down to the rows that are read; takes the same ids and gives the same vectors."""
+    """Token embeddings cut down to the rows that are read; the same ids give the same vectors."""
 
     def __init__(self, table: nn.Embedding, tokens: Tensor):
-        """Rows of a table.
+        """Copy rows of a table.
 
         Args:
-            table: (V, d); kept aside, not a part of the model meanwhile.
-            tokens: (R,) int64, all ids that will be asked for, each once.
+            table: (V, d); kept for `whole`, but not a module of the model.
+            tokens: (R,) int64, all ids that will be read, each once.
         """
         super().__init__()
         self._table = (table,)  # in a tuple, so that Module does not register it
@@ -183,19 +183,19 @@ class ReadRows(nn.Module):
 
     @torch.no_grad()
     def whole(self) -> nn.Embedding:
-        """The table (V, d) with the rows as they are now, on their device and in their type."""
+        """The whole table (V, d) with the current rows, on their device and in their type."""
         table = self._table[0].to(device=self.weight.device, dtype=self.weight.dtype)
         table.weight[self._tokens.to(table.weight.device)] = self.weight
         return table
 
 
 def cut_table(model: PreTrainedModel, tokens: Tensor) -> None:
-    """Cut a model's token embeddings down to the ids (R,) int64 that will be asked for, in place."""
+    """Cut a model's token embeddings down to the ids (R,) int64 that will be read, in place."""
     model.set_input_embeddings(ReadRows(cast(nn.Embedding, model.get_input_embeddings()), tokens))
 
 
 def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a fine-tuned model in float32 for `AutoModel…` and `pipeline`; `model` is made whole in place."""
+    """Write a fine-tuned model in float32 for `AutoModel…` and `pipeline`; its whole table is restored in place."""
     embeddings = model.get_input_embeddings()
     if isinstance(embeddings, ReadRows):
         model.set_input_embeddings(embeddings.whole())
@@ -205,7 +205,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:
-    """The head's last layer, whose outputs are the logits or the value."""
+    """The last layer of the head; its outputs are the logits or the value."""
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
     return linear[-1]
 

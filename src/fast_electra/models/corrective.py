@@ -1,9 +1,9 @@
 """Corrective language modelling: a vocabulary head on the main model's encoder that predicts the original tokens.
 
 Notable:
-- the head is that of the architecture's own `…ForMaskedLM`, whose encoder is the main model's: one module, one set of
-  weights, and an output layer that is tied to its token embeddings where the class ties them;
-- the encoder runs once: its hidden states travel to the head as the `hidden_states` of the main model's output;
+- the head is that of the architecture's `…ForMaskedLM`, which shares the encoder of the main model. Its output layer is
+  tied to the token embeddings if the class ties them;
+- the encoder runs once: the head reads its hidden states from `hidden_states` of the main model's output;
 - only masked positions pass through the head.
 
 Shapes: B sequences, S positions, M masked positions (padded), N = B · M, d width, V vocabulary.
@@ -22,18 +22,18 @@ from fast_electra.models.rtd import ReplacedTokenDetector
 
 
 class CorrectiveHead:
-    """Logits over the vocabulary at masked positions, from the encoder of a replaced token detector."""
+    """Gives logits over the vocabulary at masked positions, from the encoder of a replaced token detector."""
 
     def __init__(self, masked_lm: PreTrainedModel, detector: ReplacedTokenDetector):
-        """Give `masked_lm` the encoder of `detector`, in place of its own.
+        """Replace the encoder of `masked_lm` by that of `detector`.
 
         Args:
-            masked_lm: of the same configuration; changed in place. With the shared encoder it is a whole model, and
+            masked_lm: a model of the same configuration; changed in place. With the shared encoder it is complete and
                 can be exported.
-            detector: its encoder hands on its hidden states from now on.
+            detector: its output has `hidden_states` from now on.
 
         Raises:
-            ModelError: the class's head needs more of the encoder than its hidden states.
+            ModelError: the head of this class needs more than the encoder's last hidden states.
         """
         self.model = masked_lm
         main = detector.model
@@ -43,18 +43,18 @@ class CorrectiveHead:
         if is_tied:
             cast(nn.Linear, output).weight = cast(nn.Parameter, main.get_input_embeddings().weight)
         cast(nn.Module, main.base_model).register_forward_hook(_hand_on)
-        # The same head behind an encoder that gives back what it is given. `copy` leaves its modules shared.
+        # The same head after an encoder that returns its input. `copy` shares the modules.
         self._head = copy.copy(masked_lm)
         self._head._modules = masked_lm._modules | {masked_lm.base_model_prefix: _GivenHiddenStates()}
         self._refuse_other_needs()
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The head's own parameters by name; those of the encoder, tied embeddings included, are the main model's."""
+        """The parameters of the head by name, without those of the encoder and tied embeddings."""
         shared = {id(parameter) for parameter in cast(nn.Module, self.model.base_model).parameters()}
         return {name: p for name, p in self.model.named_parameters() if id(p) not in shared}
 
     def start_from(self, auxiliary: PreTrainedModel) -> list[str]:
-        """Start every parameter of the head that a model has under the same name and shape from it; gives the names."""
+        """Copy the parameters that a model has under the same name and shape to the head; returns their names."""
         theirs = dict(auxiliary.named_parameters())
         copied = []
         with torch.no_grad():
@@ -65,7 +65,7 @@ class CorrectiveHead:
         return copied
 
     def logits(self, hidden_BSd: Tensor, positions_BM: Tensor) -> Tensor:
-        """Logits (N, V) at `positions_BM`."""
+        """Logits (N, V) at `positions_BM`, from the hidden states of all positions."""
         hidden_BMd = hidden_BSd.gather(1, positions_BM[:, :, None].expand(-1, -1, hidden_BSd.shape[-1]))
         return self._head(inputs_embeds=hidden_BMd).logits.flatten(0, 1)
 
@@ -73,7 +73,9 @@ class CorrectiveHead:
     def _refuse_other_needs(self) -> None:
         table = cast(Tensor, self.model.get_input_embeddings().weight)
         hidden_BSd = table.new_zeros(1, 1, self.model.config.hidden_size)
-        self.model(input_ids=torch.ones(1, 1, dtype=torch.int64, device=table.device))  # what fails here is no verdict
+        self.model(
+            input_ids=torch.ones(1, 1, dtype=torch.int64, device=table.device)
+        )  # an error here is not about the head
         try:
             self.logits(hidden_BSd, torch.zeros(1, 1, dtype=torch.int64, device=table.device))
         except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -87,7 +89,7 @@ class CorrectiveHead:
 
 
 class _GivenHiddenStates(nn.Module):
-    """In the place of an encoder: its output is what it is given as embeddings."""
+    """Takes the place of an encoder: its output is its input embeddings."""
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=cast(torch.FloatTensor, inputs_embeds))

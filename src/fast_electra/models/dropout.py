@@ -1,10 +1,10 @@
-"""Dropout on a CPU at a fifth of its cost.
+"""Dropout on a CPU at a fifth of the usual cost.
 
 Notable:
-- PyTorch draws one number of its serial generator for each element: 11 % of a fine-tuning update, and more on several
-  threads. Here 64 bits serve four elements, and the mask is made by one vectorised comparison;
-- drawn from the same generator, so seeded by whoever seeds it; the same share of zeros to 1 in 131,072;
-- a mode, so that it holds in every module and in our attention without touching a class.
+- PyTorch draws one number of its serial generator for each element, which takes 11 % of a fine-tuning update, and more
+  with several threads. Here 64 random bits serve four elements, and one vectorised comparison makes the mask;
+- the bits come from the same generator, so they follow its seed. The share of zeros is exact to 1 in 131,072;
+- it is a function mode, so it applies to every module and to our attention without a change of any class.
 """
 
 from collections.abc import Callable
@@ -18,24 +18,32 @@ _LEVELS = 2**16
 
 
 class FastDropout(TorchFunctionMode):
-    """Within it, `torch.nn.functional.dropout`, and so `nn.Dropout`, drops by `drop` what is on a CPU."""
+    """Within the block, `torch.nn.functional.dropout`, and so `nn.Dropout`, uses `drop` for tensors on a CPU."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Step in for dropout alone."""
+        """Replace dropout only."""
         if func is nn.functional.dropout:
             return _dropout(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 def drop(values: Tensor, rate: float) -> Tensor:
-    """Each element zero with probability `rate`, else divided by 1 - rate; any shape and floating type, on a CPU."""
+    """Set each element to zero with probability `rate`, and divide the others by 1 - rate.
+
+    Args:
+        values: any shape and floating type, on a CPU.
+        rate: in (0, 1).
+
+    Returns:
+        a new tensor of the same shape and type.
+    """
     dropped = round(rate * _LEVELS)
-    # The whole range: by default the highest bit would always be 0.
+    # The whole range of int64; by default the highest bit would always be 0.
     bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     levels = bits.view(torch.int16)[: values.numel()].view(values.shape)
-    # Written as 0 and 1 at once: a mask of booleans would take ten times as long to convert.
+    # 0 and 1 are written directly: converting a mask of booleans would take ten times as long.
     kept = torch.ge(levels, dropped - _LEVELS // 2, out=torch.empty(values.shape, dtype=values.dtype))
     return values * kept.mul_(_LEVELS / (_LEVELS - dropped))
 

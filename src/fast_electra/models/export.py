@@ -1,11 +1,11 @@
-"""Writing a folder that `AutoModel.from_pretrained` and `pipeline("token-classification")` load without this package.
+"""Writes a folder that `AutoModel.from_pretrained` and `pipeline("token-classification")` load without this package.
 
 Notable:
-- ELECTRA keeps its own class, whose head no pipeline loads, so its outputs have no names;
-- any other main model, trained with one logit, becomes a token classifier with two labels whose row "original" is
-  zero: softmax over (0, z) is the sigmoid of z, exactly;
-- the tokenizer says how long a text the model takes, whatever the tokenizer that it was trained with said;
-- embeddings that are a base and a difference become one table;
+- ELECTRA keeps its class, whose head no pipeline loads, so its outputs have no names;
+- any other main model is trained with one logit z. It becomes a token classifier with two labels, whose row for
+  "original" is zero: softmax over (0, z) is exactly the sigmoid of z;
+- the tokenizer's `model_max_length` is the length that the model takes;
+- embeddings that consist of a base and a difference become one table;
 - the folder appears by rename, complete or not at all.
 """
 
@@ -39,7 +39,7 @@ def export_model(
         tokenizer: saved beside the weights.
         folder: appears by rename.
         card: text of README.md.
-        length: tokens of the longest text, for `model_max_length`; None: `longest_export`.
+        length: tokens of the longest text, for `model_max_length`; None: from `longest_export`.
     """
     staged = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staged, ignore_errors=True)
@@ -57,7 +57,7 @@ def longest_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
 def write_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, length: int | None = None
 ) -> None:
-    """As `export_model`, into a folder that the caller stages."""
+    """Write the same files as `export_model` to a folder that the caller stages."""
     _with_two_labels(fold(model)).save_pretrained(folder)
     drop_attention_keys(folder)
     save_tokenizer(tokenizer, folder, length or longest_export(model.config, tokenizer))
@@ -65,7 +65,7 @@ def write_model(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int) -> None:
-    """Save a tokenizer that cuts texts at `length` tokens; the one in memory stays as it is."""
+    """Save a tokenizer that cuts texts at `length` tokens; the tokenizer in memory does not change."""
     before = tokenizer.model_max_length
     tokenizer.model_max_length = length
     try:
@@ -77,7 +77,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int
 def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:
     if isinstance(model, ElectraForPreTraining):
         exported = copy.deepcopy(model).float()
-        exported.config.num_labels = 2  # the default, with names that mean nothing
+        exported.config.num_labels = 2  # the default of the class, whose names have no meaning
         return exported
     if model.config.num_labels != 1 or not type(model).__name__.endswith("ForTokenClassification"):
         return copy.deepcopy(model).float()

@@ -1,10 +1,10 @@
-"""What a model is given of a batch: ids, and what each token may attend to. Labels never come near it.
+"""The inputs of a model's forward pass: ids, positions and what each token may attend to, never labels.
 
 Notable:
-- whether documents really stay apart is measured on the model itself, once, when it is wrapped; a class that lets them
-  mix by a way of its own (a convolution, say) is refused instead of trusted;
-- where a class starts to count positions is measured too, on one layer of it: RoBERTa, ESM, Longformer and data2vec
-  start behind the padding id, MPNet and Nyströmformer at 2, and a list of names would never be complete.
+- whether documents stay apart is measured on the model, once, when it is wrapped. A class that mixes them in its own
+  way (for example by a convolution) is refused;
+- the first position id of a class is measured too, on one layer of it: RoBERTa, ESM, Longformer and data2vec start
+  after the padding id, MPNet and Nyströmformer at 2, and a list of names would never be complete.
 """
 
 import copy
@@ -22,26 +22,26 @@ from fast_electra.errors import ConfigError
 from fast_electra.models.layers import keep_layers
 
 _PROBED = 8
-"""tokens that a class is measured on"""
+"""number of tokens that a class is measured on"""
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Where a class starts to count."""
+    """How a class counts positions."""
 
     first: int = 0
-    """what it takes in `position_ids` for a document's first token"""
+    """the value of `position_ids` for a document's first token"""
     spent: int = 0
-    """how many of `max_position_embeddings` no token can have"""
+    """how many of `max_position_embeddings` no token can use"""
     table: bool = False
-    """whether there is a table of positions, at whose end a text must end; else they are rotary or relative"""
+    """whether there is a table of positions, which limits the length; otherwise they are rotary or relative"""
 
 
 _positions: dict[tuple[Any, ...], Positions] = {}
 
 
 def positions_of(config: PreTrainedConfig) -> Positions:
-    """Where the class of a configuration starts to count."""
+    """How the class of a configuration counts positions; measured once and remembered."""
     scalars = ((k, v) for k, v in vars(config).items() if v is None or isinstance(v, bool | int | float | str))
     key = (type(config), *scalars)
     if key not in _positions:
@@ -55,7 +55,7 @@ def first_position(config: PreTrainedConfig) -> int:
 
 
 def longest_row(config: PreTrainedConfig) -> int | None:
-    """Tokens that a model takes; None where its configuration sets no bound."""
+    """Largest number of tokens that a model takes; None if its configuration sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions < 1:  # XLNet says -1
         return None
@@ -64,7 +64,7 @@ def longest_row(config: PreTrainedConfig) -> int | None:
 
 @torch.no_grad()
 def _measure(config: PreTrainedConfig) -> Positions:
-    """Positions of a class, by what one fresh layer of it looks up in its table; 0 where there is no table."""
+    """Measure the positions of a class by what one fresh layer of it looks up in its table."""
     small = copy.deepcopy(config)
     try:
         keep_layers(small, 1)
@@ -85,22 +85,22 @@ def _measure(config: PreTrainedConfig) -> Positions:
             except TypeError:  # it takes none
                 return Positions(0, spent, table=True)
             return Positions(first - given.found[0] if given.found else 0, spent, table=True)
-    except Exception:  # a class that needs more than tokens: nothing is said of it here, and its own error comes later
+    except Exception:  # a class that needs more than tokens has its own error later
         return Positions()
 
 
 class _Lookup(TorchFunctionMode):
-    """Within it, the first lookup of numbers that follow each other, as positions do."""
+    """Within the block, records the first lookup of consecutive numbers, as positions are."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: tuple[int, int] | None = None
-        """the first of the numbers, and the rows of the table"""
+        """the first of the numbers, and the number of rows of the table"""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Look at embeddings alone."""
+        """Look only at embeddings."""
         if func is nn.functional.embedding and self.found is None:
             ids, table = args[:2]
             row = ids.flatten()[:_PROBED]
@@ -113,13 +113,13 @@ def model_inputs(config: PreTrainedConfig, ids_BS: Tensor, batch: Batch, by_docu
     """Arguments of a Transformers encoder's forward pass.
 
     Args:
-        config: the model's.
-        ids_BS: int64 tokens; the batch's own, masked or corrupted.
+        config: configuration of the model.
+        ids_BS: int64 tokens: those of the batch, masked or corrupted.
         batch: the rows that they come from.
-        by_document: tokens see their own document alone, with positions counted from its start.
+        by_document: tokens attend only to their own document, and positions start at its beginning.
 
     Returns:
-        `input_ids`, and where needed `attention_mask` (document ids (B, 1, S), or padding (B, S)) and `position_ids`.
+        `input_ids`, and if needed `attention_mask` (document ids (B, 1, S), or padding (B, S)) and `position_ids`.
     """
     inputs: dict[str, Any] = {"input_ids": ids_BS}
     if by_document:
@@ -132,10 +132,10 @@ def model_inputs(config: PreTrainedConfig, ids_BS: Tensor, batch: Batch, by_docu
 
 @torch.no_grad()
 def refuse_leaks(model: PreTrainedModel) -> None:
-    """Check that no token sees another document of its row: two short documents, one of them changed.
+    """Check that no token sees another document of its row, by changing one of two short documents.
 
     Raises:
-        ConfigError: one does, or the class doesn't take document ids and positions.
+        ConfigError: a token does, or the class does not take document ids and positions.
     """
     ids_BS = torch.arange(1, 9, device=model.device)[None, :] % model.config.vocab_size
     documents_BS = torch.tensor([[0] * 4 + [1] * 4], device=model.device)
@@ -144,7 +144,7 @@ def refuse_leaks(model: PreTrainedModel) -> None:
     training = model.training
     model.eval()
     try:
-        model.base_model(input_ids=ids_BS)  # what goes wrong here has nothing to do with documents
+        model.base_model(input_ids=ids_BS)  # an error here is not about documents
     except BaseException:
         model.train(training)
         raise

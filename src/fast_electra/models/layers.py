@@ -1,10 +1,10 @@
-"""A model's stacks of layers: found without a table of classes, cut to the first few, disturbed by dropout.
+"""The layers of a model: found without a table of classes, cut to the first few, and with dropout for a difficulty.
 
 Notable:
-- a stack is an outermost `ModuleList` of modules of one class, as many as the configuration has layers: the encoder's
-  of BERT, GPT-2 and Llama alike, encoder's and decoder's of T5;
-- dropout here is independent of the configuration's own and of training or evaluation mode: it is a difficulty of the
-  replacements (Fast-ELECTRA, section 4.3), not a regulariser;
+- a stack is an outermost `ModuleList` of modules of one class, as many as the configuration has layers. BERT, GPT-2 and
+  Llama have one, T5 has one for the encoder and one for the decoder;
+- dropout here does not depend on the configuration's dropout or on the model's mode: it is a difficulty of the
+  replacements (corruption/augmentations.py), not a regulariser;
 - the noise is drawn from PyTorch's generator, which the training loop seeds by (seed, update).
 """
 
@@ -23,7 +23,7 @@ _COUNTS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder
 
 
 def layer_stacks(model: PreTrainedModel) -> list[nn.ModuleList]:
-    """The encoder's layers, and the decoder's where there are both; none where layers are shared (ALBERT)."""
+    """The layers of the encoder, and those of the decoder if there is one; empty if layers share weights (ALBERT)."""
     sizes = {getattr(model.config, name, None) for name in _COUNTS}
     found: dict[str, nn.ModuleList] = {}
     for name, module in cast(nn.Module, model.base_model).named_modules():
@@ -35,9 +35,9 @@ def layer_stacks(model: PreTrainedModel) -> list[nn.ModuleList]:
 
 
 def layer_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that a forward pass calls as layers, in order; those that are shared (ALBERT) are called again.
+    """The modules that a forward pass calls as layers, in order; shared ones (ALBERT) are called repeatedly.
 
-    The first stack's, or where there is none, the members of the outermost `ModuleList`s.
+    They are the first stack, or without a stack the members of the outermost `ModuleList`s.
     """
     if stacks := layer_stacks(model):
         return list(stacks[0])
@@ -47,15 +47,15 @@ def layer_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def truncate(model: PreTrainedModel, layers: int) -> None:
-    """Keep the first `layers` layers of each stack; a norm behind the last layer, and the head, stay.
+    """Keep the first `layers` layers of each stack, in place. The head and a norm after the last layer stay.
 
     Raises:
-        ModelError: it has fewer, or no stack of layers is found.
+        ModelError: the model has fewer layers, or no stack is found.
     """
     stacks = layer_stacks(model)
     if not stacks:
         raise ModelError(
-            f"auxiliary.layers={layers}: no layers can be cut off this {model.config.model_type}; leave it out."
+            f"auxiliary.layers={layers}: no layers can be removed from this {model.config.model_type}; leave it out."
         )
     fewest = min(len(stack) for stack in stacks)
     if layers > fewest:
@@ -78,12 +78,12 @@ def keep_layers(config: PreTrainedConfig, layers: int) -> None:
 
 @contextmanager
 def dropping(model: PreTrainedModel, dropout: float, attention: float) -> Iterator[None]:
-    """Within it, the model's forward pass drops hidden states and attention weights; rates of 0 leave it as it is.
+    """Within the block, the model's forward pass drops hidden states and attention weights; with rates of 0 nothing.
 
     Args:
         model: in any mode.
-        dropout: rate on the first layer's input (the embeddings) and every layer's output; the others are scaled up.
-        attention: share of attention weights dropped, in classes whose attention is ours.
+        dropout: rate on the input of the first layer (the embeddings) and the output of every layer.
+        attention: share of attention weights that is dropped, in classes that use our attention.
     """
 
     def before(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -111,6 +111,6 @@ def dropping(model: PreTrainedModel, dropout: float, attention: float) -> Iterat
 
 
 def cast_weights(model: nn.Module, dtype: Any) -> None:
-    """Cast the parameters and leave the buffers: rotary frequencies rounded to bfloat16 turn far positions wrongly."""
+    """Cast parameters in place, but not buffers: rotary frequencies in bfloat16 give wrong angles at far positions."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

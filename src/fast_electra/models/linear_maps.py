@@ -1,12 +1,12 @@
-"""A model's linear maps, found by structure: which weights an optimizer decays, and which of them Muon may step.
+"""The linear maps of a model: the weights that an optimizer decays, and among them those that Muon updates.
 
 Notable:
-- by the kind of module, not by names: a weight of a linear map is decayed; tables (tokens, positions, relative
-  positions), bare parameters, norms and biases are not. `embeddings_project` of ELECTRA is a map, and
-  `relative_attention_bias` of MPNet a table;
-- a map is hidden where it lies in a list of layers: of BERT, of ModernBERT, and of ALBERT, whose layers share weights;
-- several maps in one matrix show by who reads them: query, key and value (or gate and input) are made by a map whose
-  rows are three (two) times the columns of the map in the same module that reads one of them.
+- they are found by the type of module, not by names. Weights of linear maps are decayed; tables (tokens, positions,
+  relative positions), bare parameters, norms and biases are not. `embeddings_project` of ELECTRA is a map, and
+  `relative_attention_bias` of MPNet is a table;
+- a map is hidden if it is in a list of layers, as in BERT, ModernBERT, and ALBERT, whose layers share weights;
+- one matrix may stack several maps. Query, key and value (or gate and input) come from a map with three (two) times as
+  many rows as the columns of a map in the same module that reads one of them.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class LinearMap:
     """The weight of a linear map."""
 
     hidden: bool
-    """inside the encoder's layers: what Muon is for"""
+    """whether it is inside the encoder's layers, where Muon applies"""
     parts: int = 1
-    """maps stacked along its rows"""
+    """number of maps stacked along its rows"""
 
 
 def linear_maps(model: nn.Module) -> dict[str, LinearMap]:
-    """The linear maps among a model's parameters, by name in `named_parameters`; a weight tied to a table is none."""
+    """The linear maps of a model by their names in `named_parameters`, without weights that are tied to a table."""
     modules = dict(model.named_modules())
     tables = {
         id(parameter)
@@ -46,7 +46,7 @@ def linear_maps(model: nn.Module) -> dict[str, LinearMap]:
 
 
 def _parts(linear: nn.Linear, parent: nn.Module) -> int:
-    """Maps that are stacked in one, by the map in the same module that reads one of them; 1 where none is seen."""
+    """Number of maps stacked in one, by the map in the same module that reads one of them; 1 if none does."""
     read = {child.in_features for child in parent.children() if isinstance(child, nn.Linear) and child is not linear}
     if linear.out_features in read:
         return 1

@@ -38,7 +38,7 @@ def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
         the model in float32 and evaluation mode.
 
     Raises:
-        ModelError: not a model, no such head, weights with NaN, or not in safetensors.
+        ModelError: it is not a model, has no such head, has weights with NaN, or is not in safetensors.
     """
     config = stored_config(str(folder))
     model, absent, _ = read_checkpoint(str(folder), config, head_class(config, head), f"{head} model")
@@ -54,23 +54,24 @@ def load_model(folder: str | Path, head: Head) -> PreTrainedModel:
 
 
 def continue_model(source: str | Path, head: Head, seed: int, dropout: float) -> tuple[PreTrainedModel, str]:
-    """A model to go on training: encoder weights from a checkpoint, its head where it has this one, else a new one.
+    """Load a model to continue its training. The head is the checkpoint's if it has the same kind, otherwise new.
 
-    A detector that this program exported has two labels, "original" being zero; its head becomes one logit again. Any
-    other token classifier's output layer means something else, and is left out even where its shape fits.
+    A main model that this program exported has two labels, where the row of "original" is zero; its head becomes one
+    logit again. The output layer of any other token classifier has another meaning, so it is not used even if its shape
+    fits.
 
     Args:
         source: a folder or a hub name.
-        head: what the model is trained for.
-        seed: of new weights: those that `build_model` gives a fresh model.
-        dropout: on hidden states and attention, whatever the checkpoint was trained with.
+        head: the head to train.
+        seed: seed of new weights, which equal those of a fresh model from `build_model`.
+        dropout: rate for hidden states and attention, whatever the checkpoint was trained with.
 
     Returns:
-        the model in float32 and training mode, and a sentence that says what was loaded, what is new and what of the
+        the model in float32 and training mode; and a sentence that says what was loaded, what is new and what of the
         checkpoint is not used.
 
     Raises:
-        ModelError: as `load_model`, and where the encoder itself is not all there.
+        ModelError: as `load_model`, and if weights of the encoder are missing.
     """
     name = str(source)
     config = stored_config(name)
@@ -148,13 +149,13 @@ def read_checkpoint(
 
 
 def stored_config(source: str) -> PreTrainedConfig:
-    """The configuration beside a model's weights, without the keys that could choose code.
+    """The Transformers configuration of a model on disk or on the hub, without keys that could choose code.
 
     Args:
         source: a folder or a hub name, as `runs.models.resolve_model` returns it.
 
     Raises:
-        ModelError: there is none, it needs code of its own, or its weights are not in safetensors.
+        ModelError: there is no model, it needs code of its own, or its weights are not in safetensors.
     """
     refuse_no_model(source)
     local = Path(source)
@@ -163,7 +164,7 @@ def stored_config(source: str) -> PreTrainedConfig:
         raise ModelError(
             f"{local} has no *.safetensors file"
             + (f", only {other}" if other else "")
-            + ": only safetensors weights are read, for other formats can run code; "
+            + ": only safetensors weights are read, since other formats can run code; "
             "save the model again with a current Transformers."
         )
     for file in sorted(local.glob("*.safetensors")) if local.is_dir() else ():
@@ -221,28 +222,28 @@ def refuse_missing(source: str | Path, config: PreTrainedConfig, missing: Sequen
 
 
 def _refuse_other_names(source: str, model: PreTrainedModel, missing: str | None, unread: Sequence[str]) -> None:
-    """ModelError where a checkpoint's weights have other names than the model's, or there are more layers of them.
+    """Raise ModelError if a checkpoint's weights have other names than the model's, or belong to more layers.
 
     Args:
         source: a folder or a hub name.
-        model: as it was read.
+        model: the model as it was read.
         missing: the first name that the model has and the checkpoint lacks.
         unread: names that the checkpoint has and the model lacks.
     """
     wrapped = next((key for key in unread if missing and key.endswith(f".{missing}")), None)
     if wrapped and missing:
         prefix = wrapped.removesuffix(missing).removesuffix(f"{model.base_model_prefix}.")
-        files = sorted(Path(source).glob("*.safetensors")) or [Path()]  # none of a hub name
+        files = sorted(Path(source).glob("*.safetensors")) or [Path()]  # a hub name has no files here
         rename = (
             "from safetensors.torch import load_file, save_file; "
             f"f = {json.dumps(str(files[0]))}; "
             f'save_file({{k.removeprefix("{prefix}"): v for k, v in load_file(f).items()}}, f, {{"format": "pt"}})'
         )
         raise ModelError(
-            f"{source}: the names of its weights begin with {prefix}, for the model was saved inside a wrapper "
+            f"{source}: the names of its weights begin with {prefix}, since the model was saved inside a wrapper "
             "(torch.compile, DistributedDataParallel, a trainer's module): save the model that is inside"
             + (
-                f", or take the prefix off by {shlex.join(['python', '-c', rename])}."
+                f", or remove the prefix by {shlex.join(['python', '-c', rename])}."
                 if files[0].name and len(files) == 1
                 else "."
             )
@@ -259,19 +260,19 @@ def _refuse_other_names(source: str, model: PreTrainedModel, missing: str | None
     if further:
         raise ModelError(
             f"{source} has weights of more layers than its config.json says ({_first_of(further)}): "
-            "set the number of layers there to theirs; auxiliary.layers uses the first ones alone."
+            "set the number of layers there to theirs; auxiliary.layers uses only the first layers."
         )
 
 
 def refuse_no_model(source: str | Path) -> None:
-    """ModelError where a name is neither a folder with a model nor the name of a model on the hub."""
+    """Raise ModelError if a name is neither a folder with a model nor possibly a name on the hub."""
     path = Path(source)
     if path.is_dir():
         if (path / "config.json").exists():
             return
         if (path / "adapter_config.json").exists():
             raise ModelError(
-                f"{path} holds a PEFT adapter alone: merge it into its base model (merge_and_unload) and save that."
+                f"{path} holds only a PEFT adapter: merge it into its base model (merge_and_unload) and save that."
             )
         raise ModelError(f"{path} holds no model: config.json is missing; give a run or a Transformers model folder.")
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", str(source)) or path.exists():
@@ -279,13 +280,13 @@ def refuse_no_model(source: str | Path) -> None:
 
 
 def _refuse_damaged(file: Path) -> None:
-    """ModelError where a safetensors file is a pointer to one, or is not as long as its header says."""
+    """Raise ModelError if a safetensors file is only a pointer to one, or is not as long as its header says."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(8)
         if start == b"version ":
             raise ModelError(
-                f"{file} is a Git LFS pointer and not the weights: run `git lfs pull` in its folder, or fetch the file "
+                f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder, or fetch the file "
                 "itself."
             )
         header = int.from_bytes(start, "little")
@@ -297,18 +298,18 @@ def _refuse_damaged(file: Path) -> None:
                 8 + header + max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(f"{file} is no whole safetensors file: fetch or export it again.") from error
+            raise ModelError(f"{file} is not a complete safetensors file: fetch or export it again.") from error
     if size != whole:
         raise ModelError(f"{file} has {size:,} bytes and should have {whole:,}: fetch or export it again.")
 
 
 def _not_loaded(source: str, error: Exception, what: str = "model") -> ModelError:
-    """What Transformers raised while loading, as one sentence with the way out."""
+    """One sentence, with a remedy, about an error of Transformers while loading."""
     if Path(source).is_dir():
         return ModelError(f"no {what} can be loaded from {source}: {one_line(error)}")
     return ModelError(
-        f"{source} is no folder here, and the Hugging Face hub gives no such {what} ({one_line(error, 120)}): without "
-        f"network, fetch it elsewhere by `hf download {shlex.quote(source)} --local-dir FOLDER` and name the folder."
+        f"{source} is not a folder here, and the Hugging Face hub gives no such {what} ({one_line(error, 120)}): "
+        f"without network, fetch it elsewhere by `hf download {shlex.quote(source)} --local-dir FOLDER` and name the folder."
     )
 
 

@@ -1,8 +1,8 @@
-"""A language model whose output layer sees the wanted positions alone; the masked language model among them.
+"""Language models whose output layer runs only at chosen positions; here the masked one, `other_lm.py` has the others.
 
 Notable:
-- one hook gathers the hidden states before the head, for all classes alike, with no table of them;
-- the number of masked positions is padded to a fixed count, so shapes never change;
+- a hook gathers the hidden states before the head. It works for all classes, without a table of them;
+- the number of masked positions is padded to a fixed number, so shapes never change;
 - the same wrapper trains an auxiliary (gradients flow through the gather) and runs a frozen one.
 
 Shapes: B sequences, S positions, M masked positions, N = B · M, V vocabulary.
@@ -21,26 +21,26 @@ from fast_electra.models.layers import cast_weights
 
 
 class GatheringLM(nn.Module):
-    """Logits of a Transformers model at wanted positions only."""
+    """Logits of a Transformers model at chosen positions only."""
 
     def __init__(self, model: PreTrainedModel):
-        """Wrap `model`; subclasses hook `gathered` in where its hidden states pass."""
+        """Wrap `model`; subclasses register a hook that calls `gathered` on its hidden states."""
         super().__init__()
         self.model = model
         self._positions_BM: Tensor | None = None
 
     def freeze(self, dtype: torch.dtype) -> Self:
-        """Evaluation mode, no gradients, weights in `dtype`."""
+        """Set evaluation mode, turn gradients off and cast the weights to `dtype`, in place; returns itself."""
         self.model.requires_grad_(False)
         cast_weights(self, dtype)
         self.eval()
         return self
 
     def logits_at(self, positions_BM: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Logits (N, V) at `positions_BM` of what the model makes of `inputs`.
+        """Logits (N, V) at `positions_BM` for the model's `inputs`.
 
         Raises:
-            ModelError: the class doesn't pass its hidden states by the hook.
+            ModelError: the hidden states of this class do not pass the hook.
         """
         self._positions_BM = positions_BM
         try:
@@ -49,12 +49,12 @@ class GatheringLM(nn.Module):
             self._positions_BM = None
         if logits_BMV.shape[:2] != positions_BM.shape:
             raise ModelError(
-                f"a {type(self.model).__name__} keeps its hidden states out of reach: take a model of another class."
+                f"a {type(self.model).__name__} does not show its hidden states: take a model of another class."
             )
         return logits_BMV.flatten(0, 1)
 
     def gathered(self, hidden_BSd: Tensor) -> Tensor:
-        """Hidden states (B, M, d) at the wanted positions; all where none are set."""
+        """Hidden states (B, M, d) at the chosen positions; all hidden states if none are chosen."""
         if self._positions_BM is None:
             return hidden_BSd
         return hidden_BSd.gather(1, self._positions_BM[:, :, None].expand(-1, -1, hidden_BSd.shape[-1]))
@@ -64,20 +64,20 @@ class MaskedLM(GatheringLM):
     """Logits at masked positions of any Transformers masked language model."""
 
     def __init__(self, model: PreTrainedModel, by_document: bool = False):
-        """Wrap `model`; `by_document`: tokens attend to their own document alone.
+        """Wrap `model`; with `by_document` tokens attend only to their own document.
 
         Raises:
-            ConfigError: the model can't keep documents apart.
+            ConfigError: the model cannot keep documents apart.
         """
         if by_document:
             refuse_leaks(model)
         super().__init__(model)
         self.by_document = by_document
-        # Before the whole head: its dense layer and norm are spared too.
+        # Before the whole head, so that its dense layer and norm skip the other positions too.
         cast(nn.Module, model.base_model).register_forward_hook(self._gather)
 
     def masked_logits(self, batch: Batch, ids_BS: Tensor, positions_BM: Tensor) -> Tensor:
-        """Logits (N, V) at `positions_BM` of the sequences `ids_BS`."""
+        """Logits (N, V) at `positions_BM` for the sequences `ids_BS` of a batch."""
         return self.logits_at(positions_BM, model_inputs(self.model.config, ids_BS, batch, self.by_document))
 
     def _gather(self, _module: nn.Module, _arguments: Any, output: Any) -> Any:

@@ -1,11 +1,11 @@
 """Muon for hidden matrices: momentum whose singular values are set to one (Jordan et al., 2024).
 
 Notable:
-- an update's root mean square is that of AdamW's (0.2, Liu et al., 2025, "Muon is Scalable for LLM Training"), so one
-  learning rate and one weight decay serve both;
-- a fused projection (query, key and value in one matrix) is split first: each part is a map of its own;
-- plain matrix products in bfloat16 where the processor has it, else float32. `torch.optim.Muon` always computes in
-  bfloat16 by `addmm`, which on two CPU threads took 1.3 s an update for a 4-layer model of width 256, against 0.05 s
+- an update has the same root mean square as AdamW's (0.2, Liu et al., 2025, "Muon is Scalable for LLM Training"), so
+  one learning rate and one weight decay serve both;
+- a fused projection (query, key and value in one matrix) is split first, since each part is a separate map;
+- plain matrix products, in bfloat16 if the processor has it, otherwise in float32. `torch.optim.Muon` always uses
+  `addmm` in bfloat16. On two CPU threads this took 1.3 s per update for a 4-layer model of width 256, instead of 0.05 s
   here, and 8 s where bfloat16 is emulated.
 """
 
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Jordan et al.: the quintic whose slope at zero is steepest; five steps bring singular values to between 0.7 and 1.2.
+# Jordan et al.: the quintic with the steepest slope at zero; five steps bring singular values between 0.7 and 1.2.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
-# Of an AdamW update on transformers, between 0.2 and 0.4 (Liu et al., 2025, section 2.2).
+# Root mean square of an AdamW update of transformers: 0.2 to 0.4 (Liu et al., 2025, section 2.2).
 _UPDATE_RMS = 0.2
 
 
@@ -26,7 +26,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
     Args:
         matrices: (..., rows, columns).
-        dtype: of the matrix products.
+        dtype: type of the matrix products.
 
     Returns:
         (..., rows, columns) in `dtype`.
@@ -43,25 +43,25 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def step_flops(shape: Sequence[int], parts: int) -> int:
-    """FLOPs of the matrix products of one step of a matrix of a shape (rows, columns) that holds `parts` maps."""
+    """FLOPs of the matrix products in one step of a matrix (rows, columns) that stacks `parts` maps."""
     short, long = sorted((shape[0] // parts, shape[1]))
     return parts * _STEPS * (2 * 2 * short**2 * long + 2 * short**3)
 
 
 class Muon:
-    """Steps matrices; each keeps one momentum buffer."""
+    """Updates matrices; each has one momentum buffer."""
 
     def __init__(
         self, matrices: list[Tensor], parts: Sequence[int], momentum: float, weight_decay: float, dtype: torch.dtype
     ):
-        """Momentum starts at zero.
+        """Set the momentum to zero.
 
         Args:
             matrices: (rows, columns) each; `step` reads their gradients.
-            parts: stacked along the rows of each.
+            parts: number of maps stacked along the rows of each.
             momentum: decay of the gradient's moving average.
-            weight_decay: decoupled, times the learning rate, as AdamW's.
-            dtype: of the matrix products.
+            weight_decay: decoupled and times the learning rate, as in AdamW.
+            dtype: type of the matrix products.
         """
         self.matrices = matrices
         self.state = {"momentum": [torch.zeros_like(matrix) for matrix in matrices]}
@@ -72,7 +72,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update from the matrices' gradients at learning rate `rate`."""
+        """Update the matrices from their gradients at learning rate `rate`, and clear the gradients."""
         for matrix, buffer, parts in zip(self.matrices, self.state["momentum"], self._parts, strict=True):
             gradient = matrix.grad
             assert gradient is not None

@@ -1,9 +1,9 @@
-"""LayerNorm whose weights get right gradients in bfloat16 on a CPU.
+"""LayerNorm with correct gradients of its weights in bfloat16 on a CPU.
 
 Notable:
-- PyTorch's backward pass there adds up a weight's gradient over all tokens in bfloat16 and loses the small addends: of
-  a gradient of one sign 27 % are gone at 2,048 tokens, three quarters at 16,384. Here that sum is in float32;
-- the forward pass and the gradient of the input are PyTorch's own.
+- PyTorch's backward pass there sums a weight's gradient over all tokens in bfloat16 and loses small addends: of a
+  gradient of constant sign it loses 27 % at 2,048 tokens and three quarters at 16,384. Here the sum is in float32;
+- the forward pass and the gradient of the input are those of PyTorch.
 """
 
 from typing import Any, cast
@@ -13,20 +13,23 @@ from torch import Tensor, nn
 
 
 def use_exact_norms(model: nn.Module) -> None:
-    """Let every LayerNorm of a model compute by `layer_norm`; parameters and outputs stay as they are."""
+    """Let every LayerNorm of a model use `layer_norm`, in place; parameters and outputs do not change."""
     for module in model.modules():
         if type(module) is nn.LayerNorm and module.weight is not None:
             module.__class__ = _LayerNorm
 
 
 def layer_norm(states: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
-    """`(states - mean) / deviation · weight + bias` over the last dimension; gradients of weights summed in float32.
+    """`(states - mean) / deviation · weight + bias` over the last dimension; gradients of weights are sums in float32.
 
     Args:
         states: (..., d).
         weight: (d,).
-        bias: (d,), or none.
+        bias: (d,), or None.
         epsilon: added to the variance.
+
+    Returns:
+        (..., d), in the type of `states`.
     """
     if states.device.type == "cpu" and states.dtype == weight.dtype == torch.bfloat16 and torch.is_grad_enabled():
         return cast(Tensor, _Normalise.apply(states, weight, bias, epsilon))
@@ -42,7 +45,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         ctx.types = weight.dtype, None if bias is None else bias.dtype
-        # With float32 weights, mean and inverse deviation come in float32 too.
+        # With float32 weights, mean and inverse deviation are in float32 too.
         weight, bias = weight.float(), None if bias is None else bias.float()
         normal, mean, inverse = torch.native_layer_norm(states, weight.shape, weight, bias, epsilon)
         ctx.save_for_backward(states, mean, inverse, weight, bias)

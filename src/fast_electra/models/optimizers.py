@@ -1,8 +1,8 @@
-"""Optimizers: their settings, which parameters each steps by a rule of its own, and that rule.
+"""The settings of optimizers, one class for each `optimizer.kind`, and which parameters each updates by its own rule.
 
 Notable:
-- AdamW steps every parameter that an optimizer does not own; clipping, float32 masters, the learning rate and the
-  checkpoint are the same for all (training/optimizer.py).
+- AdamW updates every parameter that the optimizer does not own. Clipping, float32 masters, the learning rate and the
+  checkpoint are the same for all (training/optimizer.py); `muon.py` has Muon's rule.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class Stepper(Protocol):
-    """Steps tensors by an optimizer's own rule."""
+    """Updates tensors by an optimizer's own rule."""
 
     @property
     def state(self) -> Mapping[str, Sequence["Tensor"]]:
-        """What checkpoints carry: by name, a tensor for each tensor that is stepped, in their order."""
+        """The state for checkpoints: by name, a tensor for each updated tensor, in the same order."""
         ...
 
     def step(self, rate: float) -> None:
-        """One update from the tensors' gradients, at learning rate `rate`."""
+        """Update the tensors from their gradients at learning rate `rate`, and clear the gradients."""
         ...
 
 
 class Optimizer(Part):
-    """The learning rate over the run, and how weights are stepped. A part may own parameters; AdamW steps the rest."""
+    """The learning rate over a run, and how weights are updated. A kind may own parameters; AdamW updates the rest."""
 
     default_kind: ClassVar[str] = "adamw"
     learning_rate: float = Field(gt=0)
@@ -49,7 +49,7 @@ class Optimizer(Part):
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     """decay of Muon's moving average"""
     weight_decay: float = Field(default=0.01, ge=0)
-    """decoupled, times the learning rate; on linear maps only: tables, norms and biases are not decayed"""
+    """decoupled and times the learning rate; only for linear maps, not for tables, norms and biases"""
     clip: float | None = Field(default=1.0, gt=0)
     """largest gradient norm; empty: no clipping"""
     schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
@@ -62,21 +62,21 @@ class Optimizer(Part):
     """share of the run in which warmup_stable_decay falls to zero"""
 
     def owned(self, parameters: "Mapping[str, nn.Parameter]", linear_maps: "Mapping[str, LinearMap]") -> dict[str, int]:
-        """Names of the trained parameters that the optimizer steps itself, each with the linear maps stacked in it."""
+        """The trained parameters that it updates itself, by name, with the number of linear maps stacked in each."""
         return {}
 
     def stepper(self, tensors: "list[Tensor]", maps: Sequence[int], dtype: "torch.dtype") -> Stepper:
-        """What steps the owned parameters.
+        """The object that updates the owned parameters.
 
         Args:
             tensors: float32, in the order of their names; `step` reads their gradients and clears them.
-            maps: linear maps stacked in each.
-            dtype: for matrix products.
+            maps: number of linear maps stacked in each.
+            dtype: type of matrix products.
         """
         raise NotImplementedError
 
     def step_flops(self, shape: Sequence[int], maps: int) -> int:
-        """FLOPs of the matrix products of one step of an owned parameter."""
+        """FLOPs of the matrix products in one update of an owned parameter of this shape, with `maps` linear maps."""
         return 0
 
 

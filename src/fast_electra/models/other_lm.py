@@ -1,11 +1,11 @@
-"""Language models that are not masked ones: from left to right, and encoder-decoders.
+"""Causal language models and encoder-decoders; `masked_lm.py` has the masked language model.
 
 Notable:
-- hidden states are gathered at the door of the output matrix, which is the whole head of these classes;
-- that a model reads nothing to the right, and nothing of another document, is measured on the model itself when it is
-  wrapped: `BertForCausalLM`, say, reads both sides unless its configuration says otherwise, and would see its answer.
+- hidden states are gathered before the output matrix, which is the whole head of these classes;
+- it is measured on the model, when it is wrapped, that it does not read tokens to the right or of other documents.
+  `BertForCausalLM` reads both sides unless its configuration forbids it, so it would see the token to predict.
 
-Shapes: B sequences, S positions, E and D positions of encoder and decoder, M wanted positions, N = B · M, V vocabulary.
+Shapes: B sequences, S positions, E and D positions of encoder and decoder, M chosen positions, N = B · M, V vocabulary.
 """
 
 from dataclasses import replace
@@ -22,14 +22,14 @@ from fast_electra.models.masked_lm import GatheringLM
 
 
 class CausalLM(GatheringLM):
-    """Logits of the next token, of any Transformers causal language model."""
+    """Logits for the next token, from any Transformers causal language model."""
 
     def __init__(self, model: PreTrainedModel, by_document: bool = False):
-        """Wrap `model`; `by_document`: tokens attend to their own document alone.
+        """Wrap `model`; with `by_document` tokens attend only to their own document.
 
         Raises:
             ModelError: the model reads tokens to the right.
-            ConfigError: the model can't keep documents apart.
+            ConfigError: the model cannot keep documents apart.
         """
         super().__init__(model)
         self.by_document = by_document
@@ -37,16 +37,16 @@ class CausalLM(GatheringLM):
         self._refuse_leaks()
 
     def predictions(self, batch: Batch, positions_BM: Tensor) -> Tensor:
-        """Logits (N, V) of the tokens at `positions_BM`, from what stands to their left in the batch's own ids.
+        """Logits (N, V) for the tokens at `positions_BM`, from the original tokens to their left.
 
-        At position 0, to the left of which there is nothing, those of position 1.
+        Position 0 has no token to its left and gets the logits of position 1.
         """
         return self.logits_at((positions_BM - 1).clamp(min=0), self._inputs(batch))
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         inputs = model_inputs(self.model.config, batch.ids, batch, self.by_document)
         if self.by_document:
-            # The mask itself: GPT-2 flattens document ids to a padding mask without a word.
+            # The additive mask, not document ids: GPT-2 would take them for a padding mask, without an error.
             same_BSS = batch.documents[:, :, None] == batch.documents[:, None, :]
             dtype = next(self.model.parameters()).dtype
             hidden_BSS = torch.zeros(same_BSS.shape, dtype=dtype, device=same_BSS.device)
@@ -56,7 +56,7 @@ class CausalLM(GatheringLM):
 
     @torch.no_grad()
     def _refuse_leaks(self) -> None:
-        """Change half of a short row: what stands to its left, and in another document, must not move."""
+        """Change half of a short row: logits to its left and in the other document must not change."""
         ids_BS = torch.arange(1, 9, device=self.model.device)[None] % self.model.config.vocab_size
         batch = Batch.of(ids_BS, torch.zeros_like(ids_BS, dtype=torch.bool))
         batch = replace(batch, documents=batch.positions // 4, positions=batch.positions % 4)
@@ -87,7 +87,7 @@ class CausalLM(GatheringLM):
 
 
 class EncoderDecoderLM(GatheringLM):
-    """Logits at positions of the decoder, of any Transformers encoder-decoder with a vocabulary head."""
+    """Logits at decoder positions, from any Transformers encoder-decoder with a vocabulary head."""
 
     def __init__(self, model: PreTrainedModel):
         """Wrap `model`."""
@@ -97,13 +97,13 @@ class EncoderDecoderLM(GatheringLM):
         cast(nn.Module, model.get_output_embeddings()).register_forward_pre_hook(self._gather)
 
     def logits(self, encoder_BE: Tensor, seen_BE: Tensor, decoder_BD: Tensor, positions_BM: Tensor) -> Tensor:
-        """Logits (N, V) that follow the decoder's positions `positions_BM`.
+        """Logits (N, V) for the tokens after the decoder positions `positions_BM`.
 
         Args:
             encoder_BE: int64 tokens.
-            seen_BE: bool, which of them the model may attend to.
-            decoder_BD: int64 tokens; `start_id` first.
-            positions_BM: in the decoder.
+            seen_BE: bool, True for tokens that the model may attend to.
+            decoder_BD: int64 tokens; the first is `start_id`.
+            positions_BM: int64 positions in the decoder.
         """
         inputs = {"input_ids": encoder_BE, "attention_mask": seen_BE.long(), "decoder_input_ids": decoder_BD}
         return self.logits_at(positions_BM, inputs | {"use_cache": False})

@@ -1,10 +1,10 @@
-"""Rotary position embedding with half the memory traffic of Transformers' own function, for the same values.
+"""Rotary position embedding with half the memory traffic of Transformers' function, and the same values.
 
 Notable:
-- Transformers casts to float32, negates and concatenates halves, multiplies and casts back: a quarter of a training
-  step of a small ModernBERT on a CPU. Here both halves are written in place, in the tensors' own type, and the backward
-  pass is written out;
-- the function is replaced in the one Transformers module that defines the model's class: its classes look it up there.
+- Transformers casts to float32, negates and concatenates halves, multiplies and casts back, which takes a quarter of a
+  training step of a small ModernBERT on a CPU. Here both halves are written directly, in the tensors' type, and the
+  backward pass is explicit;
+- the function is replaced in the Transformers module that defines the model's class, where the class looks it up.
 
 Shapes: B sequences, H heads, S positions, D width of a head.
 """
@@ -22,7 +22,7 @@ _KNOWN = ("modernbert", "eurobert", "nomic_bert")
 
 
 def use_fast_rotary(model: PreTrainedModel) -> None:
-    """Let the classes of the model's Transformers module rotate by `rotate`, where they rotate at all."""
+    """Let the Transformers module of a model's class use `rotate`, if it is one of the known modules."""
     module = sys.modules[type(model.base_model).__module__]
     if module.__name__.split(".")[-2] in _KNOWN and hasattr(module, _FUNCTION):
         setattr(module, _FUNCTION, _rotate_both)
@@ -33,8 +33,11 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         states: queries or keys (B, H, S, D).
-        cos: broadcast to it; its gradient is not computed.
+        cos: broadcasts to `states`; it gets no gradient.
         sin: as `cos`.
+
+    Returns:
+        (B, H, S, D), in the type of `states`.
     """
     return _Rotation.apply(states, cos.to(states.dtype), sin.to(states.dtype))
 

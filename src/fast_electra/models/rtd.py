@@ -1,8 +1,8 @@
-"""The main model: an encoder with one logit a token, "this token was replaced".
+"""The main model: an encoder with one logit for each token, "this token was replaced".
 
 Notable:
-- ELECTRA is `ElectraForPreTraining`; any other class is its token-classification head with one label;
-- labels are never passed: the classes' built-in losses are not ours (a one-label head's is constant 0).
+- ELECTRA uses `ElectraForPreTraining`, any other class its token-classification head with one label;
+- labels are never passed to the model, since the losses of the classes are not ours (with one label the loss is 0).
 
 Shapes: B sequences, S positions, d width.
 """
@@ -15,13 +15,13 @@ from fast_electra.models.inputs import model_inputs, refuse_leaks
 
 
 class ReplacedTokenDetector(nn.Module):
-    """Logits of replaced token detection from a Transformers model."""
+    """Gives logits of replaced token detection from a Transformers model."""
 
     def __init__(self, model: PreTrainedModel, by_document: bool = False):
-        """Wrap `model`; `by_document`: tokens attend to their own document alone.
+        """Wrap `model`; with `by_document` tokens attend only to their own document.
 
         Raises:
-            ConfigError: the model can't keep documents apart.
+            ConfigError: the model cannot keep documents apart.
         """
         super().__init__()
         if by_document:
@@ -30,17 +30,17 @@ class ReplacedTokenDetector(nn.Module):
         self.by_document = by_document
 
     def logits(self, batch: Batch, ids_BS: Tensor) -> Tensor:
-        """Logits (B, S) of "replaced" for the sequences `ids_BS`."""
+        """Logits (B, S) of "replaced" for the sequences `ids_BS` of a batch."""
         return self.logits_and_hidden_states(batch, ids_BS)[0]
 
     def logits_and_hidden_states(self, batch: Batch, ids_BS: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Logits (B, S), and what the encoder hands on: its last hidden states (B, S, d) behind a `CorrectiveHead`."""
+        """Logits (B, S), and with a `CorrectiveHead` the last hidden states (B, S, d) in a tuple."""
         output = self.model(**model_inputs(self.model.config, ids_BS, batch, self.by_document))
         return replaced_logits(output.logits), output.hidden_states
 
 
 def replaced_logits(logits: Tensor) -> Tensor:
-    """The log-odds of "replaced" (B, S) from a head's output: (B, S), (B, S, 1), or exported (B, S, 2)."""
+    """The log-odds (B, S) of "replaced" from a head's output (B, S), (B, S, 1), or (B, S, 2) after an export."""
     if logits.ndim == 2:
         return logits
     return logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]

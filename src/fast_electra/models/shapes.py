@@ -1,4 +1,4 @@
-"""The settings of a model's shape."""
+"""The settings of a model's architecture and shape: the section `main`, and a generator's."""
 
 from collections.abc import Collection
 from typing import Any, Literal, Self
@@ -9,9 +9,9 @@ from fast_electra.parts import Section
 
 
 def with_layers(options: dict[str, Any], before: int | None, layers: int) -> dict[str, Any]:
-    """The keys of a Transformers configuration of another depth: lists of one entry a layer follow it.
+    """The keys of a Transformers configuration for another number of layers.
 
-    They are cut, or go on from their start.
+    Lists with one entry per layer are cut, or repeated from their start.
     """
     return {
         name: [value[place % len(value)] for place in range(layers)]
@@ -22,29 +22,29 @@ def with_layers(options: dict[str, Any], before: int | None, layers: int) -> dic
 
 
 def is_list_of_layers(name: str, value: Any, counts: Collection[Any]) -> bool:
-    """Whether a key of a Transformers configuration has one entry a layer, of one of `counts` layers."""
+    """Whether a key of a Transformers configuration has one entry per layer, for one of the `counts` of layers."""
     return isinstance(value, list) and len(value) in counts and ("layer" in name or name == "attention_window")
 
 
 class ShapeConfig(Section):
-    """A Transformers encoder: continued from a published model, or fresh in a shape given here."""
+    """A Transformers encoder: continued from a published model, or with fresh weights in the shape given here."""
 
     model: str | None = None
-    """continue from this run, folder or hub name: the shape is then its own; empty: fresh weights in the shape below"""
+    """run, folder or hub name to continue from, with its shape; empty: fresh weights in the shape below"""
     architecture: str = "modernbert"
     """`model_type` of a Transformers configuration: modernbert, electra, bert, roberta, ..."""
     layers: int | None = Field(default=None, ge=1)
-    """encoder layers"""
+    """number of encoder layers"""
     hidden_size: int | None = Field(default=None, ge=1)
     """width of the hidden states and of the embeddings"""
     heads: int | None = Field(default=None, ge=1)
-    """attention heads"""
+    """number of attention heads"""
     intermediate_size: int | None = Field(default=None, ge=1)
     """width inside the feed-forward layers"""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """dropout on hidden states and attention"""
     options: dict[str, Any] = Field(default={})
-    """further keys of the Transformers configuration, passed as they are"""
+    """further keys of the Transformers configuration, passed unchanged"""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -57,12 +57,12 @@ class ShapeConfig(Section):
         types = self.options.get("layer_types")
         if self.model is None and isinstance(types, list) and len(types) != self.layers:
             raise ValueError(
-                f"options.layer_types has {len(types)} entries for layers ({self.layers}): give one a layer"
+                f"options.layer_types has {len(types)} entries for layers ({self.layers}): give one per layer"
             )
         return self
 
     def with_layers(self, layers: int) -> Self:
-        """Of another depth: lists of one entry a layer are cut, or go on from their start."""
+        """The shape with another number of layers; lists with one entry per layer are cut or repeated."""
         options = with_layers(self.options, self.layers, layers)
         return self.model_copy(update={"layers": layers, "options": options})
 
@@ -73,6 +73,6 @@ class ModelConfig(ShapeConfig):
     embeddings: Literal["fresh", "copied", "auxiliary_plus_delta"] = "fresh"
     """token embeddings: fresh; copied from the auxiliary; or its frozen table plus a trained delta (same width)"""
     start: Literal["fresh", "auxiliary"] = "fresh"
-    """auxiliary: start every weight that the auxiliary has under the same name and shape from it"""
+    """auxiliary: copy every weight that the auxiliary has with the same name and shape"""
     freeze: Literal["none", "encoder"] = "none"
-    """encoder: train the head alone, as for a vocabulary head on an encoder that has none"""
+    """encoder: train only the head, for example a vocabulary head on an encoder without one"""

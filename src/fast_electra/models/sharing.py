@@ -1,10 +1,10 @@
 """Embeddings that two models share: one table for both, or one model's table plus the other's own difference.
 
 Notable:
-- sharing is by reference: `Module.to` converts parameters in place, so what is shared stays shared through every cast;
-- a shared parameter is one parameter; whoever groups parameters for an optimizer must count it once;
-- disentangled sharing (He et al., 2021, DeBERTaV3): `E_main = stop_gradient(E) + delta`. It starts as the shared table,
-  follows it as it moves, and pulls nothing back. An export folds the two into one table, exactly.
+- sharing is by reference: `Module.to` converts parameters in place, so shared parameters stay shared through casts;
+- a shared parameter is one parameter, and must be in one optimizer group only;
+- disentangled sharing (He et al., 2021, DeBERTaV3): `E_main = stop_gradient(E) + delta`. It starts equal to the shared
+  table and follows its changes, but gives it no gradient. An export adds the two into one table, exactly.
 
 Shapes: V vocabulary, d width of the embeddings.
 """
@@ -20,14 +20,14 @@ from fast_electra.errors import ModelError
 
 
 class DeltaEmbedding(nn.Module):
-    """Embeddings `base + delta`: `base` is another model's, read as it is now; `delta` is trained from zero."""
+    """Embeddings `base + delta`: `base` is another model's current table, and `delta` is trained from zero."""
 
     def __init__(self, base: Tensor, padding_idx: int | None = None):
         """Embeddings on top of a table.
 
         Args:
-            base: (V, d), held by reference: not a parameter of this module, not in its state, moved by its owner.
-            padding_idx: the token whose delta gets no gradient, as in `nn.Embedding`.
+            base: (V, d), kept by reference. It is not a parameter of this module nor in its state; its owner moves it.
+            padding_idx: id of the token whose delta gets no gradient, as in `nn.Embedding`.
         """
         super().__init__()
         self.num_embeddings, self.embedding_dim = base.shape
@@ -36,27 +36,27 @@ class DeltaEmbedding(nn.Module):
         self.delta = nn.Parameter(torch.zeros(base.shape, device=base.device))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embeddings (..., d) of `ids` (...) in the type of the difference; no gradient reaches the base."""
+        """Embeddings (..., d) of `ids` (...), in the type of the difference; no gradient reaches the base."""
         base = nn.functional.embedding(ids, self._base[0].detach())
         return base.to(self.delta.dtype) + nn.functional.embedding(ids, self.delta, self.padding_idx)
 
     @property
     def base(self) -> Tensor:
-        """The table (V, d) below the difference, by reference."""
+        """The other model's table (V, d), by reference."""
         return self._base[0]
 
     @property
     def weight(self) -> Tensor:
-        """The table (V, d) that `forward` looks up in, added in the same types and so to the same bits."""
+        """The sum (V, d) of base and difference, with the same bits as the vectors of `forward`."""
         return self._base[0].detach().to(self.delta.dtype) + self.delta
 
 
 def disentangle(model: PreTrainedModel, base: Tensor) -> None:
-    """Make a model's token embeddings `base` plus a trained difference that starts at zero.
+    """Replace a model's token embeddings by `base` plus a trained difference that starts at zero.
 
     Args:
         model: changed in place; its own table is dropped.
-        base: (V, d), held by reference; trained by its owner, or frozen.
+        base: (V, d), kept by reference; its owner may train it.
 
     Raises:
         ModelError: the shapes differ.
@@ -67,9 +67,9 @@ def disentangle(model: PreTrainedModel, base: Tensor) -> None:
 
 
 def fold(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with one plain table in place of base and difference, for export: a copy with equal outputs.
+    """A copy of a model with one plain table instead of base and difference, for export; its outputs are equal.
 
-    A model that has no such embeddings is returned as it is.
+    A model without such embeddings is returned itself.
     """
     if not isinstance(model.get_input_embeddings(), DeltaEmbedding):
         return model
@@ -81,13 +81,13 @@ def fold(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def tie(model: PreTrainedModel, other: PreTrainedModel) -> list[str]:
-    """Let a model use another's embeddings: token table, and positions, types and norm where both have them.
+    """Let a model use another's embeddings: the token table, and positions, types and norm if both have them.
 
-    Everything of the encoder's module `embeddings` that has the same name and shape is shared, as in ELECTRA's code.
+    Every parameter of the encoder's module `embeddings` with the same name and shape is shared, as in ELECTRA's code.
 
     Args:
         model: changed in place: its parameters become the other's.
-        other: keeps its parameters; its output layer stays tied to its token table if it was.
+        other: keeps its parameters, and its output layer stays tied to its token table if it was.
 
     Returns:
         names of the model's parameters that are now the other's.
