@@ -78,7 +78,7 @@ def test_a_plug_in_is_in_messages_dump_schema_plot_and_help(capsys):
     assert "(did you mean sawtooth?)" in capsys.readouterr().err
     assert main(["config", "show", "quickstart", "corruption.schedule.kind=sawtooth", *named]) == 0
     shown = capsys.readouterr().out
-    assert "teeth: 4                  # falls of the temperature in a run" in shown
+    assert "teeth: 4                  # number of teeth in a run" in shown
     assert f"plugins: [{SAWTOOTH}]" in shown
     assert main(["config", "plot", "quickstart", "corruption.schedule.kind=sawtooth", *named, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["curves"][0]["temperature"] == 2.0
@@ -105,7 +105,7 @@ def test_what_was_named_on_the_command_line_is_a_part_of_the_configuration():
     ("text", "sentence"),
     [
         (None, "can't be read (No such file or directory); give a Python file."),
-        ("x = 1\nraise ValueError('no')", "line 2 can't be imported (ValueError: no); mend it."),
+        ("x = 1\nraise ValueError('no')", "line 2 can't be imported (ValueError: no); correct it."),
         (
             "from typing import Literal\nfrom fast_electra.corruption.schedules import Schedule\n"
             "class Mine(Schedule):\n    kind: Literal['linear'] = 'linear'\n",

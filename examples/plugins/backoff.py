@@ -1,4 +1,4 @@
-"""An auxiliary: how often a token follows the one to its left; the unigram where that one is masked or new.
+"""An auxiliary: frequencies of a token after the one to its left, or unigrams if that one is masked or unknown.
 
 fast-electra pretrain CONFIG --plugin examples/plugins/backoff.py --run RUN auxiliary.kind=backoff
 """
@@ -9,13 +9,13 @@ from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig
 
 
 class BackoffAuxiliary(AuxiliaryConfig):
-    """Bigrams with stupid backoff (Brants et al., 2007), as a dense table: for small vocabularies."""
+    """Bigrams with stupid backoff (Brants et al., 2007), as a dense table for small vocabularies."""
 
     kind: Literal["backoff"] = "backoff"
     is_counted = True
 
     def count(self, stream, allowed_V, device):
-        """Log-probabilities of each token behind each token."""
+        """Count the log-probabilities of each token after each token."""
         import torch
 
         tokens = torch.from_numpy(stream.read(0, stream.tokens).astype("int64"))
@@ -30,22 +30,23 @@ class BackoffAuxiliary(AuxiliaryConfig):
 
 
 class Backoff:
-    """The tables in use."""
+    """The auxiliary that looks up these tables."""
 
     def __init__(self, table_VV, unigram_V):
-        """By the token to the left; without it."""
+        """Log-probabilities (V, V) by the token to the left, and (V,) without it."""
         self.table_VV, self.unigram_V = table_VV, unigram_V
 
     def logits(self, batch, masked, difficulty):
         """Unnormalised log-probabilities (N, V)."""
         import torch
 
-        hidden_BS = torch.zeros_like(batch.eligible).scatter(1, masked.positions_BM, masked.valid_BM)
+        from fast_electra.corruption.masking import masked_tokens
+
         left_BM = (masked.positions_BM - 1).clamp(min=0)
-        known_BM = (batch.eligible & ~hidden_BS).gather(1, left_BM) & (masked.positions_BM > 0)
+        known_BM = (batch.eligible & ~masked_tokens(batch, masked)).gather(1, left_BM) & (masked.positions_BM > 0)
         logits_NV = self.table_VV[batch.ids.gather(1, left_BM).flatten()]
         return torch.where(known_BM.flatten()[:, None], logits_NV, self.unigram_V)
 
     def modules(self):
-        """None: there is nothing to train."""
+        """No modules: there is nothing to train."""
         return []

@@ -1,4 +1,4 @@
-"""An objective: replaced token detection with a focal loss (Lin et al., 2017): easy tokens weigh less.
+"""An objective: replaced token detection with a focal loss (Lin et al., 2017), which gives easy tokens less weight.
 
 fast-electra pretrain CONFIG --plugin examples/plugins/focal.py --run RUN objective.kind=focal objective.gamma=2
 """
@@ -22,7 +22,7 @@ class FocalObjective(FastElectraObjective):
     """how strongly the loss reduces the weight of tokens that are classified correctly; 0: the loss of fast_electra"""
 
     def title(self, model):
-        """The method in a model card."""
+        """The method as a model card names it."""
         return f"Fast-ELECTRA with a focal loss, gamma {self.gamma:g}"
 
     def build(self, inputs):
@@ -34,12 +34,12 @@ class FocalObjective(FastElectraObjective):
 
 @dataclass
 class FocalDetection(FastElectra):
-    """Each token's cross-entropy times (1 - p)^gamma, p the probability of its label."""
+    """Each token's cross-entropy is multiplied by (1 - p)^gamma, where p is the probability of its label."""
 
     gamma: float = 2.0
 
     def terms(self, prepared, progress, seed):
-        """Losses over scored tokens, as sums with their counts."""
+        """Losses over scored tokens and metrics, as sums with their counts."""
         corrupted, logits_BS, corrections = self._forward(prepared, self.curriculum.difficulty(progress), seed)
         losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
         weights_BS = token_weights(prepared, self.include_special, self.masked_weight)

@@ -10,12 +10,12 @@ from fast_electra.models.optimizers import Optimizer
 
 
 class LionOptimizer(Optimizer):
-    """Lion for all weights; it needs a third to a tenth of AdamW's learning rate."""
+    """Lion for all weights. It needs a third to a tenth of AdamW's learning rate."""
 
     kind: Literal["lion"] = "lion"
 
     def owned(self, parameters, linear_maps):
-        """All trained parameters; only linear maps are decayed."""
+        """All trained parameters, each with its number of linear maps; only these are decayed."""
         trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
         return {name: linear_maps[name].parts if name in linear_maps else 0 for name in trained}
 
@@ -25,15 +25,15 @@ class LionOptimizer(Optimizer):
 
 
 class Lion:
-    """Steps tensors; each keeps one moving average."""
+    """Updates tensors; each has one moving average."""
 
     def __init__(self, tensors, decays, beta1, beta2):
-        """The averages start at zero."""
+        """Set the averages to zero."""
         self.tensors, self.decays, self.beta1, self.beta2 = tensors, decays, beta1, beta2
         self.state = {"momentum": [tensor.new_zeros(tensor.shape) for tensor in tensors]}
 
     def step(self, rate):
-        """One update from the tensors' gradients, which are cleared."""
+        """Update the tensors from their gradients, and clear the gradients."""
         for tensor, momentum, decay in zip(self.tensors, self.state["momentum"], self.decays, strict=True):
             direction = momentum.lerp(tensor.grad, 1.0 - self.beta1).sign_()
             tensor.mul_(1.0 - rate * decay).add_(direction, alpha=-rate)

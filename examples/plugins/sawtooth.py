@@ -1,4 +1,4 @@
-r"""A temperature schedule: it falls to `final`, and starts again, lower each time.
+r"""A temperature schedule that falls to `final` several times, each time from a lower height.
 
 fast-electra pretrain CONFIG --plugin examples/plugins/sawtooth.py --run RUN \
         corruption.schedule.kind=sawtooth corruption.schedule.teeth=4
@@ -12,7 +12,7 @@ from fast_electra.corruption.schedules import Schedule
 
 
 class SawtoothSchedule(Schedule):
-    """T(u) falls from a height to `final` in each tooth; the heights fall linearly from `initial`."""
+    """In each tooth T(u) falls linearly to `final`; the heights of the teeth fall linearly from `initial`."""
 
     kind: Literal["sawtooth"] = "sawtooth"
     initial: float = Field(default=2.0, gt=0)
@@ -20,10 +20,10 @@ class SawtoothSchedule(Schedule):
     final: float = Field(default=1.0, gt=0)
     """the temperature at the end of each tooth"""
     teeth: int = Field(default=4, ge=1)
-    """falls of the temperature in a run"""
+    """number of teeth in a run"""
 
     def temperature(self, progress: float) -> float:
-        """The height of the tooth, times what is left of it."""
+        """T(u): the height of the tooth, times the rest of the tooth."""
         tooth, within = divmod(min(progress, 1.0) * self.teeth, 1.0)
         if tooth == self.teeth:  # the end of the run
             return self.final

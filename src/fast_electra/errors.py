@@ -1,28 +1,28 @@
-"""The errors that a user can mend, each one clear sentence that names the file, line or key and the way out.
+"""Errors that a user can correct. Each message is one sentence with the file, line or key, and what to do.
 
-The command line prints the sentence alone and exits with status 2 (`UserError`) or 1 (anything else).
+The command line prints only the sentence and exits with status 2 (`UserError`); other errors have status 1.
 """
 
 
 class UserError(Exception):
-    """Wrong input or wrong use: the message is one sentence for a person, and no traceback is shown."""
+    """Wrong input or wrong use; the command line shows the message without a traceback."""
 
 
 class ConfigError(UserError):
-    """A configuration that can't be: unknown key, wrong type, impossible combination."""
+    """A wrong configuration: unknown key, wrong type or impossible combination."""
 
 
 class DataError(UserError):
-    """Text, tokenizer or token shards that can't be used."""
+    """Text, a tokenizer or token shards that cannot be used."""
 
 
 class ModelError(UserError):
-    """A model that can't be built, loaded or used for what was asked."""
+    """A model that cannot be built, loaded or used for the purpose."""
 
 
 class CheckpointError(UserError):
-    """A run folder or checkpoint that is damaged, foreign or in the way."""
+    """A run folder or checkpoint that is damaged, belongs to another run or exists already."""
 
 
 class TrainingError(UserError):
-    """A run that can't go on: a loss or gradient that is not finite."""
+    """A run that cannot continue, since a loss or gradient is not finite."""

@@ -1,12 +1,12 @@
 """Sections of the configuration, and the parts that plug into it.
 
-A part is one class: its settings, what it does, and what the program may ask it. A contract, such as `Schedule`, is a
-direct subclass of `Part` and says what its parts can be asked; a part is a subclass of a contract with a `kind`.
+A part is one class: its settings and what it does. A contract, such as `Schedule`, is a direct subclass of `Part` and
+defines the methods of its parts; a part is a subclass of a contract with a `kind`.
 
 Notable:
-- defining a part registers it: its kind and settings are then in the configuration, in its messages, help and schema;
-- the program asks the part and never compares kinds (tests/test_parts.py);
-- the modules of parts import torch inside of functions, so that a configuration is checked without it.
+- defining a part registers it: its kind and settings are then in the configuration, its messages, help and schema;
+- the program calls methods of the part and never compares kinds (tests/test_parts.py);
+- modules with parts import torch inside functions, so that a configuration is checked without it.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from fast_electra.errors import ConfigError
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys and silent conversions are refused."""
+    """Base class of all sections; refuses unknown keys and silent conversions of types."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -32,18 +32,18 @@ class Section(BaseModel):
 
 
 when_registered: list[Callable[[], object]] = []
-"""called after a part was registered: whatever was built from the kinds is built again"""
+"""functions that are called after a part was registered, to rebuild what depends on the kinds"""
 
 
 class Part(Section):
-    """Base of the contracts."""
+    """Base class of the contracts."""
 
     kind: Any
-    """text; a part narrows the type to its own"""
+    """text; a part restricts the type to its own kind"""
     kinds: ClassVar[dict[str, Any]]
-    """the parts of a contract, by kind"""
+    """the parts of the contract, by kind"""
     default_kind: ClassVar[str]
-    """of a contract, where a configuration names none"""
+    """the kind of a contract if a configuration names none"""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -53,9 +53,9 @@ class Part(Section):
             return
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str):
-            return  # a base that parts share
+            return  # a base class of parts
         there = cls.kinds.get(kind, cls)
-        if (there.__module__, there.__name__) != (cls.__module__, cls.__name__):  # else a notebook's cell ran again
+        if (there.__module__, there.__name__) != (cls.__module__, cls.__name__):  # else a cell of a notebook ran again
             raise ConfigError(
                 f"{cls.__module__}.{cls.__name__} has the kind {kind} of {there.__module__}.{there.__name__}: "
                 "give it another kind."
@@ -70,7 +70,7 @@ class Part(Section):
         parts = cls.__dict__.get("kinds")
         if not parts:
             return handler(source)
-        # Told apart by a function, which knows a default; the part then sees the value as it is written.
+        # A function finds the kind, since it knows the default; the part then gets the value unchanged.
         choices = {kind: handler.generate_schema(part) for kind, part in parts.items()}
         return core_schema.tagged_union_schema(choices, discriminator=cls._kind_of)
 

@@ -1,9 +1,9 @@
-"""Plug-ins: parts from outside of the package, in a Python file or behind an entry point of an installed package.
+"""Plug-ins: parts from outside the package, in a Python file or at an entry point of an installed package.
 
 Notable:
-- a plug-in is code, so it is imported only where the user names it: `--plugin` on the command line, or `plugins` in a
-  configuration that the user gives. A run folder names its plug-ins and never brings them in;
-- importing it registers its parts (parts.py). Nothing else is asked of it;
+- a plug-in is code, so it is imported only if the user names it, by `--plugin` on the command line or by `plugins` in a
+  configuration that the user gives. A run folder records its plug-ins, but never imports them;
+- importing a plug-in registers its parts (parts.py); nothing else is needed;
 - its digest is that of its file. The same content is imported once, whatever its path.
 """
 
@@ -19,20 +19,20 @@ from pathlib import Path
 from fast_electra.errors import ConfigError
 
 GROUP = "fast_electra.plugins"
-"""of the entry points"""
+"""group of the entry points"""
 
 requested: list[str] = []
-"""named by --plugin on this command line"""
+"""plug-ins named by --plugin on this command line"""
 
 _digests: dict[str, str] = {}
-"""of the plug-ins that this process has imported, by the names that they were given by"""
+"""digests of the imported plug-ins, by the names that the user gave"""
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plug-ins, each a path that ends in .py or the name of an entry point; those that were imported stay.
+    """Import plug-ins that are not imported yet; each is a path that ends in .py or the name of an entry point.
 
     Raises:
-        ConfigError: there is none, or it can't be imported.
+        ConfigError: there is none, or it cannot be imported.
     """
     for name in names:
         if name in _digests:
@@ -45,15 +45,15 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def digests(names: Iterable[str]) -> dict[str, str]:
-    """The digests of plug-ins that `load_plugins` imported."""
+    """The digests (SHA-256, hex) of plug-ins that `load_plugins` imported, by name."""
     return {name: _digests[name] for name in names}
 
 
 def missing(recorded: Mapping[str, str]) -> str | None:
-    """What a run folder's plug-ins lack, as a sentence; None where this process has imported all of them.
+    """A sentence about a plug-in of a run folder that this process has not imported; None if there is none.
 
     Args:
-        recorded: digests by name.
+        recorded: the digests that the run folder records, by name.
     """
     for name, digest in recorded.items():
         if digest in _digests.values():
@@ -63,7 +63,7 @@ def missing(recorded: Mapping[str, str]) -> str | None:
                 f"the plug-in {name} has changed (digest {digest[:12]}, now {_digests[name][:12]}): put the old file "
                 "back, or choose another folder"
             )
-        return f"it was made with the plug-in {name}, which is code that is imported on request: add --plugin {name}"
+        return f"it was made with the plug-in {name}, which is imported only on request: add --plugin {name}"
     return None
 
 
@@ -78,7 +78,7 @@ def _load_file(name: str, path: Path) -> str:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # where pydantic looks up types and docstrings
+    sys.modules[spec.name] = module  # pydantic looks up types and docstrings there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -104,4 +104,4 @@ def _load_entry_point(name: str) -> str:
 
 def _broken(where: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200].rstrip(".")
-    return f"the plug-in {where} can't be imported ({type(error).__name__}: {reason}); mend it."
+    return f"the plug-in {where} can't be imported ({type(error).__name__}: {reason}); correct it."

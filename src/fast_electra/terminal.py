@@ -1,12 +1,12 @@
-r"""What the program prints: every text comes out as it went in, on every terminal.
+r"""Prints text unchanged on every terminal.
 
 Notable:
-- no text is markup: `[lr=1e-3]` in a path, `[/v1]` and `:smile:` stay as they are; our own styles are arguments;
-- lines are never broken or cut, and tables only where there is a terminal with an edge;
-- control characters are spelled out (`\u001b`), so that no name can send commands to the terminal;
-- a character that the output's encoding lacks becomes an escape (`\xd7`), never an error; the bytes of a file name that
-  is not UTF-8 come out as they are;
-- when nobody reads any more (`fast-electra quickstart | head -1`), the work goes on and its output is thrown away.
+- no text is markup: `[lr=1e-3]` in a path, `[/v1]` and `:smile:` are printed unchanged; our styles are arguments;
+- lines are never broken or cut; tables are, but only to the width of a terminal;
+- control characters are printed as escapes (`\u001b`), so that no name can send commands to the terminal;
+- a character that the output's encoding does not have becomes an escape (`\xd7`), never an error. The bytes of a file
+  name that is not UTF-8 are printed unchanged;
+- if the reader of the output ends (`fast-electra quickstart | head -1`), the work continues without output.
 """
 
 import codecs
@@ -30,24 +30,24 @@ _ERRORS = "fast_electra.escaped"
 
 
 class Terminal(Console):
-    """Standard output or standard error; the only console of this program."""
+    """A console on standard output or standard error; the program prints through it only."""
 
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None, **options: Any):
-        """Open it as `rich.console.Console` does, without markup, emoji and highlighting."""
+        """Open a console with the arguments of `rich.console.Console`, without markup, emoji and highlighting."""
         super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False, **options)
         if width is None and (self.width < 1 or not (self.is_terminal or os.environ.get("COLUMNS"))):
-            self.width = 10_000  # a file has no edge
+            self.width = 10_000  # a file has no width
 
     def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print a line as it is, of texts and of (text, style)."""
+        """Print a line of parts, each a text or a (text, style), without wrapping."""
         self.print(_Line([(part, "") if isinstance(part, str) else part for part in parts]), soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make a table's or a title's text from a string."""
+        """The rich text of a table cell or a title, with control characters as escapes."""
         return super().render_str(spelled_out(text), **options)
 
     def on_broken_pipe(self) -> None:
-        """Throw away what is printed from now on."""
+        """Discard the output from now on."""
         discard(self.file)
 
 
@@ -64,25 +64,25 @@ class _Line:
 
 
 def spelled_out(text: str) -> str:
-    """A text with its control characters as escapes, but for tabs and line feeds."""
+    """A text with control characters as escapes, except tabs and line feeds."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_json(content: Any, indent: int | None = None) -> None:
-    """Print JSON in ASCII, which every encoding has, on standard output."""
+    """Print JSON on standard output, in ASCII, which every encoding has."""
     Terminal().say(json.dumps(content, indent=indent))
 
 
 def command(*words: object) -> str:
-    """A command of this program as a shell takes it."""
+    """A command of this program, quoted for a shell."""
     return shlex.join(["fast-electra", *map(str, words)])
 
 
 def prepare_streams() -> None:
-    """Make standard input, output and error usable, whatever they are; once is enough, twice does no harm."""
+    """Make standard input, output and error usable, also if they are closed; may be called repeatedly."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # Closed (`>&-`): the next file that is opened would take its number, and get what libraries print.
+            # Closed (`>&-`): the next file that is opened would get its number, and the output of libraries.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     codecs.register_error(_ERRORS, _escaped)
     for stream in (sys.stdout, sys.stderr):
@@ -91,12 +91,12 @@ def prepare_streams() -> None:
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what is written to a stream of the process from now on to nowhere."""
+    """Discard everything that is written to a stream of the process from now on."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _escaped(error: UnicodeError) -> tuple[bytes, int]:
-    """What stands for characters that can't be encoded: the byte of a file name, or an escape."""
+    """The replacement for characters that cannot be encoded: the byte of a file name, or an escape."""
     assert isinstance(error, UnicodeEncodeError)
     characters = error.object[error.start : error.end]
     escaped = (

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from fast_electra.corruption.augmentations import Difficulty
-from fast_electra.corruption.masking import Masked, masked_ids, originals
+from fast_electra.corruption.masking import Masked, masked_ids, masked_tokens, originals
 from fast_electra.data.batches import Batch
 from fast_electra.models.layers import dropping
 from fast_electra.models.masked_lm import MaskedLM
@@ -187,7 +187,7 @@ class SpanCorruptionModel:
             (B, D = 2M + 1); and the decoder positions (B, M) whose outputs predict the masked tokens.
         """
         valid_BM, positions_BM = masked.valid_BM, masked.positions_BM
-        masked_BS = torch.zeros_like(batch.eligible).scatter(1, positions_BM, valid_BM)
+        masked_BS = masked_tokens(batch, masked)
         starts_BS = masked_BS.clone()
         starts_BS[:, 1:] &= ~masked_BS[:, :-1]
         span_BS = (starts_BS.cumsum(1) - 1).clamp(min=0)

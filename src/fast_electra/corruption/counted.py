@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from fast_electra.corruption.augmentations import Difficulty
-from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.masking import Masked, masked_tokens
 from fast_electra.data.batches import Batch
 from fast_electra.data.shards import TokenStream
 
@@ -138,7 +138,7 @@ class NGram:
 
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Unnormalised log-probabilities (N, V)."""
-        seen_BS = batch.eligible & ~torch.zeros_like(batch.eligible).scatter(1, masked.positions_BM, masked.valid_BM)
+        seen_BS = batch.eligible & ~masked_tokens(batch, masked)
         logits_NV = self.unigram_V.repeat(masked.positions_BM.numel(), 1)
         for gains, step in ((self.after, -1), (self.before, 1)):
             # Only slots without a masked position are at the ends of a row.

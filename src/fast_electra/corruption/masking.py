@@ -66,6 +66,11 @@ def originals(batch: Batch, masked: Masked) -> Tensor:
     return batch.ids.gather(1, masked.positions_BM)
 
 
+def masked_tokens(batch: Batch, masked: Masked) -> Tensor:
+    """Bool (B, S): True at masked positions."""
+    return torch.zeros_like(batch.padding).scatter(1, masked.positions_BM, masked.valid_BM)
+
+
 def mask_random_tokens(batch: Batch, rate: float, seed: int) -> Masked:
     """Mask the eligible positions with the smallest of independent uniform numbers.
 

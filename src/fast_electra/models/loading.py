@@ -309,7 +309,8 @@ def _not_loaded(source: str, error: Exception, what: str = "model") -> ModelErro
         return ModelError(f"no {what} can be loaded from {source}: {one_line(error)}")
     return ModelError(
         f"{source} is not a folder here, and the Hugging Face hub gives no such {what} ({one_line(error, 120)}): "
-        f"without network, fetch it elsewhere by `hf download {shlex.quote(source)} --local-dir FOLDER` and name the folder."
+        f"without network, fetch it elsewhere by `hf download {shlex.quote(source)} --local-dir FOLDER`, and name the "
+        "folder."
     )
 
 

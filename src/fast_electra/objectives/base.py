@@ -1,13 +1,13 @@
-"""What the training loop knows of what it trains: parameter groups, terms as sums and counts, and a state.
+"""The interface between the training loop and what it trains: parameter groups, losses as sums with counts, a state.
 
 Notable:
-- an objective returns sums; the loop divides by the count of the whole update, so micro-batches (and later, ranks) of
-  uneven size equal one batch;
-- what doesn't depend on the update's difficulty (masks) is prepared in the loader's thread;
-- the loop asks for `Trainable` alone, on batches of any kind (fine-tuning's hold labels); `Objective` is what
-  pre-training asks for besides;
-- parameter groups are named, each with its own optimizer settings and clipping: one for Fast-ELECTRA, up to
-  three for joint ELECTRA.
+- an objective returns sums, and the loop divides them by the counts of the whole update. So micro-batches (and later
+  ranks) of uneven size equal one batch;
+- masks do not depend on the update's difficulty, so they are prepared in the loader's thread;
+- the loop needs only `Trainable`, on batches of any kind (those of fine-tuning have labels). Pre-training needs an
+  `Objective`, which has more methods;
+- parameter groups have names, and each has its own optimizer settings and clipping: one for Fast-ELECTRA, up to three
+  for joint ELECTRA.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,11 +24,11 @@ from fast_electra.models.optimizers import Optimizer
 
 
 class Examples(Protocol):
-    """What an update is made on."""
+    """A batch of any kind."""
 
     @property
     def tokens(self) -> int:
-        """Non-padding tokens."""
+        """Number of tokens without padding."""
         ...
 
     def split(self, size: int) -> Sequence["Examples"]:
@@ -52,7 +52,7 @@ class Prepared:
 
     @property
     def tokens(self) -> int:
-        """Non-padding tokens."""
+        """Number of tokens without padding."""
         return int((~self.batch.padding).sum())
 
     def split(self, size: int) -> list["Prepared"]:
@@ -71,25 +71,25 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share an optimizer: `name` keys its learning rate and gradient norm in the metrics."""
+    """Parameters that share an optimizer; `name` marks its learning rate and gradient norm in the metrics."""
 
     name: str
     parameters: Mapping[str, nn.Parameter]
     settings: Optimizer
     linear_maps: Mapping[str, LinearMap]
-    """those of `parameters` that are linear maps: they are decayed, and stepped by Muon where it is asked for"""
+    """the linear maps among `parameters`: they are decayed, and updated by Muon if it is chosen"""
     loss_weight: float = 1.0
-    """gradients are divided by it before they are clipped: of a weighted loss they become those of the unweighted"""
+    """gradients are divided by it before clipping, which makes them those of the unweighted loss"""
     rate_factors: Mapping[str, float] = field(default_factory=dict)
-    """what AdamW's learning rate is multiplied by, for each parameter by name; 1 where it is left out"""
+    """factors of AdamW's learning rate by parameter name; 1 for names that are missing"""
 
     @classmethod
     def of(cls, name: str, model: nn.Module, settings: Optimizer, **more: Any) -> Self:
-        """All parameters of a model, in one group."""
+        """One group with all parameters of a model."""
         return cls(name, dict(model.named_parameters()), settings, linear_maps(model), **more)
 
     def only(self, name: str, parameters: Iterable[str], **changes: Any) -> Self:
-        """A group of some of the parameters, named `name`."""
+        """A group with some of the parameters, of another name."""
         chosen = {key: self.parameters[key] for key in parameters}
         maps = {key: value for key, value in self.linear_maps.items() if key in chosen}
         return replace(self, name=name, parameters=chosen, linear_maps=maps, **changes)
@@ -97,25 +97,25 @@ class ParameterGroup:
 
 @dataclass(frozen=True)
 class Terms:
-    """An objective's value on a micro-batch, as sums with their counts; the sums in `losses` carry gradients."""
+    """Losses and metrics of a micro-batch by name, as sums with their counts; the sums in `losses` have gradients."""
 
     losses: dict[str, tuple[Tensor, Tensor]]
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class Trainable(Protocol[E]):
-    """A function of a batch that the loop can train; one without a curriculum or a state leaves the defaults."""
+    """A function of a batch that the loop can train; without a curriculum and a state the defaults suffice."""
 
     weights: Mapping[str, float]
     """weight of each term of `Terms.losses` in the total"""
 
     @property
     def observes(self) -> bool:
-        """Whether `observe` is to be called after every update (adaptive curricula)."""
+        """Whether `observe` must be called after every update, as adaptive curricula need."""
         return False
 
     def counts(self, prepared: E) -> dict[str, Tensor]:
-        """The count of each loss term on a whole batch, known before any forward pass."""
+        """The count of each loss term on a whole batch (scalars), known before any forward pass."""
         ...
 
     def terms(self, prepared: E, progress: float, seed: int) -> Terms:
@@ -123,14 +123,14 @@ class Trainable(Protocol[E]):
         ...
 
     def settings(self, progress: float) -> dict[str, float]:
-        """What the curriculum decides at a progress, for the log: the temperature, where there is one."""
+        """The curriculum's values at a progress, for the log: the temperature, if there is one."""
         return {}
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Take note of an update's means of losses and metrics."""
+        """Follow an update's means of losses and metrics, by name."""
 
     def state_dict(self) -> dict[str, float]:
-        """State besides the parameters."""
+        """The state besides the parameters, for checkpoints."""
         return {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
@@ -138,12 +138,12 @@ class Trainable(Protocol[E]):
 
 
 class Objective(Trainable[Prepared], Protocol):
-    """A function of a batch that an encoder can be pre-trained with."""
+    """A function of a batch for pre-training an encoder."""
 
     masker: Masker
 
     def models(self) -> dict[str, nn.Module]:
-        """The trained Transformers models by name; `main` is the one that a run exports as `model/`."""
+        """The trained Transformers models by name; a run exports `main` as `model/`."""
         ...
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -151,24 +151,24 @@ class Objective(Trainable[Prepared], Protocol):
         ...
 
     def prepare(self, batch: Batch, seed: int) -> Prepared:
-        """Masks: a pure function of batch and seed."""
+        """The batch with its masked positions: a pure function of batch and seed."""
         return Prepared(batch, self.masker(batch, seed))
 
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
-        """Measures on validation batches, with fixed masks and noise."""
+        """Measures by name on validation batches, with fixed masks and noise."""
         ...
 
     def behind_masks(self) -> "Objective | None":
-        """The objective with `[MASK]` at every masked position; None where the model sees replacements instead."""
+        """The objective with `[MASK]` at every masked position; None if the model reads replacements instead."""
         return None
 
 
 @dataclass(frozen=True)
 class Built:
-    """What an objective's settings build."""
+    """What the settings of an objective build."""
 
     objective: Objective
     corruption: CorruptionConfig | None = None
-    """with T0 as a number; None: as the configuration has it"""
+    """the settings with T0 as a number; None: those of the configuration"""
     auxiliary_digest: str | None = None
     auxiliary_measures: dict[str, float] = field(default_factory=dict)

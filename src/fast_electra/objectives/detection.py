@@ -1,4 +1,4 @@
-"""Replaced token detection: its loss, the tokens that it scores, and its measures, for every objective that detects.
+"""Replaced token detection: its loss, its scored tokens and its measures, for every objective that uses it.
 
 Shapes: B sequences, S positions, M masked positions.
 """
@@ -10,27 +10,21 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from fast_electra.corruption.masking import masked_tokens
 from fast_electra.corruption.replacement import Corrupted
 from fast_electra.data.batches import Batch
 from fast_electra.objectives.base import Prepared
 
 
 def scored_tokens(batch: Batch, include_special: bool) -> Tensor:
-    """Mask (B, S) of the tokens that the RTD loss is over: never padding, special ones only when asked."""
+    """Bool (B, S): True for tokens in the RTD loss, never padding, special tokens only with `include_special`."""
     return ~batch.padding if include_special else batch.eligible
 
 
 def token_weights(prepared: Prepared, include_special: bool, masked_weight: float) -> Tensor:
-    """Weights (B, S) of the tokens in the RTD loss: `masked_weight` where masked, else 1; 0 where not scored."""
+    """Weights (B, S) of the tokens in the RTD loss: `masked_weight` if masked, otherwise 1; 0 if not scored."""
     scored_BS = scored_tokens(prepared.batch, include_special)
-    return torch.where(masked_tokens(prepared), masked_weight, 1.0) * scored_BS
-
-
-def masked_tokens(prepared: Prepared) -> Tensor:
-    """Mask (B, S) of the masked positions."""
-    masked = prepared.masked
-    nowhere_BS = torch.zeros_like(prepared.batch.padding)
-    return nowhere_BS.scatter(1, masked.positions_BM, masked.valid_BM)
+    return torch.where(masked_tokens(prepared.batch, prepared.masked), masked_weight, 1.0) * scored_BS
 
 
 def detection_measures(
@@ -43,12 +37,12 @@ def detection_measures(
 
     Args:
         batches: validation rows with fixed masks.
-        detect: gives a corrupted batch and the main model's logits (B, S) on it; in evaluation mode.
-        include_special: the loss is over special tokens too; the AUCs never are.
-        masked_weight: of masked positions in the loss; the AUCs count every token once.
+        detect: returns a corrupted batch and the main model's logits (B, S) for it, in evaluation mode.
+        include_special: whether special tokens count in the loss; they never count in the AUCs.
+        masked_weight: weight of masked positions in the loss; the AUCs count every token once.
 
     Returns:
-        the measures; an AUC is missing where all tokens are of one class.
+        the measures, and `replaced_fraction_expected`; an AUC is missing if all tokens are of one class.
     """
     logits, replaced, masked, loss, count, expected, masked_count = [], [], [], 0.0, 0.0, 0.0, 0
     for prepared in batches:
@@ -60,7 +54,7 @@ def detection_measures(
         masked_count += int(prepared.masked.valid_BM.sum())
         logits.append(logits_BS[eligible_BS].float().cpu().numpy())
         replaced.append(corrupted.replaced_BS[eligible_BS].cpu().numpy())
-        masked.append(masked_tokens(prepared)[eligible_BS].cpu().numpy())
+        masked.append(masked_tokens(prepared.batch, prepared.masked)[eligible_BS].cpu().numpy())
     logits_all, replaced_all, masked_all = map(np.concatenate, (logits, replaced, masked))
     found = {
         "loss": loss / count,
@@ -75,10 +69,10 @@ def detection_measures(
 
 
 def corruption_metrics(corrupted: Corrupted, losses_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What is logged of a corrupted batch: sums and counts over its masked positions.
+    """Metrics of a corrupted batch for the log: sums and counts over its masked positions.
 
-    `rtd_loss_replaced` and `rtd_loss_kept` are the RTD loss at masked positions whose sample differs from the original
-    or equals it; their mean is the difficulty that an adaptive curriculum follows.
+    `rtd_loss_replaced` and `rtd_loss_kept` are the RTD loss at masked positions whose sample differs from the original,
+    or equals it. The mean of both is the difficulty that an adaptive curriculum follows.
     """
     masked = corrupted.masked
     count = masked.valid_BM.sum()
@@ -96,5 +90,5 @@ def corruption_metrics(corrupted: Corrupted, losses_BS: Tensor) -> dict[str, tup
 
 
 def rtd_losses(logits_BS: Tensor, replaced_BS: Tensor) -> Tensor:
-    """Binary cross-entropy (B, S) of each token, in float32 nats."""
+    """The RTD loss: binary cross-entropy (B, S) of each token, in nats, float32."""
     return nn.functional.binary_cross_entropy_with_logits(logits_BS.float(), replaced_BS.float(), reduction="none")

@@ -9,9 +9,9 @@ The algorithm (Clark et al., 2020, section 2), for each update:
 
 Notable:
 - the generator learns from the MLM loss alone; the RTD loss reaches it only where embeddings are tied;
-- Adam divides the weight 50 out again, except in clipping, epsilon and tied tables (Dong et al., 2023): by default each
-  model is clipped by itself, on the gradients of its own unweighted loss;
-- sampling is at T = 1 throughout: the curriculum comes from the generator's own learning.
+- Adam cancels the weight 50, except in clipping, epsilon and tied tables (Dong et al., 2023). By default each model is
+  clipped separately, on the gradients of its own unweighted loss;
+- sampling is always at T = 1: the curriculum comes from the generator's learning.
 
 Shapes: B sequences, S positions, N masked positions of the batch, V vocabulary.
 """
@@ -45,24 +45,25 @@ class Electra(Objective):
     masker: Masker
     optimizer: Optimizer
     most_frequent: int
-    """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
+    """the most frequent token of the corpus, which the unigram baseline predicts everywhere"""
     candidates: Candidates
-    """what the generator's replacements are drawn from; its own loss is over the whole vocabulary"""
+    """the tokens that replacements are drawn from; the generator's loss is over the whole vocabulary"""
     weights: Mapping[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
         self.weights = {"mlm": 1.0, "rtd": self.config.rtd_weight}
 
     def models(self) -> dict[str, nn.Module]:
-        """Both; tied embeddings are parameters of either."""
+        """Main model and generator; tied embeddings are parameters of both."""
         return {"main": self.main.model, "generator": self.generator.model}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Every parameter of both models once.
+        """Every parameter of both models, once.
 
-        `clip: joint`: one group, on the gradients of the weighted sum, as published. `per_model`: one group for each
-        model, on the gradients of its own unweighted loss, and one for what they share, on the weighted mean of both
-        (so that tied tables see the published ratio), with the main model's settings.
+        With `clip: joint` there is one group, clipped on the gradients of the weighted sum, as published. With
+        `per_model` there is one group for each model, clipped on the gradients of its own unweighted loss, and one for
+        shared parameters, clipped on the weighted mean of both (which keeps the published ratio in tied tables). The
+        shared group has the main model's settings.
         """
         weight = self.config.rtd_weight
         main = ParameterGroup.of("main", self.main.model, self.optimizer, loss_weight=weight)
@@ -82,7 +83,7 @@ class Electra(Objective):
         return [*groups, main.only("shared", shared, loss_weight=1.0 + weight)] if shared else groups
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
-        """Masked positions, and scored tokens."""
+        """The numbers of masked positions (`mlm`) and of scored tokens (`rtd`)."""
         return {
             "mlm": prepared.masked.valid_BM.sum(),
             "rtd": scored_tokens(prepared.batch, self.config.include_special).sum(),
@@ -94,7 +95,7 @@ class Electra(Objective):
         shown_BS = shown_ids(prepared, self.mask_id, seed, self.config.random, self.config.kept)
         logits_NV = self.generator.masked_logits(batch, shown_BS, prepared.masked.positions_BM)
         generator = masked_terms(logits_NV, prepared)
-        # Backward needs the softmax and not the logits, which may be written over.
+        # The backward pass needs the softmax, not the logits, so these may be overwritten.
         corrupted = self._corrupt(logits_NV.detach(), prepared, seed)
         losses_BS = rtd_losses(self.main.logits(batch, corrupted.ids_BS), corrupted.replaced_BS)
         scored_BS = scored_tokens(batch, self.config.include_special)
@@ -111,7 +112,7 @@ class Electra(Objective):
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """The weighted loss and its terms, the generator's accuracy, and the main model's AUCs.
 
-        The corruption is the generator's own, so the AUCs stand in no table beside those of another run.
+        The generator makes the replacements, so the AUCs cannot be compared with those of another run.
         """
         detection = detection_measures(batches, lambda p: self.detect(p, seed), self.config.include_special)
         generator = masked_measures(self.generator, batches, self.mask_id, self.most_frequent)
@@ -120,13 +121,13 @@ class Electra(Objective):
 
     @torch.no_grad()
     def detect(self, prepared: Prepared, seed: int) -> tuple[Corrupted, Tensor]:
-        """A batch corrupted by the generator as it is, and the main model's logits (B, S) on it."""
+        """The batch corrupted by the current generator, and the main model's logits (B, S) for it."""
         ids_BS = masked_ids(prepared.batch, prepared.masked, self.mask_id)
         logits_NV = self.generator.masked_logits(prepared.batch, ids_BS, prepared.masked.positions_BM)
         corrupted = self._corrupt(logits_NV, prepared, seed)
         return corrupted, self.main.logits(prepared.batch, corrupted.ids_BS)
 
     def _corrupt(self, logits_NV: Tensor, prepared: Prepared, seed: int) -> Corrupted:
-        """Corrupt by the generator's logits, which are overwritten: whatever else is made of them comes first."""
+        """Corrupt a batch by the generator's logits, which are overwritten, so they must not be used afterwards."""
         logits_NV = self.candidates.only(logits_NV)
         return corrupt_by(logits_NV, prepared.batch, prepared.masked, 1.0, seed, self.config.disallow_correct)

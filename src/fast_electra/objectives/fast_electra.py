@@ -8,10 +8,10 @@ The algorithm (Dong et al., 2024, section 3), for each update at progress u:
     loss   ← mean over scored tokens of BCE(main(x')_t, y_t)   terms
 
 Notable:
-- the source of corrupted sequences is given (on the fly, or from a cache), and so is the curriculum;
-- masked positions may weigh more than others in that mean;
-- beside it the main model may predict x_t at all t in M from x' (corrective language modelling, after Meng et al.,
-  2021, section 3.2, without their copy mechanism): one pass of the encoder, two heads.
+- the caller gives the source of corrupted sequences (on the fly, or from a cache) and the curriculum;
+- masked positions may have a larger weight than others in the mean;
+- the main model may also predict x_t at all t in M from x' (corrective language modelling, after Meng et al., 2021,
+  section 3.2, without their copy mechanism). The encoder runs once, with two heads.
 
 Shapes: B sequences, S positions, M masked positions, N = B · M.
 """
@@ -36,7 +36,7 @@ from fast_electra.objectives.mlm import masked_terms
 
 @dataclass
 class FastElectra(Objective):
-    """Mean binary cross-entropy of the main model over all scored tokens, and its corrections where it has a head."""
+    """Mean binary cross-entropy of the main model over scored tokens, and with a vocabulary head its corrections."""
 
     main: ReplacedTokenDetector
     source: CorruptionSource
@@ -45,23 +45,23 @@ class FastElectra(Objective):
     optimizer: Optimizer
     include_special: bool = False
     masked_weight: float = 1.0
-    """weight of a masked position's RTD loss; other scored tokens weigh 1"""
+    """weight of the RTD loss at masked positions; other scored tokens have weight 1"""
     head: CorrectiveHead | None = None
-    """predicts the originals at masked positions; then `weights` has one for its term, `corrective`"""
+    """predicts the originals at masked positions; `weights` then needs a weight for its term, `corrective`"""
     weights: Mapping[str, float] = field(default_factory=lambda: {"rtd": 1.0})
 
     @property
     def observes(self) -> bool:
-        """Whether the curriculum follows the run."""
+        """Whether the curriculum follows the run's metrics."""
         return self.curriculum.observes
 
     def models(self) -> dict[str, nn.Module]:
-        """The main model, and its encoder with the vocabulary head; the auxiliary is frozen and not among them."""
+        """The main model, and with a vocabulary head `masked_lm`, the same encoder with this head."""
         found: dict[str, nn.Module] = {"main": self.main.model}
         return found | ({"masked_lm": self.head.model} if self.head else {})
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """All the main model's parameters and the vocabulary head's own, in one group."""
+        """One group with all parameters of the main model and of the vocabulary head."""
         main = ParameterGroup.of("main", self.main.model, self.optimizer)
         if not self.head:
             return [main]
@@ -71,12 +71,12 @@ class FastElectra(Objective):
         return [replace(main, parameters={**main.parameters, **named}, linear_maps={**main.linear_maps, **maps})]
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
-        """The weights of scored tokens, and masked positions."""
+        """The sum of the weights of scored tokens (`rtd`), and the number of masked positions (`corrective`)."""
         found = {"rtd": token_weights(prepared, self.include_special, self.masked_weight).sum()}
         return found | ({"corrective": prepared.masked.valid_BM.sum()} if self.head else {})
 
     def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
-        """Losses (sums, nats) over scored tokens and, with a vocabulary head, masked positions; what was replaced."""
+        """Losses (sums, nats) over scored tokens and, with a vocabulary head, masked positions; and metrics."""
         corrupted, logits_BS, corrections = self._forward(prepared, self.curriculum.difficulty(progress), seed)
         losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
         weights_BS = token_weights(prepared, self.include_special, self.masked_weight)
@@ -86,15 +86,15 @@ class FastElectra(Objective):
         )
 
     def settings(self, progress: float) -> dict[str, float]:
-        """The temperature, and the strengths of dropout and attention dropping where there are any."""
+        """The temperature, and the strengths of dropout and attention dropping if they are not zero."""
         return self.curriculum.difficulty(progress).logged()
 
     @torch.no_grad()
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
         """Loss, `rtd_auc`, `rtd_auc_masked` and `replaced_fraction` at T = 1.
 
-        With a vocabulary head `loss` is the weighted sum of `rtd` and `corrective_loss`, and `corrective_accuracy` is
-        the share of masked positions whose original it finds.
+        With a vocabulary head, `loss` is the weighted sum of `rtd` and `corrective_loss`, and `corrective_accuracy` is
+        the share of masked positions where the head predicts the original.
         """
         corrected: list[Terms] = []
 
@@ -114,19 +114,19 @@ class FastElectra(Objective):
         return found | measures | {"corrective_accuracy": correct / count}
 
     def observe(self, metrics: dict[str, float]) -> None:
-        """Let the curriculum follow."""
+        """Pass an update's metrics to the curriculum."""
         self.curriculum.observe(metrics)
 
     def state_dict(self) -> dict[str, float]:
-        """The curriculum's state."""
+        """The state of the curriculum."""
         return self.curriculum.state_dict()
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue the curriculum."""
+        """Continue the curriculum from a `state_dict`."""
         self.curriculum.load_state_dict(state)
 
     def _forward(self, prepared: Prepared, difficulty: Difficulty, seed: int) -> tuple[Corrupted, Tensor, Terms]:
-        """A corrupted batch, the main model's RTD logits (B, S) on it, and the terms of its corrections, if any."""
+        """A corrupted batch, the main model's RTD logits (B, S) for it, and the terms of its corrections, if any."""
         corrupted = self.source.corrupt(prepared.batch, prepared.masked, difficulty, seed)
         logits_BS, hidden_states = self.main.logits_and_hidden_states(prepared.batch, corrupted.ids_BS)
         if not self.head:

@@ -1,9 +1,9 @@
-"""Masked language modelling: predict the tokens behind `[MASK]`. Trains auxiliaries.
+"""Masked language modelling: predict the original tokens at `[MASK]`. It trains auxiliaries.
 
 Notable:
 - only masked positions pass through the output layer, in training as in use;
-- BERT's rule is an option: some of the masked positions show a random token or the original instead of `[MASK]`. It
-  makes the encoder judge tokens that it sees, which a main model that starts from it needs.
+- BERT's rule is an option: some of the masked positions show a random token or the original instead of `[MASK]`. So the
+  encoder learns to judge visible tokens, which helps a main model that starts from it.
 
 Shapes: B sequences, S positions, M masked positions (padded), N = B · M, V vocabulary.
 """
@@ -30,9 +30,9 @@ class MLM(Objective):
     masker: Masker
     optimizer: Optimizer
     most_frequent: int
-    """the corpus's most frequent token: what the unigram baseline predicts everywhere"""
+    """the most frequent token of the corpus, which the unigram baseline predicts everywhere"""
     random: float = 0.0
-    """share of the masked positions that show a random token of the same batch"""
+    """share of the masked positions that show a random token of the same row"""
     kept: float = 0.0
     """share of the masked positions that show the original"""
     weights: Mapping[str, float] = field(default_factory=lambda: {"mlm": 1.0})
@@ -42,11 +42,11 @@ class MLM(Objective):
         return {"main": self.model.model}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """All its parameters, in one group."""
+        """One group with all parameters of the model."""
         return [ParameterGroup.of("main", self.model.model, self.optimizer)]
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
-        """Masked positions."""
+        """The number of masked positions."""
         return {"mlm": prepared.masked.valid_BM.sum()}
 
     def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
@@ -55,7 +55,7 @@ class MLM(Objective):
         return masked_terms(self.model.masked_logits(prepared.batch, shown_BS, prepared.masked.positions_BM), prepared)
 
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:
-        """Loss, `masked_accuracy`, `unigram_accuracy`; every masked position shows `[MASK]`."""
+        """`loss` (nats), `masked_accuracy` and `unigram_accuracy`; every masked position shows `[MASK]`."""
         return masked_measures(self.model, batches, self.mask_id, self.most_frequent)
 
     def behind_masks(self) -> Objective:
@@ -64,15 +64,18 @@ class MLM(Objective):
 
 
 def shown_ids(prepared: Prepared, mask_id: int, seed: int, random: float, kept: float) -> Tensor:
-    """Ids (B, S) that a masked language model is shown: `[MASK]` at the masked positions, or BERT's rule.
+    """The input ids of a masked language model: `[MASK]` at the masked positions, or BERT's rule.
 
     Args:
-        prepared: a batch and where it is masked.
-        mask_id: of `[MASK]`.
-        seed: the run's.
-        random: share of the masked positions that show the token at another position of the row, so that special
-            tokens never appear and frequent ones appear as often as they are.
+        prepared: a batch and its masked positions.
+        mask_id: id of `[MASK]`.
+        seed: seed of the run.
+        random: share of the masked positions that show the token of a random position of the row. So special tokens
+            never appear, and other tokens appear with their frequency.
         kept: share of the masked positions that show the original.
+
+    Returns:
+        (B, S) int64.
     """
     batch, masked = prepared.batch, prepared.masked
     ids_BS = masked_ids(batch, masked, mask_id)
@@ -83,7 +86,7 @@ def shown_ids(prepared: Prepared, mask_id: int, seed: int, random: float, kept: 
     draw_BM = uniforms(seed, Stream.REPLACEMENT_RULE, epochs_B1, indices_B1, masked.positions_BM + (1 << 20))
     eligible_BS = batch.eligible
     rank_BM = (draw_BM * eligible_BS.sum(1, keepdim=True)).long()
-    # The eligible position with that rank: positions sorted by (not eligible, position).
+    # The eligible position with this rank: positions sorted by (not eligible, position).
     order_BS = (~eligible_BS).long().argsort(dim=1, stable=True)
     random_BM = batch.ids.gather(1, order_BS.gather(1, rank_BM))
     shown_BM = ids_BS.gather(1, masked.positions_BM)
@@ -94,7 +97,7 @@ def shown_ids(prepared: Prepared, mask_id: int, seed: int, random: float, kept: 
 
 
 def masked_terms(logits_NV: Tensor, prepared: Prepared) -> Terms:
-    """Loss `mlm`, the cross-entropy (sum, nats), and metric `masked_accuracy`, over masked positions."""
+    """The loss `mlm`, cross-entropy (sum, nats), and the metric `masked_accuracy`, over masked positions."""
     originals_N = originals(prepared.batch, prepared.masked).flatten()
     valid_N = prepared.masked.valid_BM.flatten()
     losses_N = nn.functional.cross_entropy(logits_NV.float(), originals_N, reduction="none")
@@ -105,13 +108,16 @@ def masked_terms(logits_NV: Tensor, prepared: Prepared) -> Terms:
 
 @torch.no_grad()
 def masked_measures(model: MaskedLM, batches: list[Prepared], mask_id: int, most_frequent: int) -> dict[str, float]:
-    """Measures of a masked language model: `loss` (nats), `masked_accuracy`, and `unigram_accuracy` beside it.
+    """Measures of a masked language model.
 
     Args:
         model: in evaluation mode.
-        batches: every masked position shows `[MASK]`.
-        mask_id: of `[MASK]`.
-        most_frequent: what the unigram baseline predicts everywhere.
+        batches: validation rows; every masked position shows `[MASK]`.
+        mask_id: id of `[MASK]`.
+        most_frequent: the token that the unigram baseline predicts everywhere.
+
+    Returns:
+        `loss` (mean, nats), `masked_accuracy` and `unigram_accuracy` (shares), over masked positions.
     """
     loss = correct = unigram = count = 0.0
     for prepared in batches:

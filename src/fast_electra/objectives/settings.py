@@ -1,4 +1,4 @@
-"""The kinds of objectives: their settings, and what the program asks of them before a model is built.
+"""The settings of objectives, one class for each `objective.kind`, and what the program asks before it builds models.
 
 Notable:
 - this module does not import torch; the other modules of the folder have what an objective computes.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Builders(Protocol):
-    """How the kinds of this package are built: `training.assembly.Inputs` has the methods."""
+    """Builds the objectives of this package; `training.assembly.Inputs` has these methods."""
 
     def mlm(self, settings: "MLMObjective") -> "Built": ...
 
@@ -27,33 +27,33 @@ class Builders(Protocol):
 
 
 class ObjectiveConfig(Part):
-    """What a run trains. A part gives `title` and `build`; the rest has defaults."""
+    """What a run trains. A kind defines `title` and `build`; the rest has defaults."""
 
     default_kind: ClassVar[str] = "fast_electra"
     uses_auxiliary: ClassVar[bool] = False
-    """whether a frozen auxiliary replaces tokens, by `corruption.schedule`"""
+    """whether a frozen auxiliary replaces tokens, at the temperature of `corruption.schedule`"""
     detects: ClassVar[bool] = True
-    """whether the main model detects replaced tokens; else it predicts tokens"""
+    """whether the main model detects replaced tokens; otherwise it predicts tokens"""
     auxiliary_model: ClassVar[str | None] = None
-    """which of its models can be the auxiliary of another run"""
+    """name of the model that can be the auxiliary of another run"""
     mlm_loss: ClassVar[str] = "loss"
-    """the field of the metrics that has the loss of masked language modelling, where it has one"""
+    """name of the metric with the loss of masked language modelling, if there is one"""
     instead_of_copies: ClassVar[str] = ""
-    """what may be advised in place of weights that are copied from a frozen auxiliary"""
+    """the end of an error that refuses weights copied from a frozen auxiliary: what else the user can do"""
 
     @property
     def generator_shape(self) -> ShapeConfig | None:
-        """The shape of a generator that is trained along."""
+        """The shape of a generator that is trained with the main model, or None."""
         return None
 
     @property
     def shares_table(self) -> bool:
-        """Whether a generator and the main model have one table of token embeddings, as ELECTRA's have."""
+        """Whether a generator and the main model share one table of token embeddings, as in ELECTRA."""
         return True
 
     @property
     def has_vocabulary_head(self) -> bool:
-        """Whether the main model also predicts tokens, by a head that is tied to its embeddings."""
+        """Whether the main model also predicts tokens, with a head that is tied to its embeddings."""
         return False
 
     @property
@@ -63,41 +63,41 @@ class ObjectiveConfig(Part):
 
     @property
     def main_loss_weight(self) -> float:
-        """Of the main model's loss in the gradients that are clipped."""
+        """Weight of the main model's loss in the gradients that are clipped."""
         return 1.0
 
     def optimizer_of(self, group: str, main: Optimizer) -> Optimizer:
-        """The settings of a parameter group, by its name; `main` are those of the run."""
+        """The optimizer settings of a parameter group, by its name; `main` are those of the run."""
         return main
 
     def head_of(self, model: str) -> Literal["mlm", "rtd"]:
-        """The head of one of the run's models, by its name."""
+        """The head of a model of the run, by its name."""
         return "rtd" if model == "main" and self.detects else "mlm"
 
     def title(self, model: str) -> str:
-        """The method in a model card, for one of the run's models by its name."""
+        """The method as a model card names it, for a model of the run by its name."""
         raise NotImplementedError
 
     def build(self, inputs: Any) -> "Built":
         """The objective with its models, in float32 on the device.
 
         Args:
-            inputs: `training.assembly.Inputs`, what every objective is built from.
+            inputs: `training.assembly.Inputs`, from which every objective is built.
 
         Raises:
-            ConfigError, DataError, ModelError: something is missing or doesn't fit.
+            ConfigError, DataError, ModelError: something is missing or does not fit.
         """
         raise NotImplementedError
 
 
 class MLMObjective(ObjectiveConfig):
-    """Masked language modelling: trains auxiliaries."""
+    """Masked language modelling, which trains auxiliaries."""
 
     kind: Literal["mlm"] = "mlm"
     random: float = Field(default=0.1, ge=0, le=1)
-    """share of the masked positions that show a random token instead of [MASK] (BERT's, as is the next)"""
+    """share of the masked positions that show a random token instead of [MASK], as in BERT"""
     kept: float = Field(default=0.1, ge=0, le=1)
-    """share of the masked positions that show the original instead of [MASK]"""
+    """share of the masked positions that show the original instead of [MASK], as in BERT"""
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -116,7 +116,7 @@ class MLMObjective(ObjectiveConfig):
 
 
 class FastElectraObjective(ObjectiveConfig):
-    """Replaced token detection against a frozen auxiliary (Dong et al., 2024)."""
+    """Replaced token detection with a frozen auxiliary (Dong et al., 2024)."""
 
     kind: Literal["fast_electra"] = "fast_electra"
     include_special: bool = False
@@ -124,7 +124,7 @@ class FastElectraObjective(ObjectiveConfig):
     disallow_correct: bool = False
     """never sample the original, so that every masked position is a replaced one"""
     masked_weight: float = Field(default=1.0, gt=0)
-    """weight of a masked position in the RTD loss, replaced or not; other scored tokens weigh 1"""
+    """weight of masked positions in the RTD loss, replaced or not; other scored tokens have weight 1"""
     corrective_weight: float = Field(default=0.0, ge=0)
     """weight of corrective language modelling: the main model also predicts the original at masked positions; 0: off"""
 
@@ -149,17 +149,17 @@ class FastElectraObjective(ObjectiveConfig):
 
 
 class ElectraObjective(ObjectiveConfig):
-    """Joint ELECTRA (Clark et al., 2020): a generator and a discriminator trained together."""
+    """Joint ELECTRA (Clark et al., 2020): generator and main model are trained together."""
 
     kind: Literal["electra"] = "electra"
     generator: ShapeConfig
-    """the generator: a masked language model trained along, exported beside the main model"""
+    """the generator: a masked language model that is trained and exported with the main model"""
     sharing: Literal["none", "tied", "disentangled"] = "tied"
-    """token embeddings of both: none; tied (ELECTRA); or the generator's, detached, plus a delta (DeBERTaV3)"""
+    """token embeddings: none; tied (ELECTRA); or disentangled, the generator's, detached, plus a delta (DeBERTaV3)"""
     rtd_weight: float = Field(default=50.0, gt=0)
-    """weight of the main model's loss beside the generator's"""
+    """weight of the main model's loss; the generator's loss has weight 1"""
     generator_optimizer: Optimizer | None = None
-    """settings of its own for the generator; empty: the main model's"""
+    """optimizer settings of the generator; empty: those of the main model"""
     clip: Literal["per_model", "joint"] = "per_model"
     """per_model: clips the gradients of each model's unweighted loss; joint: those of the weighted sum, as published"""
     include_special: bool = False
