@@ -144,7 +144,7 @@ def test_auxiliary_logits_at_masked_positions_equal_the_full_forward(architectur
     with torch.no_grad():
         seen = masked_ids(rows, masked, SPECIAL["mask"])
         full = model(input_ids=seen, attention_mask=(~rows.padding).long()).logits
-        found = MaskedLanguageModel(MaskedLM(model), SPECIAL["mask"], CANDIDATES).logits(rows, masked, EASY)
+        found = MaskedLanguageModel(MaskedLM(model), CANDIDATES, SPECIAL["mask"]).logits(rows, masked, EASY)
     expected = full.gather(1, masked.positions_BM[:, :, None].expand(-1, -1, V)).flatten(0, 1)
     assert expected.std() > 0.01  # not all the same
     assert (found[:, :5] == float("-inf")).all()  # special tokens are never drawn
@@ -170,7 +170,7 @@ def test_a_frozen_auxiliary_in_bfloat16_keeps_its_rotary_frequencies(model):
     masked_lm = model.config.model_type == "modernbert"
     wrapped: Any = MaskedLM(model) if masked_lm else CausalLM(model)
     auxiliary: Any = (
-        MaskedLanguageModel(wrapped, 4, CANDIDATES) if masked_lm else CausalLanguageModel(wrapped, CANDIDATES)
+        MaskedLanguageModel(wrapped, CANDIDATES, 4) if masked_lm else CausalLanguageModel(wrapped, CANDIDATES)
     )
     exact = auxiliary.logits(rows, masked, EASY)[:, 5:]
     frequencies = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
@@ -253,7 +253,7 @@ def test_span_corruption_gives_a_sentinel_to_each_run_and_its_tokens_to_the_deco
     rows = batch(rows=2, length=10)
     rows = type(rows)(**{**rows.__dict__, "ids": ids, "padding": padding, "eligible": ids > 5})
     masked = Masked(torch.tensor([[2, 3, 5], [1, 0, 2]]), torch.tensor([[True] * 3, [True, False, False]]))
-    auxiliary = SpanCorruptionModel(EncoderDecoderLM(t5()), torch.tensor([101, 102, 103]), CANDIDATES)
+    auxiliary = SpanCorruptionModel(EncoderDecoderLM(t5()), CANDIDATES, torch.tensor([101, 102, 103]))
     encoder, seen, decoder, wanted = auxiliary.inputs(rows, masked)
     assert encoder[0][seen[0]].tolist() == [2, 11, 101, 14, 102, 16, 3]
     assert encoder[1][seen[1]].tolist() == [2, 101, 22, 23, 24, 25, 26, 27, 28, 3]
@@ -269,7 +269,7 @@ def test_a_span_corruption_auxiliary_equals_a_plain_pass_of_each_row_and_reads_n
     sentinels = torch.arange(V - 12, V)
     excluded = EXCLUDED | (torch.arange(V) >= V - 12)
     model = t5()
-    auxiliary = SpanCorruptionModel(EncoderDecoderLM(model), sentinels, Candidates.of(excluded, sentinels.device))
+    auxiliary = SpanCorruptionModel(EncoderDecoderLM(model), Candidates.of(excluded, sentinels.device), sentinels)
     with torch.no_grad():
         found = auxiliary.logits(rows, masked, EASY).view(*masked.positions_BM.shape, V)
         last = masked.positions_BM.gather(1, masked.valid_BM.sum(1, keepdim=True) - 1)
@@ -459,11 +459,11 @@ def test_a_joint_run_stands_for_its_generator_at_its_end_and_at_a_checkpoint(cli
 
 def auxiliaries():
     sentinels = torch.arange(V - 12, V)
-    yield MaskedLanguageModel(MaskedLM(masked_model("modernbert")), SPECIAL["mask"], CANDIDATES)
-    yield MaskedLanguageModel(MaskedLM(masked_model("bert")), SPECIAL["mask"], CANDIDATES)
+    yield MaskedLanguageModel(MaskedLM(masked_model("modernbert")), CANDIDATES, SPECIAL["mask"])
+    yield MaskedLanguageModel(MaskedLM(masked_model("bert")), CANDIDATES, SPECIAL["mask"])
     yield CausalLanguageModel(CausalLM(causal_model("gpt2")), CANDIDATES)
     yield PrefixLanguageModel(EncoderDecoderLM(t5()), CANDIDATES)
-    yield SpanCorruptionModel(EncoderDecoderLM(t5()), sentinels, CANDIDATES)
+    yield SpanCorruptionModel(EncoderDecoderLM(t5()), CANDIDATES, sentinels)
 
 
 @torch.no_grad()
@@ -537,7 +537,7 @@ def test_the_measures_are_the_plain_ones(stream, allowed):
     rows = batch(rows=4, vocabulary=len(allowed))
     masked = mask_random_tokens(rows, 0.2, seed=0)
     candidates = Candidates.of(~allowed, allowed.device)
-    model = MaskedLanguageModel(MaskedLM(masked_model("bert", vocab_size=len(allowed))), SPECIAL["mask"], candidates)
+    model = MaskedLanguageModel(MaskedLM(masked_model("bert", vocab_size=len(allowed))), candidates, SPECIAL["mask"])
     unigram = unigram_log_probabilities(stream, allowed)
     found = measure(model, [(b, m) for b, m in zip(rows.split(2), masked.split(2), strict=True)], 7, unigram)
     with torch.no_grad():

@@ -32,7 +32,7 @@ def masked_lm(seed: int = 0, vocabulary: int = 320) -> MaskedLM:
 def test_only_masked_positions_change_and_labels_tell_which():
     rows = batch(rows=16, padding=5)
     masked = mask_random_tokens(rows, 0.3, seed=0)
-    corrupted = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES)).corrupt(
+    corrupted = OnTheFly(MaskedLanguageModel(masked_lm(), CANDIDATES, SPECIAL["mask"])).corrupt(
         rows, masked, Difficulty(1.0), seed=0
     )
     allowed = torch.zeros_like(rows.eligible).scatter(1, masked.positions_BM, masked.valid_BM)
@@ -46,7 +46,7 @@ def test_only_masked_positions_change_and_labels_tell_which():
 def test_the_share_of_replaced_tokens_is_the_expected_one():
     rows = batch(rows=512)
     masked = mask_random_tokens(rows, 0.15, seed=0)
-    source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES))
+    source = OnTheFly(MaskedLanguageModel(masked_lm(), CANDIDATES, SPECIAL["mask"]))
     for temperature in (0.3, 1.0):
         corrupted = source.corrupt(rows, masked, Difficulty(temperature), seed=0)
         count = int(masked.valid_BM.sum())
@@ -57,7 +57,7 @@ def test_the_share_of_replaced_tokens_is_the_expected_one():
 def test_replacements_do_not_depend_on_the_batch_around_a_row():
     rows = batch(rows=8)
     masked = mask_random_tokens(rows, 0.15, seed=0)
-    source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES))
+    source = OnTheFly(MaskedLanguageModel(masked_lm(), CANDIDATES, SPECIAL["mask"]))
     whole = source.corrupt(rows, masked, Difficulty(2.0), seed=5).ids_BS
     parts = [
         source.corrupt(b, m, Difficulty(2.0), seed=5).ids_BS
@@ -79,7 +79,7 @@ def test_the_auxiliary_gets_no_gradient_and_keeps_its_weights():
     rows = batch(rows=4)
     auxiliary = masked_lm()
     before = [p.clone() for p in auxiliary.parameters()]
-    source = OnTheFly(MaskedLanguageModel(auxiliary, SPECIAL["mask"], CANDIDATES))
+    source = OnTheFly(MaskedLanguageModel(auxiliary, CANDIDATES, SPECIAL["mask"]))
     source.corrupt(rows, mask_random_tokens(rows, 0.15, 0), Difficulty(2.0), seed=0)
     assert all(p.grad is None and not p.requires_grad for p in auxiliary.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, auxiliary.parameters(), strict=True))
@@ -103,7 +103,7 @@ def test_samples_are_those_of_a_dense_softmax_without_special_tokens(sampler, te
     logits_V[:5] = 3.0  # as likely as all others together, and never to be drawn
     expected_V = (logits_V[5:].double() / temperature).softmax(0)
     candidates = Candidates.of(torch.arange(40) < 5, torch.device("cpu"))
-    auxiliary = MaskedLanguageModel(Given(logits_V), SPECIAL["mask"], candidates)  # type: ignore[arg-type]
+    auxiliary = MaskedLanguageModel(Given(logits_V), candidates, SPECIAL["mask"])  # type: ignore[arg-type]
     rows = batch(rows=2000, vocabulary=40)
     masked = mask_random_tokens(rows, 0.15, seed=0)
     source = OnTheFly(auxiliary, race_interval=(1.0, 3.0) if sampler == "race" else None)
@@ -124,7 +124,7 @@ def test_no_special_token_is_drawn_where_the_original_is_disallowed():
     rows = batch(rows=64)
     masked = mask_random_tokens(rows, 0.3, seed=0)
     for interval in (None, (1.0, 3.0)):
-        source = OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES), True, interval)
+        source = OnTheFly(MaskedLanguageModel(masked_lm(), CANDIDATES, SPECIAL["mask"]), True, interval)
         ids_BS = source.corrupt(rows, masked, Difficulty(2.0), seed=0).ids_BS
         drawn = ids_BS.gather(1, masked.positions_BM)[masked.valid_BM]
         assert (drawn >= 5).all()
@@ -139,7 +139,7 @@ def detector(architecture: str = "electra") -> ReplacedTokenDetector:
 def objective(main: ReplacedTokenDetector, include_special: bool = False) -> FastElectra:
     return FastElectra(
         main,
-        OnTheFly(MaskedLanguageModel(masked_lm(), SPECIAL["mask"], CANDIDATES)),
+        OnTheFly(MaskedLanguageModel(masked_lm(), CANDIDATES, SPECIAL["mask"])),
         ScheduledCurriculum(ConstantSchedule(), TemperatureAugmentation()),
         lambda rows, seed: mask_random_tokens(rows, 0.3, seed),
         AdamWOptimizer(learning_rate=1e-3),

@@ -37,7 +37,7 @@ from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked, masked_ids, masked_tokens, originals
 from fast_electra.data.batches import Batch
 from fast_electra.models.layers import dropping
-from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.masked_lm import GatheringLM, MaskedLM
 from fast_electra.models.other_lm import CausalLM, EncoderDecoderLM
 
 
@@ -52,8 +52,8 @@ class Auxiliary(Protocol):
         ...
 
     def modules(self) -> list[nn.Module]:
-        """The frozen modules, for checks that nothing trains them."""
-        ...
+        """The frozen modules, for checks that nothing trains them; empty if it is counted."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -88,44 +88,48 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class MaskedLanguageModel:
+class _FrozenModel(Auxiliary):
+    """A frozen Transformers model. A subclass gives `_predict`: its logits (N, V) at the masked positions."""
+
+    model: GatheringLM
+    candidates: Candidates
+
+    def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
+        """Logits (N, V), -inf for tokens that are not candidates."""
+        with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
+            return self.candidates.only(self._predict(batch, masked))
+
+    def _predict(self, batch: Batch, masked: Masked) -> Tensor:
+        raise NotImplementedError
+
+    def modules(self) -> list[nn.Module]:
+        """The model."""
+        return [self.model]
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModel(_FrozenModel):
     """A Transformers masked language model: `p(x_t | the row with [MASK] at M)`, as in ELECTRA."""
 
     model: MaskedLM
     mask_id: int
-    candidates: Candidates
 
-    def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
-        """Logits (N, V); only masked positions pass through the output layer."""
-        with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
-            logits_NV = self.model.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
-        return self.candidates.only(logits_NV)
-
-    def modules(self) -> list[nn.Module]:
-        """The model."""
-        return [self.model]
+    def _predict(self, batch: Batch, masked: Masked) -> Tensor:
+        return self.model.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
 
 
 @dataclass(frozen=True)
-class CausalLanguageModel:
+class CausalLanguageModel(_FrozenModel):
     """A Transformers causal language model: `p(x_t | x_<t)`, the logits one position to the left of t."""
 
     model: CausalLM
-    candidates: Candidates
 
-    def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
-        """Logits (N, V); the model reads the originals at masked positions to the left."""
-        with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
-            logits_NV = self.model.predictions(batch, masked.positions_BM)
-        return self.candidates.only(logits_NV)
-
-    def modules(self) -> list[nn.Module]:
-        """The model."""
-        return [self.model]
+    def _predict(self, batch: Batch, masked: Masked) -> Tensor:
+        return self.model.predictions(batch, masked.positions_BM)
 
 
 @dataclass(frozen=True)
-class PrefixLanguageModel:
+class PrefixLanguageModel(_FrozenModel):
     """An encoder-decoder as a prefix language model: `p(x_t | x_<t)` (Raffel et al., 2020, figure 4).
 
     The encoder reads the row up to its first masked position in both directions, and the decoder continues from there,
@@ -133,10 +137,8 @@ class PrefixLanguageModel:
     """
 
     model: EncoderDecoderLM
-    candidates: Candidates
 
-    def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
-        """Logits (N, V)."""
+    def _predict(self, batch: Batch, masked: Masked) -> Tensor:
         positions_S = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         # Position 0 is [CLS]. If nothing is masked, the prefix is the whole row except its last token.
         end = len(positions_S) - 1
@@ -146,17 +148,11 @@ class PrefixLanguageModel:
         decoder_BD = batch.ids.gather(1, shifted_BD)
         decoder_BD[:, 0] = self.model.start_id
         wanted_BM = (masked.positions_BM - first_B1).clamp(min=0)
-        with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
-            logits_NV = self.model.logits(batch.ids, (positions_S < first_B1) & ~batch.padding, decoder_BD, wanted_BM)
-        return self.candidates.only(logits_NV)
-
-    def modules(self) -> list[nn.Module]:
-        """The model."""
-        return [self.model]
+        return self.model.logits(batch.ids, (positions_S < first_B1) & ~batch.padding, decoder_BD, wanted_BM)
 
 
 @dataclass(frozen=True)
-class SpanCorruptionModel:
+class SpanCorruptionModel(_FrozenModel):
     """A T5-style encoder-decoder: a run of adjacent masked tokens is one sentinel (Raffel et al., 2020, section 3.1.4).
 
     encoder:  [CLS] the <0> sat on <1> mat [SEP]
@@ -170,14 +166,9 @@ class SpanCorruptionModel:
     model: EncoderDecoderLM
     sentinels_K: Tensor
     """int64 ids of <extra_id_0>, <extra_id_1>, …; each span of a row takes one"""
-    candidates: Candidates
 
-    def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
-        """Logits (N, V); the decoder reads the original tokens of the spans before."""
-        encoder_BE, seen_BE, decoder_BD, wanted_BM = self.inputs(batch, masked)
-        with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
-            logits_NV = self.model.logits(encoder_BE, seen_BE, decoder_BD, wanted_BM)
-        return self.candidates.only(logits_NV)
+    def _predict(self, batch: Batch, masked: Masked) -> Tensor:
+        return self.model.logits(*self.inputs(batch, masked))
 
     def inputs(self, batch: Batch, masked: Masked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The inputs of encoder and decoder.
@@ -206,10 +197,6 @@ class SpanCorruptionModel:
         decoder_BD.scatter_(1, torch.where(begins_BM, wanted_BM, slots), self.sentinels_K[span_BM])
         decoder_BD.scatter_(1, torch.where(valid_BM, wanted_BM + 1, slots), originals(batch, masked))
         return shown_BS.gather(1, order_BE), kept_BS.gather(1, order_BE), decoder_BD[:, :slots], wanted_BM
-
-    def modules(self) -> list[nn.Module]:
-        """The model."""
-        return [self.model]
 
 
 @torch.no_grad()

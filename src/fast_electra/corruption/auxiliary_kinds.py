@@ -150,9 +150,8 @@ class MaskedLMAuxiliary(_OneStack):
         from fast_electra.corruption.auxiliary import MaskedLanguageModel
         from fast_electra.models.masked_lm import MaskedLM
 
-        return MaskedLanguageModel(
-            MaskedLM(model, use.by_document).to(use.device).freeze(use.dtype), use.mask_id, use.candidates
-        )
+        wrapped = MaskedLM(model, use.by_document).to(use.device).freeze(use.dtype)
+        return MaskedLanguageModel(wrapped, use.candidates, use.mask_id)
 
 
 class CausalLMAuxiliary(_OneStack):
@@ -210,7 +209,7 @@ class SpanCorruptionAuxiliary(_EncoderDecoder):
         from fast_electra.models.other_lm import EncoderDecoderLM
 
         wrapped = EncoderDecoderLM(model).to(use.device).freeze(use.dtype)
-        return SpanCorruptionModel(wrapped, torch.tensor(use.sentinels, device=use.device), use.candidates)
+        return SpanCorruptionModel(wrapped, use.candidates, torch.tensor(use.sentinels, device=use.device))
 
 
 class UnigramAuxiliary(AuxiliaryConfig):

@@ -25,9 +25,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fast_electra.corruption.augmentations import Difficulty
+from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked, masked_tokens
 from fast_electra.data.batches import Batch
 from fast_electra.data.shards import TokenStream
@@ -57,7 +58,7 @@ def uniform_log_probabilities(allowed_V: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Unigram:
+class Unigram(Auxiliary):
     """One distribution for all positions: unigram frequencies, or uniform."""
 
     log_probabilities_V: Tensor
@@ -65,10 +66,6 @@ class Unigram:
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Log-probabilities (N, V)."""
         return self.log_probabilities_V.expand(masked.positions_BM.numel(), -1)
-
-    def modules(self) -> list[nn.Module]:
-        """No modules: there is nothing to train."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Gains:
 
 
 @dataclass(frozen=True)
-class NGram:
+class NGram(Auxiliary):
     """Interpolated bigrams with both neighbours."""
 
     unigram_V: Tensor
@@ -146,10 +143,6 @@ class NGram:
             usable_BM = seen_BS.gather(1, neighbours_BM) & masked.valid_BM
             gains.add(logits_NV, batch.ids.gather(1, neighbours_BM).flatten(), usable_BM.flatten())
         return logits_NV
-
-    def modules(self) -> list[nn.Module]:
-        """No modules: there is nothing to train."""
-        return []
 
 
 def _chunks(tokens: int) -> Iterator[tuple[int, int]]:

@@ -55,7 +55,7 @@ def load_encoder(source: str | Path) -> PreTrainedModel:
         ModelError: it is not a model, not in safetensors, or its weights are incomplete, NaN or infinite.
     """
     name = str(source)
-    encoder, absent = _read_encoder(name, stored_config(name))
+    encoder, absent, _ = read_checkpoint(name, stored_config(name), AutoModel)
     _refuse_missing(source, encoder.config, absent)
     return encoder.eval()
 
@@ -91,7 +91,7 @@ def load_classifier(
         except BUILDING_ERRORS as error:
             raise not_built(config, f"{unit} classification", error) from error
     if not untrained:
-        encoder, absent = _read_encoder(name, config)
+        encoder, absent, _ = read_checkpoint(name, copy.deepcopy(config), AutoModel)
         state = {key: value for key, value in encoder.state_dict().items() if key not in absent}
         _refuse_missing(source, config, set(model.base_model.load_state_dict(state, strict=False).missing_keys))
     return prepare_model(model).train()
@@ -208,12 +208,6 @@ def output_layer(model: PreTrainedModel) -> nn.Linear:
     """The last layer of the head; its outputs are the logits or the value."""
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
     return linear[-1]
-
-
-def _read_encoder(name: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """The encoder of a checkpoint, and the names of its weights that the checkpoint lacks or has in another shape."""
-    encoder, absent, _ = read_checkpoint(name, copy.deepcopy(config), AutoModel)
-    return encoder, absent
 
 
 def _refuse_missing(source: str | Path, config: PreTrainedConfig, absent: set[str]) -> None:
