@@ -689,7 +689,7 @@ def test_tokens_that_mean_something_else_are_refused_with_what_differs(tmp_path,
     with pytest.raises(ModelError, match=r"its mask token is '\[UNK\]', and here it is '\[MASK\]'"):
         load(settings(shards, save(bert, swapped, tmp_path / "c")))
     small = masked_model("bert", vocab_size=size - 20)
-    with pytest.raises(ModelError, match=f"embeddings for {size - 20} tokens and a tokenizer of {size}"):
+    with pytest.raises(ModelError, match=f"embeddings for {size - 20} tokens, but its tokenizer has {size}"):
         load(settings(shards, save(small, tokenizer, tmp_path / "d")))
     with pytest.raises(ModelError, match=r"takes 40 tokens, fewer than data.length=64"):
         load(settings(shards, save(masked_model("bert", vocab_size=size), tokenizer, tmp_path / "e"), data__length=64))

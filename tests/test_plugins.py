@@ -150,7 +150,7 @@ def test_a_run_refuses_another_digest_and_brings_no_plug_in_in(shards, tmp_path,
     recorded = dict(plugins._digests)
     # As in another process
     monkeypatch.setattr(plugins, "_digests", {})
-    with pytest.raises(CheckpointError, match=r"code that is imported on request: add --plugin .*mine.py"):
+    with pytest.raises(CheckpointError, match=r"imported only on request: add --plugin .*mine.py"):
         _ = load_run(tmp_path / "run").config
     monkeypatch.setattr(plugins, "_digests", recorded | {str(example): "0" * 64})
     for refused in (
