@@ -111,7 +111,7 @@ def test_importing_the_package_is_quick_and_imports_no_torch():
 
 def test_a_corrupted_batch_and_its_loss_are_those_of_the_programs_own_training_step(shards, auxiliary, frozen):
     config = tiny.settings(shards, "fast_electra", auxiliary)
-    parts = assemble(config, choose_execution(config.training))
+    parts = assemble(config, choose_execution(config.execution))
     update, progress, samples = 5, 0.25, torch.arange(100, 108)
     batch = parts.schedule.at(update)
     corrupt = Corruptor(frozen, parts.tokenizer, schedule=config.corruption.schedule, mask_rate=0.15, seed=9)

@@ -129,7 +129,7 @@ def test_what_can_not_run_is_skipped_with_a_word(tmp_path):
 @pytest.mark.slow
 def test_the_command_prints_what_the_issue_asks_for(tmp_path, capsys):
     small = ["main.layers=2", "main.hidden_size=32", "main.heads=2", "main.intermediate_size=48", "main.options={}"]
-    small += ["data.tokenizer.vocabulary_size=320", "data.length=32", "training.batch_size=8", "training.threads=1"]
+    small += ["data.tokenizer.vocabulary_size=320", "data.length=32", "training.batch_size=8", "execution.threads=1"]
     assert main(["bench", "--shape", "electra-small", *small, "--updates", "2", "--rounds", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     for name in ("rtd_only", "cached", "online", "joint", "peer_best"):

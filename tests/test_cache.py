@@ -250,9 +250,12 @@ def test_a_run_with_other_data_tokenizer_or_auxiliary_is_refused_by_name(tmp_pat
 
 
 def test_a_build_into_a_folder_of_other_settings_or_numerics_is_refused(tmp_path, shards, auxiliary, cache):
-    for training, sentence in (({"seed": 1}, "training.seed is 0"), ({"precision": "bfloat16"}, '"float32" there')):
+    for section, changes, sentence in (
+        ("training", {"seed": 1}, "training.seed is 0"),
+        ("execution", {"precision": "bfloat16"}, '"float32" there'),
+    ):
         with pytest.raises(DataError, match=f"is a cache of other settings: .*{sentence}"):
-            build_cache(changed(settings(shards, auxiliary), training=training), cache)
+            build_cache(changed(settings(shards, auxiliary), **{section: changes}), cache)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(DataError, match="holds something that is no corruption cache"):

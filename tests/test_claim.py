@@ -21,7 +21,7 @@ from fast_electra.studies.claim import trial as trials
 from fast_electra.studies.claim.corpora import Code, Text
 from fast_electra.studies.claim.findings import differences, summarise
 from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, plan, updates_of
-from fast_electra.studies.claim.runs import Material, helper_shape
+from fast_electra.studies.claim.runs import Material, helper_shape, identity_of
 from fast_electra.studies.claim.study import claim
 from fast_electra.studies.claim.trial import Listener, Trial, best_factor, remark, seconds_of, time_updates
 from fast_electra.training.loop import Interrupted
@@ -36,9 +36,9 @@ TINY = (
         "data.tokenizer.vocabulary_size=320",
         "data.workers=1",
         "training.batch_size=8",
-        "training.precision=float32",
+        "execution.precision=float32",
     ),
-    *("main.layers=2", "main.hidden_size=32", "main.heads=2", "main.intermediate_size=48", "training.threads=1"),
+    *("main.layers=2", "main.hidden_size=32", "main.heads=2", "main.intermediate_size=48", "execution.threads=1"),
     "main.options={layer_types: [sliding_attention, full_attention], local_attention: 8}",
     *("training.log_every=3", "training.checkpoint_every=100", "training.validation_sequences=8"),
 )
@@ -299,6 +299,12 @@ def test_all_methods_train_one_main_model(tmp_path):
     assert (configs["joint"].objective.sharing, configs["mlm"].objective.kind) == ("tied", "mlm")
     assert configs["constant-1"].corruption.schedule.initial == 1.0
     assert configs["exponential"].corruption.schedule.tau == 0.1
+
+
+def test_the_names_of_runs_that_exist_hold_device_precision_and_threads_where_they_were_first():
+    tree = identity_of(load_config("quickstart", ["execution.threads=3"]))
+    assert "execution" not in tree
+    assert tree["training"]["threads"] == 3
 
 
 def test_a_run_is_named_after_what_it_depends_on_and_not_after_where_it_lies(tmp_path):

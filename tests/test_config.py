@@ -320,6 +320,13 @@ def test_suggestions_name_keys_of_the_tree() -> None:
     assert nearest_key("qqqq.zzzz") is None
 
 
+@pytest.mark.parametrize("key", ["device", "precision", "threads"])
+def test_a_key_that_was_one_of_training_is_answered_with_its_name_in_execution(key: str) -> None:
+    assert refusal("quickstart", f"training.{key}=1") == (
+        f"override training.{key}=1: unknown key training.{key}; did you mean execution.{key}?"
+    )
+
+
 # What is written
 
 

@@ -280,7 +280,7 @@ def test_what_cannot_be_extended_is_one_clear_sentence(tmp_path, shards):
 def finished(tmp_path_factory, shards, auxiliary):
     """A finished main run of bfloat16 weights, with checkpoints of updates 8 and 12."""
     folder = tmp_path_factory.mktemp("runs") / "main"
-    run(tiny.settings(shards, "fast_electra", auxiliary, training__precision="bfloat16"), folder)
+    run(tiny.settings(shards, "fast_electra", auxiliary, execution__precision="bfloat16"), folder)
     return folder
 
 
@@ -304,11 +304,11 @@ def test_a_checkpoint_is_read_without_the_runs_data_and_auxiliary(tmp_path, shar
     """Exported and inspected, whatever the run trains: a delta on frozen embeddings, a frozen encoder, two models."""
     copied = shutil.copytree(shards, tmp_path / "shards")
     source = shutil.copytree(auxiliary, tmp_path / "auxiliary")
-    against = partial(tiny.settings, copied, "fast_electra", source, training__precision="bfloat16")
+    against = partial(tiny.settings, copied, "fast_electra", source, execution__precision="bfloat16")
     configs = {
         "delta": against(main__embeddings="auxiliary_plus_delta"),
         "frozen": against(main__freeze="encoder"),
-        "joint": test_electra.settings(copied, "disentangled", training__precision="bfloat16"),
+        "joint": test_electra.settings(copied, "disentangled", execution__precision="bfloat16"),
     }
     for name, config in configs.items():
         run(config, tmp_path / name)
@@ -465,7 +465,7 @@ def small(words):
         sizes = ["data.tokenizer.vocabulary_size=400", "data.length=32", "data.validation_fraction=0.1"]
     elif words[0] == "pretrain":
         sizes = ["data.length=32", "main.layers=2", "main.hidden_size=32", "main.heads=2", "main.intermediate_size=48"]
-        sizes += ["training.updates=3", "training.batch_size=4", "training.precision=float32", "training.threads=1"]
+        sizes += ["training.updates=3", "training.batch_size=4", "execution.precision=float32", "execution.threads=1"]
         sizes += ["training.validation_sequences=8", "training.validate_every=3"]
     else:
         return words

@@ -168,7 +168,7 @@ def test_micro_batches_equal_one_batch(changes, shards, auxiliary):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_resuming_gives_the_same_weights_of_encoder_and_both_heads_bit_for_bit(precision, tmp_path, shards, auxiliary):
-    config = settings(shards, auxiliary, training__updates=9, training__precision=precision, **BOTH)
+    config = settings(shards, auxiliary, training__updates=9, execution__precision=precision, **BOTH)
     run(config, tmp_path / "whole")
     for cut in (2, 4):
         with pytest.raises(Interrupted):

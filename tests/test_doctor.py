@@ -66,7 +66,7 @@ def healthy(corpus, healthy_auxiliary, tmp_path_factory) -> Path:
 @pytest.fixture
 def parts(corpus, healthy_auxiliary):
     config = settings(corpus, "fast_electra", healthy_auxiliary)
-    return assemble(config, choose_execution(config.training))
+    return assemble(config, choose_execution(config.execution))
 
 
 def trained(config: Config, folder: Path) -> Path:
@@ -188,7 +188,7 @@ def test_an_auc_that_is_still_low_before_the_end_is_no_finding(healthy):
 def test_embeddings_that_end_near_their_start_are_told_where_they_started_fresh(healthy, monkeypatch):
 
     run = read_run(healthy)
-    parts = assemble(run.config, choose_execution(run.config.training))
+    parts = assemble(run.config, choose_execution(run.config.execution))
     checkpoint = newest_checkpoint(healthy / "checkpoints")
     assert checkpoint
     start = {
@@ -314,7 +314,7 @@ def test_labels_that_reach_the_model_are_told(parts, corpus):
     config = config.model_copy(
         update={"objective": config.objective.model_copy(update={"random": 0.1, "kept": 0.1})}  # BERT's rule is no leak
     )
-    mlm = assemble(config, choose_execution(config.training)).objective
+    mlm = assemble(config, choose_execution(config.execution)).objective
     assert not sick(labels_stay_out(mlm, prepared))
     shown = Shown(**vars(mlm))
     assert "labels reach main: input_ids" in labels_stay_out(shown, prepared)[0].measured

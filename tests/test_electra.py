@@ -371,7 +371,7 @@ def test_micro_batches_equal_one_batch(shards):
 @sharings
 def test_resuming_gives_the_same_weights_bit_for_bit(sharing, tmp_path, shards):
     config = settings(
-        shards, sharing, training__updates=4, training__batch_size=4, training__precision="bfloat16",
+        shards, sharing, training__updates=4, training__batch_size=4, execution__precision="bfloat16",
         training__checkpoint_every=100, training__validation_sequences=4, main__dropout=0.1,
     )  # fmt: skip
     run(config, tmp_path / "whole")
@@ -403,7 +403,7 @@ def test_a_run_exports_both_models_and_plain_transformers_loads_them(sharing, tm
 
 
 def test_a_disentangled_export_gives_the_trained_models_logits(tmp_path, shards):
-    config = settings(shards, "disentangled", main__architecture="modernbert", training__precision="bfloat16")
+    config = settings(shards, "disentangled", main__architecture="modernbert", execution__precision="bfloat16")
     config = config.model_copy(
         update={"objective": config.objective.model_copy(update={"generator": _modern(config.objective)})}
     )

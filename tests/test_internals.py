@@ -216,7 +216,7 @@ def test_a_run_looks_at_every_twentieth_and_resumed_it_writes_the_same(shards, t
     pretrain(config, tmp_path / "broken")
     assert without_clock(tmp_path / "broken") == without_clock(tmp_path / "whole")
     # And measured from outside they are the exported model's, but for what the start was.
-    parts = assemble(config, choose_execution(config.training))
+    parts = assemble(config, choose_execution(config.execution))
     last = read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]["internals"]["main"]
     again = measure_folder(tmp_path / "whole", parts.validation[0].batch.ids[:32])
     for name, value in again.items():
@@ -262,11 +262,11 @@ def test_the_settings_that_drowned_the_embeddings_are_told_during_training(shard
     updates, rate, decay, momentum, warmup = 600, 0.03, 0.01, 0.95, 36
     shape: dict[str, Any] = {"main__layers": 4, "main__hidden_size": 48, "main__intermediate_size": 96}
     config = tiny.settings(shards, training__batch_size=4, training__log_every=10, **shape)
-    parts = assemble(config, choose_execution(config.training))
+    parts = assemble(config, choose_execution(config.execution))
     model = parts.objective.models()["main"]
     said: list[str] = []
     watcher = InternalsObserver(
-        {"main": model}, parts.validation[0].batch, False, 10, choose_execution(config.training)
+        {"main": model}, parts.validation[0].batch, False, 10, choose_execution(config.execution)
     )
     doctor = DoctorObserver(config, said.append)
     for observer in (watcher, doctor):

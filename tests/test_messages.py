@@ -27,7 +27,7 @@ SECTIONS = "|".join(Config.model_fields)
 SHAPE = [
     *("main.architecture=bert", "main.layers=1", "main.hidden_size=32", "main.heads=2", "main.intermediate_size=48"),
     *("main.options={}", "main.start=fresh", "data.length=32", "data.attention=packed", "training.batch_size=4"),
-    *("training.updates=2", "training.threads=1", "training.precision=float32", "training.validation_sequences=8"),
+    *("training.updates=2", "execution.threads=1", "execution.precision=float32", "training.validation_sequences=8"),
 ]
 
 

@@ -22,7 +22,7 @@ from tests.test_entities import sentences
 TINY = [
     *("main.hidden_size=32", "main.heads=2", "main.intermediate_size=48"),
     *("training.updates=6", "training.batch_size=8", "training.micro_batch_size=8", "training.validation_sequences=16"),
-    *("training.precision=float32", "data.length=32", "data.tokenizer.vocabulary_size=320"),
+    *("execution.precision=float32", "data.length=32", "data.tokenizer.vocabulary_size=320"),
 ]
 
 

@@ -92,10 +92,9 @@ def toy(config: Config, toys) -> Config:
         "updates": 10,
         "batch_size": 8,
         "micro_batch_size": None,
-        "precision": "float32",
-        "threads": 1,
         "validation_sequences": 8,
     }
+    tree["execution"] |= {"precision": "float32", "threads": 1}
     return Config.model_validate(tree)
 
 
@@ -144,8 +143,9 @@ def test_every_preset_can_be_shown_counted_and_built_with_a_small_override(name,
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if not name.endswith("auxiliary")])
 def test_every_preset_is_timed_for_an_update(name, tmp_path):
-    config = load_config(name, [*SMALL, "main.layers=3", "data.length=16", "training.precision=float32"])
-    training = config.training.model_copy(update={"batch_size": 4, "micro_batch_size": None, "threads": 1})
+    execution = ["execution.precision=float32", "execution.threads=1"]
+    config = load_config(name, [*SMALL, "main.layers=3", "data.length=16", *execution])
+    training = config.training.model_copy(update={"batch_size": 4, "micro_batch_size": None})
     setup = prepare(config.model_copy(update={"training": training}), tmp_path)
     for part in ("online", "joint", "cached"):
         assert build_part(part, setup).run(0).updates == 0

@@ -8,7 +8,9 @@ import pytest
 import fast_electra
 from fast_electra.errors import CheckpointError
 from fast_electra.pipelines import pretrain as pretrain_module
+from fast_electra.publishing.export import export_run
 from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, load_run, open_run, run_of_checkpoint
+from fast_electra.training.loop import Interrupted
 from tests import tiny
 from tests.test_training import run
 
@@ -52,6 +54,22 @@ def test_a_budget_in_hours_assembles_once_and_leaves_the_models_as_they_were(tmp
     run(tiny.settings(shards, training__updates=1), tmp_path / "counted")
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("timed", "counted")]
     assert weights[0] == weights[1]
+
+
+def test_a_run_from_before_the_section_execution_is_resumed_finished_and_exported(tmp_path, shards):
+    config = tiny.settings(shards)
+    run(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "run", stop_after=5)
+    tiny.before_execution(tmp_path / "run")
+    run(config, tmp_path / "run")
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+    tiny.before_execution(tmp_path / "run")
+    assert not run(config, tmp_path / "run").fresh
+    assert load_run(tmp_path / "run").config.execution == load_run(tmp_path / "whole").config.execution
+    export_run(tmp_path / "run", tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == weights[1]
 
 
 def test_what_is_no_run_is_refused_with_the_runs_inside(tmp_path):

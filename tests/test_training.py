@@ -57,10 +57,14 @@ def weights(folder: Path) -> bytes:
 )
 def test_resuming_gives_the_same_weights_bit_for_bit(kind, precision, optimizer, tmp_path, shards, auxiliary):
     config = tiny.settings(
-        shards, kind, auxiliary, training__updates=9, training__batch_size=4, optimizer__kind=optimizer
-    )
-    config = config.model_copy(
-        update={"training": config.training.model_copy(update={"precision": precision, "checkpoint_every": 100})}
+        shards,
+        kind,
+        auxiliary,
+        training__updates=9,
+        training__batch_size=4,
+        training__checkpoint_every=100,
+        execution__precision=precision,
+        optimizer__kind=optimizer,
     )
     run(config, tmp_path / "whole")
     for cut in (2, 4):  # after updates 2 and 6: in the middle of a window of metrics, and twice in one epoch
@@ -425,8 +429,8 @@ def test_a_run_out_of_proportion_says_so_before_it_starts_and_names_a_budget(tmp
 def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not cpu_has_bfloat16()
-    training = tiny.settings(Path("x"), training__precision="auto", training__device="cpu").training
-    execution = choose_execution(training)
+    settings = tiny.settings(Path("x"), execution__precision="auto", execution__device="cpu").execution
+    execution = choose_execution(settings)
     assert execution.precision == "float32"
     assert execution.auxiliary_dtype == torch.float32
 

@@ -50,12 +50,11 @@ def settings(folder: Path, kind: str = "mlm", auxiliary: Path | None = None, **c
         "training": {
             "updates": 12,
             "batch_size": 8,
-            "precision": "float32",
-            "threads": 1,
             "log_every": 3,
             "checkpoint_every": 4,
             "validation_sequences": 16,
         },
+        "execution": {"precision": "float32", "threads": 1},
     }
     for key, value in changes.items():
         section, name = key.split("__")
@@ -111,6 +110,14 @@ def make_repetitive_shards(folder: Path) -> Path:
     data = data.model_copy(update={"workers": 1, "tokenizer": data.tokenizer.model_copy(update={"kind": "text"})})
     build_shards(texts, train_tokenizer((t.text for t in texts), data.tokenizer, data.length), folder, data)
     return folder
+
+
+def before_execution(run: Path) -> None:
+    """Give a run folder's record the shape that it had when device, precision and threads were keys of `training`."""
+    record = json.loads((run / "run.json").read_text())
+    for name in ("requested", "resolved"):
+        record[name]["training"] |= record[name].pop("execution")
+    (run / "run.json").write_text(json.dumps(record))
 
 
 def as_version_0_1(run: Path) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from fast_electra.config.tree import TrainingConfig
+from fast_electra.config.tree import ExecutionConfig
 from fast_electra.errors import UserError
 from fast_electra.evaluation.fine_tuning import fine_tune, training_task
 from fast_electra.evaluation.glue import load_glue
@@ -140,7 +140,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    execution = choose_execution(TrainingConfig(updates=1, batch_size=1, threads=arguments.threads))
+    execution = choose_execution(ExecutionConfig(threads=arguments.threads))
     recipe = recipe_for(arguments.recipe, stored_config(resolve_model(arguments.model)).hidden_size)
     # What the Trainer has no setting for is left out on both sides.
     recipe = replace(recipe, layerwise_decay=1.0, warmup_multiplies=False, bias_correction=True)

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.tree import TrainingConfig
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig
@@ -91,7 +90,7 @@ def load_auxiliary(
         CheckpointError: the run has no such checkpoint.
     """
     found = find_auxiliary(AuxiliaryConfig.kinds[kind](model=str(source), checkpoint=checkpoint, layers=layers))
-    execution = replace(choose_execution(TrainingConfig(batch_size=1, updates=1)), device=torch.device("cpu"))
+    execution = replace(choose_execution(), device=torch.device("cpu"))
     model = found.load()
     return FrozenAuxiliary(found, model, execution if dtype is None else replace(execution, auxiliary_dtype=dtype))
 

@@ -35,7 +35,7 @@ def bench(
     profile
         A part, such as online: print how its time is divided among operations, instead of measuring all parts.
     tune
-        Instead of the parts, measure every precision with and without compilation, to choose training.precision and
+        Instead of the parts, measure every precision with and without compilation, to choose execution.precision and
         training.compile.
     json
         Print one JSON object on standard output instead of text.
@@ -72,7 +72,7 @@ def _print_choices(choices: list[dict[str, Any]]) -> None:
 
     console = Terminal()
     table = Table(box=None)
-    table.add_column("training.precision")
+    table.add_column("execution.precision")
     table.add_column("training.compile")
     for name in ("tokens/s", "time against the table's", "first update, s", "pays after, updates"):
         table.add_column(name, justify="right")

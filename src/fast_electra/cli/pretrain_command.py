@@ -140,7 +140,7 @@ def _probes(
     def probes(parts: "Assembled") -> Sequence["Observer"]:
         model: Any = parts.objective.models()["main"]
         tokenizer: Any = parts.tokenizer
-        execution = choose_execution(settings.training)
+        execution = choose_execution(settings.execution)
         found: list[Observer] = []
         if tasks:
             found.append(ProbeObserver(model, tokenizer, tasks, every, run, execution, say))

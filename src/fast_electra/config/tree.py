@@ -20,8 +20,19 @@ from fast_electra.objectives.settings import ElectraObjective, FastElectraObject
 from fast_electra.parts import Section, when_registered
 
 
+class ExecutionConfig(Section):
+    """Where and how the program computes, whatever it computes."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA where there is one, else the CPU; mps (Apple) is allowed but untested"""
+    precision: Literal["auto", "float32", "bfloat16", "bfloat16_autocast"] = "auto"
+    """bfloat16: weights in bfloat16 with float32 masters; auto: by device and instruction set"""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; empty: one a core. Part of a run: another number gives another rounding"""
+
+
 class TrainingConfig(Section):
-    """The loop: budget, batch, precision, and how often it reports."""
+    """The loop: budget, batch, and how often it reports."""
 
     updates: int | None = Field(default=None, ge=1)
     """budget in updates (optimizer steps)"""
@@ -37,14 +48,8 @@ class TrainingConfig(Section):
     """sequences that go through the model at a time; empty: the whole batch"""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """of weights, data order, masks and noise"""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: CUDA where there is one, else the CPU; mps (Apple) is allowed but untested"""
-    precision: Literal["auto", "float32", "bfloat16", "bfloat16_autocast"] = "auto"
-    """bfloat16: weights in bfloat16 with float32 masters; auto: by device and instruction set"""
     compile: bool = False
     """torch.compile the models: pays in runs of many minutes"""
-    threads: int | None = Field(default=None, ge=1)
-    """CPU threads; empty: one a core. Part of the run: another number gives another rounding"""
     log_every: int = Field(default=10, ge=1)
     """updates between two lines of metrics"""
     validate_every: int | None = Field(default=None, ge=1)
@@ -91,6 +96,7 @@ class Config(Section):
     corruption: CorruptionConfig = CorruptionConfig()
     optimizer: Optimizer
     training: TrainingConfig
+    execution: ExecutionConfig = ExecutionConfig()
 
     @property
     def copied_from_auxiliary(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fast_electra.config.tree import Config
+from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.diagnosis.curve_checks import CURVE_CHECKS, Curves, Finding
 from fast_electra.diagnosis.internal_checks import inside
 from fast_electra.diagnosis.part_checks import (
@@ -110,6 +110,6 @@ class DoctorObserver(QuietObserver):
 
 
 def _on_cpu(config: Config) -> tuple[Config, Any]:
-    chosen = {"device": "cpu", "precision": "float32", "compile": False, "threads": None}
-    training = type(config.training).model_validate(config.training.model_dump() | chosen)
-    return config.model_copy(update={"training": training}), choose_execution(training)
+    execution = ExecutionConfig(device="cpu", precision="float32")
+    training = config.training.model_copy(update={"compile": False})
+    return config.model_copy(update={"training": training, "execution": execution}), choose_execution(execution)

@@ -106,7 +106,7 @@ def build_cache(
         ConfigError, DataError, ModelError: something is missing or doesn't fit, or the folder holds something else.
     """
     updates = _updates(config)
-    execution = choose_execution(config.training)
+    execution = choose_execution(config.execution)
     apply_threads(execution)
     inputs = read_inputs(config, execution)
     builder = _Builder.of(inputs, folder, updates * config.training.batch_size, part_tokens)

@@ -198,7 +198,6 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
 
     tasks = [checked(task) for task in load_tasks(request, say)]
     pairs = load_pairs(request)
-    from fast_electra.config.tree import TrainingConfig
     from fast_electra.evaluation.runner import Setup, count_seen, evaluate, open_subject, write_predictions
     from fast_electra.evaluation.side_by_side import compute_side_by_side, workers_for
     from fast_electra.report.evaluation_page import curve_chart, render_evaluation_page
@@ -226,7 +225,7 @@ def evaluate_model(request: Request, say: Say, progress: Progress) -> tuple[Eval
         save=request.save,
         examples=request.examples,
     )
-    execution = choose_execution(TrainingConfig(batch_size=1, updates=1))
+    execution = choose_execution()
     seen = {} if request.overlap is None else count_seen(tasks, request.overlap, out, say)
     results: list[Result] = []
 

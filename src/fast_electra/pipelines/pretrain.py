@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 import fast_electra
 from fast_electra.config.loading import setting
-from fast_electra.config.tree import Config
+from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.corruption.cache import open_cache
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
@@ -92,7 +92,7 @@ def pretrain(
     if isinstance(opened, Finished):
         say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
         return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
-    execution = choose_execution(config.training)
+    execution = choose_execution(config.execution)
     apply_threads(execution)
     if isinstance(opened, New):
         session = _begin(config, folder, execution, say)
@@ -195,7 +195,7 @@ def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, 
 def _resolve(config: Config, execution: Execution) -> Config:
     """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
     chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
-    resolved = _replaced(config, config.training.model_dump() | chosen)
+    resolved = config.model_copy(update={"execution": ExecutionConfig.model_validate(chosen)})
     if config.training.tokens is None:
         return resolved
     return _with_updates(resolved, max(1, config.training.tokens // (config.training.batch_size * config.data.length)))
@@ -223,13 +223,8 @@ def _updates_for_budget(config: Config, parts: Assembled, execution: Execution, 
 
 
 def _with_updates(config: Config, updates: int) -> Config:
-    return _replaced(
-        config, config.training.model_dump() | {"updates": updates, "tokens": None, "flops": None, "hours": None}
-    )
-
-
-def _replaced(config: Config, training: dict[str, Any]) -> Config:
-    return config.model_copy(update={"training": type(config.training).model_validate(training)})
+    budget = {"updates": updates, "tokens": None, "flops": None, "hours": None}
+    return config.model_copy(update={"training": config.training.model_copy(update=budget)})
 
 
 def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> None:

@@ -136,7 +136,7 @@ def quickstart(
         found(f"tells replaced tokens from original ones with a ROC-AUC of {decimal(auc)}")
     if not (folder / "model").exists():
         copy_folder_atomically(load_run(folder / "main").model(), folder / "model")
-    execution = choose_execution(main_config.training)
+    execution = choose_execution(main_config.execution)
     finished = load_run(folder / "main")
     resolved = located(finished.config, finished)
     parts = assemble(resolved, execution)
@@ -275,7 +275,7 @@ def _downstream(
     benchmark = BugBenchmark(sources.corpus.train, sources.corpus.held_out)
     auxiliary = masked_prediction(
         MaskedLM(load_model(resolve_model(folder / "auxiliary"), "mlm")).freeze(
-            choose_execution(config.training).auxiliary_dtype
+            choose_execution(config.execution).auxiliary_dtype
         )
     )
     special = special_ids(parts.tokenizer)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 import fast_electra
 from fast_electra.config.loading import dump_config
-from fast_electra.config.tree import Config
+from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
 from fast_electra.plugins import digests, missing
@@ -50,7 +50,7 @@ class RunFolder:
         record = json.loads((path / _RUN).read_text(encoding="utf-8"))
         # What runs of earlier versions lack.
         defaults = {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}}
-        return cls(path, defaults | record)
+        return cls(path, defaults | record | {name: _as_now(record[name]) for name in _CONFIGS})
 
     @classmethod
     def of_model(cls, source: str | Path) -> Self | None:
@@ -114,13 +114,10 @@ class RunFolder:
             CheckpointError: another version wrote it, with settings that this one does not have; or it has plug-ins
                 that are not imported.
         """
-        resolved = self.record["resolved"]
-        # Of version 0.1, where Muon had a rate of its own
-        optimizer = {key: value for key, value in resolved["optimizer"].items() if key != "muon_learning_rate"}
         if sentence := missing(self.plugins):
             raise CheckpointError(f"{self.path}: {sentence}.")
         try:
-            return Config.model_validate_json(json.dumps(resolved | {"optimizer": optimizer}))
+            return Config.model_validate_json(json.dumps(self.record["resolved"]))
         except ValidationError as error:
             reason = str(error).replace("\n", " ")[:200]
             raise CheckpointError(
@@ -232,6 +229,16 @@ class RunFolder:
                     f"{self.path} was started with another {name} (digest {str(self.digest(name))[:12]}, now "
                     f"{str(now)[:12]}): put the old one back, or choose another folder."
                 )
+
+
+def _as_now(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that this version has: of the optimizer, and of `execution`."""
+    optimizer = {key: value for key, value in tree["optimizer"].items() if key != "muon_learning_rate"}
+    training, execution = dict(tree["training"]), dict(tree.get("execution", {}))
+    for key in ExecutionConfig.model_fields:  # these were keys of `training`
+        if key in training:
+            execution[key] = training.pop(key)
+    return {**tree, "optimizer": optimizer, "training": training, "execution": execution}
 
 
 def load_run(path: Path) -> RunFolder:

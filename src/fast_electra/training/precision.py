@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fast_electra.config.tree import TrainingConfig
+from fast_electra.config.tree import ExecutionConfig
 from fast_electra.data.encoding import available_cores
 from fast_electra.errors import ConfigError
 
@@ -57,28 +57,29 @@ def cpu_has_bfloat16() -> bool:
     return "AVX512" in flags and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def choose_execution(training: TrainingConfig) -> Execution:
-    """Fill in what the configuration leaves to the program.
+def choose_execution(settings: ExecutionConfig | None = None) -> Execution:
+    """Fill in what the configuration leaves to the program; None leaves everything to it.
 
     Raises:
         ConfigError: a device that isn't there.
     """
-    name = training.device
+    settings = settings or ExecutionConfig()
+    name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device=cuda, but PyTorch finds no CUDA device; use auto or cpu.")
+        raise ConfigError("execution.device=cuda, but PyTorch finds no CUDA device; use auto or cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("training.device=mps, but PyTorch finds no MPS device; use auto or cpu.")
+        raise ConfigError("execution.device=mps, but PyTorch finds no MPS device; use auto or cpu.")
     native = cpu_has_bfloat16() if name == "cpu" else name == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
-    precision: str = training.precision
+    precision: str = settings.precision
     if precision == "auto":
         precision = ("bfloat16" if name == "cpu" else "bfloat16_autocast") if native else "float32"
     return Execution(
         device=torch.device(name),
         precision=precision,
         auxiliary_dtype=torch.bfloat16 if native and precision != "float32" else torch.float32,
-        threads=training.threads or available_cores(),
+        threads=settings.threads or available_cores(),
     )
 
 

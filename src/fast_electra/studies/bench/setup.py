@@ -47,7 +47,7 @@ def prepare(config: Config, folder: Path) -> Bench:
     """Data, an auxiliary and a cache for the parts, in a folder."""
     shape = auxiliary_shape(config)
     config = _timed(config)
-    execution = choose_execution(config.training)
+    execution = choose_execution(config.execution)
     folder.mkdir(parents=True, exist_ok=True)
     if config.data.shards is None:
         config = with_settings(config, data={"shards": str(_random_shards(config, folder / "shards"))})

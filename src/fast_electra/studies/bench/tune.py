@@ -51,11 +51,11 @@ def tune(
     for precision, compiled in sorted(choices, key=lambda choice: choice != chosen):
         row: dict[str, Any] = {"precision": precision, "compile": compiled, "chosen": (precision, compiled) == chosen}
         say(f"first update: precision {precision}{', compiled' if compiled else ''}")
-        online = with_settings(setup.online, training={"precision": precision, "compile": compiled})
+        online = with_settings(setup.online, training={"compile": compiled}, execution={"precision": precision})
         began = time.perf_counter()
         try:
             part = build_part(
-                "online", dataclasses.replace(setup, online=online, execution=choose_execution(online.training))
+                "online", dataclasses.replace(setup, online=online, execution=choose_execution(online.execution))
             )
             part.run(0)
             parts[len(found)] = part

@@ -28,6 +28,12 @@ def helper_shape(main: ModelConfig) -> dict[str, Any]:
     return main.with_layers(max(1, main.layers // 2)).model_dump(mode="json", include=set(kept))
 
 
+def identity_of(config: Config) -> dict[str, Any]:
+    """The settings that a stored run or speed is named after; the execution's are in `training`, as they were first."""
+    tree = config.model_dump(mode="json")
+    return tree | {"training": tree["training"] | tree.pop("execution")}
+
+
 @dataclass(frozen=True)
 class Planned:
     """A run that may be there already."""
@@ -91,7 +97,7 @@ class Material:
 
     def planned(self, name: str, config: Config, seconds: float, auxiliary: Planned | None = None) -> Planned:
         """A run, named after everything that it depends on; where shards and auxiliary lie is not part of that."""
-        tree = config.model_dump(mode="json")
+        tree = identity_of(config)
         tree["data"]["shards"] = self.fingerprint
         tree["auxiliary"]["model"] = auxiliary and auxiliary.name
         digest = canonical_digest(tree)[:12]

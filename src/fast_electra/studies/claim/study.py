@@ -54,7 +54,7 @@ def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, list
         UserError: a run, an auxiliary or a task can't be made or used.
         Interrupted: stopped on request; the same command goes on.
     """
-    execution = choose_execution(load_config("quickstart", study.overrides).training)
+    execution = choose_execution(load_config("quickstart", study.overrides).execution)
     out = out.resolve()
     results: Record = {
         "command": command,

@@ -33,7 +33,7 @@ from fast_electra.studies.bench.setup import with_settings
 from fast_electra.studies.claim.corpora import Corpus, Question, Record
 from fast_electra.studies.claim.findings import Measure, differences, summarise
 from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, updates_of
-from fast_electra.studies.claim.runs import Material, Planned, helper_shape
+from fast_electra.studies.claim.runs import Material, Planned, helper_shape, identity_of
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution, apply_threads
@@ -130,7 +130,7 @@ class Trial:
             [
                 self.material.fingerprint,
                 {
-                    **self.material.method(REFERENCE, 1, 0).model_dump(mode="json"),
+                    **identity_of(self.material.method(REFERENCE, 1, 0)),
                     "data": self.material.base.data.length,
                 },
                 [execution.device.type, execution.precision, execution.threads, torch.__version__],
