@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fast_electra.cli.main import main
-from fast_electra.config.loading import dump_config
+from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.cache import CachedCorruption, open_cache, write_cache_manifest

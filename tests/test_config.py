@@ -10,7 +10,8 @@ import pytest
 
 from fast_electra.cli.main import app, main
 from fast_electra.config import config_schema, dump_config, help_for_keys, load_config, preset_names, resolve
-from fast_electra.config.loading import BUDGETS, SYNONYMS, keys, nearest_key
+from fast_electra.config.keys import keys, nearest_key
+from fast_electra.config.tree import BUDGETS, Config
 from fast_electra.corruption.schedules import ConstantSchedule, ExponentialSchedule
 from fast_electra.errors import ConfigError
 
@@ -239,7 +240,8 @@ def test_a_wrong_file_gets_one_sentence_with_its_line(write, old: str, new: str,
         ("corruption.masking_rate=0.2", "unknown key corruption.masking_rate; did you mean corruption.masking.rate?"),
         (
             "zzz=1",
-            "unknown key zzz; the sections are data, main, auxiliary, objective, corruption, optimizer, training.",
+            "unknown key zzz; the sections are data, main, auxiliary, objective, corruption, optimizer, training, "
+            "execution.",
         ),
         ("main.dropout=1.5", "main.dropout must be less than 1, not 1.5."),
         ("training.seed=-1", "training.seed must be at least 0, not -1."),
@@ -313,7 +315,7 @@ def test_an_empty_file_names_every_key_that_must_be_given(write) -> None:
 
 
 def test_suggestions_name_keys_of_the_tree() -> None:
-    assert set(SYNONYMS.values()) <= set(keys())
+    assert set(Config.synonyms.values()) <= set(keys())
     assert {f"training.{name}" for name in BUDGETS} <= set(keys())
     assert nearest_key("bs") == "training.batch_size"
     assert nearest_key("training.num_hidden_layers") == "main.layers"

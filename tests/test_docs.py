@@ -11,7 +11,7 @@ import pytest
 
 from fast_electra.cli.main import app, import_plugins, main
 from fast_electra.config import Config, load_config
-from fast_electra.config.loading import keys
+from fast_electra.config.keys import keys
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

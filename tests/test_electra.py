@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, ElectraForPreTraining
 
-from fast_electra.config.loading import dump_config, load_config
+from fast_electra.config.loading import load_config
+from fast_electra.config.printing import dump_config
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.errors import ModelError
 from fast_electra.models.build import build_model, transformers_config

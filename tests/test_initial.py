@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fast_electra.cli.main import main
-from fast_electra.config.loading import dump_config, load_config
+from fast_electra.config.loading import load_config
+from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config
 from fast_electra.corruption.adaptive import AdaptiveSchedule
 from fast_electra.corruption.initial import (

@@ -15,7 +15,7 @@ import pytest
 import fast_electra
 from fast_electra.cli.main import app, main
 from fast_electra.config import load_config, preset_names
-from fast_electra.config.loading import SYNONYMS, keys
+from fast_electra.config.keys import keys
 from fast_electra.config.tree import Config
 from fast_electra.evaluation.readers import load_own
 from fast_electra.pipelines.pretrain import pretrain
@@ -93,7 +93,7 @@ def test_every_command_and_option_that_a_text_names_exists():
 
 
 def test_every_suggestion_of_a_key_is_a_key():
-    assert set(SYNONYMS.values()) <= keys().keys()
+    assert set(Config.synonyms.values()) <= keys().keys()
 
 
 # --- Configuration ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, AutoTokenizer
 
 from fast_electra.cli.main import main
-from fast_electra.config.loading import dump_config
+from fast_electra.config.printing import dump_config
 from fast_electra.errors import DataError
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
 from fast_electra.evaluation.minimal_pairs import (

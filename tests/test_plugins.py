@@ -5,7 +5,8 @@ import pytest
 
 from fast_electra import plugins
 from fast_electra.cli.main import main
-from fast_electra.config.loading import config_schema, dump_config, help_for_keys, load_config
+from fast_electra.config.loading import load_config
+from fast_electra.config.printing import config_schema, dump_config, help_for_keys
 from fast_electra.errors import CheckpointError, ConfigError
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.publishing.export import export_run

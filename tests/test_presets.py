@@ -11,7 +11,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from fast_electra.config import load_config, preset_names
-from fast_electra.config.loading import keys, resolve
+from fast_electra.config.keys import keys
+from fast_electra.config.loading import resolve
 from fast_electra.config.tree import Config
 from fast_electra.data.shard_building import build_shards
 from fast_electra.models.build import build_model, transformers_config

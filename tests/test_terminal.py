@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 import fast_electra
 from fast_electra.cli.main import main
 from fast_electra.config import load_config
-from fast_electra.config.loading import setting
+from fast_electra.config.reading import setting
 from fast_electra.data.files import write_json_atomically
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.pipelines.pretrain import pretrain

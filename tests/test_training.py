@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from fast_electra.cli.main import main
-from fast_electra.config.loading import dump_config, load_config
+from fast_electra.config.loading import load_config
+from fast_electra.config.printing import dump_config
 from fast_electra.corruption.masking import mask_random_tokens
 from fast_electra.data.files import verify_manifest
 from fast_electra.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingError

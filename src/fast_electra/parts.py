@@ -9,7 +9,7 @@ Notable:
 - modules with parts import torch inside functions, so that a configuration is checked without it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -29,6 +29,12 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    """of a whole tree: what other programs call a key, for the question "did you mean" """
+
+    @classmethod
+    def make_room(cls, below: dict[str, Any], above: Mapping[str, Any]) -> None:
+        """Drop or change values of `below` that do not go with what `above` gives, before the two are merged."""
 
 
 when_registered: list[Callable[[], object]] = []

@@ -40,7 +40,8 @@ def corrupt(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fast_electra.config.loading import load_config, setting
+    from fast_electra.config.loading import load_config
+    from fast_electra.config.reading import setting
     from fast_electra.terminal import Terminal, print_json
 
     share = _share(shard)

@@ -6,7 +6,8 @@ Notable:
 - a section has no default that fits only one model size: shapes and rates come from presets.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,9 @@ from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.settings import ElectraObjective, FastElectraObjective, ObjectiveConfig
 from fast_electra.parts import Section, when_registered
+
+BUDGETS = ("updates", "tokens", "flops", "hours")
+"""keys of `training` of which exactly one is given; one that is given replaces another of a layer below"""
 
 
 class ExecutionConfig(Section):
@@ -68,12 +72,19 @@ class TrainingConfig(Section):
         """Rows that all updates read; None where the number of updates is not known yet."""
         return None if self.updates is None else self.updates * self.batch_size
 
+    @classmethod
+    def make_room(cls, below: dict[str, Any], above: Mapping[str, Any]) -> None:
+        """Drop the budget of `below` where `above` gives another."""
+        if any(above.get(name) is not None for name in BUDGETS):
+            for name in BUDGETS:
+                below.pop(name, None)
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        given = [name for name in ("updates", "tokens", "flops", "hours") if getattr(self, name) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                "give the budget as exactly one of updates, tokens, flops, hours"
+                f"give the budget as exactly one of {', '.join(BUDGETS)}"
                 + (f" (given: {', '.join(given)})" if given else "")
             )
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
@@ -85,6 +96,49 @@ class TrainingConfig(Section):
 
 class Config(Section):
     """One run."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "accumulation": "training.micro_batch_size",
+        "amp": "execution.precision",
+        "aux": "auxiliary.model",
+        "bf16": "execution.precision",
+        "bs": "training.batch_size",
+        "corpus": "data.sources",
+        "depth": "main.layers",
+        "dim": "main.hidden_size",
+        "dtype": "execution.precision",
+        "epochs": "training.tokens",
+        "eval_every": "training.validate_every",
+        "eval_steps": "training.validate_every",
+        "fp16": "execution.precision",
+        "generator": "auxiliary.model",
+        "gradient_accumulation_steps": "training.micro_batch_size",
+        "iterations": "training.updates",
+        "lr": "optimizer.learning_rate",
+        "max_grad_norm": "optimizer.clip",
+        "max_length": "data.length",
+        "max_steps": "training.updates",
+        "muon_learning_rate": "optimizer.kind",
+        "mlm_probability": "corruption.masking.rate",
+        "mask_prob": "corruption.masking.rate",
+        "max_seq_length": "data.length",
+        "model_type": "main.architecture",
+        "num_attention_heads": "main.heads",
+        "num_hidden_layers": "main.layers",
+        "num_workers": "data.workers",
+        "per_device_train_batch_size": "training.micro_batch_size",
+        "save_every": "training.checkpoint_every",
+        "save_steps": "training.checkpoint_every",
+        "seq_len": "data.length",
+        "steps": "training.updates",
+        "t0": "corruption.schedule.initial",
+        "teacher": "auxiliary.model",
+        "temperature": "corruption.schedule.initial",
+        "train_batch_size": "training.batch_size",
+        "vocab_size": "data.tokenizer.vocabulary_size",
+        "wd": "optimizer.weight_decay",
+        "width": "main.hidden_size",
+    }
 
     plugins: list[str] = Field(default=[])
     """Python files, or entry points of installed packages, with further kinds of parts (docs/plugins.md)"""

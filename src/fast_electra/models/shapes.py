@@ -1,6 +1,6 @@
 """The settings of a model's architecture and shape: the section `main`, and a generator's."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -46,6 +46,13 @@ class ShapeConfig(Section):
     options: dict[str, Any] = Field(default={})
     """further keys of the Transformers configuration, passed unchanged"""
 
+    @classmethod
+    def make_room(cls, below: dict[str, Any], above: Mapping[str, Any]) -> None:
+        """Let lists of one entry a layer follow another number of layers."""
+        layers, options = above.get("layers"), below.get("options")
+        if isinstance(layers, int) and layers > 0 and isinstance(options, dict):
+            below["options"] = with_layers(options, below.get("layers"), layers)
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         shape = {name: getattr(self, name) for name in ("layers", "hidden_size", "heads", "intermediate_size")}
@@ -76,3 +83,10 @@ class ModelConfig(ShapeConfig):
     """auxiliary: copy every weight that the auxiliary has with the same name and shape"""
     freeze: Literal["none", "encoder"] = "none"
     """encoder: train only the head, for example a vocabulary head on an encoder without one"""
+
+    @classmethod
+    def make_room(cls, below: dict[str, Any], above: Mapping[str, Any]) -> None:
+        """Drop the options of another architecture."""
+        if "architecture" in above and above["architecture"] != below.get("architecture"):
+            below.pop("options", None)
+        super().make_room(below, above)

@@ -20,7 +20,7 @@ import transformers
 from transformers import PreTrainedModel
 
 import fast_electra
-from fast_electra.config.loading import setting
+from fast_electra.config.reading import setting
 from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.corruption.cache import open_cache
 from fast_electra.errors import CheckpointError

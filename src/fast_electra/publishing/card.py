@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.loading import dump_config
+from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config
 from fast_electra.models.export import longest_export
 from fast_electra.models.inputs import longest_row, positions_of

@@ -22,7 +22,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 import fast_electra
-from fast_electra.config.loading import dump_config
+from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra.config.loading import setting
+from fast_electra.config.reading import setting
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates, measure

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_electra.config.loading import setting
+from fast_electra.config.reading import setting
 from fast_electra.corruption.cache import CorruptionCache, open_cache
 from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.errors import ConfigError

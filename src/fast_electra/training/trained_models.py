@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from fast_electra.config.loading import setting
+from fast_electra.config.reading import setting
 from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import ConfigError, ModelError
