@@ -136,7 +136,7 @@ def test_a_corrupted_batch_and_its_loss_are_those_of_the_programs_own_training_s
 @pytest.mark.parametrize("masking", [WholeWordMasking(rate=0.3), SpanMasking(rate=0.3)])
 def test_words_and_spans_are_masked_as_in_a_run_also_by_a_worker_that_is_not_forked(frozen, shards, auxiliary, masking):
     config = tiny.settings(shards, "fast_electra", auxiliary, corruption__masking=masking.model_dump())
-    parts = assemble(config, choose_execution(config.training))
+    parts = assemble(config, choose_execution(config.execution))
     batch = parts.schedule.at(0)
     samples = torch.arange(8)
     keyed = dataclasses.replace(batch, epochs=torch.zeros(8, dtype=torch.int64), indices=samples)

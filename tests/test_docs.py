@@ -11,14 +11,15 @@ import pytest
 
 from fast_electra.cli.main import app, import_plugins, main
 from fast_electra.config import Config, load_config
-from fast_electra.config.keys import keys
+from fast_electra.config.keys import Key, keys
+from fast_electra.evaluation.settings import EvaluationConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += sorted((ROOT / "benchmarks").glob("*.md"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 NO_COMMANDS = ("fast-electra token shards",)  # the format's name in a manifest
-SECTIONS = "|".join(Config.model_fields)
+SECTIONS = "|".join([*Config.model_fields, "recipe"])
 
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
@@ -30,6 +31,11 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     found = [(match[1], match[2]) for match in fence.finditer(text)]
     indented = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
     return found + [("", match[0].replace("\n    ", "\n").lstrip()) for match in indented.finditer(fence.sub("", text))]
+
+
+def known_keys() -> dict[str, Key]:
+    """The keys of a run and of an evaluation."""
+    return keys(EvaluationConfig) | keys()
 
 
 def prose(page: Path) -> str:
@@ -102,7 +108,7 @@ def test_every_command_in_a_block_exists_with_its_options_and_settings(page):
         assert command.__module__.startswith("fast_electra.cli."), f"{arguments} names no command"
         for setting in bound.arguments.get("overrides", ()):
             assert "=" in setting, f"{setting!r} of {arguments} is no setting"
-            assert setting.partition("=")[0] in keys(), f"{setting!r} of {arguments} is unknown"
+            assert setting.partition("=")[0] in known_keys(), f"{setting!r} of {arguments} is unknown"
 
 
 @pages
@@ -130,7 +136,7 @@ def test_every_key_that_is_mentioned_exists(page):
     for arguments in commands(page):
         import_plugins(arguments)
     for key in mentioned:
-        assert key in keys() or any(known.startswith(f"{key}.") for known in keys()), f"{key} is no setting"
+        assert key in known_keys() or any(known.startswith(f"{key}.") for known in known_keys()), f"{key} is no setting"
 
 
 @pages
@@ -150,7 +156,10 @@ def test_every_configuration_is_valid_or_shows_its_error(page, tmp_path):
         if name and f"error: {name[1]}, line" in shown:
             continue
         (tmp_path / "a.yaml").write_text(text)
-        load_config(tmp_path / "a.yaml")
+        if re.search(r"^name:", text, re.MULTILINE):  # a fine-tuning recipe
+            EvaluationConfig.of({"model": "m", "tasks": "rte", "recipe": tmp_path / "a.yaml"})
+        else:
+            load_config(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(("command", "sentence"), shown_errors())

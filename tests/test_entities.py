@@ -2,7 +2,6 @@
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from fast_electra.evaluation.recipes import recipe_for
 from fast_electra.evaluation.scores import entity_f1
 from fast_electra.evaluation.tasks import Split, Task, make_task, with_examples
 from fast_electra.training import precision
-from tests.test_fine_tuning import CPU, RECIPE, tagger  # noqa: F401
+from tests.test_fine_tuning import CPU, changed, tagger  # noqa: F401
 
 IOB2 = """Ada B-PER
 Lovelace I-PER
@@ -254,7 +253,7 @@ def test_entities_beyond_the_end_are_counted_and_missed(tagger, tokenizer):  # n
     assert (found.truncated, found.cut_entities) == (1, 1)
     split = Split([words] * 3, [labels] * 3)
     task = make_task("long", "tokens", class_names(["X"]), split, {"dev": split}, {}, ("entity_f1", "token_accuracy"))
-    cell = fine_tune(tagger, task, replace(RECIPE, max_length=12, epochs=1), 0, CPU)
+    cell = fine_tune(tagger, task, changed(length=12, epochs=1), 0, CPU)
     assert cell.cut_entities == {"dev": 3}
     assert all(sentence[-2:] == [0, 0] for sentence in cell.predictions["dev"])
 
@@ -262,7 +261,7 @@ def test_entities_beyond_the_end_are_counted_and_missed(tagger, tokenizer):  # n
 def test_a_word_without_a_token_is_outside(tagger, tokenizer):  # noqa: F811
     split = Split([("left", "", "left")] * 8, [[1, 2, 2]] * 8)
     task = make_task("empty", "tokens", class_names(["X"]), split, {"dev": split}, {}, ("entity_f1", "token_accuracy"))
-    cell = fine_tune(tagger, task, replace(RECIPE, epochs=1), 0, CPU)
+    cell = fine_tune(tagger, task, changed(epochs=1), 0, CPU)
     assert all(sentence[1] == 0 for sentence in cell.predictions["dev"])
 
 

@@ -40,8 +40,9 @@ from fast_electra.evaluation.results import (
     spread,
     store,
 )
-from fast_electra.evaluation.runner import chance, without_tests
+from fast_electra.evaluation.runner import chance, setup_name, without_tests
 from fast_electra.evaluation.scores import score_splits
+from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.evaluation.tasks import Split, held_out, make_task, sample
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import write_model
@@ -49,7 +50,7 @@ from fast_electra.models.shapes import ModelConfig
 from fast_electra.pipelines import evaluate as recipe
 from fast_electra.report import page
 from fast_electra.report.evaluation_page import contest_table, print_table, score_tables, verdicts
-from fast_electra.terminal import Terminal
+from fast_electra.terminal import Terminal, command
 from fast_electra.training import precision
 from tests import tiny
 
@@ -334,9 +335,8 @@ def test_results_hold_what_repeats_every_cell_and_tell_the_command(evaluated):
         assert cell["recipe"]["learning_rate"] > 0
         assert {"seed", "identity", "execution", "versions", "scores", "truncated"} <= set(cell)
         assert "predictions" not in cell
-    (command,) = content["commands"]
-    assert "--tasks cola,rte" in command
-    assert "--seeds 0 1" in command
+    assert all("--tasks cola,rte" in command and "--seeds 0 1" in command for command in content["commands"])
+    assert content["commands"][0].endswith(f"--recipe fast --seeds 0 1 --out {evaluated[0]}")
 
 
 def test_the_table_and_page_show_scores_baselines_and_what_was_cut(evaluated, models, glue, capsys):
@@ -437,7 +437,9 @@ def test_the_untrained_encoder_has_as_many_seeds_and_an_interval(evaluated, mode
 
 def test_baselines_learn_from_the_encoders_own_examples(tmp_path, models, monkeypatch):
     """A rare word that only left-out examples have tells the bag of words nothing."""
-    monkeypatch.setattr(recipes, "_fast", lambda width: Recipe("fast", 1e-4, epochs=1, train_examples=40))
+    monkeypatch.setattr(
+        recipes, "_fast", lambda width: Recipe(name="fast", learning_rate=1e-4, epochs=1, train_examples=40)
+    )
     seen = []
     monkeypatch.setattr(runner, "bag_of_words", lambda task: seen.append(task) or bag_of_words(task))
     rows = [f"value {i},{'left' if i % 3 else 'right'}\n" for i in range(90)]
@@ -501,9 +503,9 @@ def test_small_encoders_have_a_recipe_with_rates_to_choose_from(tmp_path, models
     assert [recipes.default_recipe(width) for width in (128, 512, 768)] == ["small", "small", "electra"]
     small, words = (recipe_for("small", 256, kind) for kind in ("classification", "tokens"))
     assert [small.epochs_of("x", -(-examples // 32)) for examples in (100, 500, 5_424)] == [40, 10, 3]
-    assert (small.train_examples, words.max_length) == (10_000, 256)
-    assert recipes.learning_rates(words, "tokens") == (3e-4, 1e-3)
-    assert recipes.learning_rates(recipe_for("bert", 256), "tokens") == (5e-5,)
+    assert (small.train_examples, words.length) == (10_000, 256)
+    assert words.rates == [3e-4, 1e-3]
+    assert recipe_for("bert", 256).rates == [5e-5]
 
 
 def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, capsys):
@@ -526,10 +528,37 @@ def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, c
     assert task["baselines"]["majority"] == seen.labels.count(0) / 2_000
 
 
+def test_settings_of_the_recipe_and_of_the_execution_are_given_as_those_of_a_run(tmp_path, models, glue, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("name: fast\nepochs: 1\nlength: 32\n")
+    common = ["evaluate", str(models[0]), "--tasks", "rte", "--data", str(glue), "--seeds", "1", "--out", str(tmp_path)]
+    given = ["--recipe", str(recipe), "recipe.batch_size=16", "execution.threads=1", "execution.precision=float32"]
+    assert main([*common, *given, "--json"]) == 0
+    (result,) = load(tmp_path).results
+    assert result.setup == "fast, epochs 1, batch size 16, length 32"
+    fast = recipe_for("fast", 32).model_copy(update={"epochs": 1, "batch_size": 16, "length": 32})
+    assert result.recipe == json.loads(json.dumps(fast.values()))
+    cell = json.loads((tmp_path / "cells" / result.cells["0"]).read_text())
+    assert (cell["updates"], cell["execution"]["precision"], cell["execution"]["threads"]) == (3, "float32", 1)
+    assert load(tmp_path).commands == [command(*common, *given)]
+    capsys.readouterr()
+    recipe.write_text("name: fast\nepoch: 1\n")
+    for wrong, sentence in (
+        (["--recipe", str(recipe)], f"{recipe}, line 2: unknown key recipe.epoch; did you mean recipe.epochs?"),
+        (["recipe.epochs=0"], "override recipe.epochs=0: recipe.epochs must be at least 1, not 0."),
+        (["recipe.lr=1"], "override recipe.lr=1: unknown key recipe.lr; did you mean recipe.learning_rate?"),
+        (["training.threads=1"], "unknown key training.threads; did you mean execution.threads?"),
+        (["--recipe", "elektra"], "elektra is neither a recipe (electra, bert, small, fast) nor a file"),
+    ):
+        assert main([*common, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_progress_ends_at_what_there_is_to_do(tmp_path, models, glue, monkeypatch):
     """48 examples are a batch and a half."""
     told = []
-    asked = recipe.Request(str(models[0]), ("cola",), glue, recipe="fast", seeds=(0,), out=tmp_path)
+    options = {"model": models[0], "tasks": "cola", "data": glue, "recipe": "fast", "seeds": [0], "out": tmp_path}
+    asked = EvaluationConfig.of(options)
     recipe.evaluate_model(asked, lambda _: None, lambda *progress: told.append(progress))
     done, total, _ = told[-1]
     assert done == pytest.approx(total)
@@ -589,9 +618,14 @@ def test_a_saved_model_is_where_another_task_starts_from(tmp_path, models, glue)
     assert main(["evaluate", str(models[0]), "--tasks", "rte", "--start", str(saved), *common]) == 0
     found = {result.task: result for result in load(tmp_path).results}
     electra = recipe_for("electra", 256)
-    assert runner.Setup(start="google/electra").name_of(electra) == "electra, started from google/electra"
+
+    def name(**options) -> str:
+        return setup_name(EvaluationConfig.of({"model": "m", "tasks": "rte", **options}), electra)
+
+    assert name(start="google/electra") == "electra, started from google/electra"
     (tmp_path / "run" / "model").mkdir(parents=True)
-    assert runner.Setup(start=str(tmp_path / "run" / "model")).name_of(electra) == "electra, started from run"
+    assert name(start=tmp_path / "run" / "model") == "electra, started from run"
+    assert name(learning_rates="1e-4,3e-4", recipe={"epochs": 5}) == "electra, learning rate 0.0001 or 0.0003, epochs 5"
     # Not the folder's whole name, whose digest is the model's: another one that starts from its own can be compared.
     assert found["rte"].setup == "fast, started from cola-fast-0"
     assert len(found["rte"].recipe["start"]) == 64  # the digest is kept here
@@ -769,8 +803,8 @@ BAD = [
     (["--tasks", "sst2"], "SST-2/train.tsv is missing; give the folder of the GLUE download, where sst2 is SST-2/"),
     (["--tasks", "rte", "--predictions", "p"], "RTE/test.tsv is missing, which --predictions needs"),
     (["--tasks", "bugs", "--predictions", "p"], "GLUE's server, which has no task bugs"),
-    (["--tasks", "cola", "--recipe", "electro"], "electro is no fine-tuning recipe"),
-    (["--tasks", "cola", "--learning-rates", "fast"], "--learning-rates: fast is not a learning rate"),
+    (["--tasks", "cola", "--recipe", "electro"], "electro is neither a recipe"),
+    (["--tasks", "cola", "--learning-rates", "fast"], "--learning-rates fast: give numbers such as 1e-4,3e-4"),
     (["--tasks", "cola", "--examples", "100,x"], "--examples 100,x: give whole numbers from 1, such as 100,300,1000"),
     (["--tasks", "cola", "--examples", "0"], "--examples 0: give whole numbers from 1"),
     (["--tasks", "cola", "--examples", "9", "--probe"], "--examples is about fine-tuning"),
@@ -800,7 +834,7 @@ BAD = [
     (["--train", "nowhere.csv", "--text", "text", "--label", "label"], "nowhere.csv is no file"),
     (["--train", "rte.csv", "--text", "text", "--label", "label"], "rte.csv is called like the task rte; rename"),
     (["--tasks", "cola", "--learning-rates", ","], "--learning-rates ,: give numbers such as 1e-4,3e-4"),
-    (["--tasks", "cola", "--probe", "--seeds", "5"], "--seeds is about fine-tuning, and --probe has one score"),
+    (["--tasks", "cola", "--probe", "--seeds", "5"], "--seeds is about fine-tuning, and --probe trains no encoder"),
     (["--train", "same.csv", "--text", "text", "--label", "label"], "all of train has the value 1.5; give two values"),
     (["--tasks", "cola", "--out", "n" * 300], f"{'n' * 300}: File name too long; give another path"),
     (["--tasks", "cola", "--overlap", "nowhere"], "nowhere does not exist: name token shards"),

@@ -17,7 +17,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from fast_electra.errors import ConfigError, DataError, ModelError
+from fast_electra.errors import DataError, ModelError
 from fast_electra.evaluation import fine_tuning
 from fast_electra.evaluation.bugs.benchmark import BugBenchmark
 from fast_electra.evaluation.bugs.task import bug_task
@@ -32,6 +32,7 @@ from fast_electra.evaluation.fine_tuning import (
     training_task,
 )
 from fast_electra.evaluation.recipes import Recipe, recipe_for
+from fast_electra.evaluation.runner import make_cell
 from fast_electra.evaluation.tasks import Split, Task, make_task
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.classifier import (
@@ -56,7 +57,14 @@ from tests import tiny
 from tests.tiny import SPECIAL
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
-RECIPE = Recipe("test", learning_rate=3e-3, epochs=5, batch_size=16, max_length=48, dropout=0.0)
+RECIPE = Recipe(name="bert", learning_rate=3e-3, epochs=5, batch_size=16, length=48, dropout=0.0)
+
+
+def changed(**values) -> Recipe:
+    """The recipe with other values."""
+    return RECIPE.model_copy(update=values)
+
+
 SHAPE = {"layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}
 CLASSES = ("left", "right")
 
@@ -151,8 +159,35 @@ def test_recipes_are_those_of_their_papers():
     )
     assert recipe_for("fast", 256).train_examples == 10_000
     assert [recipe_for("fast", width).learning_rate for width in (128, 384, 1024)] == [4e-4, 1.3e-4, 5e-5]
-    with pytest.raises(ConfigError, match="elektra is no fine-tuning recipe; they are electra, bert, small, fast"):
-        recipe_for("elektra", 256)
+
+
+def test_a_recipe_of_which_values_are_given_has_the_others_from_its_name_by_width_and_kind_of_task():
+    assert Recipe().completed(256) == recipe_for("small", 256)
+    assert Recipe().completed(768) == recipe_for("electra", 768)
+    asked = Recipe(name="electra", epochs=7, length=64)
+    assert asked.completed(1024) == recipe_for("electra", 1024).model_copy(update={"epochs": 7, "length": 64})
+    words = Recipe(name="small", epochs=7).completed(256, "tokens")
+    assert (words.rates, words.length, words.epochs) == ([3e-4, 1e-3], 256, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "rate", "cell"),
+    [
+        ("electra", 256, None, "rte-electra-0-1cc55f242c85"),
+        ("electra", 1024, None, "rte-electra-0-c01d9615087f"),
+        ("bert", 768, None, "rte-bert-0-02ba65d82f60"),
+        ("fast", 256, None, "rte-fast-0-75ad878f5295"),
+        ("small", 256, 3e-4, "rte-small-0-52a33e5042b3"),
+    ],
+)
+def test_the_cells_of_an_unchanged_recipe_have_the_names_that_they_had_before_recipes_were_sections(
+    name, width, rate, cell
+):
+    recipe = recipe_for(name, width)
+    recipe = recipe.model_copy(update={"learning_rate": rate or recipe.learning_rate})
+    assert make_cell("rte", "task", recipe.values(), 0, False, "model").name == cell
+    changed = recipe.model_copy(update={"epochs": 9})
+    assert make_cell("rte", "task", changed.values(), 0, False, "model").name != cell
 
 
 def test_the_recipes_rate_is_the_loops():
@@ -166,16 +201,16 @@ def test_the_recipes_rate_is_the_loops():
 
 def test_only_unordered_pairs_are_doubled_and_only_where_the_recipe_asks():
     task = replace(words_task(pairs=True), augment_swapped=True)
-    doubled = training_task(task, replace(RECIPE, swapped=True)).train
+    doubled = training_task(task, changed(swapped=True)).train
     assert doubled.texts == task.train.texts + [(b, a) for a, b in task.train.texts]
     assert doubled.labels == [*task.train.labels, *task.train.labels]
     assert training_task(task, RECIPE) is task
-    assert training_task(words_task(pairs=True), replace(RECIPE, swapped=True)).train.texts == task.train.texts
+    assert training_task(words_task(pairs=True), changed(swapped=True)).train.texts == task.train.texts
 
 
 def test_a_cap_takes_the_same_examples_every_time():
     task = words_task()
-    first, second = (training_task(task, replace(RECIPE, train_examples=50)).train for _ in range(2))
+    first, second = (training_task(task, changed(train_examples=50)).train for _ in range(2))
     assert first == second
     pairs = list(zip(task.train.texts, task.train.labels, strict=True))
     assert len(first) == 50
@@ -458,8 +493,8 @@ def test_every_value_is_counted_and_no_word_that_has_no_label(tagger, tokenizer)
 
 def test_texts_that_were_cut_are_counted_once_where_examples_are_doubled(tagger):
     task = replace(words_task(40, pairs=True), augment_swapped=True)
-    recipe = replace(RECIPE, epochs=1, max_length=12)
-    once, doubled = (fine_tune(tagger, task, replace(recipe, swapped=twice), 0, CPU) for twice in (False, True))
+    short = changed(epochs=1, length=12), changed(epochs=1, length=12, swapped=True)
+    once, doubled = (fine_tune(tagger, task, recipe, 0, CPU) for recipe in short)
     assert 0 < once.truncated["train"] == doubled.truncated["train"] <= 40
     assert doubled.updates == 2 * once.updates - 1  # 40 and 80 examples by 16
 
@@ -491,7 +526,7 @@ def test_segments_are_given_where_tokenizer_and_model_know_them(tmp_path, tokeni
         assert uses_segments(model.config, given) == expected
         cell_folder = tmp_path / f"{architecture}-{expected}"
         write_model(model, given, cell_folder, "")
-        cell = fine_tune(cell_folder, words_task(40, pairs=True), replace(RECIPE, epochs=1), 0, CPU)
+        cell = fine_tune(cell_folder, words_task(40, pairs=True), changed(epochs=1), 0, CPU)
         assert cell.failed is None
     found = encode(Split([("value", "total count")], [0]), "classification", knowing, 48, segments=True)
     batch = collate(found, np.array([0]), Padding(SPECIAL["pad"], 48, 8))
@@ -549,7 +584,7 @@ def test_a_toy_task_is_learned(learned):
 
 
 def test_the_same_seed_gives_the_same_predictions_and_another_seed_another_model(tagger, learned):
-    recipe = replace(RECIPE, epochs=1, dropout=0.1)
+    recipe = changed(epochs=1, dropout=0.1)
     first, again, other = (fine_tune(tagger, values_task(), recipe, seed, CPU) for seed in (0, 0, 1))
     assert first.predictions == again.predictions
     assert first.predictions != other.predictions
@@ -571,24 +606,24 @@ def test_bfloat16_learns_too(precision, tagger):
 
 
 def test_values_are_learned_in_any_unit(tagger):
-    cell = fine_tune(tagger, values_task(), replace(RECIPE, epochs=8), 0, CPU)
+    cell = fine_tune(tagger, values_task(), changed(epochs=8), 0, CPU)
     assert cell.scores["dev"]["pearson"] > 0.8
     assert 1000 < np.mean(cell.predictions["dev"]) < 1300
 
 
 def test_words_are_learned_and_cut_ones_are_outside(tagger):
     task = tokens_task()
-    cell = fine_tune(tagger, task, replace(RECIPE, epochs=8), 0, CPU)
+    cell = fine_tune(tagger, task, changed(epochs=8), 0, CPU)
     assert cell.scores["dev"]["entity_f1"] > 0.9
     assert [len(found) for found in cell.predictions["dev"]] == [len(words) for words in task.dev["dev"].texts]
-    short = fine_tune(tagger, task, replace(RECIPE, epochs=1, max_length=5), 0, CPU)
+    short = fine_tune(tagger, task, changed(epochs=1, length=5), 0, CPU)
     assert short.truncated["dev"] > 20
     longest = max(range(40), key=lambda i: len(task.dev["dev"].texts[i]))
     assert short.predictions["dev"][longest][5:] == [0] * (len(task.dev["dev"].texts[longest]) - 5)
 
 
 def test_cutting_the_token_table_changes_nothing(tagger, tmp_path, monkeypatch):
-    recipe, task = replace(RECIPE, epochs=1, layerwise_decay=0.9), words_task()
+    recipe, task = changed(epochs=1, layerwise_decay=0.9), words_task()
     fine_tune(tagger, task, recipe, 0, CPU, save=tmp_path / "cut")
     monkeypatch.setattr(fine_tuning, "cut_table", lambda model, tokens: None)
     fine_tune(tagger, task, recipe, 0, CPU, save=tmp_path / "whole")
@@ -626,7 +661,7 @@ def test_a_saved_model_predicts_the_same_in_transformers_alone(tagger, tmp_path)
         (tokens_task(), AutoModelForTokenClassification),
     ):
         folder = tmp_path / task.name
-        cell = fine_tune(tagger, task, replace(RECIPE, epochs=2), 0, CPU, save=folder)
+        cell = fine_tune(tagger, task, changed(epochs=2), 0, CPU, save=folder)
         model, tokenizer = auto.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         assert "fast_electra" not in (folder / "config.json").read_text()
         for example in (0, 1, 2):
@@ -646,7 +681,7 @@ def test_a_saved_model_predicts_the_same_in_transformers_alone(tagger, tmp_path)
 def test_an_intermediate_task_gives_its_encoder_and_not_its_head(tagger, tmp_path):
     saved = tmp_path / "words"
     fine_tune(tagger, words_task(), RECIPE, 0, CPU, save=saved)
-    recipe = replace(RECIPE, epochs=1, learning_rate=RECIPE.learning_rate / 30)
+    recipe = changed(epochs=1, learning_rate=1e-4)
     plain, started = (fine_tune(tagger, words_task(seed=1), recipe, 0, CPU, start=s) for s in (None, saved))
     assert (plain.start, started.start) == (None, str(saved))
     assert started.scores["dev"]["accuracy"] > 0.9 > plain.scores["dev"]["accuracy"]
@@ -660,7 +695,7 @@ def test_an_intermediate_task_gives_its_encoder_and_not_its_head(tagger, tmp_pat
 
 
 def test_a_run_that_diverges_is_recorded_with_its_reason(tagger):
-    cell = fine_tune(tagger, words_task(), replace(RECIPE, learning_rate=1e38), 0, CPU)
+    cell = fine_tune(tagger, words_task(), changed(learning_rate=1e38), 0, CPU)
     assert re.fullmatch(
         r"diverged: (loss or gradient was not finite at update \d+ of 75|predictions are .*)", cell.failed
     )
@@ -670,7 +705,7 @@ def test_a_run_that_diverges_is_recorded_with_its_reason(tagger):
 
 def test_a_run_that_names_one_class_only_is_called_degenerate(tagger):
     blank = Split([("value",)] * 40, [0, 1] * 20)
-    cell = fine_tune(tagger, words_task(train=blank, dev={"dev": blank}), replace(RECIPE, epochs=1), 0, CPU)
+    cell = fine_tune(tagger, words_task(train=blank, dev={"dev": blank}), changed(epochs=1), 0, CPU)
     assert len(set(cell.predictions["dev"])) == 1
     assert cell.degenerate == ["dev"]
     assert cell.scores["dev"]["matthews"] == 0.0

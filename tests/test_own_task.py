@@ -1,7 +1,6 @@
 """`fast-electra quickstart --task`: whether pre-training paid on one's own labelled examples."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,9 +114,9 @@ def test_pre_training_pays_only_where_a_difference_is_decided(difference, low, h
 def small_fine_tuning(monkeypatch):
     """One rate and few updates, so that a test takes seconds."""
     monkeypatch.setattr(precision, "available_cores", lambda: 1)
-    monkeypatch.setattr(recipes, "_SMALL_WORDS", replace(recipes._SMALL_WORDS, least_updates=4, epochs=1))
-    monkeypatch.setattr(recipes, "_SMALL", replace(recipes._SMALL, least_updates=4, epochs=1))
-    monkeypatch.setattr(runner, "learning_rates", lambda recipe, kind: (recipe.learning_rate,))
+    for name, rate in (("_SMALL_WORDS", 1e-3), ("_SMALL", 3e-4)):
+        few = {"least_updates": 4, "epochs": 1, "learning_rate": rate}
+        monkeypatch.setattr(recipes, name, getattr(recipes, name).model_copy(update=few))
 
 
 @pytest.fixture

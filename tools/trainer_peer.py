@@ -55,7 +55,7 @@ def by_trainer(
     name = resolve_model(source)
     tokenizer = load_task_tokenizer(source)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    longest = longest_text(config, tokenizer, recipe.max_length)
+    longest = longest_text(config, tokenizer, recipe.length)
 
     class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         """A split as the Trainer takes it."""
@@ -91,7 +91,7 @@ def by_trainer(
             args=TrainingArguments(
                 output_dir=folder,
                 seed=seed,
-                learning_rate=recipe.learning_rate,
+                learning_rate=recipe.rates[0],
                 num_train_epochs=recipe.epochs_of(task.name, -(-len(examples) // recipe.batch_size)),
                 per_device_train_batch_size=recipe.batch_size,
                 per_device_eval_batch_size=64,
@@ -143,12 +143,13 @@ def main() -> int:
     execution = choose_execution(ExecutionConfig(threads=arguments.threads))
     recipe = recipe_for(arguments.recipe, stored_config(resolve_model(arguments.model)).hidden_size)
     # What the Trainer has no setting for is left out on both sides.
-    recipe = replace(recipe, layerwise_decay=1.0, warmup_multiplies=False, bias_correction=True)
+    changes: dict[str, Any] = {"layerwise_decay": 1.0, "warmup_multiplies": False, "bias_correction": True}
     epochs = 1 if arguments.speed else arguments.epochs
     if epochs:
-        recipe = replace(recipe, epochs=epochs, epochs_by_task={})
+        changes |= {"epochs": epochs, "epochs_by_task": {}}
     if arguments.examples:
-        recipe = replace(recipe, train_examples=arguments.examples)
+        changes["train_examples"] = arguments.examples
+    recipe = recipe.model_copy(update=changes)
     table = Table("task", "measure", "seed", "this program", "Trainer", "ratio" if arguments.speed else "difference")
     for name in arguments.tasks.split(","):
         task = load_glue(name, arguments.data)

@@ -78,6 +78,15 @@ def command(*words: object) -> str:
     return shlex.join(["fast-electra", *map(str, words)])
 
 
+arguments: list[str] = []
+"""the words behind `fast-electra`, as they were given"""
+
+
+def command_given() -> str:
+    """The running command as a shell takes it, without `--json`, which changes no result; "" in other programs."""
+    return command(*(word for word in arguments if word != "--json")) if arguments else ""
+
+
 def prepare_streams() -> None:
     """Make standard input, output and error usable, also if they are closed; may be called repeatedly."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

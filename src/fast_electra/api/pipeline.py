@@ -10,7 +10,7 @@ Notable:
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fast_electra.config.tree import Config
 
@@ -90,41 +90,20 @@ def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1),
 def evaluate(
     model: str | Path,
     tasks: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     *,
-    data: str | Path | None = None,
-    pairs: str | Path | None = None,
-    train: str | Path | None = None,
-    dev: str | Path | None = None,
-    test: str | Path | None = None,
-    text: Sequence[str] = (),
-    label: str | None = None,
-    recipe: str | None = None,
-    learning_rates: Sequence[float] = (),
-    seeds: Sequence[int] = (0, 1, 2),
-    examples: Sequence[int] = (),
-    probe: bool = False,
-    out: str | Path | None = None,
     say: Say = _silent,
+    **options: Any,
 ) -> "Evaluation":
     """Fine-tune and score a model beside its baselines; what is finished is not computed again.
 
     Args:
         model: a run, a checkpoint of a run, a folder or a hub name.
         tasks: of GLUE, "bugs", "blimp".
-        data: the folder of the GLUE download; None: the hub.
-        pairs: the file of minimal pairs, for "blimp".
-        train: examples of a task of your own: a table, or a CoNLL file.
-        dev: its examples to score; None: some of `train`.
-        test: its test set.
-        text: the columns to read.
-        label: the column to predict.
-        recipe: of fine-tuning, by name; None: the model's.
-        learning_rates: to choose from, on a part of the training examples; none: the recipe's.
-        seeds: of fine-tuning.
-        examples: train on this number of examples, and on the next number.
-        probe: train a linear model on the frozen encoder, and nothing else.
-        out: the folder of the results; None: beside the model.
+        overrides: settings as on the command line, such as "recipe.epochs=5" and "execution.threads=1".
         say: called with a sentence at a time.
+        options: the other fields of `evaluation.settings.EvaluationConfig`, which are the options of the command:
+            `train="labelled.csv"`, `seeds=5`, `recipe="fast"`; a recipe may also be a mapping.
 
     Returns:
         all results of the model that the folder now holds.
@@ -132,29 +111,11 @@ def evaluate(
     Raises:
         UserError: data or model cannot be used, or options do not go together.
     """
-    from fast_electra.pipelines.evaluate import Request, evaluate_model
+    from fast_electra.evaluation.settings import EvaluationConfig
+    from fast_electra.pipelines.evaluate import evaluate_model
 
-    def path(given: str | Path | None) -> Path | None:
-        return None if given is None else Path(given)
-
-    request = Request(
-        model=str(model),
-        tasks=tuple(tasks),
-        data=path(data),
-        pairs=path(pairs),
-        train=path(train),
-        dev=path(dev),
-        test=path(test),
-        text=tuple(text),
-        label=label,
-        recipe=recipe,
-        learning_rates=tuple(learning_rates),
-        seeds=tuple(seeds),
-        examples=tuple(examples),
-        probe=probe,
-        out=path(out),
-    )
-    return evaluate_model(request, say, lambda done, total, doing: None)[0]
+    config = EvaluationConfig.of({"model": model, "tasks": tasks, **options}, overrides)
+    return evaluate_model(config, say, lambda done, total, doing: None)[0]
 
 
 def export(

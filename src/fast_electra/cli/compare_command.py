@@ -28,7 +28,7 @@ def compare(
         Print one JSON object on standard output instead of text.
     """
     from fast_electra.errors import ConfigError
-    from fast_electra.terminal import Terminal, command, print_json
+    from fast_electra.terminal import Terminal, command_given, print_json
 
     names = list(dict.fromkeys(models))
     if len(names) < 2:
@@ -60,6 +60,6 @@ def compare(
             console.say(sentence)
     if page is not None:
         commands = [each for one in evaluations for each in one.commands]
-        save_comparison(contests, names, [*commands, command("compare", *names, "--page", page)], page)
+        save_comparison(contests, names, [*commands, command_given()], page)
         Terminal(stderr=True).say(str(page))
     return 0

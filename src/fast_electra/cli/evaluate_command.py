@@ -1,42 +1,20 @@
 """`fast-electra evaluate`: fine-tunes a model on tasks and compares its scores with baselines."""
 
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from fast_electra.evaluation.settings import EvaluationConfig
 
 if TYPE_CHECKING:
     from fast_electra.evaluation.results import Result
     from fast_electra.terminal import Terminal
 
-Flag = Annotated[bool, Parameter(negative="")]
-
 
 def evaluate(
-    model: str,
-    /,
-    *,
-    tasks: str | None = None,
-    data: Annotated[list[Path] | None, Parameter(negative="")] = None,
-    pairs: int | None = None,
-    train: Path | None = None,
-    dev: Path | None = None,
-    test: Path | None = None,
-    text: str | None = None,
-    label: str | None = None,
-    recipe: str | None = None,
-    learning_rates: str | None = None,
-    examples: str | None = None,
-    seeds: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
-    probe: Flag = False,
-    start: str | None = None,
-    overlap: Path | None = None,
-    drop_overlap: Flag = False,
-    predictions: Path | None = None,
-    save: Flag = False,
-    workers: int | None = None,
-    out: Path | None = None,
-    json: Flag = False,
+    model: str, /, *overrides: str, json: Annotated[bool, Parameter(negative="")] = False, **options: Any
 ) -> int:
     """Fine-tune a model on tasks with several seeds each, and compare its scores with baselines.
 
@@ -47,100 +25,21 @@ def evaluate(
     ----------
     model
         A run, a checkpoint of a run (RUN/checkpoints/UPDATE), a model folder or a hub name.
-    tasks
-        Names separated by commas: GLUE tasks (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), bugs and blimp.
-    data
-        For GLUE, a folder in the layout of the GLUE download; default: load the tasks from the hub with datasets. For
-        blimp, a file (.jsonl, also .gz and .xz) with one JSON object per line that has sentence_good and sentence_bad.
-        You can give this option twice, once for each.
-    pairs
-        Number of pairs of each set that blimp uses; default: all; for a masked language model about 6,700 in total.
-    train
-        Training examples of your own task: TSV, CSV, JSON lines or Parquet, or named entities as CoNLL with one word
-        and its tag per line.
-    dev
-        Examples of your task to score; default: a tenth of --train.
-    test
-        The test set of your task; its scores are reported separately, before those of --dev.
-    text
-        The column with the text, or two columns separated by a comma; not for CoNLL.
-    label
-        The column to predict; not for CoNLL.
-    recipe
-        Fine-tuning hyper-parameters: electra, bert, small or fast; default: small for encoders of width up to 512,
-        otherwise electra.
-    learning_rates
-        Learning rates, separated by commas, instead of the recipe's. Of several, each task uses the rate with the best
-        score on a part of train.
-    examples
-        Number of training examples, the same examples for the model and its baselines; several numbers, separated by
-        commas, give a curve.
-    seeds
-        The number of seeds, or two or more seeds; default: 3.
-    probe
-        Instead of fine-tuning, fit a linear model on each layer of the frozen encoder; for pairs of texts with numbers
-        also measure the cosine of the two texts' mean vectors.
-    start
-        Start from the encoder of this fine-tuned folder instead of the model's (intermediate task).
-    overlap
-        Token shards or text of pre-training: count how many of the tasks' texts also occur there.
-    drop_overlap
-        Exclude dev and test examples from the scores if their texts are also in train.
-    predictions
-        A folder for predictions of the test sets, in the format of GLUE's server.
-    save
-        Keep the fine-tuned model of the first seed of each task, under models/ in the folder of the results.
-    workers
-        Number of processes that fine-tune in parallel and share the cores; default: one per CUDA device, or else one.
-    out
-        The folder of the results; default: evaluation/ in the run, or evaluations/NAME in the current folder for other
-        models.
+    overrides
+        Settings of the recipe and of the execution, each as section.key=value.
     json
         Print one JSON object on standard output instead of text.
+    options
+        The other fields of `EvaluationConfig`.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from fast_electra.cli.data_option import folder_and_pairs
-    from fast_electra.errors import ConfigError
-    from fast_electra.pipelines.evaluate import REPORT_FILE, Request, evaluate_model
-    from fast_electra.terminal import Terminal, print_json
+    from fast_electra.pipelines.evaluate import REPORT_FILE, evaluate_model
+    from fast_electra.terminal import Terminal, command_given, print_json
 
-    folder, pairs_file = folder_and_pairs(data, "--data")
-    given = {
-        **{"--tasks": tasks, "--data": data, "--pairs": pairs, "--train": train, "--dev": dev, "--test": test},
-        **{"--text": text, "--label": label, "--recipe": recipe, "--learning-rates": learning_rates},
-        **{"--examples": examples, "--start": start, "--overlap": overlap},
-        **{"--predictions": predictions, "--out": out},
-    }
-    if probe and seeds is not None:
-        raise ConfigError("--seeds is about fine-tuning, and --probe has one score: leave one of them out.")
-    request = Request(
-        model=model,
-        tasks=_words(tasks),
-        data=folder,
-        pairs=pairs_file,
-        pairs_per_set=pairs,
-        train=train,
-        dev=dev,
-        test=test,
-        text=_words(text),
-        label=label,
-        recipe=recipe,
-        learning_rates=_rates(learning_rates),
-        examples=_numbers(examples),
-        seeds=_seeds(seeds),
-        probe=probe,
-        start=start,
-        overlap=overlap,
-        drop_overlap=drop_overlap,
-        predictions=predictions,
-        save=save,
-        workers=workers,
-        out=out,
-        command=_command(model, given, seeds, {"--probe": probe, "--save": save, "--drop-overlap": drop_overlap}),
-    )
-    if seeds is not None and request.tasks == ("blimp",) and train is None:
-        raise ConfigError("--seeds is for tasks with training examples: leave it out, or add such a task.")
+    if len(seeds := options.get("seeds", [])) == 1:
+        options["seeds"] = seeds[0]
+    config = EvaluationConfig.of({"model": model, **options}, overrides)
     console = Terminal(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -153,11 +52,12 @@ def evaluate(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         bar = display.add_task("", total=None, visible=False)
         evaluation, results = evaluate_model(
-            request,
+            config,
             console.say,
             lambda done, total, doing: display.update(
                 bar, completed=done, total=total, description=doing, visible=True
             ),
+            command_given(),
         )
     if json:
         from fast_electra.evaluation.results import averages_of, entries
@@ -187,56 +87,27 @@ def _print(results: "list[Result]", console: "Terminal") -> None:
         console.say(sentence)
 
 
-def _words(given: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in given.split(",") if word.strip()) if given else ()
+_TYPES: dict[str, Any] = {"data": list[Path], "seeds": list[int], "recipe": str}
+"""of options that are no text where the field is a list, and of the recipe"""
 
 
-def _rates(given: str | None) -> tuple[float, ...]:
-    from fast_electra.errors import ConfigError
-
-    rates: list[float] = []
-    for word in _words(given):
-        try:
-            rates.append(float(word))
-        except ValueError:
-            rates.append(0.0)
-        if not 0 < rates[-1] < 1:
-            raise ConfigError(f"--learning-rates: {word} is not a learning rate; give numbers such as 1e-4,3e-4.")
-    if given and not rates:
-        raise ConfigError(f"--learning-rates {given}: give numbers such as 1e-4,3e-4.")
-    return tuple(dict.fromkeys(rates))
-
-
-def _numbers(given: str | None) -> tuple[int, ...]:
-    from fast_electra.errors import ConfigError
-
-    words = _words(given)
-    if given is not None and not (words and all(word.isdecimal() and int(word) for word in words)):
-        raise ConfigError(f"--examples {given}: give whole numbers from 1, such as 100,300,1000.")
-    return tuple(sorted({int(word) for word in words}))
+def _signature() -> inspect.Signature:
+    """The parameters of the command, with the fields of the settings as its options, in their order and words."""
+    *own, json, _ = inspect.signature(evaluate).parameters.values()
+    options: list[inspect.Parameter] = []
+    for name, field in EvaluationConfig.model_fields.items():
+        if name in ("model", "execution"):
+            continue
+        kind = _TYPES.get(name, str if isinstance(field.default, list) else field.annotation)
+        about = Parameter(
+            help=" ".join(str(field.description).split()),
+            show_default=False,
+            negative="",
+            consume_multiple=name == "seeds",
+        )
+        annotation = Annotated[kind | None, about]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    return inspect.Signature([*own, *options, json], return_annotation=int)
 
 
-def _seeds(given: list[int] | None) -> tuple[int, ...]:
-    """Return the seeds: one number is the number of seeds (from 0 on), several numbers are the seeds."""
-    from fast_electra.errors import ConfigError
-
-    given = given or [3]
-    if len(given) == 1:
-        if not 1 <= given[0] <= 1000:
-            raise ConfigError(f"--seeds {given[0]} is not a number of seeds: give 1 to 1000, or two or more seeds.")
-        return tuple(range(given[0]))
-    if len(set(given)) < len(given) or not all(0 <= seed < 2**32 for seed in given):
-        raise ConfigError(f"--seeds {' '.join(map(str, given))}: give different whole numbers from 0 to 4,294,967,295.")
-    return tuple(given)
-
-
-def _command(model: str, given: dict[str, object], seeds: list[int] | None, flags: dict[str, bool]) -> str:
-    """Return the command line that repeats this one."""
-    from fast_electra.terminal import command
-
-    words = ["evaluate", model]
-    for option, value in given.items():
-        for one in value if isinstance(value, list) else [value]:
-            words += [] if one is None else [option, str(one)]
-    words += ["--seeds", *map(str, seeds)] if seeds else []
-    return command(*words, *(flag for flag, is_set in flags.items() if is_set))
+evaluate.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
-from fast_electra import __version__
+from fast_electra import __version__, terminal
 from fast_electra.errors import UserError
 from fast_electra.terminal import Terminal, discard, prepare_streams
 
@@ -144,11 +144,6 @@ app.command(
     "fast_electra.cli.evaluate_command:evaluate",
     name="evaluate",
     help="Evaluate a model on GLUE, your own task, bug finding or minimal pairs, with baselines.",
-    help_epilogue="""Examples:
-  fast-electra evaluate runs/main --tasks cola,sst2,mrpc,rte --data GLUE
-  fast-electra evaluate runs/main --train reviews.csv --text review --label stars
-  fast-electra evaluate runs/main --tasks bugs --recipe fast --seeds 5
-  fast-electra evaluate google/electra-small-discriminator --tasks rte --json""",
 )
 app.command(
     "fast_electra.cli.compare_command:compare",
@@ -207,6 +202,16 @@ CONFIG is a preset (PRESETS) or a YAML file, which may name a preset to start fr
 Every setting, with its default:
 """
 
+EVALUATE_EXAMPLES = """Examples:
+  fast-electra evaluate runs/main --tasks cola,sst2,mrpc,rte --data GLUE
+  fast-electra evaluate runs/main --train reviews.csv --text review --label stars
+  fast-electra evaluate runs/main --tasks bugs --recipe fast --seeds 5
+  fast-electra evaluate runs/main --tasks rte --data GLUE recipe.epochs=5 recipe.length=256
+  fast-electra evaluate google/electra-small-discriminator --tasks rte --json
+
+Settings of the recipe and of the execution. A value that you do not give is that of the recipe's name:
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status.
@@ -216,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    terminal.arguments[:] = arguments
     prepare_streams()
     # We display progress ourselves; progress bars and messages of libraries would break the display.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -279,7 +285,8 @@ def _add_to_help(arguments: Sequence[str]) -> None:
             command = command[word]
     if command is app:
         return
-    text = _pretrain_help() if arguments[0] == "pretrain" else str(command.help_epilogue or "").split(PLUGIN_HELP)[0]
+    more = {"pretrain": _pretrain_help, "evaluate": _evaluate_help}.get(arguments[0])
+    text = more() if more else str(command.help_epilogue or "").split(PLUGIN_HELP)[0]
     command.help_epilogue = f"{text.rstrip()}{PLUGIN_HELP}"
 
 
@@ -288,6 +295,14 @@ def _pretrain_help() -> str:
 
     examples = PRETRAIN_EXAMPLES.replace("PRESETS", ", ".join(preset_names()))
     return examples + "\n" + help_for_keys(shutil.get_terminal_size().columns)
+
+
+def _evaluate_help() -> str:
+    from fast_electra.config import help_for_keys
+    from fast_electra.evaluation.settings import EvaluationConfig
+
+    width = shutil.get_terminal_size().columns
+    return EVALUATE_EXAMPLES + "\n" + help_for_keys(width, EvaluationConfig, ("recipe", "execution"))
 
 
 def _failed(message: str) -> int:

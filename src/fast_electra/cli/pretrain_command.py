@@ -59,8 +59,7 @@ def pretrain(
     from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
     from fast_electra.pipelines.pretrain import pretrain as run_pretraining
-    from fast_electra.plugins import requested
-    from fast_electra.terminal import Terminal, command, print_json
+    from fast_electra.terminal import Terminal, command_given, print_json
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.precision import say_shared
     from fast_electra.training.telemetry import ProgressDisplay
@@ -85,13 +84,7 @@ def pretrain(
                 observe=probes,
             )
         except Interrupted as reason:
-            more: list[object] = [] if extend is None else ["--extend", extend]
-            more += [word for name in requested for word in ("--plugin", name)]
-            if probe is not None:
-                more += ["--probe", probe, "--probe-every", probe_every]
-                more += [word for path in probe_data or () for word in ("--probe-data", path)]
-            again = command("pretrain", config, "--run", run, *more, *overrides)
-            say(f"{reason}; the checkpoint is written. Continue with: {again}")
+            say(f"{reason}; the checkpoint is written. Continue with: {command_given()}")
             return 130
     facts = {
         "run": str(result.folder),
@@ -119,14 +112,14 @@ def _probes(
     names: str, data: list[Path] | None, every: int, settings: "Config", run: Path, say: Callable[[str], None]
 ) -> Callable[["Assembled"], Sequence["Observer"]]:
     """Read the tasks now, before any work starts, and return a function that makes the probes for an assembled run."""
-    from fast_electra.cli.data_option import folder_and_pairs
     from fast_electra.errors import ConfigError
     from fast_electra.evaluation.glue import load_glue
     from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
     from fast_electra.evaluation.probing import ProbeObserver, pair_probe
+    from fast_electra.evaluation.settings import folder_and_pairs
     from fast_electra.training.precision import choose_execution
 
-    folder, file = folder_and_pairs(data, "--probe-data")
+    folder, file = folder_and_pairs(data or [], "--probe-data")
     wanted = dict.fromkeys(name.strip() for name in names.split(","))
     if ("blimp" in wanted) != (file is not None):
         raise ConfigError(

@@ -61,7 +61,7 @@ def claim(
     """
     from fast_electra.config.loading import load_config
     from fast_electra.studies.claim.methods import Study, plan
-    from fast_electra.terminal import Terminal, command, print_json
+    from fast_electra.terminal import Terminal, command_given, print_json
 
     console = Terminal(stderr=True)
     say = console.say
@@ -73,22 +73,15 @@ def claim(
         print_json(steps) if json else _print_plan(steps)
         return 0
     from fast_electra.cli.signals import stop_on_signals
-    from fast_electra.studies.claim.corpora import EXAMPLES
     from fast_electra.studies.claim.study import claim as run_claim
     from fast_electra.studies.claim.trial import Listener
     from fast_electra.training.loop import Interrupted
     from fast_electra.training.telemetry import ProgressDisplay
 
-    words = ["study", "claim", *overrides, "--out", str(out), "--seconds", f"{seconds:g}"]
-    words += ["--seeds", *map(str, seeds), "--corpus", *corpus, *(["--glue", str(glue)] if glue else [])]
-    words += ["--methods", *methods]
-    words += ["--auxiliary-share", str(auxiliary_share)] if auxiliary_share != Study.auxiliary_share else []
-    words += ["--factors", *(f"{factor:g}" for factor in factors)] if factors != Study.factors else []
-    words += ["--examples", str(examples)] if examples != EXAMPLES else []
     with stop_on_signals() as stop:
         listener = Listener(say, lambda name: ProgressDisplay(console, name), stop)
         try:
-            results = run_claim(study, corpora, out, command(*words), listener)
+            results = run_claim(study, corpora, out, command_given(), listener)
         except Interrupted as reason:
             say(f"{reason}; the same command continues.")
             return 130

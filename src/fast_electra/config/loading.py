@@ -67,7 +67,7 @@ def _read_preset(name: str, visited: tuple[str, ...] = ()) -> Layer:
 def _read(source: str | Path) -> Layer:
     if isinstance(source, str) and source in preset_names():
         return _read_preset(source)
-    return _on_preset(read_named_file(source, "preset", preset_names()))
+    return _on_preset(read_named_file(source, "neither a preset", preset_names()))
 
 
 def _import_plugins(layer: Layer) -> None:

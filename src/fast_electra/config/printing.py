@@ -1,8 +1,7 @@
 """A tree of sections as text for people and editors: commented YAML, JSON Schema, and the list of its keys."""
 
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from fast_electra.config.keys import Key, keys
@@ -15,39 +14,23 @@ from fast_electra.parts import Section
 def dump_config(config: Config) -> str:
     """YAML of every value with its description behind it; `load_config` of it gives an equal configuration."""
     text: list[str] = []
-    for line in _lines(config):
-        code = f"{'  ' * line.depth}{line.name}: {yaml_value(line.value)}".rstrip()
-        # Comments of values are aligned; long values push theirs to the right.
-        code = f"{code:<28}" if line.key else code
-        text += [""] if not line.depth and text else []
-        text.append(f"{code}  # {line.comment}" if line.comment else code.rstrip())
-    return "\n".join(text) + "\n"
 
-
-@dataclass(frozen=True)
-class _Line:
-    depth: int
-    name: str
-    key: str
-    """dotted name; empty for a section"""
-    value: Any
-    comment: str
-
-
-def _lines(config: Config) -> Iterator[_Line]:
-    def walk(section: Section, prefix: str, depth: int) -> Iterator[_Line]:
+    def add(section: Section, prefix: str, indent: str) -> None:
         for name, info in type(section).model_fields.items():
-            value = getattr(section, name)
+            value, key, comment = getattr(section, name), keys().get(prefix + name), info.description or ""
+            text.extend([""] if not indent and text else [])
             if isinstance(value, Section):
-                yield _Line(depth, name, "", None, info.description or (type(value).__doc__ or "").split("\n")[0])
-                yield from walk(value, f"{prefix}{name}.", depth + 1)
+                comment = comment or (type(value).__doc__ or "").split("\n")[0]
+                text.append(f"{indent}{name}:  # {comment}" if comment else f"{indent}{name}:")
+                add(value, f"{prefix}{name}.", indent + "  ")
             else:  # a value, or a section that may be left out and is
-                key = keys().get(prefix + name)
-                yield _Line(
-                    depth, name, prefix + name, to_plain(value), _comment(key) if key else info.description or ""
-                )
+                comment = _comment(key) if key else comment
+                # Comments of values are aligned; long values push theirs to the right.
+                code = f"{f'{indent}{name}: {yaml_value(to_plain(value))}'.rstrip():<28}"
+                text.append(f"{code}  # {comment}" if comment else code.rstrip())
 
-    yield from walk(config, "", 0)
+    add(config, "", "")
+    return "\n".join(text) + "\n"
 
 
 def _comment(key: Key) -> str:
@@ -62,13 +45,11 @@ def config_schema() -> dict[str, Any]:
     """JSON Schema of a YAML file, for completion in editors; nothing is required, since a preset may give it."""
 
     def relax(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {
-                name: relax(value)
-                for name, value in node.items()
-                if not (name == "required" and isinstance(value, list))
-            }
-        return [relax(item) for item in node] if isinstance(node, list) else node
+        if isinstance(node, list):
+            return [relax(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        return {key: relax(value) for key, value in node.items() if key != "required" or not isinstance(value, list)}
 
     schema = relax(Config.model_json_schema())
     preset = {"enum": preset_names(), "description": "the preset that this file starts from"}
@@ -76,15 +57,23 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fast-electra configuration"}
 
 
-def help_for_keys(width: int = 120) -> str:
-    """All keys with their defaults and descriptions, wrapped to `width`, a blank line between sections."""
+def help_for_keys(width: int = 120, root: type[Section] = Config, sections: Sequence[str] = ()) -> str:
+    """All keys with their defaults and descriptions, wrapped to `width`, a blank line between sections.
+
+    Args:
+        width: of the text.
+        root: the tree.
+        sections: only the keys of these sections, without their defaults.
+    """
     lines: list[str] = []
-    section = "plugins"
-    for name, key in keys().items():
+    section = sections[0] if sections else "plugins"
+    for name, key in keys(root).items():
+        if sections and name.partition(".")[0] not in sections:
+            continue
         if not name.startswith(f"{section}."):
             section = name.partition(".")[0]
             lines.append("")
-        code = name if key.required else f"{name}={yaml_value(to_plain(key.default))}"
+        code = name if key.required or sections else f"{name}={yaml_value(to_plain(key.default))}"
         kinds = f"only with kind {' or '.join(key.kinds)}" if key.kinds else ""
         notes = "; ".join(filter(None, ("required" if key.required else "", _comment(key), kinds)))
         indent = " " * 40

@@ -128,12 +128,12 @@ def parse(text: str, name: str, base: Keys = (), place: str | None = None) -> tu
 
 
 def read_named_file(source: str | Path, what: str, names: Sequence[str], base: Keys = ()) -> Layer:
-    """The mapping of a YAML file, which is given where the name of a `what` (one of `names`) may stand.
+    """The mapping of a YAML file, which is given where one of `names` may stand.
 
     Args:
         source: the file.
-        what: as messages call it.
-        names: that it may have.
+        what: it is not where the file is not there either: "neither a preset".
+        names: that may stand there.
         base: the path of the section that the file holds; (): the whole tree.
 
     Raises:
@@ -145,7 +145,7 @@ def read_named_file(source: str | Path, what: str, names: Sequence[str], base: K
     except FileNotFoundError:
         close = difflib.get_close_matches(str(source), names, n=1)
         remedy = f"did you mean {close[0]}?" if close else "give one of them, or the path of a YAML file."
-        raise ConfigError(f"{source} is neither a {what} ({', '.join(names)}) nor a file; {remedy}") from None
+        raise ConfigError(f"{source} is {what} ({', '.join(names)}) nor a file; {remedy}") from None
     except IsADirectoryError:
         raise ConfigError(f"{source} is a folder; give a YAML file, for example {path / 'config.yaml'}.") from None
     except UnicodeDecodeError as error:

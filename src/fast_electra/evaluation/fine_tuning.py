@@ -471,7 +471,7 @@ class Cell:
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON."""
-        return asdict(self)
+        return asdict(self) | {"recipe": self.recipe.values()}
 
 
 def fine_tune(
@@ -510,7 +510,7 @@ def fine_tune(
     tokenizer = load_task_tokenizer(start or source)
     unit = "token" if task.kind == "tokens" else "sequence"
     model = load_classifier(start or source, unit, task.labels, seed, recipe.dropout, untrained)
-    longest = longest_text(model.config, tokenizer, recipe.max_length)
+    longest = longest_text(model.config, tokenizer, recipe.length)
     segments = uses_segments(model.config, tokenizer)
     encoded = encode_task(training_task(task, recipe), tokenizer, longest, segments)
     padding = padding_for(tokenizer, longest, execution.device)
@@ -576,12 +576,7 @@ def fine_tune(
         cut_entities={name: split.cut_entities for name, split in encoded.dev.items()},
         failed=failed,
         degenerate=[name for name, found in predictions.items() if _is_degenerate(found, task.dev[name])],
-        execution={
-            "device": execution.device.type,
-            "precision": execution.precision,
-            "threads": execution.threads,
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-        },
+        execution={**execution.record(), "cpu": torch.backends.cpu.get_cpu_capability()},
         timing={
             "seconds": time.perf_counter() - began,
             "examples_per_second": state.update * len(encoded.train.lengths) / batches.per_epoch / trained,

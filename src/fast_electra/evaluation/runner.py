@@ -14,7 +14,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fast_electra.config.reading import yaml_value
 from fast_electra.data.files import (
     MANIFEST,
     canonical_digest,
@@ -40,9 +41,10 @@ from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
 from fast_electra.evaluation.glue import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_layers, probed, similarity_layers
-from fast_electra.evaluation.recipes import Recipe, default_recipe, learning_rates, recipe_for
+from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, task_file
 from fast_electra.evaluation.scores import flatten
+from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples
 from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
 from fast_electra.models.layers import cast_weights
@@ -74,37 +76,24 @@ class Subject:
     width: int
 
 
-@dataclass(frozen=True)
-class Setup:
-    """How tasks are learned."""
-
-    recipe: str | None = None
-    """a name of `recipes.RECIPES`; None: `recipes.default_recipe` of the encoder's width"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = ()
-    """in place of the recipe's; of several one is chosen on a part of train, task by task"""
-    probe: bool = False
-    """a linear model on the frozen encoder instead of fine-tuning"""
-    start: str | None = None
-    """a fine-tuned folder whose encoder is taken in place of the model's"""
-    save: bool = False
-    """keep the fine-tuned model of the first seed under OUT/models"""
-
-    examples: tuple[int, ...] = ()
-    """train on these numbers of examples, the same for the model and all baselines: a curve; (): as the recipe says"""
-
-    def name_of(self, recipe: Recipe | None) -> str:
-        """What tells it from other setups, in words, where a task is learned by `recipe` (None: by a probe)."""
-        if recipe is None:
-            return "probe"
-        rates = f", learning rate {' or '.join(f'{r:g}' for r in self.learning_rates)}" if self.learning_rates else ""
-        return f"{recipe.name}{rates}{f', started from {_start_name(self.start)}' if self.start else ''}"
+def setup_name(config: EvaluationConfig, recipe: Recipe | None) -> str:
+    """What tells an evaluation from others of the same task, where it is learned by `recipe` (None: by a probe)."""
+    if recipe is None:
+        return "probe"
+    words = [str(recipe.name)]
+    for key, value in config.asked_recipe.given.items():
+        values = value if isinstance(value, list) else [value]
+        shown = [f"{one:g}" if isinstance(one, float) else yaml_value(one) for one in values]
+        words.append(f"{key.replace('_', ' ')} {' or '.join(shown)}")
+    if config.start is not None:
+        words.append(f"started from {_start_name(config.start)}")
+    return ", ".join(words)
 
 
 def _start_name(start: str) -> str:
     """What a start is called, for two models alike that each have one of their own: without what tells whose it is.
 
-    Models that `Setup.save` keeps are named after their cell: task, recipe, seed, and a digest of all. A run's lies in
+    Models that `save` keeps are named after their cell: task, recipe, seed, and a digest of all. A run's lies in
     its folder model/.
     """
     path = Path(start).resolve()
@@ -205,60 +194,49 @@ def without_tests(task: Task) -> Task:
 # --- Evaluating -------------------------------------------------------------------------------------------------------
 
 
-def evaluate(
-    subject: Subject,
-    tasks: Sequence[Task],
-    setup: Setup,
-    out: Path,
-    execution: Execution,
-    *,
-    say: Say = lambda _: None,
-    progress: Progress = lambda _, __, ___: None,
-) -> Iterator[Result]:
-    """Every task of one model, each as soon as all its cells are there.
-
-    Args:
-        subject: the model.
-        tasks: with test sets where they are to be predicted.
-        setup: how they are learned.
-        out: the folder for cells and task files.
-        execution: device, precision, threads.
-        say: is told of every cell that was computed.
-        progress: is told how far the cells are that have to be computed.
-
-    Raises:
-        ModelError, DataError: the model can't be fine-tuned on a task.
-    """
-    work = Work(subject, setup, out, execution, say, progress)
-    plans = plans_of(tasks, work)
-    _, work.total = tell_missing(plans, say)
-    for plan in plans:
-        yield plan.result()
-
-
 class Work:
     """What the cells of one command share."""
 
     def __init__(
         self,
         subject: Subject,
-        setup: Setup,
-        out: Path,
+        config: EvaluationConfig,
         execution: Execution,
-        say: Say = lambda _: None,
-        progress: Progress = lambda _, __, ___: None,
+        say: Say,
+        progress: Progress,
     ) -> None:
-        self.subject, self.setup, self.out, self.execution, self.say = subject, setup, out, execution, say
-        self.start = None if setup.start is None else resolve_model(setup.start)
+        """Read what the encoder starts from.
+
+        Args:
+            subject: the model.
+            config: how tasks are learned, and the folder of the results.
+            execution: device, precision, threads.
+            say: called with a sentence about each cell that was computed.
+            progress: called with how far the cells are that have to be computed.
+        """
+        self.subject, self.config, self.execution, self.say, self.progress = subject, config, execution, say, progress
+        self.out = config.folder
+        self.start = None if config.start is None else resolve_model(config.start)
         self.start_digest = None if self.start is None else _model_digest(self.start)
         self.width = stored_config(self.start).hidden_size if self.start else subject.width
         self.total = self._done = 0.0
-        self._progress = progress
 
     def advance(self, examples: float, doing: str) -> None:
-        """So many more training examples are done."""
+        """Count further training examples as done."""
         self._done += examples
-        self._progress(self._done, self.total, doing)
+        self.progress(self._done, self.total, doing)
+
+
+def evaluate(tasks: Sequence[Task], work: Work) -> Iterator[Result]:
+    """Every task of one model, each as soon as all its cells are there; with test sets where they are to be predicted.
+
+    Raises:
+        ModelError, DataError: the model can't be fine-tuned on a task.
+    """
+    plans = plans_of(tasks, work)
+    _, work.total = tell_missing(plans, work.say)
+    for plan in plans:
+        yield plan.result()
 
 
 class Job(NamedTuple):
@@ -284,17 +262,18 @@ class TaskCells:
             examples: to train on; None: as the recipe says.
         """
         self.work, self.all_examples, self.is_part = work, len(task.train), examples is not None
-        setup = work.setup
-        recipe = None
-        if not setup.probe:
-            recipe = recipe_for(setup.recipe or default_recipe(work.width), work.width, task.kind)
-            recipe = replace(recipe, train_examples=examples or recipe.train_examples)
-        rates = () if recipe is None else setup.learning_rates or learning_rates(recipe, task.kind)
-        self.recipes = [None] if recipe is None else [replace(recipe, learning_rate=rate) for rate in rates]
-        most = None if recipe is None else recipe.train_examples
+        config, most = work.config, None
+        self.recipes: list[Recipe | None] = [None]
+        """one for each learning rate; None for a probe"""
+        if not config.probe:
+            recipe = config.asked_recipe.completed(work.width, task.kind)
+            most = examples or recipe.train_examples
+            self.recipes = [
+                recipe.model_copy(update={"train_examples": most, "learning_rate": rate}) for rate in recipe.rates
+            ]
         self.task, self.untested = with_examples(task, most), with_examples(without_tests(task), most)
         self.digest = self.untested.digest
-        self.seeds = (0,) if setup.probe else setup.seeds
+        self.seeds = [0] if config.probe else config.seeds
         self.tests = {name: canonical_digest(split.texts) for name, split in task.test.items()}
         """digest of each test set"""
         self.held = held_out(self.untested) if len(self.recipes) > 1 else None
@@ -367,7 +346,7 @@ class TaskCells:
                 "layers": True,
             }
         else:
-            settings = asdict(job.recipe)
+            settings = job.recipe.values()
         if self.work.start_digest and not job.untrained:
             settings["start"] = self.work.start_digest
         digest = self._task(job).digest if job.is_trial else self.digest
@@ -375,7 +354,7 @@ class TaskCells:
 
     def saved_to(self, job: Job) -> Path | None:
         """Where a cell's model goes, None where it is not kept."""
-        is_kept = self.work.setup.save and job.seed == self.seeds[0] and not (job.untrained or job.is_trial)
+        is_kept = self.work.config.save and job.seed == self.seeds[0] and not (job.untrained or job.is_trial)
         return self.work.out / "models" / self.cell(job).name if is_kept else None
 
     def finished(self, job: Job) -> Record | None:
@@ -395,7 +374,7 @@ class TaskCells:
         doing = f"{self.task.name}, {f'{len(self.task.train):,} examples, ' if self.is_part else ''}"
         doing += f"{'untrained, ' if job.untrained else ''}seed {job.seed}"
         if job.is_trial and job.recipe:
-            doing += f", learning rate {job.recipe.learning_rate:g} on a part of train"
+            doing += f", learning rate {job.recipe.rates[0]:g} on a part of train"
         work.advance(0, doing)
         if job.recipe is None:
             record = _probe(work.subject, self.task, job.seed, job.untrained, work.execution)
@@ -422,13 +401,13 @@ class TaskCells:
     def result(self) -> Result:
         """All cells of the task, and what they say."""
         task, work = self.task, self.work
-        facts = _facts(probed(task) if work.setup.probe else self.untested, work.out)
+        facts = _facts(probed(task) if work.config.probe else self.untested, work.out)
         trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in (False, True)}
         jobs, untrained_jobs = self.jobs(untrained=False), self.jobs(untrained=True)
         records, untrained = (list(map(self.record, of)) for of in (jobs, untrained_jobs))
         first, seeds = records[0], list(self.seeds)
         untrained_scores = _scores(task, untrained)
-        setup = work.setup.name_of(jobs[0].recipe)
+        setup = setup_name(work.config, jobs[0].recipe)
         tried = {untrained: {f"{_rate(job):g}": _trial_score(r) for job, r in of} for untrained, of in trials.items()}
         return Result(
             task=task.name,
@@ -447,7 +426,7 @@ class TaskCells:
                 for key, name in (("layers", name), ("similarity", f"{name}, cosine"))
                 if (found := record.get(key))
             },
-            n_train=len(probed(task).train) if work.setup.probe else len(task.train),
+            n_train=len(probed(task).train) if work.config.probe else len(task.train),
             n_all=self.all_examples,
             n_dev={name: len(facts["dev"][name]) for name in task.reported},
             truncated={name: count for name, count in first["truncated"].items() if name != "test"},
@@ -473,7 +452,7 @@ def plans_of(tasks: Sequence[Task], work: Work) -> list[TaskCells]:
     """The cells of every task, of each number of training examples; a number beyond all of them is all, once."""
     plans: list[TaskCells] = []
     for task in tasks:
-        parts = sorted({min(examples, len(task.train)) for examples in work.setup.examples})
+        parts = sorted({min(examples, len(task.train)) for examples in work.config.examples})
         plans += [TaskCells(task, work, part) for part in parts or [None]]
     return plans
 
@@ -529,7 +508,7 @@ def tell_missing(plans: Sequence[TaskCells], say: Say) -> tuple[int, float]:
 
 def _rate(job: Job) -> float:
     assert job.recipe is not None
-    return job.recipe.learning_rate
+    return job.recipe.rates[0]
 
 
 class _Steps(QuietObserver):
@@ -631,7 +610,7 @@ def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: 
         "truncated": {},
         "failed": None,
         "degenerate": [],
-        "execution": {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads},
+        "execution": execution.record(),
         "timing": {"seconds": time.perf_counter() - began},
         "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
     }

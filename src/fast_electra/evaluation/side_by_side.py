@@ -16,13 +16,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fast_electra.errors import TrainingError
-from fast_electra.evaluation.runner import Job, Progress, Say, Setup, Subject, TaskCells, Work, plans_of, tell_missing
+from fast_electra.evaluation.runner import Job, Subject, TaskCells, Work, plans_of, tell_missing
+from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.evaluation.tasks import Task
 from fast_electra.training.precision import Execution
 
@@ -39,47 +39,29 @@ def workers_for(execution: Execution) -> int:
     return torch.cuda.device_count() if execution.device.type == "cuda" else 1
 
 
-def compute_side_by_side(
-    subject: Subject,
-    tasks: Sequence[Task],
-    setup: Setup,
-    out: Path,
-    execution: Execution,
-    workers: int,
-    *,
-    say: Say,
-    progress: Progress,
-) -> None:
-    """Compute the cells that are not there yet in several processes.
+def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
+    """Compute the cells that are not there yet in several processes, where several are asked for.
 
-    Args:
-        subject: the model.
-        tasks: with test sets where they are to be predicted.
-        setup: how they are learned.
-        out: the folder for cells and task files.
-        execution: of all processes together: they share its threads, and take CUDA devices in turn.
-        workers: processes; of one nothing is done.
-        say: is told of every cell that was computed.
-        progress: is told how far the cells are.
+    The processes share the threads, and take CUDA devices in turn.
 
     Raises:
         ModelError, DataError: the model can't be fine-tuned on a task.
         TrainingError: a process ended unexpectedly.
     """
-    work = Work(subject, setup, out, execution)
+    workers = work.config.workers or workers_for(work.execution)
     plans = plans_of(tasks, work)
     jobs = _jobs(plans)
     if workers == 1 or len(jobs) < 2:
         return
-    count, total = tell_missing(plans, say)
+    count, total = tell_missing(plans, work.say)
     done, begun = 0, list[_Numbered]()
     context = get_context("spawn")
     places, examples = context.SimpleQueue(), context.Value("d", 0.0)
     for place in range(workers):
         places.put(place)
     held, lifeline = context.Pipe(duplex=False)
-    shares = replace(execution, threads=max(1, execution.threads // workers))
-    shared = (subject, tasks, setup, out, shares, places, examples, held)
+    shares = replace(work.execution, threads=max(1, work.execution.threads // workers))
+    shared = (work.subject, tasks, work.config, shares, places, examples, held)
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, shared)
     try:
         while jobs:
@@ -89,9 +71,9 @@ def compute_side_by_side(
                 finished, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
                 for future in finished:
                     for sentence in future.result():
-                        say(sentence)
+                        work.say(sentence)
                 done += len(finished)
-                progress(examples.value, total, f"{done} of {count} done")
+                work.progress(examples.value, total, f"{done} of {count} done")
             jobs = [numbered for numbered in _jobs(plans) if numbered not in begun]  # what trials have chosen
     except BrokenProcessPool as error:
         raise TrainingError(
@@ -119,8 +101,7 @@ _said: list[str] = []
 def _start(
     subject: Subject,
     tasks: Sequence[Task],
-    setup: Setup,
-    out: Path,
+    config: EvaluationConfig,
     execution: Execution,
     places: Any,
     examples: Any,
@@ -140,7 +121,7 @@ def _start(
             examples.value += done - told
         told = done
 
-    work = Work(subject, setup, out, execution, _said.append, progress)
+    work = Work(subject, config, execution, _said.append, progress)
     _plans[:] = plans_of(tasks, work)
 
 

@@ -8,14 +8,15 @@ Notable:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fast_electra.errors import ConfigError
 from fast_electra.evaluation.readers import choose_columns, load_own
 from fast_electra.evaluation.results import BASELINES, Result, spread
-from fast_electra.pipelines.evaluate import Request, evaluate_model
+from fast_electra.evaluation.settings import EvaluationConfig
+from fast_electra.pipelines.evaluate import evaluate_model
+from fast_electra.terminal import command_given
 from fast_electra.training.loop import Interrupted
 
 FOLDER = "evaluation"
@@ -24,45 +25,28 @@ LINEAR = ("bag_of_words", "word_crf")
 """the linear baselines; a task has one of them"""
 
 
-@dataclass(frozen=True)
-class OwnTask:
-    """The files of a task, as the command line names them."""
-
-    train: Path
-    dev: Path | None = None
-    text: tuple[str, ...] = ()
-    label: str | None = None
-
-
-def check_task(task: OwnTask, folder: Path) -> Request:
+def check_task(task: Mapping[str, Any], folder: Path) -> EvaluationConfig:
     """What `evaluate` is asked for, once its files have been read.
 
     Args:
-        task: the files; columns that are not named are chosen where there is one choice only.
+        task: of `own_task`; columns that are not named are chosen where there is one choice only.
         folder: the quickstart's.
 
     Raises:
         UserError: a file, column, text or label is not right.
     """
-    text, label = choose_columns(task.train, task.text, task.label)
-    request = Request(
-        model=str(folder / "model"),
-        train=task.train,
-        dev=task.dev,
-        text=text,
-        label=label,
-        save=True,
-        out=folder / FOLDER,
-    )
-    load_own(task.train, task.dev, text, label)
-    return request
+    text, label = choose_columns(task["train"], task["text"], task["label"])
+    found = {"model": folder / "model", "text": text, "label": label, "save": True, "out": folder / FOLDER}
+    config = EvaluationConfig.of({**task, **found})
+    load_own(task["train"], task["dev"], text, label)
+    return config
 
 
-def judge_on_task(request: Request, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
+def judge_on_task(config: EvaluationConfig, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
     """Fine-tune the encoder and an untrained one; returns the `task` of `summary.json`.
 
     Args:
-        request: of `check_task`.
+        config: of `check_task`.
         say: is told of every fine-tuning.
         stop: asked between updates.
 
@@ -74,8 +58,8 @@ def judge_on_task(request: Request, say: Callable[[str], None], stop: Callable[[
         if stop():
             raise Interrupted(f"stopped while fine-tuning ({doing})")
 
-    _, (result,) = evaluate_model(request, say, progress)
-    tuned = request.folder / "models" / result.cells[str(result.seeds[0])].removesuffix(".json")
+    _, (result,) = evaluate_model(config, say, progress, command_given())
+    tuned = config.folder / "models" / result.cells[str(result.seeds[0])].removesuffix(".json")
     return task_summary(result) | {"model": str(tuned) if tuned.exists() else None}
 
 
@@ -126,14 +110,14 @@ def _signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "−")
 
 
-def own_task(train: Path | None, dev: Path | None, text: tuple[str, ...], label: str | None) -> OwnTask | None:
-    """The task that the options name, None without one.
+def own_task(train: Path | None, dev: Path | None, text: tuple[str, ...], label: str | None) -> dict[str, Any] | None:
+    """The settings of the task that the options name, None without one.
 
     Raises:
         ConfigError: an option about a task, and none is given.
     """
     if train is not None:
-        return OwnTask(train, dev, text, label)
+        return {"train": train, "dev": dev, "text": text, "label": label}
     for option, value in {"--dev": dev, "--task-text": text, "--task-label": label}.items():
         if value:
             raise ConfigError(f"{option} is about a task of your own: give --task too.")

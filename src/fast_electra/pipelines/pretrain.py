@@ -194,8 +194,7 @@ def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, 
 
 def _resolve(config: Config, execution: Execution) -> Config:
     """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
-    chosen = {"device": execution.device.type, "precision": execution.precision, "threads": execution.threads}
-    resolved = config.model_copy(update={"execution": ExecutionConfig.model_validate(chosen)})
+    resolved = config.model_copy(update={"execution": ExecutionConfig.model_validate(execution.record())})
     if config.training.tokens is None:
         return resolved
     return _with_updates(resolved, max(1, config.training.tokens // (config.training.batch_size * config.data.length)))
@@ -268,12 +267,7 @@ def _about(config: Config, parts: Assembled, execution: Execution, flops: int) -
 
 def _numerics(execution: Execution) -> dict[str, Any]:
     """What the rounding of a run depends on besides its configuration."""
-    return {
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "device": execution.device.type,
-        "precision": execution.precision,
-        "threads": execution.threads,
-    }
+    return {"cpu": torch.backends.cpu.get_cpu_capability(), **execution.record()}
 
 
 def _refuse_lost_segment(opened: Resume | Extend, checkpoint: Checkpoint | None) -> None:

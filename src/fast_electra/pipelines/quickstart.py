@@ -34,7 +34,7 @@ from fast_electra.evaluation.sentences import most_suspicious_sentences
 from fast_electra.models.build import transformers_config
 from fast_electra.models.loading import load_model
 from fast_electra.models.masked_lm import MaskedLM
-from fast_electra.pipelines.own_task import OwnTask, check_task, judge_on_task
+from fast_electra.pipelines.own_task import check_task, judge_on_task
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.pipelines.quickstart_page import bug_examples, cost_of, environment_of, snippets, summary_of
 from fast_electra.pipelines.stages import OTHER_SECONDS, Outlook, Stages
@@ -92,7 +92,7 @@ def quickstart(
     minutes: float | None = None,
     overrides: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
-    task: OwnTask | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run every stage that is not done yet; the report is `folder/report.html`.
 

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -35,6 +36,10 @@ class Execution:
     precision: str
     auxiliary_dtype: torch.dtype
     threads: int
+
+    def record(self) -> dict[str, Any]:
+        """`device`, `precision` and `threads`, as records hold them."""
+        return {"device": self.device.type, "precision": self.precision, "threads": self.threads}
 
     @property
     def weights_dtype(self) -> torch.dtype:

@@ -14,7 +14,7 @@ Notable:
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -253,7 +253,7 @@ class Text:
 
     def questions(self, width: int) -> list[Question]:
         """The three tasks, fine-tuned."""
-        recipe = replace(recipe_for(RECIPE, width), train_examples=self.examples)
+        recipe = recipe_for(RECIPE, width).model_copy(update={"train_examples": self.examples})
         return [
             fine_tuned(
                 name, title, functools.partial(self.tasks.__getitem__, name), task.digest, task.metrics[0], recipe
@@ -289,8 +289,7 @@ def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, met
         found = {"majority": majority(used), "bag_of_words": bag_of_words(used)}
         return {baseline: scores["dev"][metric] for baseline, scores in found.items()}
 
-    settings = asdict(recipe) | {"epochs_by_task": dict(recipe.epochs_by_task)}
-    return Question(name, title, metric, settings, digest, answer, baselines)
+    return Question(name, title, metric, recipe.values(), digest, answer, baselines)
 
 
 def _digest(text: str) -> str:
