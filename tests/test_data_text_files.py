@@ -228,5 +228,5 @@ def test_a_pipe_is_refused_since_text_is_read_twice(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match=r"pipe .*is no regular file; write the text to a file"):
+    with pytest.raises(DataError, match=r"pipe .*is not a regular file; write the text to a file"):
         Sources([tmp_path / "pipe"])

@@ -214,7 +214,7 @@ def test_a_quickstart_takes_the_vocabulary_that_its_refusal_names(little, capsys
 def test_shards_that_are_missing_are_written_by_the_command_of_the_message(little, capsys):
     arguments = ["pretrain", "quickstart", *SHAPE, "objective.kind=mlm", "data.shards=my shards", "--run", "r"]
     sentence = refused(arguments, capsys)
-    assert f"my shards holds no token shards: it is no folder in {os.getcwd()}" in sentence
+    assert f"my shards holds no token shards: it is not a folder in {os.getcwd()}" in sentence
     words = shlex.split(re.search(r"`fast-electra (.*?)`", sentence)[1])
     real = {"CONFIG": "quickstart", "data.sources=[TEXTS]": "data.sources=[text.txt]"}
     settings = ["data.tokenizer.vocabulary_size=270", "data.validation_fraction=0.2", "data.length=32"]

@@ -43,7 +43,7 @@ class Encoded:
     ids: np.ndarray
     ends: np.ndarray
     unknown: int
-    """number of tokens that stand for text that the tokenizer does not know"""
+    """number of tokens for text that the tokenizer does not know"""
     lost: int
     """bytes of text, without white space, that a tokenizer without such a token leaves out"""
     process: int

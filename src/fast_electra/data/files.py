@@ -226,7 +226,7 @@ def _refuse_outside(folder: Path, name: str) -> None:
         inside = not any((folder / PurePosixPath(*parts[:depth])).is_symlink() for depth in range(1, len(parts) + 1))
     if not inside:
         raise DataError(
-            f"{folder / MANIFEST} names {name!r}, which is not a file inside {folder}: don't use this folder."
+            f"{folder / MANIFEST} names {name!r}, which is not a file inside {folder}: do not use this folder."
         )
 
 

@@ -5,7 +5,7 @@ Notable:
   remembered by 64 bits;
 - the same documents give the same bytes, whatever the number of processes;
 - whether a document is for validation follows from a digest of its text, not from its place;
-- the folder is staged beside its place and renamed when it is complete.
+- the folder is staged next to its place, and renamed when it is complete.
 """
 
 import hashlib
@@ -129,7 +129,7 @@ def build_shards(
         config: how to read, tokenise and split. `length` is used for the report only.
         validation: says which documents are for validation; None: a digest chooses the share
             `config.validation_fraction`.
-        progress: called as the build goes on.
+        progress: called during the build.
         shard_tokens: the size of a shard; its last chunk may exceed it.
         tokenizer_sample: approximate number of bytes of text that a tokenizer is trained on.
 
@@ -141,7 +141,7 @@ def build_shards(
             else. An unfinished folder is removed.
     """
     folder = Path(folder)
-    tell = progress or (lambda stage, done, total: None)
+    report_progress = progress or (lambda stage, done, total: None)
     if documents is None:
         documents = Sources(config.sources, config.format, config.text_field, config.invalid_utf8)
     settings = _settings(config, tokenizer, validation)
@@ -152,7 +152,7 @@ def build_shards(
     report = BuildReport(folder, workers=config.workers or available_cores())
     began = time.perf_counter()
     if tokenizer is None:
-        tokenizer = _tokenizer(documents, config, validation, tell, tokenizer_sample)
+        tokenizer = _tokenizer(documents, config, validation, report_progress, tokenizer_sample)
     report.tokenizer_seconds = time.perf_counter() - began
     missing = [name for name in ("pad", "cls", "sep", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
@@ -167,7 +167,7 @@ def build_shards(
         writers = {
             name: ShardWriter(staged, name, report.vocabulary_size, shard_tokens, config.length) for name in SPLITS
         }
-        source_digest = _write(documents, tokenizer, config, validation, writers, report, tell)
+        source_digest = _write(documents, tokenizer, config, validation, writers, report, report_progress)
         report.seconds = time.perf_counter() - began
         report.megabytes_per_second = report.text_bytes / 1e6 / max(report.seconds, 1e-9)
         content = {
@@ -248,7 +248,7 @@ def _tokenizer(
     documents: Iterable[Document],
     config: "DataConfig",
     validation: Callable[[Document], bool] | None,
-    tell: Progress,
+    report_progress: Progress,
     sample: int,
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer that the configuration names, or one trained on a sample of the training documents.
@@ -267,7 +267,7 @@ def _tokenizer(
     share = sample / max(total, 1)
 
     def texts() -> Iterator[str]:
-        read = told = 0
+        read = reported = 0
         splitter = _Splitter(config.validation_fraction, validation)
         for document in documents:
             digest = _Digest(document.text)
@@ -277,9 +277,9 @@ def _tokenizer(
                 else:
                     yield from (p for p in pieces(document.text, TRAINING_PIECE) if _Digest(p).draw < share)
             read += digest.bytes
-            if read - told >= CHUNK:
-                told = read
-                tell("tokenizer", _bytes_done(documents, read), on_disk)
+            if read - reported >= CHUNK:
+                reported = read
+                report_progress("tokenizer", _bytes_done(documents, read), on_disk)
 
     return train_tokenizer(texts(), config.tokenizer, config.length)
 
@@ -291,7 +291,7 @@ def _write(
     validation: Callable[[Document], bool] | None,
     writers: dict[str, ShardWriter],
     report: BuildReport,
-    tell: Progress,
+    report_progress: Progress,
 ) -> str:
     """Tokenise all documents into the writers and fill in the report; returns the digest of the documents."""
     splitter = _Splitter(config.validation_fraction, validation)
@@ -305,7 +305,7 @@ def _write(
             report.unknown_tokens += encoded.unknown
             report.lost_bytes += encoded.lost
             peaks[encoded.process] = encoded.peak_bytes
-            tell("tokens", _bytes_done(documents, report.text_bytes), total)
+            report_progress("tokens", _bytes_done(documents, report.text_bytes), total)
     for writer in writers.values():
         writer.finish()
     report.splits = {name: writer.report for name, writer in writers.items()}

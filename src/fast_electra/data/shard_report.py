@@ -26,7 +26,7 @@ class SplitReport:
     rows: int = 0
     """of `data.length` tokens each"""
     packing_efficiency: float = 0.0
-    """share of the rows' positions that isn't padding"""
+    """share of the rows' positions that is not padding, 0 to 1"""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class BuildReport:
     vocabulary_size: int = 0
     bytes_per_token: float = 0.0
     unknown_tokens: int = 0
-    """number of [UNK] tokens, which stand for text that the tokenizer does not know"""
+    """number of [UNK] tokens, for text that the tokenizer does not know"""
     lost_bytes: int = 0
     """bytes of text that the tokenizer does not know and leaves out, since it has no [UNK]"""
     files: int = 0

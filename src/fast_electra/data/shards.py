@@ -117,7 +117,7 @@ def row_count(tokens: int, length: int) -> int:
 
 def _no_shards(folder: Path) -> str:
     here = "" if folder.is_absolute() else f" in {Path.cwd()}"
-    why = "" if folder.is_dir() else f": it is no folder{here}"
+    why = "" if folder.is_dir() else f": it is not a folder{here}"
     write = command("data", "build", "CONFIG", "data.sources=[TEXTS]", "--out", folder)
     name = f"name a folder of token shards as data.shards, or write one with `{write}`"
     return f"{folder} holds no token shards{why}; {name}."

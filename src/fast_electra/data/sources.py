@@ -97,8 +97,10 @@ class Sources:
         for path in self.paths:
             if not path.exists():
                 raise DataError(f"{path} (data.sources) does not exist; name files or folders of text.")
-            if not path.is_file() and not path.is_dir():  # a pipe, which can't be read twice
-                raise DataError(f"{path} (data.sources) is no regular file; write the text to a file, and name that.")
+            if not path.is_file() and not path.is_dir():  # a pipe, which cannot be read twice
+                raise DataError(
+                    f"{path} (data.sources) is not a regular file; write the text to a file, and name that file."
+                )
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of all files that would be read, on disk and as text; the second is a guess for compressed files."""
@@ -149,7 +151,7 @@ class Sources:
     def _documents(self, path: Path, kind: str, reading: Reading) -> Iterator[Document]:
         source = str(path)
         try:
-            with open_text(path, "mend it or leave it out of data.sources") as (raw, file):
+            with open_text(path, "correct it or leave it out of data.sources") as (raw, file):
                 reading._open = raw
                 if kind == "jsonl" or (kind == "text" and self.format == "auto"):
                     head = file.read(LOOKED_AT)
@@ -217,14 +219,14 @@ class Sources:
             try:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: not JSON ({error}); mend or remove the line.") from error
+                raise DataError(f"{where}: not JSON ({error}); correct or remove the line.") from error
             keys = flat(content) if isinstance(content, dict) else {}
             text = keys.get(self.text_field)
             if not isinstance(text, str):
                 strings = [repr(key) for key, value in keys.items() if isinstance(value, str)][:5]
                 there = f" (strings are under {', '.join(strings)})" if strings else f" in {shown(content)}"
                 raise DataError(
-                    f"{where}: no string under {self.text_field!r}{there}; mend the line, or set data.text_field to "
+                    f"{where}: no string under {self.text_field!r}{there}; correct the line, or set data.text_field to "
                     "the key of the text."
                 )
             try:
@@ -232,7 +234,7 @@ class Sources:
             except UnicodeEncodeError as error:  # half of a surrogate pair, such as "\ud800"
                 if self.invalid_utf8 == "refuse":
                     raise DataError(
-                        f"{where}: half of a surrogate pair; mend the line, or set data.invalid_utf8=replace."
+                        f"{where}: half of a surrogate pair; correct the line, or set data.invalid_utf8=replace."
                     ) from error
                 given = text.count(_REPLACED)
                 text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -36,7 +36,7 @@ def export_model(
 
     Args:
         model: a masked language model, or a main model with one RTD logit; not changed.
-        tokenizer: saved beside the weights.
+        tokenizer: saved with the weights.
         folder: appears by rename.
         card: text of README.md.
         length: tokens of the longest text, for `model_max_length`; None: from `longest_export`.

@@ -8,7 +8,7 @@ The algorithm (Clark et al., 2020, section 2), for each update:
     loss   ← MLM(l, x) + 50 · mean over scored tokens of BCE(main(x')_t, y_t)
 
 Notable:
-- the generator learns from the MLM loss alone; the RTD loss reaches it only where embeddings are tied;
+- the generator learns only from the MLM loss; the RTD loss reaches it only through tied embeddings;
 - Adam cancels the weight 50, except in clipping, epsilon and tied tables (Dong et al., 2023). By default each model is
   clipped separately, on the gradients of its own unweighted loss;
 - sampling is always at T = 1: the curriculum comes from the generator's learning.
