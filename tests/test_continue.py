@@ -147,7 +147,7 @@ def test_what_cannot_be_continued_is_one_clear_sentence(tmp_path, published, sha
     (own_code / "config.json").write_text(json.dumps(text))
     with pytest.raises(ModelError, match="such code is never run"):
         load_model(own_code, "mlm")
-    with pytest.raises(ModelError, match=r"no folder here.*hf download someone/something --local-dir"):
+    with pytest.raises(ModelError, match=r"not a folder here.*hf download someone/something --local-dir"):
         load_model("someone/something", "mlm")
 
 

@@ -703,7 +703,7 @@ def test_texts_of_pre_training_are_counted(kind, tmp_path, models, capsys, shard
     options += ["--label", "label", "--recipe", "fast", "--seeds", "1", "--out", str(tmp_path / "out"), "--json"]
     assert main(["evaluate", str(models[0]), *options, "--overlap", str(corpus)]) == 0
     output = capsys.readouterr()
-    said = "files left out: 1 of no kind" in output.err and "not UTF-8: 1 characters in 1 files" in output.err
+    said = "files left out: 1 (links, or names" in output.err and "not UTF-8: 1 characters in 1 files" in output.err
     assert said == (kind == "text")
     found = json.loads(output.out)["tasks"]["own"]
     assert found["overlap"]["counts"]["dev"] == {"texts": 22, "checked": 21, "seen": 1}
