@@ -1,9 +1,10 @@
 """Checkpoints: PyTorch's distributed checkpoint in safetensors, scalars in JSON, and a manifest with digests.
 
 Notable:
-- a checkpoint is staged, its digests are written last, and it appears by rename: it is there whole or not at all;
-- digests are checked before a byte is used (no format tells a flipped byte by itself); the newest sound one is taken;
-- nothing is ever unpickled: tensors go through `HuggingFaceStorageWriter`, one process included.
+- a checkpoint is written to a temporary folder, its digests last, and then renamed, so it is complete or absent;
+- digests are checked before a checkpoint is used, because no format detects a flipped byte; the newest undamaged
+  checkpoint is used;
+- nothing is ever unpickled: tensors are written by `HuggingFaceStorageWriter`, also with a single process.
 """
 
 import json
@@ -26,7 +27,7 @@ from fast_electra.errors import CheckpointError, DataError
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sound checkpoint on disk."""
+    """A checkpoint on disk whose digests were verified."""
 
     folder: Path
     update: int
@@ -41,18 +42,21 @@ def save_checkpoint(
     keep: int,
     write_more: Callable[[Path], object] = lambda _: None,
 ) -> Path:
-    """Write `folder/<update>` and drop all but the newest `keep` checkpoints.
+    """Write `folder/<update>` and delete all but the newest `keep` checkpoints.
 
     Args:
         folder: the run's `checkpoints/`.
-        update: updates done.
-        tensors: saved as they are.
-        scalars: JSON.
-        keep: how many to keep, this one included.
-        write_more: called with the staged folder; what it writes there becomes part of the checkpoint.
+        update: number of updates done.
+        tensors: tensors to save, by name.
+        scalars: values that JSON can store.
+        keep: number of checkpoints to keep, this one included.
+        write_more: called with the temporary folder; what it writes there becomes part of the checkpoint.
+
+    Returns:
+        the checkpoint's folder.
 
     Raises:
-        CheckpointError: the disk is full or can't be written; earlier checkpoints are untouched.
+        CheckpointError: the disk is full or cannot be written; earlier checkpoints are unchanged.
     """
     target = folder / f"{update:08d}"
     staged = folder / f"{update:08d}.partial"
@@ -82,21 +86,21 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | None:
-    """The newest checkpoint whose digests agree; None when there is none at all.
+    """The newest checkpoint whose digests agree; None if there are no checkpoints.
 
     Args:
         folder: the run's `checkpoints/`.
-        say: is told of every damaged one that is passed over.
+        say: called with a sentence about each damaged checkpoint that is skipped.
 
     Raises:
-        CheckpointError: there are checkpoints, and every one is damaged.
+        CheckpointError: there are checkpoints, and all of them are damaged.
     """
     found = sorted(folder.glob("[0-9]*[0-9]"), reverse=True)
     for candidate in found:
         try:
             verify_manifest(candidate)
         except DataError as error:
-            say(f"{candidate} is damaged and passed over: {error}")
+            say(f"{candidate} is damaged and skipped: {error}")
             continue
         scalars = json.loads((candidate / "scalars.json").read_text())
         return Checkpoint(candidate, int(scalars["update"]), scalars)
@@ -106,7 +110,7 @@ def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | No
 
 
 def checkpoint_updates(folder: Path) -> list[int]:
-    """The updates that `folder`, a run's `checkpoints/`, keeps a checkpoint of, in order."""
+    """The updates that have a checkpoint in `folder`, a run's `checkpoints/`, in ascending order."""
     return sorted(int(path.name) for path in folder.glob("[0-9]*[0-9]") if path.name.isdigit())
 
 
@@ -114,17 +118,17 @@ def checkpoint_at(folder: Path, update: int) -> Checkpoint:
     """The checkpoint of an update in a run's `checkpoints/`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such checkpoint.
         DataError: it is damaged.
     """
     found = checkpoint_updates(folder)
     if update not in found:
         raise CheckpointError(
             f"{folder.parent} has no checkpoint of update {update}"
-            + (f": it has {', '.join(map(str, found))}." if found else ", and no other.")
+            + (f": it has {', '.join(map(str, found))}." if found else ", and no other checkpoint.")
         )
     path = folder / f"{update:08d}"
-    verify_manifest(path, remedy="take another checkpoint")
+    verify_manifest(path, remedy="use another checkpoint")
     return Checkpoint(path, update, json.loads((path / "scalars.json").read_text()))
 
 
@@ -140,7 +144,7 @@ def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
             state = dict(tensors)
             load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=True)
     except (CheckpointException, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.folder} doesn't fit this model: {_reason(error)}") from error
+        raise CheckpointError(f"{checkpoint.folder} does not fit this model: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:

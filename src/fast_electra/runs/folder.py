@@ -1,15 +1,15 @@
-"""The folder of a pre-training run: its one reader and writer.
+"""The folder of a pre-training run. All reading and writing of its files happens here.
 
     config.yaml       the resolved configuration; running it again repeats the run
-    run.json          what was asked for, what it was made from, how far it is, and the result
-    metrics.jsonl     one object a logged update
-    checkpoints/      one folder an update
-    model/            the main model, written at the end; generator/ and masked_lm/ where the objective has them
-    tensorboard/      where training.tensorboard asks for it
+    run.json          the requested configuration, digests of the inputs, the status and the result
+    metrics.jsonl     one object per logged update
+    checkpoints/      one folder per update
+    model/            the main model, written at the end; generator/ and masked_lm/ if the objective has them
+    tensorboard/      if training.tensorboard asks for it
 
 Notable:
-- `open_run` judges what a command may do with a folder before anything is built: start a run, resume it, extend it, or
-  nothing, since it is finished;
+- `open_run` decides before anything is built what a command does in a folder: start a run, resume it, extend it, or
+  nothing if the run is finished;
 - no other module knows the names of these files or the keys of run.json.
 """
 
@@ -35,26 +35,26 @@ _RUN, _CONFIG, _METRICS, _CHECKPOINTS = "run.json", "config.yaml", "metrics.json
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds a run, and what its files say."""
+    """A folder that holds a run, with the content of its run.json."""
 
     path: Path
     record: Mapping[str, Any]
-    """run.json"""
+    """content of run.json"""
 
     @classmethod
     def find(cls, path: str | Path) -> Self | None:
-        """The run in a folder; None where there is none."""
+        """The run in a folder; None if there is no run."""
         path = Path(path)
         if not (path / _RUN).is_file():
             return None
         record = json.loads((path / _RUN).read_text(encoding="utf-8"))
-        # What runs of earlier versions lack.
+        # Runs of earlier versions lack these keys.
         defaults = {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}}
         return cls(path, defaults | record | {name: _as_now(record[name]) for name in _CONFIGS})
 
     @classmethod
     def of_model(cls, source: str | Path) -> Self | None:
-        """The run that a model is from: given as RUN, a folder in it, or RUN/checkpoints/UPDATE; None: from none."""
+        """The run that a model belongs to, given as RUN, a folder in it or RUN/checkpoints/UPDATE; None: no run."""
         path = Path(source)
         if not path.is_dir():
             return None
@@ -65,10 +65,10 @@ class RunFolder:
         """Write config.yaml and run.json of a new run.
 
         Args:
-            path: the folder; made where it does not exist.
+            path: the folder; created if it does not exist.
             asked: the configuration as the user gave it.
-            resolved: with everything that was chosen automatically.
-            inputs: further keys of run.json: digests of what the run is made from, `environment`, and the like.
+            resolved: the configuration with everything that was chosen automatically.
+            inputs: further keys of run.json, such as digests of the run's inputs and `environment`.
         """
         updates = resolved.training.updates
         record = {
@@ -85,7 +85,7 @@ class RunFolder:
         return cls(path, {})._with(record)
 
     def extend(self, resolved: Config) -> Self:
-        """Write config.yaml and run.json of an extension to the updates of `resolved`."""
+        """Write config.yaml and run.json for an extension of the run to the updates of `resolved`."""
         updates = resolved.training.updates
         write_text_atomically(self.path / _CONFIG, dump_config(resolved))
         return self._with(
@@ -98,7 +98,7 @@ class RunFolder:
         )
 
     def finish(self, result: Mapping[str, Any]) -> Self:
-        """Write that the run is finished, with its `result`."""
+        """Write to run.json that the run is finished, with its `result`."""
         return self._with({"status": "finished", "result": dict(result)})
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
@@ -111,8 +111,8 @@ class RunFolder:
         """The resolved configuration.
 
         Raises:
-            CheckpointError: another version wrote it, with settings that this one does not have; or it has plug-ins
-                that are not imported.
+            CheckpointError: another version wrote it, with settings that this version does not have; or it has
+                plug-ins that are not imported.
         """
         if sentence := missing(self.plugins):
             raise CheckpointError(f"{self.path}: {sentence}.")
@@ -126,7 +126,7 @@ class RunFolder:
 
     @property
     def plugins(self) -> Mapping[str, str]:
-        """Digests of the plug-ins that the run was made with, by name."""
+        """Digests of the run's plug-ins, by name."""
         return self.record.get("plugins", {})
 
     @property
@@ -141,52 +141,52 @@ class RunFolder:
 
     @property
     def started_from(self) -> str | None:
-        """The working folder when the run began, as seen from the run's folder; None in runs of earlier versions."""
+        """The working folder at the run's start, relative to the run's folder; None in runs of earlier versions."""
         return self.record.get("started_from")
 
     @property
     def updates(self) -> int:
-        """Updates of the whole run."""
+        """The number of updates of the whole run."""
         return self.record["updates"]
 
     @property
     def first_update(self) -> int:
-        """Updates that were done when the last segment began: 0 for a run that was never extended."""
+        """The number of updates done when the last segment began: 0 for a run that was never extended."""
         return self.segments[-1]["from"]
 
     @property
     def segments(self) -> list[dict[str, int]]:
-        """`from` and `updates` of the run as it began and of each extension."""
+        """`from` and `updates` of the run's first segment and of each extension."""
         return self.record["segments"]
 
     def digest(self, name: str) -> str | None:
-        """Of what the run was made from: its `data`, `tokenizer`, `auxiliary` or `main`; None where it has none."""
+        """The digest of the run's `data`, `tokenizer`, `auxiliary` or `main`; None if the run has no such input."""
         return self.record[name]
 
     @property
     def earlier_flops(self) -> Mapping[str, int | None]:
-        """As of `publishing.card.earlier_flops`, when the run began."""
+        """The result of `publishing.card.earlier_flops` at the run's start."""
         return self.record["earlier_flops"]
 
     @property
     def flops_per_update(self) -> int:
-        """Of the whole step."""
+        """FLOPs of one whole update, the frozen auxiliary's included."""
         return self.record["flops_per_update"]
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        """Versions, and what the run's rounding depends on: `cpu`, `device`, `precision`, `threads`."""
+        """Versions of the software, and what rounding depends on: `cpu`, `device`, `precision`, `threads`."""
         return self.record["environment"]
 
     @property
     def initial_temperature(self) -> float | None:
-        """T0 of the run; None where it is `auto` still, since no auxiliary was there to choose it by."""
+        """T0 of the run; None if it is still `auto`, because there was no auxiliary to choose it from."""
         initial = self.record["resolved"]["corruption"]["schedule"].get("initial")
         return None if initial == "auto" else initial
 
     @property
     def status(self) -> str:
-        """`started` or `finished`."""
+        """The run's status: `started` or `finished`."""
         return self.record["status"]
 
     @property
@@ -196,25 +196,25 @@ class RunFolder:
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """`updates`, `tokens`, `validation` and `flops` of a finished run; empty before."""
+        """`updates`, `tokens`, `validation` and `flops` of a finished run; empty for an unfinished run."""
         return self.record.get("result", {})
 
     @property
     def metrics_file(self) -> Path:
-        """JSON lines."""
+        """The file of metrics, in JSON lines."""
         return self.path / _METRICS
 
     def metrics(self) -> list[Record]:
-        """The records of metrics so far."""
+        """The records of metrics that the run has written so far."""
         return read_metrics(self.metrics_file)
 
     def model(self, name: str = "main") -> Path:
-        """Where one of the run's models is when the run has finished."""
+        """The folder of one of the models of a finished run."""
         return self.path / ("model" if name == "main" else name)
 
     @property
     def checkpoints(self) -> Path:
-        """Holds a folder an update (`runs.checkpoints` reads them)."""
+        """The folder that holds one folder per checkpoint; `runs.checkpoints` reads them."""
         return self.path / _CHECKPOINTS
 
     def refuse_other_inputs(self, **digests: str | None) -> None:
@@ -227,7 +227,7 @@ class RunFolder:
             if self.digest(name) != now:
                 raise CheckpointError(
                     f"{self.path} was started with another {name} (digest {str(self.digest(name))[:12]}, now "
-                    f"{str(now)[:12]}): put the old one back, or choose another folder."
+                    f"{str(now)[:12]}): restore the old one, or choose another folder."
                 )
 
 
@@ -245,7 +245,7 @@ def load_run(path: Path) -> RunFolder:
     """The run in a folder.
 
     Raises:
-        CheckpointError: there is none; the sentence names runs inside the folder, where there are any.
+        CheckpointError: there is no run; the message names runs inside the folder, if there are any.
     """
     run = RunFolder.find(path)
     if run is None:
@@ -259,7 +259,7 @@ def load_run(path: Path) -> RunFolder:
 
 
 def run_of_checkpoint(path: Path) -> RunFolder | None:
-    """The run whose checkpoint a folder is, RUN/checkpoints/UPDATE; None where it is something else."""
+    """The run of a checkpoint's folder, RUN/checkpoints/UPDATE; None for any other path."""
     return RunFolder.find(path.parent.parent) if _is_checkpoint(path) else None
 
 
@@ -272,7 +272,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class New:
-    """An empty folder, or none yet."""
+    """An empty folder, or one that does not exist yet."""
 
 
 @dataclass(frozen=True)
@@ -284,16 +284,16 @@ class Resume:
 
 @dataclass(frozen=True)
 class Extend:
-    """A finished run that is to go on."""
+    """A finished run to continue to a larger number of updates."""
 
     run: RunFolder
     updates: int
-    """in all"""
+    """new total number of updates"""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run."""
+    """A finished run with nothing left to do."""
 
     run: RunFolder
 
@@ -302,22 +302,22 @@ Opened = New | Resume | Extend | Finished
 
 
 def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
-    """What a configuration has to do in a folder.
+    """Decide what a configuration does in a folder.
 
     Args:
         path: the folder; it may not exist yet.
         asked: the configuration as the user gives it.
-        extend: the number of updates that a finished run goes on to, in all.
+        extend: the new total number of updates of a finished run; None: do not extend.
 
     Raises:
-        CheckpointError: the folder holds something else, another run or one of another version, or no run that can be
+        CheckpointError: the folder holds something else, another run, a run of another version, or no run that can be
             extended.
     """
     run = RunFolder.find(path)
     if run is None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CheckpointError(
-                f"{path} holds something that is no run of this program: choose an empty or new folder."
+                f"{path} holds something that is no run of this program: choose a new or empty folder."
             )
         if extend is not None:
             raise CheckpointError(f"{path} holds no run to extend: run it without --extend first.")
@@ -333,18 +333,18 @@ def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
         )
     if extend <= run.updates:
         raise CheckpointError(
-            f"{path} has {run.updates} updates already: --extend takes the new number in all, a larger one."
+            f"{path} has {run.updates} updates already: give --extend a larger total number of updates."
         )
     return Extend(run, extend)
 
 
 def _refuse_another_version(run: RunFolder) -> None:
-    """A minor version may draw other batches and have other settings."""
+    """Refuse a run of another minor version, which may draw other batches and have other settings."""
     began = run.environment["fast_electra"]
     if began.split(".")[:2] != fast_electra.__version__.split(".")[:2]:
         raise CheckpointError(
             f"{run.path} is a run of fast-electra {began}, and this is {fast_electra.__version__}, whose batches and "
-            f"settings differ: go on with fast-electra {began}, or start in a new folder"
+            f"settings differ: continue with fast-electra {began}, or start in a new folder"
             + (f"; main.model={run.path} continues from its weights." if run.is_finished else ".")
         )
 
@@ -366,7 +366,7 @@ def _refuse_another(run: RunFolder, asked: Config) -> None:
         f"{run.path} holds another run: {'; '.join(differing[:5])}"
         + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
         + "; choose another folder"
-        + (", or go on with a finished run by --extend." if differing[0].startswith("training.updates") else ".")
+        + (", or continue a finished run with --extend." if differing[0].startswith("training.updates") else ".")
     )
 
 

@@ -1,4 +1,4 @@
-"""A run's metrics: JSON lines, one object a logged update."""
+"""A run's metrics: JSON lines, one object per logged update."""
 
 import json
 import os
@@ -9,7 +9,7 @@ Record = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`, without a last line that a kill cut short; none where there is no such file."""
+    """The records of a `metrics.jsonl`, without an incomplete last line; an empty list if there is no such file."""
     records: list[Record] = []
     if not path.exists():
         return records
@@ -23,7 +23,7 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def cut_metrics(path: Path, keep_through: int) -> None:
-    """Keep the records up to update `keep_through`: a resumed run writes those that follow again."""
+    """Remove the records after update `keep_through`, because a resumed run writes them again."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         for record in read_metrics(path):

@@ -1,10 +1,10 @@
-"""The folders that a run's configuration names, found from wherever one stands.
+"""Finds the folders that a run's configuration names, from any working folder.
 
 Notable:
-- a run's relative paths are relative to the folder that it was started from; its record says where that is as seen from
-  the run, so that a run and its data can be moved together;
-- what is not there is taken as it was given, relative to the working folder;
-- which path leads to a folder does not make another run: digests tell whether its content is the same.
+- a run's relative paths start from the folder in which the run was started. run.json stores that folder relative to the
+  run, so a run and its data can be moved together;
+- a path that does not exist there is used as given, relative to the working folder;
+- another path to a folder does not make another run: digests show whether the content is the same.
 """
 
 import os
@@ -16,21 +16,21 @@ from fast_electra.config.tree import Config
 from fast_electra.runs.folder import RunFolder
 
 PATHS = ("data.shards", "data.tokenizer.path", "main.model", "auxiliary.model", "corruption.cache")
-"""keys of folders; what is in them is checked by digests"""
+"""keys that name folders; digests check the content of these folders"""
 
 
 def started_from(run: Path) -> str:
-    """The working folder, as seen from a run's folder."""
+    """The current working folder, relative to a run's folder."""
     return os.path.relpath(os.path.realpath(Path.cwd()), os.path.realpath(run))
 
 
 def located(config: Config, run: RunFolder, as_given: bool = False) -> Config:
-    """A configuration with the folders that a run means.
+    """A run's configuration with paths that are correct in the current working folder.
 
     Args:
-        config: the run's.
-        run: whose record says where it was started.
-        as_given: leave paths alone that are there as they are given.
+        config: of the run.
+        run: its record says where the run was started.
+        as_given: keep a path that exists as given.
     """
     home = run.started_from
     if home is None or home == started_from(run.path):
@@ -46,7 +46,7 @@ def located(config: Config, run: RunFolder, as_given: bool = False) -> Config:
 
 
 def as_recorded(config: Config, run: RunFolder | None) -> Config:
-    """A configuration with the paths as the run's record has them, where both have one; None: no run, no change."""
+    """A configuration with its given paths replaced by those in the run's record; unchanged without a run."""
     if run is None:
         return config
 
@@ -60,7 +60,7 @@ def as_recorded(config: Config, run: RunFolder | None) -> Config:
 
 
 def _with_paths(config: Config, keys: tuple[str, ...], change: Callable[[Any, str], Any]) -> Config:
-    """A copy in which `change` has been applied to every path that is given."""
+    """A copy of the configuration, with `change` applied to every path that is given."""
     tree: dict[str, Any] = config.model_dump()
     for key in keys:
         *sections, name = key.split(".")
