@@ -269,7 +269,10 @@ def test_a_parameter_in_no_group_or_in_two_is_told(parts):
         name = next(iter(group.parameters))
         return [group, replace(group, name="again", parameters={name: group.parameters[name]})]
 
-    for change, words in ((omit, "1 in no group, main."), (double, "1 in several, main.")):
+    for change, words in (
+        (omit, "1 in no group, the first is main."),
+        (double, "1 in several groups, the first is main."),
+    ):
         (finding,) = parameter_groups(with_groups(parts.objective, change))
         assert finding.severity == "problem"
         assert words in finding.measured
@@ -282,7 +285,7 @@ def test_an_auxiliary_that_is_trained_is_told(parts, healthy):
     assert len(names) > 10
     assert not sick(auxiliary_is_frozen(parts.objective, names))
     foreign = (*names, "auxiliary.exp_avg.model.embeddings.weight")
-    assert "1 tensors that the run doesn't train" in auxiliary_is_frozen(parts.objective, foreign)[0].measured
+    assert "1 tensors that the run does not train" in auxiliary_is_frozen(parts.objective, foreign)[0].measured
     (module,) = parts.objective.source.auxiliary.modules()
     next(module.parameters()).requires_grad_(True)
     assert auxiliary_is_frozen(parts.objective, names)[0].severity == "problem"

@@ -1,10 +1,10 @@
 """Make the presets' reference curves from finished runs, and draw them for docs/is-my-curve-normal.md.
 
-    python tools/references.py RUN…   each run goes to the preset whose settings are its own; its runs make a band
-    python tools/references.py        draws the picture again from the references as they are
+    python tools/references.py RUN…   make the references of the presets that the runs belong to, then the picture
+    python tools/references.py        only draw the picture from the existing references
 
-Several runs a preset (seeds, machines, lengths) give an honest band; all of a preset's are given at once, for a file is
-written anew. The picture is docs/images/reference-curves.svg.
+Use several runs per preset (seeds, machines, lengths), so that the band shows how much they differ. Give all runs of a
+preset in one command, because its file is replaced. The picture is docs/images/reference-curves.svg.
 """
 
 import json
@@ -32,18 +32,18 @@ CHARTS = (
 
 
 def main(runs: list[Path]) -> int:
-    """Write the references of the presets that `runs` belong to, then the picture."""
+    """Write the references of the presets that `runs` belong to, then the picture; return the exit status."""
     by_preset = defaultdict(list)
     for run in runs:
         config = load_config(run / "config.yaml")
         preset = next((name for name in preset_names() if not differing(name, config)), None)
         if preset is None:
-            print(f"error: {run} has the settings of no preset", file=sys.stderr)
+            print(f"error: the settings of {run} are not those of any preset: give runs of presets", file=sys.stderr)
             return 2
         by_preset[preset].append(run)
     for preset, group in by_preset.items():
         target = CURVES / f"{preset}.json"
-        # A line a curve: a diff shows which one moved.
+        # One line per curve, so that a diff shows which curve changed.
         made = asdict(make_reference(preset, group))
         curves = ",\n".join(
             f"  {json.dumps(field)}: {json.dumps(curve)}" for field, curve in made.pop("curves").items()

@@ -1,9 +1,9 @@
-"""Is a run learning? What its curves alone can say: each check is a function of configuration and metric records.
+"""Checks on a run's curves: each check is a function of the configuration and the metric records.
 
 Notable:
-- a check says what was measured, what is normal and what to try; it is silent where it has nothing to judge by;
-- the same checks judge a finished run (`doctor`) and speak during training (`DoctorObserver`);
-- a limit stands beside its reason: a published setting, an interval of a known distribution, or the presets' own runs.
+- a check says what was measured, what is normal and what to try; without enough data it returns nothing;
+- the same checks run on a finished run (`doctor`) and during training (`DoctorObserver`);
+- every limit has a reason next to it: a published setting, an interval of a known distribution, or runs of the presets.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ from fast_electra.runs.metrics import Record
 
 Severity = Literal["ok", "skipped", "warning", "problem"]
 
-_EARLY = 0.1  # share of a run before which nothing is said of what it has learned
-_LATE = 0.5  # share from which what should have been learned long ago is a problem, not a warning
-_GOOD_AUC = 0.7  # the quickstart's main model passes it after a third of its run
-_FALSE_ALARM = 1e-4  # probability of a false alarm in a whole run, of checks against a known distribution
+_EARLY = 0.1  # before this share of a run, no check judges what the model has learned
+_LATE = 0.5  # from this share on, such a finding is a problem, not a warning
+_GOOD_AUC = 0.7  # the quickstart's main model reaches it after a third of its run
+_FALSE_ALARM = 1e-4  # probability of a false alarm in a whole run, for checks against a known distribution
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Finding:
     measured: str
     normal: str = ""
     remedy: str = ""
-    """what to try; empty when all is well"""
+    """what to try; empty if nothing is wrong"""
 
     def sentence(self) -> str:
-        """All of it on one line."""
+        """The finding on one line: check, measured, normal and remedy."""
         parts = [f"{self.check}: {self.measured}", f"normal: {self.normal}" if self.normal else "", self.remedy]
         return "; ".join(part for part in parts if part)
 
@@ -47,28 +47,28 @@ class Curves:
 
     config: Config
     updates: int
-    """of the whole run"""
+    """number of updates of the whole run"""
     records: Sequence[Record]
 
     def progress(self, record: Record) -> float:
-        """Updates done over all updates."""
+        """The share of the run's updates that are done at a record."""
         return record["update"] / self.updates
 
     def latest(self, *fields: str) -> tuple[float, Mapping[str, float]] | None:
-        """Progress and measures of the newest validation that holds all of `fields`."""
+        """Progress and measures of the newest validation that has all of `fields`; None if there is none."""
         for record in reversed(self.records):
             if set(fields) <= set(record.get("validation", ())):
                 return self.progress(record), record["validation"]
         return None
 
     def trained(self, field: str) -> list[tuple[Record, float]]:
-        """Records behind the warm-up, with their value of a field, where it is finite."""
+        """The records after the warm-up that have a finite value of a field, with that value."""
         after = self.config.optimizer.warmup
         pairs = [(record, record[field]) for record in self.records if field in record]
         return [(r, value) for r, value in pairs if self.progress(r) > after and isfinite(value)]
 
     def groups(self, field: str) -> list[str]:
-        """A field's names where each optimizer group has its own: `clipped`, or `clipped.main`, `clipped.generator`."""
+        """The names of a field for all optimizer groups: `clipped`, or `clipped.main` and `clipped.generator`."""
         names = {name for record in self.records for name in record}
         return sorted(name for name in names if name == field or name.startswith(f"{field}."))
 
@@ -77,7 +77,7 @@ CurveCheck = Callable[[Curves], list[Finding]]
 
 
 def finite_numbers(curves: Curves) -> list[Finding]:
-    """NaN or infinity anywhere in the records."""
+    """Look for NaN and infinity in the records."""
     normal = "every number is finite"
     for record in curves.records:
         for name, value in _numbers(record):
@@ -89,7 +89,7 @@ def finite_numbers(curves: Curves) -> list[Finding]:
 
 
 def unigram_plateau(curves: Curves) -> list[Finding]:
-    """Whether the auxiliary or generator has learned more than which token is the most frequent one."""
+    """Check that a masked language model (auxiliary or generator) has learned more than token frequencies."""
     found = curves.latest("masked_accuracy", "unigram_accuracy")
     if found is None or found[0] < _EARLY:
         return []
@@ -98,10 +98,10 @@ def unigram_plateau(curves: Curves) -> list[Finding]:
 
 
 def plateau_finding(check: str, accuracy: float, unigram: float, progress: float) -> Finding:
-    """Compare a masked language model's accuracy with the unigram baseline's, after a share of its run.
+    """Compare a masked language model's accuracy with the unigram baseline's, at a progress of its run.
 
-    On the plateau a model has learned which tokens are frequent and nothing of their context. The quickstart's
-    auxiliary leaves it after 8 % of its run. 0.02 is three standard errors at 5,000 masked positions.
+    On the plateau a model has learned which tokens are frequent, but nothing about context. The quickstart's auxiliary
+    leaves the plateau after 8 % of its run. 0.02 is three standard errors at 5,000 masked positions.
     """
     measured = f"masked accuracy {accuracy:.3f}, unigram baseline {unigram:.3f}"
     normal = f"clearly above the baseline after {_EARLY:.0%} of a run"
@@ -115,23 +115,23 @@ def plateau_finding(check: str, accuracy: float, unigram: float, progress: float
 
 
 def rtd_chance(curves: Curves) -> list[Finding]:
-    """Whether the main model tells replaced tokens from originals at all.
+    """Check that the main model detects replaced tokens better than chance.
 
-    By validation's `rtd_auc` where there is one (standard error 0.005 at 256 rows of 128 tokens), else by the RTD loss
-    beside the entropy of the share of replaced tokens: the loss of always saying that share. A run that has ended below
-    0.7 has learned something, but too little.
+    The check uses the validation's `rtd_auc` (standard error 0.005 at 256 rows of 128 tokens). Before the first
+    validation it compares the RTD loss with the entropy of the share of replaced tokens, which is the loss of always
+    predicting that share. A run that ends below 0.7 has learned something, but too little.
     """
     if not curves.config.objective.detects:
         return []
     found = curves.latest("rtd_auc")
     if found and found[0] >= _EARLY:
         progress, auc = found[0], found[1]["rtd_auc"]
-        measured, normal = f"ROC-AUC {auc:.3f}", f"over {_GOOD_AUC} at the presets' end; 0.5 is chance"
+        measured, normal = f"ROC-AUC {auc:.3f}", f"above {_GOOD_AUC} at the end of the presets' runs; 0.5 is chance"
         sick = auc < 0.52
         if not sick and auc <= _GOOD_AUC and progress >= 1:
             remedy = (
-                "train longer, or start from a frozen auxiliary's weights (main.start=auxiliary); look at the findings "
-                "on hidden states and learning rate first"
+                "first follow the findings on hidden states and learning rate; then train longer, or start from a "
+                "frozen auxiliary's weights (main.start=auxiliary)"
             )
             return [Finding("rtd chance", "warning", measured, normal, remedy)]
     else:
@@ -143,23 +143,23 @@ def rtd_chance(curves: Curves) -> list[Finding]:
         rates = [r["replaced_fraction"] * rate * weight / (1.0 + rate * (weight - 1.0)) for r in newest]
         base = sum(-p * log(p) - (1 - p) * log(1 - p) for p in rates if 0 < p < 1) / len(rates)
         loss = sum(r["rtd"] for r in newest) / len(newest)
-        measured = f"RTD loss {loss:.3f}, {base:.3f} by the share of replaced tokens alone"
-        normal, sick = f"2 % below that or more after {_EARLY:.0%} of a run", loss > 0.98 * base
+        measured = f"RTD loss {loss:.3f}; always predicting the share of replaced tokens has a loss of {base:.3f}"
+        normal, sick = f"at least 2 % below that loss after {_EARLY:.0%} of a run", loss > 0.98 * base
     if not sick:
         return [Finding("rtd chance", "ok", measured, normal)]
     remedy = (
-        "look at the findings on learning rate, weights and auxiliary first; if they are in order, train longer, or "
-        "begin easier: raise corruption.schedule.initial"
+        "first follow the findings on learning rate, weights and auxiliary; if these are ok, train longer, or start "
+        "with easier replacements: raise corruption.schedule.initial"
     )
     return [Finding("rtd chance", "problem" if progress >= _LATE else "warning", measured, normal, remedy)]
 
 
 def replaced_share(curves: Curves) -> list[Finding]:
-    """Replaced positions beside their known expectation, record by record and over the whole run.
+    """Compare the share of replaced positions with its known expectation, for each record and for the whole run.
 
-    Of n masked positions, independent draws replace the sum of `1 - p_T(original)`, with a variance of at most
-    n e (1 - e) where e is the expected share. The limit is Bonferroni's for all records and their total; a
-    thousandth is allowed for rounding.
+    Over n masked positions, the expected number of replacements is the sum of `1 - p_T(original)`. Its variance is at
+    most n e (1 - e), where e is the expected share. The limit has Bonferroni's correction for all records and their
+    total; a difference of 0.001 is allowed for rounding.
     """
     counted = []
     previous = 0
@@ -187,17 +187,17 @@ def replaced_share(curves: Curves) -> list[Finding]:
     worst, update, share, expected = max(deviations)
     where = f"at update {update}" if update else "over the run"
     measured = f"{share:.4f} {where}, expected {expected:.4f}: {worst:.1f} standard errors apart"
-    normal = f"within {limit:.1f} standard errors of the expectation, in every record"
+    normal = f"at most {limit:.1f} standard errors from the expectation, in every record"
     if worst <= limit:
         return [Finding("replaced fraction", "ok", measured, normal)]
     remedy = (
-        "the sampling is wrong, or a cache was made by another auxiliary: report it with run.json and metrics.jsonl"
+        "the sampling is wrong, or the cache was made by another auxiliary: report it with run.json and metrics.jsonl"
     )
     return [Finding("replaced fraction", "problem", measured, normal, remedy)]
 
 
 def gradient_norm(curves: Curves) -> list[Finding]:
-    """Whether gradients grow or fall by orders of magnitude over the run: the first third beside the last fifth."""
+    """Check for large changes of the gradients: compare the last fifth of the run with the first third."""
     findings = []
     for field in curves.groups("gradient_norm"):
         pairs = curves.trained(field)
@@ -205,15 +205,15 @@ def gradient_norm(curves: Curves) -> list[Finding]:
             continue
         values = [value for _, value in pairs]
         early, late = median(values[: len(values) // 3]), median(values[-max(3, len(values) // 5) :])
-        measured = f"{field} {late:.2g}, {early:.2g} after the warm-up"
+        measured = f"{field} {late:.2g} now, {early:.2g} after the warm-up"
         normal = "at most 10 times larger or 50 times smaller at the end than after the warm-up (presets: about 1)"
         if late > 10 * early:
             remedy = "exploding: lower optimizer.learning_rate, raise optimizer.warmup, or lower optimizer.clip"
             findings.append(Finding("gradient norm", "warning", measured, normal, remedy))
         elif late < early / 50 or late < 1e-6:
             remedy = (
-                "vanishing: look whether the loss still falls; if it doesn't, the model has collapsed or the task "
-                "became trivial: look at rtd_auc, at the replaced fraction and at the findings on labels"
+                "vanishing: check whether the loss still falls; if it does not, the model has collapsed or the task "
+                "is trivial: check rtd_auc, the replaced fraction and the finding on labels"
             )
             findings.append(Finding("gradient norm", "warning", measured, normal, remedy))
         else:
@@ -222,11 +222,11 @@ def gradient_norm(curves: Curves) -> list[Finding]:
 
 
 def clipping(curves: Curves) -> list[Finding]:
-    """Whether most updates are clipped, and whether that matters.
+    """Check whether most updates are clipped, and whether this matters.
 
-    The steps of Adam and Muon don't depend on the scale of the gradients, so clipping all of them by about one factor
-    changes nothing: the quickstart's auxiliary clips every update at twice the limit and learns. Far above the limit,
-    every batch weighs the same whatever its gradient, and a bad one can't be told.
+    The steps of Adam and Muon do not depend on the scale of the gradients, so clipping all of them by about the same
+    factor changes almost nothing: the quickstart's auxiliary clips every update, at about twice the limit, and learns.
+    Far above the limit every batch has the same weight, and a bad batch counts as much as a good one.
     """
     findings, weight = [], curves.config.objective.main_loss_weight
     for field in curves.groups("clipped"):
@@ -237,7 +237,7 @@ def clipping(curves: Curves) -> list[Finding]:
             continue
         share, ratio = sum(shares) / len(shares), median(norms) / limit
         measured = f"{field}: {share:.0%} of the updates, at a median norm of {ratio:.1f} times the limit"
-        normal = f"under 90 % of the updates, or any share while the norm stays below {10 * weight:.0f} times the limit"
+        normal = f"below 90 % of the updates, or any share if the norm is below {10 * weight:.0f} times the limit"
         if share > 0.9 and ratio > 10 * weight:
             remedy = (
                 "lower the learning rate; if the loss falls as it should, raise optimizer.clip to about "
@@ -249,23 +249,23 @@ def clipping(curves: Curves) -> list[Finding]:
     return findings
 
 
-# Peak learning rates by width, of AdamW and of Muon, whose updates are as large: up to this width, the least and the
-# largest that is usual, published ones. The usual range goes a factor of two to five beyond the published settings.
+# Usual peak learning rates by width, for AdamW and for Muon, whose updates are as large: largest width, lowest rate,
+# highest rate, published settings. The range extends a factor of two to five beyond the published settings.
 _RATES = (
     (128, 1e-4, 1e-2, "no published setting of this width"),
     (512, 1e-4, 3e-3, "ELECTRA-small 5e-4, arXiv 2003.10555"),
     (768, 5e-5, 2e-3, "BERT 1e-4, ELECTRA 2e-4, RoBERTa 6e-4, ModernBERT 8e-4"),
     (10**6, 2e-5, 1e-3, "BERT 1e-4, ELECTRA 2e-4, RoBERTa 4e-4, ModernBERT 5e-4, all large"),
 )
-# Continued pre-training: BERT's own advice is 2e-5, Gururangan et al. (arXiv 2004.10964) took up to 5e-4.
-_CONTINUED = (2e-6, 1e-3, "continued: BERT's advice 2e-5; up to 5e-4 in arXiv 2004.10964")
+# Continued pre-training: BERT's authors recommend 2e-5, Gururangan et al. (arXiv 2004.10964) used up to 5e-4.
+_CONTINUED = (2e-6, 1e-3, "continued: BERT recommends 2e-5; up to 5e-4 in arXiv 2004.10964")
 
 
 def learning_rate_range(curves: Curves) -> list[Finding]:
-    """Peak learning rates beside those that are usual for the model's width."""
+    """Compare the peak learning rates with the usual range for the model's width."""
     config, asked = curves.config, []
     if config.main.freeze == "encoder":
-        return []  # a head alone bears almost any
+        return []  # training only a head works with almost any rate
     if config.main.model is not None:
         asked.append(("optimizer.learning_rate", config.optimizer.learning_rate, *_CONTINUED))
     elif config.main.hidden_size is not None:
@@ -283,15 +283,15 @@ def learning_rate_range(curves: Curves) -> list[Finding]:
         if least <= rate <= largest:
             findings.append(Finding("learning rate", "ok", measured, normal))
         else:
-            remedy = f"set {key} inside that range, unless trials of yours say otherwise"
+            remedy = f"set {key} inside that range, unless your own trials show that this value is better"
             findings.append(Finding("learning rate", "warning", measured, normal, remedy))
     return findings
 
 
 def loss_spikes(curves: Curves) -> list[Finding]:
-    """Sudden rises of the training loss: a quarter above the median of the nine records before, and out of its noise.
+    """Find sudden rises of the training loss: a quarter above the median of the nine records before, and above noise.
 
-    A rise that comes with a fall of the temperature is the curriculum's and is not counted.
+    A rise together with a fall of the temperature is caused by the curriculum and is not counted.
     """
     pairs = curves.trained("loss")
     if len(pairs) < 15:
@@ -304,25 +304,28 @@ def loss_spikes(curves: Curves) -> list[Finding]:
         harder = temperatures and record.get("temperature", 0.0) < 0.95 * max(temperatures)
         if value > level + max(0.25 * level, 6 * noise) and not harder:
             spikes.append((record["update"], level))
-    normal = "no record a quarter above the nine before it"
+    normal = "no record a quarter above the nine records before it"
     if not spikes:
         return [Finding("loss spikes", "ok", f"none in {len(pairs)} records", normal)]
     lasting = median(v for _, v in pairs[-3:]) > 1.25 * spikes[0][1]
     measured = f"{len(spikes)} record(s) with a spike, the first at update {spikes[0][0]}" + (
-        "; the loss has not come back" if lasting else "; the loss came back"
+        "; the loss has not gone back" if lasting else "; the loss went back"
     )
-    remedy = "lower optimizer.learning_rate or optimizer.beta2 (0.98), raise optimizer.warmup, look at the data there"
+    remedy = (
+        "lower optimizer.learning_rate or optimizer.beta2 (0.98), raise optimizer.warmup, or check the text of these "
+        "updates"
+    )
     return [Finding("loss spikes", "problem" if lasting else "warning", measured, normal, remedy)]
 
 
 def waiting_for_data(curves: Curves) -> list[Finding]:
-    """Share of the time that the loop waited for its next batch; the first record holds the start and is left out."""
+    """Check the share of time that the loop waited for its next batch, without the first record (the start)."""
     timings = [r["timing"] for r in curves.records[1:] if {"seconds", "data_wait_share"} <= set(r.get("timing", ()))]
     seconds = sum(timing["seconds"] for timing in timings)
     if not seconds:
         return []
     share = sum(timing["data_wait_share"] * timing["seconds"] for timing in timings) / seconds
-    measured, normal = f"{share:.1%} of the time", "under 1 % (presets), at most 10 %"
+    measured, normal = f"{share:.1%} of the time", "below 1 % (presets), at most 10 %"
     if share <= 0.1:
         return [Finding("waiting for data", "ok", measured, normal)]
     remedy = "put the shards on a local disk, give the loop a free core, or use larger updates"
@@ -330,7 +333,7 @@ def waiting_for_data(curves: Curves) -> list[Finding]:
 
 
 def reference_curve(curves: Curves) -> list[Finding]:
-    """The run beside the reference runs of its preset, at equal tokens: the newest measure of each kind."""
+    """Compare the newest value of each curve with the reference runs of the same preset, at equal tokens."""
     validated = curves.latest("unigram_accuracy")
     reference = matching_reference(curves.config, validated[1]["unigram_accuracy"] if validated else None)
     if reference is None:

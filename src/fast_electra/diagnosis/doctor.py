@@ -1,10 +1,11 @@
-"""`fast-electra doctor`: is a run learning, and if not, why. And the same questions as warnings during training.
+"""`fast-electra doctor`: is a run learning, and if not, why? Some checks also give warnings during training.
 
 Notable:
-- checks of the curves are in `curve_checks`, those of the figures from inside the models in `internal_checks`; those
-  here look at the folder, the data, and the parts built anew;
-- nothing in the run is changed: parts are built in float32 on the CPU, and one batch goes through them;
-- what can't be looked at any more (shards moved, an auxiliary deleted) is said and skipped, never guessed.
+- `curve_checks` and `internal_checks` look at metric records, `run_checks` at the folder and its data, `part_checks` at
+  the parts, which are built again;
+- the run does not change: the parts are built in float32 on the CPU, and one batch goes through them;
+- if something is missing (shards moved, an auxiliary deleted), a finding says so, and the checks that need it are
+  skipped.
 """
 
 from collections.abc import Callable
@@ -37,15 +38,15 @@ from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.telemetry import QuietObserver
 
-_ROWS = 8  # of the batch that goes through the parts
+_ROWS = 8  # rows of the batch that goes through the parts
 _CHECKS = (*CURVE_CHECKS, inside)
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Every check on a run folder, finished or not.
+    """Run every check on a run's folder; the run may be unfinished.
 
     Raises:
-        CheckpointError: the folder is no run, or one of another version.
+        CheckpointError: the folder is no run, or a run of another version.
     """
     run = read_run(folder)
     findings = [progress(run)]
@@ -55,14 +56,15 @@ def examine(folder: Path) -> list[Finding]:
     try:
         parts = assemble(*_on_cpu(run.config))
     except (UserError, OSError) as error:
-        reason = f"the run's parts can't be built here: {str(error).rstrip('.')}"
-        return [*findings, Finding("parts", "skipped", reason, remedy="run it where data and auxiliary are")]
+        reason = f"the run's parts cannot be built here: {str(error).rstrip('.')}"
+        remedy = "run the command where data and auxiliary are available"
+        return [*findings, Finding("parts", "skipped", reason, remedy=remedy)]
     prepared = parts.objective.prepare(parts.schedule.at(0).split(_ROWS)[0], parts.seed)
     try:
         checkpoint = newest_checkpoint(run.folder.checkpoints, say=lambda _: None)
     except CheckpointError as error:
         checkpoint = None
-        findings.append(Finding("weights", "problem", str(error).rstrip("."), "a sound checkpoint"))
+        findings.append(Finding("weights", "problem", str(error).rstrip("."), "an undamaged checkpoint"))
     findings += exported_model(run, parts)
     findings += unchanged_inputs(run, parts)
     findings += auxiliary_plateau(run, parts)
@@ -77,14 +79,14 @@ def examine(folder: Path) -> list[Finding]:
 
 
 class DoctorObserver(QuietObserver):
-    """Speaks of what the curves show while a run trains, once for each check.
+    """Prints warnings about the curves while a run trains, once for each check.
 
-    It looks when the records have grown by a twentieth, and at every validation: in the longest run that is a few
-    dozen looks beyond the validations.
+    The checks run at every validation and whenever the number of records has grown by a twentieth; besides validations
+    that is some dozens of times in the longest run.
     """
 
     def __init__(self, config: Config, say: Callable[[str], None]):
-        """`config`: the run's; `say` is told one sentence at a time."""
+        """`config` is the run's; `say` is called with one sentence at a time."""
         self._config, self._say = config, say
         self._updates = 0
         self._records: list[Record] = []
@@ -92,11 +94,11 @@ class DoctorObserver(QuietObserver):
         self._told: set[str] = set()
 
     def started(self, update: int, updates: int) -> None:
-        """Note the run's length."""
+        """Store the run's number of updates."""
         self._updates = updates
 
     def logged(self, record: Record) -> None:
-        """Look, now and then."""
+        """Store the record, and run the checks if it is time."""
         self._records.append(record)
         if len(self._records) < self._next_look and "validation" not in record:
             return

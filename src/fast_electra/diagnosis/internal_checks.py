@@ -1,8 +1,8 @@
-"""Is a model sound inside? The figures of `internals` beside their bands, each band with its reason.
+"""Checks on the figures of `training.internals`: each has a normal range, with the reason in its docstring.
 
 Notable:
-- the newest figures are judged, so a warning comes in the middle of a run;
-- the same judgement serves a run's records, an older run's exported model, and a script (`judge(measure_folder(…))`).
+- the newest figures are checked, so a warning can come in the middle of a run;
+- the same checks serve a run's records, an older run's exported model, and scripts (`judge(measure_folder(…))`).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _SMALLER_STEPS = "lower optimizer.learning_rate or raise optimizer.weight_decay 
 
 
 def inside(curves: Curves) -> list[Finding]:
-    """The newest figures of each trained model."""
+    """Check the newest figures of each trained model."""
     newest = next((record for record in reversed(curves.records) if "internals" in record), None)
     if newest is None:
         return []
@@ -30,10 +30,10 @@ def judge(figures: Mapping[str, Any], progress: float = 1.0, model: str = "", wh
     """Findings on the figures of one model, from `internals.measure`.
 
     Args:
-        figures: of the model.
-        progress: of its run; in the first half the rank of its token table is not judged.
-        model: its name, where a run has several.
-        when: what the figures are of, for the sentence.
+        figures: the model's figures.
+        progress: of the run, in [0, 1]; in the first half, the rank of the token table is not judged.
+        model: the model's name, if the run has several models.
+        when: where the figures come from, for the finding's sentence.
     """
     at = " of the ".join(part for part in (when, model) if part)
     checks = (_hidden_states, _token_table, _attention, _dead_units, _weights, _logits)
@@ -41,28 +41,29 @@ def judge(figures: Mapping[str, Any], progress: float = 1.0, model: str = "", wh
 
 
 def _hidden_states(figures: Mapping[str, Any], _progress: float, at: str) -> list[Finding]:
-    """Every layer adds to what the embeddings started: at a ratio of r, 1 / r² of the state's power is theirs.
+    """Check that the layers' outputs do not dominate the embeddings.
 
-    At 5 it is 4 %, at 10 it is 1 %, at 30 a thousandth: which token stands there is then lost in what layers added.
-    Trained by too large steps, small models came to 56 and 93, and were no better encoders than untrained ones; with
-    sound steps to between 1 and 5.
+    Every layer adds to the embeddings. At a ratio of r, the embeddings are 1 / r² of the hidden state's power: 4 % at
+    5, 1 % at 10, a thousandth at 30, where the identity of the token is lost. Small models that were trained with too
+    large steps reached 56 and 93 and were no better encoders than untrained models; with normal steps, between 1 and 5.
     """
     if "hidden_ratio" not in figures:
         return []
     ratio, rms = figures["hidden_ratio"], figures["hidden_rms"]
     layer = max((name for name in rms if name != "embedding"), key=lambda name: rms[name])
     measured = f"layer {layer}: root mean square {rms[layer]:.2f}, {ratio:.1f} times the embeddings'{at}"
-    normal = "at most 10 times (sound runs: 5), where embeddings below 1 count as 1"
+    normal = "at most 10 times (normal runs: 5); embeddings below 1 count as 1"
     severity = "ok" if ratio <= 10 else "warning" if ratio <= 30 else "problem"
-    remedy = f"the layers drown the embeddings: {_SMALLER_STEPS}"
+    remedy = f"the layers dominate the embeddings: {_SMALLER_STEPS}"
     return [Finding("hidden states", severity, measured, normal, remedy if ratio > 10 else "")]
 
 
 def _token_table(figures: Mapping[str, Any], progress: float, at: str) -> list[Finding]:
-    """Below 1.5, four fifths of what tells tokens apart lies on one line: their frequency, and nothing of their use.
+    """Check that the embeddings of tokens differ by more than the tokens' frequency.
 
-    A run passes there early, for frequencies are learned first. After half a thousand updates sound runs of ours had a
-    twentieth to a fifth of the start's rank, and broken ones hardly less: it tells a collapse, not a small fault.
+    Below a rank of 1.5, four fifths of the variance are on one line. Every run passes a low rank early, because it
+    learns frequencies first. After 500 updates, our normal runs had a twentieth to a fifth of the rank at the start,
+    and broken runs only slightly less: the check detects a collapse, not a small fault.
     """
     if "start" not in figures:
         return []
@@ -71,14 +72,14 @@ def _token_table(figures: Mapping[str, Any], progress: float, at: str) -> list[F
     normal = "at least 1.5 after half of the run"
     if rank >= 1.5 or progress < 0.5:
         return [Finding("token table", "ok", measured, normal)]
-    remedy = "tokens differ by their frequency alone: look at the findings on hidden states and plateau; train longer"
+    remedy = "tokens differ only by frequency: follow the findings on hidden states and plateau, or train longer"
     return [Finding("token table", "warning", measured, normal, remedy)]
 
 
 def _attention(figures: Mapping[str, Any], _progress: float, at: str) -> list[Finding]:
-    """Entropy near zero is attention on single tokens, of which no gradient comes back (Zhai et al., arXiv 2303.06296).
+    """Check that no layer attends to single tokens only: then no gradient flows back (Zhai et al., arXiv 2303.06296).
 
-    One head may well do so: a layer's mean over its heads does not.
+    The figure is the mean over a layer's heads, because a single head may normally do so.
     """
     found = figures.get("attention_entropy")
     if not found:
@@ -92,41 +93,42 @@ def _attention(figures: Mapping[str, Any], _progress: float, at: str) -> list[Fi
 
 
 def _dead_units(figures: Mapping[str, Any], _progress: float, at: str) -> list[Finding]:
-    """Sound runs of half a thousand updates had none; those with too large steps a fifth (Muon 0.03) to a half."""
+    """Check for dead units: normal runs of 500 updates had none, runs with too large steps a fifth to a half."""
     found = figures.get("dead_units")
     if not found:
         return []
     layer = max(found, key=found.__getitem__)
-    measured = f"layer {layer}: {found[layer]:.0%} of the feed-forward units say nothing{at}"
+    measured = f"layer {layer}: {found[layer]:.0%} of the feed-forward units have almost no output{at}"
     normal = "at most 10 % in any layer"
     if found[layer] <= 0.1:
         return [Finding("dead units", "ok", measured, normal)]
-    remedy = f"too large steps have pushed them out of reach: {_SMALLER_STEPS}"
+    remedy = f"the steps were too large: {_SMALLER_STEPS}"
     return [Finding("dead units", "warning", measured, normal, remedy)]
 
 
 def _weights(figures: Mapping[str, Any], _progress: float, at: str) -> list[Finding]:
-    """With decoupled decay weights grow until steps and decay balance, at about sqrt(rate / (2 · decay)).
+    """Check how much the layers' weights have grown.
 
-    That is six times a fresh weight of 0.0155 at the rate 2e-3 and the decay 0.1, and twenty times at a decay of 0.01.
+    With decoupled decay they grow until steps and decay balance, at about sqrt(rate / (2 · decay)). At a rate of 2e-3
+    this is 6 times a new weight of 0.0155 with a decay of 0.1, and 20 times with a decay of 0.01.
     """
     if not figures.get("start", {}).get("layer_weights_rms"):
         return []
     growth = figures["layer_weights_rms"] / figures["start"]["layer_weights_rms"]
-    measured = f"the layers' root mean square is {growth:.1f} times the start's{at}"
+    measured = f"the layers' root mean square is {growth:.1f} times that at the start{at}"
     normal = "at most 10 times"
     if growth <= 10:
         return [Finding("weights' size", "ok", measured, normal)]
-    remedy = f"nothing holds the weights: {_SMALLER_STEPS}"
+    remedy = f"weight decay is too small for the steps: {_SMALLER_STEPS}"
     return [Finding("weights' size", "warning", measured, normal, remedy)]
 
 
 def _logits(figures: Mapping[str, Any], _progress: float, at: str) -> list[Finding]:
-    """Beyond 64 numbers in bfloat16 are half a nat apart, so that a loss is rounded to that."""
+    """Check the largest logit: above 64, neighbouring bfloat16 numbers differ by half a nat, which rounds the loss."""
     if "logits_largest" not in figures:
         return []
     largest = figures["logits_largest"]
     measured, normal = f"largest {largest:.1f}, root mean square {figures['logits_rms']:.2f}{at}", "at most 64"
     if largest <= 64:
         return [Finding("logits", "ok", measured, normal)]
-    return [Finding("logits", "warning", measured, normal, f"the output layer runs away: {_SMALLER_STEPS}")]
+    return [Finding("logits", "warning", measured, normal, f"the output layer diverges: {_SMALLER_STEPS}")]

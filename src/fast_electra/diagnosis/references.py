@@ -1,10 +1,10 @@
-"""Reference curves of the presets: what runs of a preset looked like, as bands over the tokens seen.
+"""Reference curves of the presets: bands of normal values over the tokens seen, made from runs of each preset.
 
 Notable:
-- a reference belongs to a preset: a run is compared only when every setting that shapes a curve is the preset's;
-- number of updates, seed, device, precision and paths don't count, so a band has room for them: from the least to the
-  largest of the runs, and a tenth wider on either side;
-- each has a few dozen points, in JSON files in `reference_curves`; `make references RUNS="…"` writes these from
+- a run is compared with a preset's reference only if every setting that changes a curve is the preset's;
+- number of updates, seed, device, precision and paths may differ. To allow for them, a band goes from the smallest to
+  the largest value of the runs, plus a tenth of the median on either side;
+- a curve has at most 32 points, in JSON files in `reference_curves`; `make references RUNS="…"` writes these from
   finished runs.
 """
 
@@ -32,9 +32,9 @@ FIELDS: dict[str, Literal["lower", "higher"]] = {
     "validation.masked_accuracy": "higher",
     "validation.rtd_auc": "higher",
 }
-"""the curves that are compared, and which way is better"""
+"""the curves that are compared, and which direction is better"""
 
-_CORPUS = "validation.unigram_accuracy"  # another one is another corpus
+_CORPUS = "validation.unigram_accuracy"  # another value means another corpus
 
 _POINTS = 32
 _ROOM = 0.1
@@ -42,17 +42,18 @@ _ROOM = 0.1
 
 @dataclass(frozen=True)
 class Reference:
-    """Curves of runs of one preset."""
+    """Curves made from runs of one preset."""
 
     preset: str
     runs: int
+    """number of runs"""
     settings: dict[str, Any]
-    """the settings that shape a curve, as they were: a test says when the preset has moved on"""
+    """the settings of the runs that change a curve; a test fails if the preset's settings differ from them"""
     curves: dict[str, dict[str, list[float]]]
-    """field → `tokens`, and `low`, `middle` and `high` there"""
+    """for each field the lists `tokens`, `low`, `middle` and `high`"""
 
     def band(self, field: str, tokens: float) -> tuple[float, float] | None:
-        """What is normal after `tokens`: lowest and highest; None outside of what the runs cover."""
+        """The lowest and highest normal value of a field after `tokens`; None outside the range of the runs."""
         curve = self.curves.get(field)
         if curve is None or not curve["tokens"][0] <= tokens <= curve["tokens"][-1] * 1.02:
             return None
@@ -61,7 +62,7 @@ class Reference:
 
 
 def curve_settings(config: Config) -> dict[str, Any]:
-    """The settings that shape a curve."""
+    """The settings of a configuration that change a curve."""
     tree = config.model_dump(mode="json")
     return {
         **{name: tree[name] for name in ("main", "objective", "corruption", "optimizer")},
@@ -72,7 +73,7 @@ def curve_settings(config: Config) -> dict[str, Any]:
 
 @cache
 def references() -> dict[str, Reference]:
-    """All references of the package by preset."""
+    """All references in the package, by preset."""
     folder = resources.files("fast_electra.diagnosis") / "reference_curves"
     files = [entry for entry in folder.iterdir() if entry.name.endswith(".json")]
     found = [Reference(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
@@ -80,12 +81,12 @@ def references() -> dict[str, Reference]:
 
 
 def matching_reference(config: Config, unigram_accuracy: float | None = None) -> Reference | None:
-    """The reference of the preset that shares every setting that shapes a curve.
+    """The reference of the preset that has the same settings as a run; None if there is none.
 
     Args:
-        config: the run's.
-        unigram_accuracy: of the run's validation, where it is known: another one than the reference's is that of
-            another corpus, and there is nothing to compare.
+        config: of the run.
+        unigram_accuracy: of the run's validation, if known. If it differs from the reference's, the corpus is another
+            one, and the result is None.
     """
     for reference in references().values():
         if not outdated(reference) and not differing(reference.preset, config):
@@ -96,7 +97,7 @@ def matching_reference(config: Config, unigram_accuracy: float | None = None) ->
 
 
 def make_reference(preset: str, runs: Sequence[Path]) -> Reference:
-    """The reference of a preset from its runs, over the tokens that all of them have seen.
+    """Make the reference of a preset from its runs, over the range of tokens that all runs cover.
 
     Raises:
         CheckpointError: a run is not of this preset.
@@ -112,9 +113,9 @@ def make_reference(preset: str, runs: Sequence[Path]) -> Reference:
 
 
 def differing(preset: str, config: Config) -> list[str]:
-    """Sections of the settings that shape a curve in which a run is not of a preset; none: it is.
+    """The sections of settings in which a run differs from a preset; empty if the run is of this preset.
 
-    A temperature that the preset leaves to the run (`initial: auto`) is the run's own.
+    If the preset has `initial: auto`, the run's temperature may have any value.
     """
     asked, own = _settings_of(preset), curve_settings(config)
     if asked["corruption"]["schedule"].get("initial") == "auto" and "initial" in own["corruption"]["schedule"]:
@@ -123,7 +124,7 @@ def differing(preset: str, config: Config) -> list[str]:
 
 
 def outdated(reference: Reference) -> list[str]:
-    """Sections of a reference's settings that the preset no longer has; keys that are new have their defaults."""
+    """The sections in which a reference's settings differ from the preset's of today; new keys are ignored."""
     now = _settings_of(reference.preset)
     return [
         section
@@ -138,7 +139,7 @@ def _settings_of(preset: str) -> dict[str, Any]:
 
 
 def _curve(field: str, runs: Sequence[Sequence[Record]]) -> dict[str, list[float]] | None:
-    """Least, middle and largest value over the tokens that every run covers; None where one has no such curve."""
+    """Smallest, median and largest value over the tokens that every run covers; None if a run lacks the curve."""
     section, _, name = field.rpartition(".")
     lines = []
     for records in runs:
@@ -148,7 +149,7 @@ def _curve(field: str, runs: Sequence[Sequence[Record]]) -> dict[str, list[float
             return None
         lines.append(tuple(np.array(points, dtype=float).T))
     first, last = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
-    # No more points than the sparsest run has, or a line between two validations would pass for measurements.
+    # At most as many points as the sparsest run has, so that interpolated values do not look like measurements.
     count = min(_POINTS, min(len(x) for x, _ in lines))
     tokens = np.linspace(first, last, count)
     values = np.array([np.interp(tokens, x, y) for x, y in lines])

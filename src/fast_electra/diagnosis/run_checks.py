@@ -19,12 +19,12 @@ from fast_electra.training.assembly import Assembled
 from fast_electra.training.internals import measure, weight_figures
 from fast_electra.training.outlook import MOST_EPOCHS
 
-_TOKENS = 2_000_000  # tokens of the corpus that its entropy is estimated from
+_TOKENS = 2_000_000  # number of the corpus's first tokens that estimate its entropy
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds."""
+    """A run's folder and its curves."""
 
     folder: RunFolder
     curves: Curves
@@ -36,21 +36,21 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder's configuration, record and metrics.
+    """Read a run's folder and its metrics.
 
     Raises:
-        CheckpointError: the folder is no run, or one of another version.
+        CheckpointError: the folder is no run, or a run of another version.
     """
     found = load_run(folder)
     return Run(found, Curves(located(found.config, found), found.updates, found.metrics()))
 
 
 def progress(run: Run) -> Finding:
-    """How far the run is; a run without any record stopped before it could say anything."""
+    """How far the run is; a warning if it stopped before its first record."""
     if not run.curves.records:
         every = run.config.training.log_every
         remedy = (
-            "look at what it printed when it stopped; a loss that is not finite within the first updates: lower "
+            "read what the run printed when it stopped; if the loss was not finite in the first updates, lower "
             "optimizer.learning_rate or raise optimizer.warmup"
         )
         normal = f"a line of metrics.jsonl every {every} updates"
@@ -60,9 +60,9 @@ def progress(run: Run) -> Finding:
 
 
 def unigram_entropy(run: Run) -> list[Finding]:
-    """The masked language model's loss beside the entropy of the corpus's token frequencies.
+    """Compare the masked language model's loss with the entropy of the corpus's token frequencies.
 
-    A model that has learned the frequencies and nothing of the context has just that loss: the other sign of the
+    A model that has learned the frequencies, but nothing about context, has this loss. It is the second sign of the
     unigram plateau.
     """
     field = run.config.objective.mlm_loss
@@ -79,16 +79,16 @@ def unigram_entropy(run: Run) -> list[Finding]:
     measured, normal = f"MLM loss {loss:.2f} nats, the corpus's unigram entropy {entropy:.2f}", "clearly below it"
     if loss < 0.97 * entropy:
         return [Finding("unigram entropy", "ok", measured, normal)]
-    remedy = "as for the unigram plateau: train longer, or raise the learning rate"
+    remedy = "the same as for the unigram plateau: train longer, or raise the learning rate"
     return [Finding("unigram entropy", "problem" if done >= 0.5 else "warning", measured, normal, remedy)]
 
 
 def repetition(run: Run) -> list[Finding]:
-    """How often the whole run sees each token of the corpus.
+    """Check how often the whole run sees each token of the corpus.
 
     BERT saw its corpus about 40 times (arXiv 1810.04805, appendix A.2), each sequence under ten masks; here every epoch
-    has its own. Of causal language models, which have no masks, 4 epochs are as good as new text, and after about 40
-    repeated text is worth nothing (Muennighoff et al., arXiv 2305.16264).
+    has new masks. Causal language models, which have no masks, lose nothing up to 4 epochs and gain nothing after about
+    40 (Muennighoff et al., arXiv 2305.16264).
     """
     shards = _shards(run)
     if shards is None:
@@ -105,24 +105,24 @@ def repetition(run: Run) -> list[Finding]:
 
 
 def unchanged_inputs(run: Run, parts: Assembled) -> list[Finding]:
-    """Whether auxiliary and data are still what the run was started with, by their digests."""
+    """Check by digests that auxiliary and data are the same as at the start of the run."""
     findings = []
     for name, now in (("auxiliary", parts.auxiliary_digest), ("data", parts.shards.fingerprint)):
         before = run.folder.digest(name)
         if before is None or now is None:
             continue
         measured = f"digest {before[:12]} at the start" + ("" if before == now else f", {now[:12]} now")
-        normal = "the same from start to end: it is frozen" if name == "auxiliary" else "the same from start to end"
+        normal = "the same from start to end" + (", because it is frozen" if name == "auxiliary" else "")
         if before == now:
             findings.append(Finding(f"{name} unchanged", "ok", measured, normal))
         else:
-            remedy = f"put the old {name} back, or start the run again in another folder: its curve mixes two of them"
+            remedy = f"restore the old {name}, or start again in another folder: this run's curves mix two of them"
             findings.append(Finding(f"{name} unchanged", "problem", measured, normal, remedy))
     return findings
 
 
 def exported_model(run: Run, parts: Assembled) -> list[Finding]:
-    """The inside of a finished run's exported models, where its records are of a version that didn't look there."""
+    """Check a finished run's exported models with `internal_checks`, if an earlier version wrote no `internals`."""
     if any("internals" in record for record in run.curves.records):
         return []
     findings: list[Finding] = []
@@ -140,16 +140,16 @@ def exported_model(run: Run, parts: Assembled) -> list[Finding]:
 
 
 def auxiliary_plateau(run: Run, parts: Assembled) -> list[Finding]:
-    """The frozen auxiliary's masked accuracy on the run's validation text, beside the unigram baseline's."""
+    """Compare the frozen auxiliary's masked accuracy on the run's validation text with the unigram baseline's."""
     measures = parts.auxiliary_measures
-    if not measures or run.config.auxiliary.is_baseline:  # those are the baselines themselves
+    if not measures or run.config.auxiliary.is_baseline:  # a baseline cannot be above itself
         return []
     accuracy, unigram = measures["masked_accuracy"], measures["unigram_accuracy"]
     return [plateau_finding("auxiliary plateau", accuracy, unigram, progress=1.0)]
 
 
 def _shards(run: Run) -> Any:
-    """The run's shards, their bytes unchecked; None when they are not here."""
+    """The run's shards, without verification of their bytes; None if they are not available."""
     try:
         return open_shards(run.config.data.shards, verify=False) if run.config.data.shards else None
     except (UserError, OSError):
