@@ -254,7 +254,7 @@ def test_a_build_into_a_folder_of_other_settings_or_numerics_is_refused(tmp_path
         ("training", {"seed": 1}, "training.seed is 0"),
         ("execution", {"precision": "bfloat16"}, '"float32" there'),
     ):
-        with pytest.raises(DataError, match=f"is a cache of other settings: .*{sentence}"):
+        with pytest.raises(DataError, match=f"is a cache with other settings: .*{sentence}"):
             build_cache(changed(settings(shards, auxiliary), **{section: changes}), cache)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -286,7 +286,7 @@ def test_what_changes_the_auxiliary_at_every_update_is_refused(shards, auxiliary
     for given in ({"sampler": "race"}, {"cache": tmp_path}):
         with pytest.raises(ValueError, match="dropout changes the auxiliary at every update"):
             settings(shards, auxiliary, augmentation={"kind": "dropout"}, **given)
-    with pytest.raises(ConfigError, match="can't be computed ahead of time"):
+    with pytest.raises(ConfigError, match="cannot be computed ahead of time"):
         build_cache(settings(shards, auxiliary, augmentation={"kind": "dropout"}), tmp_path / "cache")
     with pytest.raises(ValueError, match="with 1 between"):
         settings(shards, auxiliary, race_interval=(1.5, 3.0))

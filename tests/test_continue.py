@@ -268,10 +268,10 @@ def test_what_cannot_be_extended_is_one_clear_sentence(tmp_path, shards):
     run(tiny.settings(shards), tmp_path / "run")
     with pytest.raises(CheckpointError, match="has 12 updates already"):
         lengthened(tmp_path / "run", shards, 12)
-    with pytest.raises(CheckpointError, match="or go on with a finished run by --extend"):
+    with pytest.raises(CheckpointError, match="or continue a finished run with --extend"):
         run(tiny.settings(shards, training__updates=20), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "00000012")
-    with pytest.raises(CheckpointError, match="no sound checkpoint of update 12"):
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint of update 12"):
         lengthened(tmp_path / "run", shards, 20)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"  # nothing was written
 
@@ -297,7 +297,7 @@ def test_every_checkpoint_exports_and_the_last_is_the_runs_own_model(tmp_path, f
     assert main(["export", str(finished), str(tmp_path / "one"), "--checkpoint", "8", "--no-auxiliary"]) == 0
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == earlier
     assert not (tmp_path / "one" / "auxiliary").exists()
-    assert "None was taken at this update" in (tmp_path / "one" / "README.md").read_text()
+    assert "There are no measures at this update" in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_a_checkpoint_is_read_without_the_runs_data_and_auxiliary(tmp_path, shards, auxiliary, capsys):
@@ -349,7 +349,7 @@ def test_what_cannot_be_exported_is_one_clear_sentence(tmp_path, finished, shard
     shutil.copytree(finished, other)
     record = json.loads((other / "run.json").read_text()) | {"auxiliary": "0" * 64}
     (other / "run.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="no longer the one that"):
+    with pytest.raises(CheckpointError, match="is not the one that"):
         export_run(other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert main(["export", str(finished), str(tmp_path / "out"), "--checkpoint", "newest"]) == 2
@@ -408,7 +408,7 @@ def test_pushing_without_network_is_one_clear_sentence(tmp_path, monkeypatch):
         raise OfflineModeIsEnabled("no network here")
 
     monkeypatch.setattr(exporting.HfApi, "create_repo", offline)
-    with pytest.raises(ModelError, match=r"could not be uploaded to encoder \(no network here\): it is written here"):
+    with pytest.raises(ModelError, match=r"is written, but could not be uploaded to encoder \(no network here\)"):
         push(tmp_path, "encoder")
 
 

@@ -35,7 +35,7 @@ def test_the_exported_tokenizer_has_the_length_of_the_model_and_the_snippet_runs
     assert f"| longest text | {length} tokens, as in training; " in card
     ends = f"its table of positions ends at {length}"
     assert (ends in card) == (architecture != "modernbert")
-    assert ("it reads longer ones too" in card) == (architecture == "modernbert")
+    assert ("it also reads longer texts" in card) == (architecture == "modernbert")
 
 
 def test_a_continued_model_keeps_the_length_that_it_had_before(tmp_path, shards):

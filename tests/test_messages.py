@@ -207,7 +207,7 @@ def test_a_quickstart_takes_the_vocabulary_that_its_refusal_names(little, capsys
     assert "--seed 1 and training.seed=2 both set the seed" in refused(
         ["quickstart", "--seed", "1", "training.seed=2"], capsys
     )
-    for key, remedy in (("data.sources=[x]", "give your text by --text"), ("data.shards=x", "leave it out")):
+    for key, remedy in (("data.sources=[x]", "give your text with --text"), ("data.shards=x", "leave it out")):
         assert remedy in refused([*arguments, key], capsys)
 
 

@@ -162,7 +162,7 @@ def test_one_command_says_whether_pre_training_paid(tmp_path, text, small_fine_t
 
 def test_minutes_and_a_budget_of_its_own_are_refused_together(tmp_path, text, capsys):
     assert main(command(tmp_path, text, "--minutes", "1")) == 2
-    assert "--minutes and training.updates both set how long to train; keep one." in capsys.readouterr().err
+    assert "--minutes and training.updates both set how long to train: keep one of them." in capsys.readouterr().err
 
 
 def test_a_stopped_fine_tuning_goes_on(tmp_path, text, small_fine_tuning, capsys, monkeypatch):

@@ -1,12 +1,13 @@
-"""Building a corruption cache: the auxiliary's pass over all rows that a run will see, and their temperature paths.
+"""Builds a corruption cache: runs the auxiliary on all rows that a run will see, and stores their temperature paths.
 
 Notable:
-- rows go through the auxiliary in the run's order and micro-batches, so the paths are those that `sampler: race` draws
+- the auxiliary reads the rows in the run's order and micro-batches, so the paths equal those that `sampler: race` draws
   on the fly, bit for bit;
-- parts are of a fixed number of rows and written one by one: processes share a folder by taking every n-th part, and a
-  killed one goes on behind its last finished part. Whoever finishes the last part writes the manifest;
-- a longer run adds the parts that are missing;
-- the auxiliary's own forward passes are timed apart from the race.
+- a part has a fixed number of rows, and parts are written one after the other. Several processes share a folder: each
+  makes every n-th part. A killed process continues after its last finished part. The process that finishes the last
+  part writes the manifest;
+- for a longer run, only the missing parts are added;
+- the time of the auxiliary's forward passes is reported apart from that of the race.
 """
 
 import json
@@ -43,38 +44,42 @@ from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
 
 PART_TOKENS = 2**20
-"""tokens of a part, about: what a killed process loses at most"""
+"""approximate number of tokens in a part, which is the most that a killed process loses"""
 
 Progress = Callable[[int, int], None]
-"""told of rows done and rows in all, of this process"""
+"""function that is called with this process's rows done and its total number of rows"""
 
 
 @dataclass
 class CacheReport:
-    """What a cache holds so far, and what it cost."""
+    """The content and the cost of a cache so far. All figures after `rows` include the validation rows."""
 
     folder: Path
     finished: bool = False
-    """False while other processes' parts are missing"""
+    """whether all parts exist; False while other processes' parts are missing"""
     built_parts: int = 0
-    """in this call"""
+    """number of parts that this call built"""
     rows: int = 0
-    """of the run's order"""
+    """number of training rows"""
     tokens: int = 0
-    """without padding, validation included, as what follows"""
+    """number of tokens without padding"""
     positions: int = 0
-    """masked ones"""
+    """number of masked positions"""
     segments: int = 0
+    """number of segments of all temperature paths"""
     bytes: int = 0
+    """size of the parts' files"""
     flops: int = 0
-    """of the auxiliary's forward passes"""
+    """FLOPs of the auxiliary's forward passes"""
     seconds: float = 0.0
-    """of all processes together, as are the next two"""
+    """seconds of all processes together"""
     forward_seconds: float = 0.0
+    """part of `seconds` for the auxiliary's forward passes"""
     race_seconds: float = 0.0
+    """part of `seconds` for the race"""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; what depends on the clock lies under `timing`."""
+        """The report as JSON values; everything that depends on the clock is under `timing`."""
         content = {**asdict(self), "folder": str(self.folder)}
         timing = {name: content.pop(name) for name in ("seconds", "forward_seconds", "race_seconds")}
         timing["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
@@ -92,18 +97,18 @@ def build_cache(
     say: Callable[[str], None] = lambda _: None,
     part_tokens: int = PART_TOKENS,
 ) -> CacheReport:
-    """Run the auxiliary over what a run of this configuration will see, and store the paths.
+    """Run the auxiliary on the rows that a run of this configuration will see, and store their temperature paths.
 
     Args:
         config: of the run; its schedule does not matter.
-        folder: new, or a cache of the same settings, to which missing parts are added.
-        shard: (i, n), i from 1 to n: this process makes every n-th part, from the i-th on.
-        progress: told how far this process is.
-        say: is told one sentence at a time.
-        part_tokens: see `PART_TOKENS`; a folder keeps what it was begun with.
+        folder: a new folder, or a cache with the same settings, to which missing parts are added.
+        shard: (i, n) with i from 1 to n: this process makes every n-th part, starting with the i-th.
+        progress: called with rows done and the total number of rows of this process.
+        say: called with one sentence at a time.
+        part_tokens: see `PART_TOKENS`; an existing folder keeps its size of parts.
 
     Raises:
-        ConfigError, DataError, ModelError: something is missing or doesn't fit, or the folder holds something else.
+        ConfigError, DataError, ModelError: something is missing or does not fit, or the folder holds something else.
     """
     updates = _updates(config)
     execution = choose_execution(config.execution)
@@ -123,7 +128,11 @@ def build_cache(
 
 
 def _updates(config: Config) -> int:
-    """How many updates the cache is for; refuses what has none."""
+    """The number of updates that the cache is for.
+
+    Raises:
+        ConfigError: the configuration cannot use a cache, or its budget does not fix the number of updates.
+    """
     if not config.objective.uses_auxiliary:
         raise ConfigError(
             f"objective.kind={config.objective.kind} has no frozen auxiliary, so there is nothing to compute ahead of "
@@ -132,34 +141,34 @@ def _updates(config: Config) -> int:
     if config.corruption.augmentation.acts_inside:
         raise ConfigError(
             f"corruption.augmentation.kind={config.corruption.augmentation.kind} changes the auxiliary at every "
-            "update, so its output can't be computed ahead of time: use temperature."
+            "update, so its output cannot be computed ahead of time: use temperature."
         )
     if config.training.updates is not None:
         return config.training.updates
     if config.training.tokens is not None:
         return max(1, config.training.tokens // (config.training.batch_size * config.data.length))
     raise ConfigError(
-        "a budget in hours or FLOPs says not how many rows a cache needs: give training.updates or training.tokens."
+        "a budget in hours or FLOPs does not say how many rows a cache needs: give training.updates or training.tokens."
     )
 
 
 @dataclass
 class _Builder:
-    """A folder in the making. Part 0 holds the validation rows, part k the k-th of the run's order."""
+    """Builds a cache's folder. Part 0 holds the validation rows; parts 1, 2, … hold the run's rows in their order."""
 
     folder: Path
     inputs: Inputs
     auxiliary: Auxiliary
     about: dict[str, Any]
     rows: int
-    """of the run's order, that are asked for"""
+    """number of training rows to store"""
     micro_batch: int
     forward_seconds: float = field(default=0.0, init=False)
     race_seconds: float = field(default=0.0, init=False)
 
     @classmethod
     def of(cls, inputs: Inputs, folder: Path, rows: int, part_tokens: int) -> "_Builder":
-        """Load the auxiliary, and begin the folder or compare it with what it is begun with."""
+        """Load the auxiliary, and start the folder, or check that an existing folder has the same settings."""
         config, execution = inputs.config, inputs.execution
         loaded = load_auxiliary(config, inputs.shards, inputs.tokenizer)
         auxiliary = make_auxiliary(loaded, config, inputs.shards, inputs.special["mask"], execution)
@@ -180,7 +189,7 @@ class _Builder:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         if IDENTITY in names:
             return cls(folder, inputs, auxiliary, _begun(folder, about), rows, micro_batch)
-        # Another process may be about to begin it: hidden names are of files being written.
+        # Another process may be starting this folder: hidden names are files that are being written.
         if folder.exists() and (not folder.is_dir() or any(not name.startswith(".") for name in names)):
             raise DataError(f"{folder} holds something that is no corruption cache: choose a new or empty folder.")
         measures = measured(inputs, auxiliary, loaded)
@@ -203,16 +212,16 @@ class _Builder:
 
     @property
     def parts(self) -> int:
-        """Of the run's order."""
+        """The number of parts with training rows."""
         return -(-self.rows // self.about["chunk_rows"])
 
     def rows_of(self, number: int) -> int:
-        """Rows that a part must hold."""
+        """The number of rows that a part must hold."""
         size = self.about["chunk_rows"]
         return min(size, self.rows - (number - 1) * size) if number else len(self.about["validation"])
 
     def is_finished(self, number: int) -> bool:
-        """Whether a sound file of a part is there, with all rows that are asked for."""
+        """Whether an undamaged file of a part exists, with all rows that it must hold."""
         facts = self._facts(number)
         if facts is None or facts["part"]["rows"] < self.rows_of(number):
             return False
@@ -235,11 +244,11 @@ class _Builder:
             "race_seconds": self.race_seconds,
         }
         facts = {"part": asdict(part), "entry": entry, "tokens": tokens, "timing": timing}
-        # Last: it says that the part is there.
+        # Written last, because this file says that the part exists.
         write_json_atomically(self.folder / f"{_name(number)}.json", facts | {"digest": canonical_digest(facts)})
 
     def report(self, built: int) -> CacheReport:
-        """What is there; the manifest is written when that is all."""
+        """Report the parts that exist, and write the manifest if they are all parts."""
         report = CacheReport(self.folder, built_parts=built)
         validation = self._facts(0)
         train: list[dict[str, Any]] = []
@@ -306,7 +315,7 @@ class _Builder:
         return PackedPaths.of(path, masked, expected_BK)
 
     def _facts(self, number: int) -> dict[str, Any] | None:
-        """What a finished part's JSON file says; None where there is none, or it is damaged."""
+        """The content of a finished part's JSON file; None if the file does not exist or is damaged."""
         try:
             facts = json.loads((self.folder / f"{_name(number)}.json").read_bytes())
             return facts if facts.pop("digest") == canonical_digest(facts) else None
@@ -315,7 +324,11 @@ class _Builder:
 
 
 def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What a folder was begun with; DataError where that is something else than `about`."""
+    """The settings that a folder was started with.
+
+    Raises:
+        DataError: they differ from `about`, or their file is damaged.
+    """
     try:
         there = json.loads((folder / IDENTITY).read_bytes())
         flat = [
@@ -325,7 +338,7 @@ def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{folder / IDENTITY} is damaged: delete the folder, or choose another.") from None
     if found := differences(*flat):
-        raise DataError(f"{folder} is a cache of other settings: {found}; choose another folder.")
+        raise DataError(f"{folder} is a cache with other settings: {found}; choose another folder.")
     return there
 
 
@@ -334,6 +347,6 @@ def _name(number: int) -> str:
 
 
 def _now(execution: Execution) -> float:
-    """Seconds, once the device is done with what it was given."""
+    """The clock's seconds, after the device has finished its work."""
     synchronize(execution.device)
     return time.perf_counter()

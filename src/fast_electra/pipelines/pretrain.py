@@ -1,12 +1,12 @@
-"""A pre-training run: one configuration, one folder, from a fresh start or from its newest checkpoint.
+"""Pre-training: runs one configuration in one folder, from the start or from the folder's newest checkpoint.
 
 Notable:
-- everything that can be refused is refused before the first update: data, tokenizer, auxiliary, a foreign run folder;
-- a budget in tokens, FLOPs or hours becomes a number of updates once, at the start, and is written down;
+- every refusal comes before the first update: data, tokenizer, auxiliary, a folder that holds another run;
+- a budget in tokens, FLOPs or hours becomes a number of updates once, at the start, and is recorded;
 - the resolved configuration, with everything that was chosen automatically, is `config.yaml`; running it again repeats
   the run;
-- a finished run can be extended: it goes on from its last checkpoint with schedules over the new number of updates, and
-  the run lists the segments (`runs.folder` says what a run folder holds).
+- a finished run can be extended: it continues from its last checkpoint with schedules over the new number of updates,
+  and run.json lists the segments (`runs.folder` describes the run's folder).
 """
 
 import time
@@ -42,23 +42,23 @@ from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
 
 Say = Callable[[str], None]
 
-_SPEED_UPDATES = 5
+_SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run found."""
+    """The result of a finished run."""
 
     folder: Path
     updates: int
     tokens: int
     validation: dict[str, float]
     flops: int
-    """of the whole run: matrix products of every part of the step"""
+    """FLOPs of the whole run: the matrix products of every part of the step"""
     seconds: float
-    """of this session's training, set-up included"""
+    """duration of this session, set-up included"""
     fresh: bool
-    """False when the run had been finished before, and nothing was done"""
+    """False if the run was finished before this session, which then did nothing"""
 
 
 def pretrain(
@@ -70,12 +70,12 @@ def pretrain(
     extend: int | None = None,
     observe: Callable[[Assembled], Sequence[Observer]] = lambda _: (),
 ) -> RunResult:
-    """Run a configuration in a folder, or go on with it there.
+    """Train a configuration in a folder, or continue the run in that folder.
 
     Args:
-        config: as the user gave it; `auto` values are filled in.
-        folder: of the run; new, or of the same run.
-        observers: called with updates and records.
+        config: the configuration as the user gave it; `auto` values are filled in.
+        folder: a new folder, or the folder of the same run.
+        observers: called after each update and with each record.
         say: called with one sentence at a time.
         stop: called after every update; when it returns True, a checkpoint is written and `Interrupted` is raised.
         extend: continue a finished run until it has this number of updates.
@@ -83,9 +83,9 @@ def pretrain(
             they can add to a record before it is written.
 
     Raises:
-        ConfigError, DataError, ModelError: something doesn't fit; nothing was written.
-        CheckpointError: the folder holds another run, no sound checkpoint, or no run that can be extended.
-        Interrupted: stopped on request; the same command continues the run.
+        ConfigError, DataError, ModelError: something does not fit; nothing was written.
+        CheckpointError: the folder holds another run, only damaged checkpoints, or no run that can be extended.
+        Interrupted: `stop` returned True; the same call continues the run.
     """
     began = time.perf_counter()
     opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend)
@@ -129,11 +129,11 @@ def pretrain(
 
 @dataclass(frozen=True)
 class _Session:
-    """What this process trains: a new run, or one that goes on."""
+    """What this process trains: a new run, or a run that it continues."""
 
     run: RunFolder
     config: Config
-    """resolved, with the number of updates"""
+    """the resolved configuration, with the number of updates"""
     parts: Assembled
     state: State
     plan: Plan
@@ -141,7 +141,7 @@ class _Session:
 
 
 def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Session:
-    """A new run: its budget becomes a number of updates, and its folder is written last."""
+    """Prepare a new run: its budget becomes a number of updates, and its folder is written last."""
     resolved, parts, internals = _assembled(_resolve(config, execution), execution, say)
     per_update = flops_per_update(resolved, parts, execution)
     if resolved.training.updates is None:
@@ -158,7 +158,7 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
 
 
 def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: Say) -> _Session:
-    """A run that goes on from its newest sound checkpoint; where there is none yet, from its start."""
+    """Prepare a run to continue from its newest undamaged checkpoint, or from its start if it has none yet."""
     run = opened.run
     resolved = _resolve(located(config, run, as_given=True), execution)
     if run.initial_temperature is not None:
@@ -175,15 +175,15 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
     if checkpoint:
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
-        say(f"going on from update {checkpoint.update} of {plan.updates}.")
+        say(f"continuing from update {checkpoint.update} of {plan.updates}.")
         for name, now in _numerics(execution).items():
             if run.environment[name] != now:
-                say(f"{name} is {now} and was {run.environment[name]}: no longer bit-identical.")
+                say(f"{name} is {now} and was {run.environment[name]}: results are no longer bit-identical.")
     return _Session(run, resolved, parts, state, plan, internals)
 
 
 def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, Assembled, InternalsObserver]:
-    """The parts of a run; the configuration with T0 as a number; and the observer of the models as they start."""
+    """The configuration with T0 as a number, the run's parts, and the observer that measures inside the models."""
     parts = assemble(config, execution)
     for note in parts.notes:
         say(note)
@@ -201,7 +201,7 @@ def _resolve(config: Config, execution: Execution) -> Config:
 
 
 def _updates_for_budget(config: Config, parts: Assembled, execution: Execution, flops: int) -> int:
-    """A budget in FLOPs or hours as a number of updates, of `flops` each; the models stay as they are."""
+    """A budget in FLOPs or hours as a number of updates of `flops` each. The models' weights do not change."""
     if config.training.flops is not None:
         return max(1, int(config.training.flops / flops))
     assert config.training.hours is not None
@@ -241,7 +241,7 @@ def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> Non
 
 
 def _digests(parts: Assembled) -> dict[str, str | None]:
-    """Of what a run is made from."""
+    """The digests of the run's inputs."""
     return {
         "tokenizer": parts.shards.tokenizer_fingerprint,
         "data": parts.shards.fingerprint,
@@ -251,7 +251,7 @@ def _digests(parts: Assembled) -> dict[str, str | None]:
 
 
 def _about(config: Config, parts: Assembled, execution: Execution, flops: int) -> dict[str, Any]:
-    """What run.json says of a run besides its configuration and digests; `flops` are those of an update."""
+    """The keys of run.json besides configurations and digests; `flops` are those of one update."""
     return {
         "auxiliary_measures": parts.auxiliary_measures,
         "earlier_flops": earlier_flops(config),
@@ -271,18 +271,18 @@ def _numerics(execution: Execution) -> dict[str, Any]:
 
 
 def _refuse_lost_segment(opened: Resume | Extend, checkpoint: Checkpoint | None) -> None:
-    """An extension starts where the segment before it ended; from an earlier update it would be another run."""
+    """Refuse to start an extension from an earlier update than the end of the previous segment."""
     run = opened.run
     first = run.updates if isinstance(opened, Extend) else run.first_update
     if first and (checkpoint is None or checkpoint.update < first):
         raise CheckpointError(
-            f"{run.path} has no sound checkpoint of update {first}, where its extension starts: continue from its "
+            f"{run.path} has no undamaged checkpoint of update {first}, where its extension starts: continue from its "
             f"exported weights in a new folder with {setting('main.model', run.path)}."
         )
 
 
 def _extension(config: Config, parts: Assembled, opened: Extend) -> str:
-    """What an extension does to the schedules, in a sentence."""
+    """A sentence that says how an extension changes the learning rate and the temperature."""
     done, updates = opened.run.updates, opened.updates
     before = {"learning rate": learning_rate(config.optimizer, done - 1, done)}
     after = {"learning rate": learning_rate(config.optimizer, done, updates)}

@@ -1,12 +1,12 @@
-"""`fast-electra quickstart`: the whole pipeline, small, on this machine's Python code or on the user's own text.
+"""`fast-electra quickstart`: the whole pipeline in small, on this machine's Python code or on the user's own text.
 
-The parts in a row:
+The stages:
   corpus → tokenizer → token shards → auxiliary (MLM) → main model (Fast-ELECTRA) → downstream → own task → report
 
 Notable:
-- every stage leaves its result in the folder, so the same command goes on where it was stopped;
-- the numbers of updates stand in the presets: the same seed gives the same figures on the same machine;
-- what the training of the auxiliary costs is counted and shown.
+- every stage writes its result to the folder, so the same command continues where it was stopped;
+- the presets set the number of updates, so the same seed gives the same figures on the same machine;
+- the report includes the cost of training the auxiliary.
 """
 
 import json
@@ -50,15 +50,15 @@ from fast_electra.training.assembly import Assembled, assemble, special_ids
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.telemetry import ProgressDisplay
 
-_EVERY_TOKEN = 10
-# Presets of the auxiliary and of the main model: for Python code, and for the user's own text.
+_EVERY_TOKEN = 10  # number of pairs in which the auxiliary judges every token
+# Presets of the auxiliary and of the main model: for Python code, and for the user's text.
 _CODE_PRESETS = ("quickstart-auxiliary", "quickstart")
 _TEXT_PRESETS = ("text-hour-auxiliary", "text-hour")
-# Shares of the training time of these two, by whether the text is the user's own.
+# Shares of the training time of auxiliary and main model; the key says whether the text is the user's.
 _SHARES = {False: (0.42, 0.58), True: (0.6, 0.4)}
-# What an own text takes over from the presets for code, unless minutes are given.
+# With the user's text and without --minutes, these settings are those of the presets for code.
 _LENGTH = ("updates", "validate_every", "checkpoint_every")
-# The vocabulary for the user's own text: that of the first line whose bytes the text has more than.
+# Vocabulary sizes for the user's text: the first entry applies whose number of bytes is below the text's.
 _VOCABULARIES = ((10_000_000, 16384), (2_000_000, 8192), (400_000, 4096), (-1, 1024))
 _TOKENIZER_SAMPLE = 10_000_000
 
@@ -74,15 +74,16 @@ for token in find({example!r}):
 
 @dataclass(frozen=True)
 class Material:
-    """Where the text comes from, and what is held out."""
+    """The quickstart's text, and which documents are held out."""
 
     documents: Iterable[Document]
     is_validation: Callable[[Document], bool] | None
     found: str
-    """one sentence on the corpus"""
+    """description of the corpus, for the terminal and the report"""
     corpus: Corpus | None
-    """the Python corpus; None for the user's own text"""
+    """the Python corpus; None for the user's text"""
     example: str
+    """short text for the usage example of the report"""
 
 
 def quickstart(
@@ -97,20 +98,20 @@ def quickstart(
     """Run every stage that is not done yet; the report is `folder/report.html`.
 
     Args:
-        folder: of the quickstart; new, or of the same one.
-        console: is told of every stage.
-        text: files and folders of the user's own text; empty: the machine's Python source.
-        minutes: rescale the updates to about this time in all.
-        overrides: `section.key=value` for both models.
-        stop: asked between updates.
-        task: the user's labelled examples, which show whether pre-training paid.
+        folder: a new folder, or the folder of the same quickstart.
+        console: prints a message about every stage.
+        text: files and folders of the user's text; empty: this machine's Python source code.
+        minutes: approximate duration of the whole command; it sets the number of updates.
+        overrides: settings `section.key=value` for both models.
+        stop: called after each update; if it returns True, a checkpoint is written and `Interrupted` raised.
+        task: the user's labelled examples, to compare with an encoder without pre-training.
 
     Returns:
         the content of `folder/summary.json`.
 
     Raises:
-        UserError: whatever a stage refuses.
-        Interrupted: stopped on request; the same command goes on.
+        UserError: a stage refuses its input.
+        Interrupted: `stop` returned True; the same command continues.
     """
     request = None if task is None else check_task(task, folder)
     stages = Stages(folder, console, own_text=bool(text), has_task=request is not None)
@@ -132,8 +133,8 @@ def quickstart(
         doctor = DoctorObserver(main_config, stages.note)
         display = ProgressDisplay(console, "main model")
         main = pretrain(main_config, folder / "main", [display, doctor], stages.note, stop)
-        auc = main.validation.get("rtd_auc")  # none where all tokens of the validation rows are of one class
-        found(f"tells replaced tokens from original ones with a ROC-AUC of {decimal(auc)}")
+        auc = main.validation.get("rtd_auc")  # None if all tokens of the validation rows have the same label
+        found(f"detects replaced tokens with a ROC-AUC of {decimal(auc)}")
     if not (folder / "model").exists():
         copy_folder_atomically(load_run(folder / "main").model(), folder / "model")
     execution = choose_execution(main_config.execution)
@@ -185,17 +186,17 @@ def quickstart(
 def _configs(
     folder: Path, text: Sequence[Path], minutes: float | None, overrides: Sequence[str]
 ) -> tuple[Config, Config]:
-    """The configurations of the auxiliary and of the main model; `overrides` win over what is chosen here."""
+    """The configurations of the auxiliary and of the main model; `overrides` replace what is chosen here."""
     presets = _TEXT_PRESETS if text else _CODE_PRESETS
     given = {override.partition("=")[0].strip() for override in overrides}
     if own := sorted(given & {"data.shards", "data.sources", "auxiliary.model"}):
-        remedy = "give your text by --text" if own[0] == "data.sources" else "leave it out"
-        raise ConfigError(f"{own[0]} is what a quickstart sets: {remedy}.")
+        remedy = "give your text with --text" if own[0] == "data.sources" else "leave it out"
+        raise ConfigError(f"{own[0]} is set by the quickstart: {remedy}.")
     if minutes is not None and (
         budget := given & {f"training.{unit}" for unit in ("updates", "tokens", "flops", "hours")}
     ):
-        raise ConfigError(f"--minutes and {budget.pop()} both set how long to train; keep one.")
-    # Never less than a third of the time for training.
+        raise ConfigError(f"--minutes and {budget.pop()} both set how long to train: keep one of them.")
+    # Training gets at least a third of the time.
     hours = None if minutes is None else max(60 * minutes - OTHER_SECONDS, 20 * minutes) / 3600
     configs = []
     for preset, as_long_as, share in zip(presets, _CODE_PRESETS, _SHARES[bool(text)], strict=True):
@@ -217,7 +218,7 @@ def _configs(
 
 def _bytes(path: Path) -> int:
     if not path.exists():
-        raise DataError(f"{path} does not exist; give files or folders of text.")
+        raise DataError(f"{path} does not exist: give files or folders of text.")
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
 
 
@@ -249,7 +250,11 @@ def _own_text(data: DataConfig) -> Material:
 
 
 def _tokens(sources: Material, config: Config, folder: Path, note: Callable[[str], None]) -> str:
-    """Tokenizer and shards, unless they are there; returns what was found, and notes what was left out or replaced."""
+    """Make the tokenizer and the shards if they do not exist yet, and note what was left out or replaced.
+
+    Returns:
+        the sizes of vocabulary and shards, in words.
+    """
     if not folder.exists():
         validation, sample = sources.is_validation, _TOKENIZER_SAMPLE
         report = build_shards(sources.documents, None, folder, config.data, validation, tokenizer_sample=sample)
@@ -266,7 +271,7 @@ def _tokens(sources: Material, config: Config, folder: Path, note: Callable[[str
 def _downstream(
     sources: Material, parts: Assembled, model: Any, folder: Path, config: Config
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures for the summary, and examples for the page."""
+    """The main model's figures without fine-tuning for the summary, and examples for the page."""
     suspicion = detector_of(model)
     if sources.corpus is None:
         validation = _validation_texts(sources, config)
@@ -295,7 +300,7 @@ def _downstream(
 
 
 def _validation_texts(sources: Material, config: Config) -> list[Document]:
-    """The user's documents that were held out, as the shards chose them."""
+    """The user's documents that the shards hold out for validation."""
     from fast_electra.data.shard_building import is_validation_text
 
     fraction = config.data.validation_fraction

@@ -1,4 +1,4 @@
-"""What a quickstart's report shows beyond its curves: what the model finds as it is, costs, and examples."""
+"""Contents of a quickstart's report besides its curves: found bugs, costs, examples, environment and the summary."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from fast_electra.training.flops import count_flops
 
 
 def bug_examples(pairs: Sequence[Pair], scores: BugScores, each: int = 3) -> list[dict[str, Any]]:
-    """Short functions at fixed quantiles of the score, found and not found alike, with every token's suspicion."""
+    """Short functions at fixed quantiles of the score, so found and missed bugs, with every token's suspicion."""
     short = [
         index for index, pair in enumerate(pairs) if len(pair.changed) <= 90 and pair.bug.changed.count("\n") <= 14
     ]
@@ -64,7 +64,7 @@ def summary_of(
     records: Mapping[str, list[Record]],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The content of summary.json, without the user's own task."""
+    """The content of summary.json, without the user's task."""
     schedule = config.corruption.schedule
     return {
         "auxiliary": auxiliary.validation | {"updates": auxiliary.updates, "tokens": auxiliary.tokens},
@@ -82,7 +82,7 @@ def summary_of(
 
 
 def _tokens_per_second(records: Sequence[Record]) -> float:
-    """Tokens of the run over the seconds of its updates, validation and checkpoints left out."""
+    """Tokens of the run per second of its updates, without validation and checkpoints."""
     seconds = sum(record["timing"]["seconds"] for record in records)
     return records[-1]["tokens"] / seconds if records else 0.0
 
@@ -90,7 +90,7 @@ def _tokens_per_second(records: Sequence[Record]) -> float:
 def cost_of(
     auxiliary: RunResult, main: RunResult, parts: Assembled, seconds: Mapping[str, float], config: Config
 ) -> list[dict[str, Any]]:
-    """FLOPs of each part: the auxiliary's own training is counted, always."""
+    """FLOPs and seconds of each part, including the training of the auxiliary."""
     objective = cast(FastElectra, parts.objective)
     batch = parts.schedule.at(0).split(2)[0]
     prepared = objective.prepare(batch, seed=0)
@@ -104,7 +104,7 @@ def cost_of(
 
 
 def snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> list[dict[str, Any]]:
-    """Corrupted validation rows at T = 1, with what the main model believes of each token."""
+    """Validation rows corrupted at T = 1, with the main model's probability of "replaced" for each token."""
     objective = cast(FastElectra, parts.objective)
     prepared = parts.validation[len(parts.validation) // 2]
     prepared = prepared.split(count)[0]
@@ -147,7 +147,7 @@ def snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> 
 
 
 def environment_of(config: Config, precision: str, threads: int) -> dict[str, Any]:
-    """Versions, processor and settings that the page shows."""
+    """The versions, the processor and the settings that the page shows."""
     return {
         "fast-electra": fast_electra.__version__,
         "Python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The stages of a quickstart: announced, timed, and kept over several sessions."""
+"""The stages of a quickstart: they are announced, timed and recorded, over several sessions."""
 
 import json
 import time
@@ -13,23 +13,22 @@ from fast_electra.report import duration
 from fast_electra.terminal import Terminal
 from fast_electra.training.telemetry import QuietObserver
 
-# What a quickstart of --minutes spends besides training: corpus, tokenizer, shards, downstream and report.
 OTHER_SECONDS = 75.0
+"""seconds that `--minutes` reserves for stages without training: corpus, tokenizer, shards, downstream and report"""
 
-
-_ESTIMATE_AFTER = 20
+_ESTIMATE_AFTER = 20  # updates of the auxiliary
 
 
 class Stages:
-    """Says what is being done, and keeps the seconds of each stage over several sessions."""
+    """Prints the stages and stores their seconds and findings in `stages.json`, over several sessions."""
 
     TITLES: Mapping[str, tuple[str, str]] = {
         "corpus": ("Corpus", "collect the text; seconds"),
         "tokens": ("Tokens", "train a tokenizer and write token shards; about half a minute"),
         "auxiliary": ("Auxiliary", "train a small masked language model, which will propose replacements; minutes"),
         "main": ("Main model", "learn to detect replaced tokens, easy ones first; minutes"),
-        "downstream": ("Downstream", "what does it find as it is, without fine-tuning? about a minute"),
-        "task": ("Your task", "fine-tune on your examples, beside an encoder without pre-training; minutes"),
+        "downstream": ("Downstream", "test the main model without fine-tuning; about a minute"),
+        "task": ("Your task", "fine-tune on your examples, and compare with an encoder without pre-training; minutes"),
         "report": ("Report", "write the page; seconds"),
     }
 
@@ -43,9 +42,9 @@ class Stages:
         console.say(("fast-electra quickstart", "bold"), f" on {source}, into {folder}")
 
     @property
-    def besides(self) -> str:
-        """What a forecast leaves out."""
-        return " besides your task" if "task" in self._names else ""
+    def left_out(self) -> str:
+        """The words that say what the forecast leaves out; empty if it leaves out nothing."""
+        return " without your task" if "task" in self._names else ""
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -57,16 +56,19 @@ class Stages:
         return time.perf_counter() - self._began
 
     def found(self) -> list[dict[str, Any]]:
-        """Name, seconds and finding of each stage."""
+        """The title (as `name`), `seconds` and finding (`found`) of each stage so far."""
         return [{"name": self.TITLES[name][0], **self._stages[name]} for name in self._names if name in self._stages]
 
     def note(self, text: str) -> None:
-        """A sentence below the stage's title."""
+        """Print a sentence below the stage's title."""
         self._console.say(f"      {text}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Announce a stage, time it, and say what it found."""
+        """Announce a stage, time it, and print what it found.
+
+        The context's value is a function; call it with the stage's finding.
+        """
         title, does = self.TITLES[name]
         place = f"{self._names.index(name) + 1}/{len(self._names)}"
         self._console.say((f"\n{place} {title}", "bold"), f": {does}")
@@ -87,7 +89,7 @@ class Stages:
 
 
 class Outlook(QuietObserver):
-    """After some updates of the auxiliary, says how long the whole will take."""
+    """After 20 updates of the auxiliary, prints how long the whole quickstart will take."""
 
     def __init__(self, console: Terminal, stages: Stages, main: Config):
         self._console, self._stages, self._main = console, stages, main
@@ -95,17 +97,17 @@ class Outlook(QuietObserver):
         self._began = 0.0
 
     def started(self, update: int, updates: int) -> None:
-        """Note where the run begins."""
+        """Store the run's first update, its number of updates and the time."""
         self._first, self._updates, self._began = update, updates, time.perf_counter()
 
     def updated(self, update: int) -> None:
-        """Speak once."""
+        """Print the forecast after the 20th update."""
         if update - self._first != _ESTIMATE_AFTER or self._main.training.updates is None:
             return
         each = (time.perf_counter() - self._began) / _ESTIMATE_AFTER
         # An update of the main model takes about as long as one of the auxiliary's.
         seconds = each * (self._updates - update + self._main.training.updates) + OTHER_SECONDS
         self._console.say(
-            f"      the whole{self._stages.besides} will take about {duration(self._stages.elapsed() + seconds)} on "
-            "this machine; --minutes N rescales it"
+            f"      the whole command{self._stages.left_out} will take about "
+            f"{duration(self._stages.elapsed() + seconds)} on this machine; --minutes N changes this"
         )

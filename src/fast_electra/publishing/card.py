@@ -1,9 +1,9 @@
-"""The model card of an export: the method, what it was trained on and with, what it cost, how to load it.
+"""The model card of an export: the method, the data, the settings, the cost, and how to load the model.
 
 Notable:
-- computation stands there twice: of the run alone, and with the training of the models that the run started from or
-  used, which papers leave out; where that is not known, the card says so;
-- of folders on this machine only the last name is written: a card is made to be published.
+- the card gives two figures of computation: that of the run, and the sum with the training of the models that the run
+  started from or used, which papers leave out. If that is not known, the card says so;
+- of a path on this machine the card has only the last name, because cards are published.
 """
 
 import json
@@ -29,9 +29,9 @@ from transformers import AutoTokenizer, ElectraForPreTraining
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = ElectraForPreTraining.from_pretrained("FOLDER")
 inputs = tokenizer("The quick brown fox ate over the lazy dog", truncation=True, return_tensors="pt")
-replaced = torch.sigmoid(model(**inputs).logits)  # probability of each token's having been replaced
+replaced = torch.sigmoid(model(**inputs).logits)  # for each token, the probability that it was replaced
 
-# Not by pipeline("token-classification"): it has another head for ELECTRA, and would draw its weights at random.""",
+# Do not use pipeline("token-classification"): its head for ELECTRA is another one, with random weights.""",
     "classifier": """from transformers import pipeline
 
 pipeline("token-classification", model="FOLDER")  # labels each token original or replaced""",
@@ -39,11 +39,11 @@ pipeline("token-classification", model="FOLDER")  # labels each token original o
 
 
 def training_flops(source: str, update: int | None = None) -> int | None:
-    """FLOPs of the training behind a model, that of the models behind it included; None where that is not known.
+    """FLOPs of a model's training, including that of the models that it used; None if they are not known.
 
     Args:
-        source: a run, a folder inside one, a folder from elsewhere or a hub name.
-        update: of the run's checkpoint that is used; None: its last.
+        source: a run, a folder inside a run, another folder or a hub name.
+        update: update of the checkpoint in use; None: the run's end.
     """
     run = RunFolder.of_model(source)
     if run is None or not run.is_finished:
@@ -53,10 +53,10 @@ def training_flops(source: str, update: int | None = None) -> int | None:
 
 
 def earlier_flops(config: Config) -> dict[str, int | None]:
-    """FLOPs of what came before a run, where there was such, None where not known.
+    """FLOPs of the computation before a run that the run depends on; the value is None if they are not known.
 
-    `main`: training of what it is continued from; `auxiliary`: training of what it uses; `cache`: the auxiliary's pass
-    over the rows that it reads from a corruption cache.
+    `main`: the training of the model that the run continues; `auxiliary`: the training of its auxiliary; `cache`: the
+    auxiliary's forward pass over the rows that the run reads from a corruption cache.
     """
     found = {"main": training_flops(config.main.model)} if config.main.model else {}
     if config.objective.uses_auxiliary and config.corruption.cache:
@@ -69,29 +69,29 @@ def earlier_flops(config: Config) -> dict[str, int | None]:
 
 
 def text_length(config: Config, part: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest text that an exported model is to be given: what it was trained on.
+    """The largest number of tokens that an exported model should read: the run's `data.length`.
 
-    A model that was continued may have been trained on longer texts before: then what it and its tokenizer take.
+    A continued model may have been trained on longer texts before. Then it is what the model and its tokenizer accept.
 
     Args:
-        config: the run's.
+        config: of the run.
         part: see `model_card`.
-        model: that is exported.
-        tokenizer: the run's.
+        model: the exported model.
+        tokenizer: of the run.
     """
     trained = config.data.length
     return max(trained, longest_export(model.config, tokenizer)) if _source(config, part) else trained
 
 
 def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreTrainedModel, length: int) -> str:
-    """README.md of one of a run's models.
+    """The text of README.md for one of a run's models.
 
     Args:
-        run: whose model it is.
+        run: the model's run.
         result: `updates`, `tokens`, `flops` and `validation` at these weights.
         part: `main`, `generator` of joint ELECTRA, or `masked_lm`, the main model's encoder with its vocabulary head.
-        model: that is exported.
-        length: from `text_length`.
+        model: the exported model.
+        length: the result of `text_length`.
     """
     config, shape = run.config, model.config
     head = config.objective.head_of(part)
@@ -128,11 +128,11 @@ tags: [fast-electra, {shape.model_type}]
 
 {_table(rows)}
 
-Computation is matrix products, forward and backward, of every part of the step.
+The row "computation" counts the matrix products of every part of a training step, forward and backward.
 
 ## Measures on validation text
 
-{"| measure | value |" if measures else "None was taken at this update."}
+{"| measure | value |" if measures else "There are no measures at this update."}
 {"| --- | --- |" if measures else ""}
 {measures}
 
@@ -152,7 +152,7 @@ Computation is matrix products, forward and backward, of every part of the step.
 
 
 def _source(config: Config, part: str) -> str | None:
-    """What one of a run's models was continued from."""
+    """The model that one of a run's models continues; None if it started from new weights."""
     generator = config.objective.generator_shape
     if part == "generator" and generator is not None:
         return generator.model
@@ -163,11 +163,11 @@ def _longest(length: int, config: Config, part: str, model: PreTrainedModel) -> 
     text = f"{length:,} tokens, " + ("as it was before" if _source(config, part) else "as in training")
     if positions_of(model.config).table:
         return f"{text}; its table of positions ends at {longest_row(model.config):,}"
-    return f"{text}; positions are not in a table, so it reads longer ones too, which it was not trained on"
+    return f"{text}; it has no table of positions, so it also reads longer texts, but was not trained on them"
 
 
 def _auxiliary(config: Config, weights: str | None) -> dict[str, str]:
-    """Rows about the auxiliary and the curriculum, where there are any."""
+    """The table's rows about the auxiliary and the curriculum; empty if the run has none."""
     if not config.objective.uses_auxiliary:
         return {}
     schedule = config.corruption.schedule
@@ -193,8 +193,8 @@ def _computation(earlier: Mapping[str, int | None], flops: int) -> str:
         names = {"main": "the earlier training", "auxiliary": "the auxiliary's own training", "cache": "its cache"}
         text += f"; {flops + sum(known.values()):.2e} with {' and '.join(names[name] for name in known)}"
     for name in earlier.keys() - known.keys():
-        what = "the auxiliary" if name == "auxiliary" else "the model that it was continued from"
-        text += f"; what training {what} took is unknown"
+        what = "the auxiliary" if name == "auxiliary" else "the model that it continues"
+        text += f"; the cost of training {what} is unknown"
     return text
 
 

@@ -1,16 +1,16 @@
-"""Exporting a run: its models, at its end or at any of its checkpoints, and the auxiliary that it used.
+"""Exports a run's models, from its end or from any of its checkpoints, and the auxiliary that it used.
 
 Notable:
-- everything that a run trained or used goes along: the main model with its RTD head, and the generator or auxiliary
-  with its own head, each in a folder that Transformers loads without this package;
-- a checkpoint is exported from what it holds, without the run's shards; the auxiliary is written where it still is;
-- the last checkpoint gives the same weights as the run's own `model/`, bit for bit.
+- an export contains every model that the run trained or used: the main model with its RTD head, and the generator or
+  auxiliary with its own head, each in a folder that Transformers loads without this package;
+- the export of a checkpoint does not need the run's shards; the auxiliary is written only if it is still available;
+- the last checkpoint gives the same weights as the run's `model/`, bit for bit.
 
     OUT/                main model (or masked language model)
-    OUT/generator/      joint ELECTRA's
+    OUT/generator/      the generator of joint ELECTRA
     OUT/masked_lm/      the main model's encoder with its vocabulary head (objective.corrective_weight)
-    OUT/auxiliary/      the frozen one, where it is a model
-    OUT/step-500/ …     with every checkpoint asked for: the first two, for each
+    OUT/auxiliary/      the frozen auxiliary, if it is a model
+    OUT/step-500/ …     with `checkpoint="all"`: one folder per checkpoint for the trained models
 """
 
 import re
@@ -43,19 +43,19 @@ Say = Callable[[str], None]
 def export_run(
     run: Path, out: Path, checkpoint: int | Literal["all"] | None = None, auxiliary: bool = True, say: Say = print
 ) -> None:
-    """Write a run's models to a new folder; it appears whole.
+    """Write a run's models to a new folder. After an error the folder does not exist.
 
     Args:
         run: the run's folder; without `checkpoint`, also any folder with a Transformers model.
-        out: new.
-        checkpoint: an update that the run kept a checkpoint of, or all of them; None: the finished run's models.
+        out: the new folder.
+        checkpoint: the update of a checkpoint, or "all"; None: the finished run's models.
         auxiliary: also write the frozen auxiliary that the run used.
-        say: is told one sentence at a time.
+        say: called with one sentence at a time.
 
     Raises:
         DataError: `out` exists, or the disk is full.
-        ModelError, ConfigError: the run has not finished, or what it was built from is no longer there.
-        CheckpointError: no such checkpoint, or a damaged one.
+        ModelError, ConfigError: the run has not finished, or one of its inputs no longer exists.
+        CheckpointError: the checkpoint does not exist or is damaged.
     """
     if out.exists():
         raise DataError(f"{out} exists already: choose a new folder.")
@@ -75,7 +75,7 @@ def export_run(
             assert found is not None
             updates = checkpoint_updates(found.checkpoints) if checkpoint == "all" else [checkpoint]
             if not updates:
-                raise CheckpointError(f"{run} has no checkpoint yet: let it run on first.")
+                raise CheckpointError(f"{run} has no checkpoint yet: continue the run first.")
             for update in updates:
                 _export_checkpoint(found, update, staged / f"step-{update}" if checkpoint == "all" else staged)
         if auxiliary and found is not None:
@@ -83,30 +83,30 @@ def export_run(
 
 
 def push(folder: Path, name: str, public: bool = False) -> str:
-    """Upload an exported folder to the Hugging Face hub, to a private repository unless said otherwise.
+    """Upload an exported folder to the Hugging Face hub, by default to a private repository.
 
     Args:
-        folder: what `export_run` wrote.
-        name: OWNER/NAME or NAME of the repository; created where it doesn't exist.
-        public: let everyone read it; a public repository is never written to without.
+        folder: a folder that `export_run` wrote.
+        name: OWNER/NAME or NAME of the repository; it is created if it does not exist.
+        public: create a public repository, or allow writing to one.
 
     Returns:
-        the address.
+        the repository's address.
 
     Raises:
-        ModelError: no network, no token, no permission, or a repository that is public already.
+        ModelError: there is no network, no token or no permission, or the repository is public and `public` is False.
     """
     api = HfApi()
     try:
         address = api.create_repo(name, private=not public, exist_ok=True)
         if not public and not api.repo_info(address.repo_id).private:
-            raise ModelError(f"{name} is a public repository: give --public to upload there, or another name.")
+            raise ModelError(f"{name} is a public repository: give --public to upload to it, or give another name.")
         api.upload_folder(folder_path=folder, repo_id=address.repo_id, commit_message="Export from fast-electra")
     except (LocalTokenNotFoundError, HFValidationError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"{folder} could not be uploaded to {name} ({reason}): it is written here; check the network and "
-            f"`hf auth login`, and upload it by `{shlex.join(['hf', 'upload', name, str(folder)])}`."
+            f"{folder} is written, but could not be uploaded to {name} ({reason}): check the network and "
+            f"`hf auth login`, and upload it with `{shlex.join(['hf', 'upload', name, str(folder)])}`."
         ) from error
     return str(address)
 
@@ -130,7 +130,7 @@ def _export_checkpoint(run: RunFolder, update: int, folder: Path) -> None:
 
 
 def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:
-    """Write the frozen auxiliary, where the run used one that is a model of its own."""
+    """Write the frozen auxiliary, if the run used one that is a model."""
     config = located(run.config, run)
     name = config.auxiliary.model
     if not config.objective.uses_auxiliary or name is None:
@@ -145,14 +145,14 @@ def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:
         return
     if loaded.digest != run.digest("auxiliary"):
         raise CheckpointError(
-            f"the auxiliary {name} is no longer the one that {run.path} used: put it back, or give --no-auxiliary."
+            f"the auxiliary {name} is not the one that {run.path} used: restore that one, or give --no-auxiliary."
         )
     tokenizer = load_any_tokenizer(resolve_model(name))
     write_model(loaded.model, tokenizer, out / "auxiliary", _auxiliary_card(config, name))
 
 
 def _auxiliary_card(config: Config, name: str) -> str:
-    """The auxiliary's own card where it has one, which says how it was trained."""
+    """The auxiliary's own card if it has one, else a title; followed by the checkpoint and layers that the run used."""
     own = Path(resolve_model(name)) / "README.md"
     text = own.read_text(encoding="utf-8") if own.exists() else "# A frozen auxiliary of Fast-ELECTRA\n"
     used = [
