@@ -1,10 +1,10 @@
 """Fast-ELECTRA's corruption and loss for a training loop of your own: tensors in, tensors out.
 
 Notable:
-- it computes what `pretrain` computes in a training step, with the same functions;
-- noise has a key and no stream: seed, update and the number of a row fix its masks and its replacements. So the same
-  call gives the same batch, on any number of workers and after any restart;
-- a step has two halves, `mask` and `replace`. The first needs no auxiliary, so the workers of a data loader can do it
+- it uses the functions that `pretrain` uses in a training step;
+- random numbers depend on a key, not on a stream: seed, update and a row's number fix its masks and replacements. So
+  the same call gives the same batch, with any number of workers and after any restart;
+- a step has two halves: masking and replacing. Masking needs no auxiliary, so a data loader's workers can do it
   (`trainer.py`).
 
 Shapes: B rows, S positions, M masked positions (padded), V vocabulary.
@@ -45,12 +45,12 @@ from fast_electra.training.auxiliary import (
 from fast_electra.training.precision import Execution, choose_execution
 
 NOT_SCORED = -100
-"""label of the tokens that no loss is over: special ones and padding"""
+"""label of tokens that the loss leaves out: special tokens and padding"""
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenAuxiliary:
-    """A language model that replacements are drawn from; `load_auxiliary` reads it, and `Corruptor` uses it."""
+    """A frozen language model that a `Corruptor` draws replacements from; `load_auxiliary` returns it."""
 
     found: FoundAuxiliary
     model: PreTrainedModel
@@ -58,12 +58,12 @@ class FrozenAuxiliary:
 
     @property
     def name(self) -> str:
-        """The name that it was loaded by."""
+        """The run, folder or hub name that it was loaded from."""
         return self.found.name
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer; the texts of the main model must have the same one."""
+        """The auxiliary's tokenizer; the main model must use the same tokenizer."""
         return self.found.tokenizer
 
 
@@ -75,14 +75,14 @@ def load_auxiliary(
     layers: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> FrozenAuxiliary:
-    """Load a language model as a frozen auxiliary. It computes on the device of the batches that it is given.
+    """Load a language model as a frozen auxiliary. It computes on the device of the batches that it gets.
 
     Args:
         source: a run of fast-electra, a folder with a Transformers model, or a name on the Hugging Face hub.
-        kind: how it predicts a masked token; auto: by the class of the model (docs/auxiliaries.md).
-        checkpoint: the update of a run whose weights are used; None: the last.
-        layers: use its first layers only; None: all.
-        dtype: of the weights; None: bfloat16 where this machine multiplies it natively, otherwise float32.
+        kind: how it predicts a masked token; auto: chosen by the class of the model (docs/auxiliaries.md).
+        checkpoint: the update of a run's checkpoint whose weights to use; None: the finished run's model.
+        layers: number of first layers to use; None: all layers.
+        dtype: of the weights; None: bfloat16 if this machine multiplies it natively, otherwise float32.
 
     Raises:
         ModelError: there is no such model, or it predicts no tokens.
@@ -97,22 +97,22 @@ def load_auxiliary(
 
 @dataclass(frozen=True, eq=False)
 class CorruptedBatch:
-    """What a `Corruptor` returns: the main model's input and its labels, on the device of the originals."""
+    """What a `Corruptor` returns: the main model's input and its labels, on the device of the input."""
 
     input_ids: Tensor
     """(B, S) int64: the rows with replacements at the masked positions"""
     labels: Tensor
-    """(B, S) int64: 1 where the token was replaced, 0 where it is the original, -100 where nothing is scored"""
+    """(B, S) int64: 1 if the token was replaced, 0 if it is the original, -100 if the loss leaves it out"""
     masked_positions: Tensor
-    """(B, S) bool: where the auxiliary drew a token; it may have drawn the original"""
+    """(B, S) bool: positions where the auxiliary drew a token, which may equal the original"""
     temperature: float
-    """T of softmax(logits / T), from which the tokens were drawn"""
+    """the T of softmax(logits / T), from which the tokens were drawn"""
 
 
 class Corruptor:
-    """Replaces tokens of a batch by samples of a frozen auxiliary, easy to detect at first and harder later.
+    """Replaces tokens of a batch by samples from a frozen auxiliary, which become harder to detect during training.
 
-    The model to train learns by `rtd_loss` which tokens were replaced.
+    Train the main model with `rtd_loss` to detect which tokens were replaced.
     """
 
     def __init__(
@@ -128,33 +128,33 @@ class Corruptor:
         """Prepare an auxiliary for the texts of a tokenizer.
 
         Args:
-            auxiliary: from `load_auxiliary`.
-            tokenizer: of the main model; the auxiliary's, for a token must mean the same to both.
-            schedule: the temperature by the progress, one of this package's schedules or a function of a number from 0
-                to 1; None: the paper's, `ExponentialSchedule(initial=2.0, tau=0.1)`.
-            mask_rate: share of each row's tokens that are masked at random, special tokens not counted.
+            auxiliary: a result of `load_auxiliary`.
+            tokenizer: of the main model; every token must have the same id as in the auxiliary's tokenizer.
+            schedule: one of this package's schedules, or a function from the progress in [0, 1] to the temperature;
+                None: the paper's, `ExponentialSchedule(initial=2.0, tau=0.1)`.
+            mask_rate: share of each row's tokens to mask at random; special tokens do not count.
             masking: another way to mask, with its own rate: `WholeWordMasking(rate=0.15)`, `SpanMasking(rate=0.15)`, or
-                a masking of yours (docs/plugins.md); None: random tokens at `mask_rate`.
-            seed: of masks and noise, from 0 on.
+                a masking of your own (docs/plugins.md); None: random tokens at `mask_rate`.
+            seed: seed of masks and noise, 0 or more.
 
         Raises:
             ModelError: the auxiliary has another tokenizer.
-            DataError: the tokenizer lacks a token that rows need.
-            ConfigError: a rate outside (0, 1), a negative seed, or a schedule that needs a run.
+            DataError: the tokenizer lacks a special token that rows need.
+            ConfigError: a rate outside (0, 1), a negative seed, or a schedule that depends on a run's measures.
         """
         if not 0.0 < mask_rate < 1.0:
             raise ConfigError(f"mask_rate is {mask_rate}: give a share between 0 and 1, such as 0.15.")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"seed is {seed}: give a whole number from 0 to 2^63 - 1.")
         self.temperature = _temperature_function(ExponentialSchedule() if schedule is None else schedule)
-        """temperature by progress"""
+        """function from the progress to the temperature"""
         self.masking = RowMasker(tokenizer, masking or RandomMasking(rate=mask_rate), seed)
-        """draws the masks; small, and independent of the auxiliary"""
+        """draws the masks, without the auxiliary"""
         found = auxiliary.found
         if difference := other_tokens(found, tokenizer):
             raise ModelError(
-                f"the auxiliary {found.name} has another tokenizer than the one given ({difference}): give "
-                "that of the auxiliary, and train the main model with it too."
+                f"the auxiliary {found.name} has another tokenizer than the one given ({difference}): give the "
+                "auxiliary's tokenizer, and train the main model with it too."
             )
         loaded = fit_auxiliary(found, auxiliary.model, excluded_tokens(tokenizer), slots=1)
         self._name, self._longest = found.name, longest_row(auxiliary.model.config)
@@ -177,11 +177,11 @@ class Corruptor:
 
         Args:
             input_ids: (B, S) int64, tokenized texts with their special tokens.
-            attention_mask: (B, S), 0 where there is padding; None: padding is where the tokenizer's padding token is.
-            progress: the share of the training that is done, 0 to 1; it gives the temperature.
+            attention_mask: (B, S), 0 at padding; None: every padding token of the tokenizer is padding.
+            progress: the share of the training that is done, 0 to 1; it determines the temperature.
             update: the number of the optimizer step; together with `samples` it fixes masks and noise.
-            samples: (B,) a number for each row, such as its index in the data set; None: 0, 1, … Give them where one
-                update has several batches (gradient accumulation, several processes), so that no rows share noise.
+            samples: (B,) a number for each row, such as its index in the data set; None: 0, 1, … Give them if one
+                update has several batches (gradient accumulation, several processes), so that rows share no noise.
 
         Raises:
             ModelError: the tensors do not fit each other, the tokenizer or the auxiliary.
@@ -196,18 +196,22 @@ class Corruptor:
         return self.replace(rows, self.masking(rows, update), temperature, update)
 
     def replace(self, rows: Batch, masked: Masked, temperature: float, update: int) -> CorruptedBatch:
-        """The second half of a call: draw the tokens at positions that are masked already.
+        """Draw the tokens at given masked positions. This is the second half of a call.
 
         Args:
-            rows: from `masking.rows`.
+            rows: the result of `masking.rows`.
             masked: the masked positions of the rows.
             temperature: T > 0.
-            update: as of a call.
+            update: the number of the optimizer step.
+
+        Raises:
+            ModelError: the rows are too long for the auxiliary, or have too many masked spans.
         """
         length, device = rows.ids.shape[1], rows.ids.device
         if self._longest is not None and length > self._longest:
             raise ModelError(
-                f"the auxiliary {self._name} takes {self._longest} tokens, and the rows have {length}: shorten them."
+                f"the auxiliary {self._name} takes {self._longest} tokens, and the rows have {length}: shorten the "
+                "rows."
             )
         if self._most_masked is not None and masked.positions_BM.shape[1] > self._most_masked:
             raise ModelError(
@@ -224,10 +228,10 @@ class Corruptor:
 
 
 class RowMasker:
-    """Draws which positions of a batch are masked: the first half of a `Corruptor`, without the auxiliary."""
+    """Draws the masked positions of a batch. This is the first half of a `Corruptor`, without the auxiliary."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, masking: Masking, seed: int) -> None:
-        """See `Corruptor`."""
+        """Make a masker with the tokenizer, masking and seed of a `Corruptor`."""
         self.tokenizer = tokenizer
         self._masking, self._seed = masking, seed
         self._mask = masking.masker(tokenizer)
@@ -236,23 +240,23 @@ class RowMasker:
         self._vocabulary = len(excluded_tokens(tokenizer))
 
     def __call__(self, rows: Batch, update: int) -> Masked:
-        """The masked positions of the rows at an update."""
+        """Draw the masked positions of the rows at an update."""
         return self._mask(rows, self.key(update))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker that is not forked is sent: a masking's function cannot be sent, and is made there."""
+        """The state to send to workers that are not forked, without the masking's function, which cannot be sent."""
         return {name: value for name, value in vars(self).items() if name != "_mask"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the masking's function again."""
+        """Restore the state, and make the masking's function again."""
         vars(self).update(state)
         self._mask = self._masking.masker(self.tokenizer)
 
     def key(self, update: int) -> int:
-        """The seed of an update's masks and noise, 0 to 2^63 - 1.
+        """The seed of an update's masks and noise, from 0 to 2^63 - 1.
 
         Raises:
-            ConfigError: a negative update.
+            ConfigError: the update is negative.
         """
         if not 0 <= update < 2**64:
             raise ConfigError(f"update is {update}: give the number of the optimizer step, from 0 on.")
@@ -260,10 +264,10 @@ class RowMasker:
         return struct.unpack("<Q", digest)[0] >> 1
 
     def rows(self, input_ids: Tensor, attention_mask: Tensor | None, samples: Tensor | Sequence[int] | None) -> Batch:
-        """A batch out of tensors, once they are known to fit each other.
+        """Make a batch from tensors; see `Corruptor.__call__` for the arguments.
 
         Raises:
-            ModelError: they do not.
+            ModelError: the tensors do not fit each other or the tokenizer.
         """
         if input_ids.ndim != 2 or input_ids.dtype != torch.int64 or not input_ids.numel():
             raise ModelError(
@@ -272,13 +276,13 @@ class RowMasker:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ModelError(
                 f"attention_mask is {tuple(attention_mask.shape)} and input_ids are {tuple(input_ids.shape)}: give "
-                "both one shape, with 0 where there is padding."
+                "both the same shape, with 0 at padding."
             )
-        # A look at the numbers would make a GPU wait.
+        # On a GPU, this check would wait for the device.
         if input_ids.device.type == "cpu" and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self._vocabulary:
             raise ModelError(
                 f"input_ids has an id outside the tokenizer's {self._vocabulary}: encode the texts with the tokenizer "
-                "that the Corruptor was given."
+                "that you gave to the Corruptor."
             )
         padding_BS = input_ids == self._pad if attention_mask is None else attention_mask == 0
         eligible_BS = ~padding_BS & ~torch.isin(input_ids, self._special.to(input_ids.device))
@@ -286,23 +290,23 @@ class RowMasker:
             samples = torch.as_tensor(samples, dtype=torch.int64, device=input_ids.device)
             if samples.shape != input_ids.shape[:1]:
                 raise ModelError(
-                    f"samples are {tuple(samples.shape)} for {len(input_ids)} rows: give one number a row."
+                    f"samples are {tuple(samples.shape)} for {len(input_ids)} rows: give one number per row."
                 )
-            samples = samples & (2**63 - 1)  # a hash may be negative, and a counter may not
+            samples = samples & (2**63 - 1)  # a hash may be negative, but a row's number must not
         return Batch.of(input_ids, padding_BS, eligible_BS, samples)
 
 
 def rtd_loss(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-    """The loss of replaced token detection: binary cross-entropy in nats, over the tokens that are scored.
+    """The loss of replaced token detection: binary cross-entropy in nats over the scored tokens.
 
     Args:
-        logits: of the main model: (B, S) or (B, S, 1) for a head with one logit, (B, S, 2) for one with two labels, of
-            which the second is "replaced".
+        logits: of the main model: (B, S) or (B, S, 1) from a head with one logit, or (B, S, 2) from a head with two
+            labels, of which the second is "replaced".
         labels: (B, S): 1 replaced, 0 original, -100 not scored.
-        reduction: mean over the scored tokens; or their sum, to be divided by the count of a larger batch.
+        reduction: mean over the scored tokens, or their sum, which you divide by the count of a larger batch.
 
     Returns:
-        a scalar in float32; 0 where nothing is scored.
+        a float32 scalar; 0 if no token is scored.
 
     Raises:
         ModelError: the shapes do not fit.
@@ -310,8 +314,8 @@ def rtd_loss(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] =
     heads = [labels.shape, (*labels.shape, 1), (*labels.shape, 2)]
     if logits.shape not in heads:
         raise ModelError(
-            f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}: give a model with one logit or two "
-            "labels a token, such as ElectraForPreTraining, or AutoModelForTokenClassification with num_labels=1."
+            f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}: use a model with one logit or two "
+            "labels per token, such as ElectraForPreTraining, or AutoModelForTokenClassification with num_labels=1."
         )
     logits = logits if logits.shape == labels.shape else replaced_logits(logits)
     scored = labels != NOT_SCORED
@@ -324,14 +328,14 @@ def _temperature_function(schedule: Schedule | Callable[[float], float]) -> Call
         return schedule
     if not schedule.is_planned:
         raise ConfigError(
-            f"{schedule!r} depends on a run's measures: give initial as a number and a schedule of the progress alone, "
-            "or a function of the progress."
+            f"{schedule!r} depends on a run's measures: give a schedule that depends on the progress only (initial is "
+            "a number), or a function of the progress."
         )
     return schedule.temperature
 
 
 def moved_auxiliary(auxiliary: Auxiliary, device: torch.device) -> Auxiliary:
-    """An auxiliary on another device, modules and tensors of it alike."""
+    """A copy of an auxiliary with its modules and tensors on another device."""
     part: Any = auxiliary
     parts = {field.name: getattr(part, field.name) for field in fields(part)}
     return cast(

@@ -1,17 +1,17 @@
-"""Fast-ELECTRA under Transformers' `Trainer`: a collator, and a callback.
+"""Fast-ELECTRA for Transformers' `Trainer`: a collator and a callback.
 
     corrupt = Corruptor(auxiliary, tokenizer)
     collator = FastElectraCollator(corrupt)
     Trainer(model, arguments, data_collator=collator, callbacks=[FastElectraCallback(corrupt, collator)], ...)
 
 Notable:
-- the collator draws the masks, in the workers of the data loader; it holds no model, so it is cheap to send to them;
+- the collator draws the masks in the data loader's workers; it holds no model, so sending it to them is cheap;
 - the callback draws the replacements in the main process, on the model's device, at the temperature of the step: a hook
-  on the model replaces tokens just before the forward pass, and another one adds the loss to the output;
+  on the model replaces tokens just before the forward pass, and another hook adds the loss to the output;
 - masks and noise depend on the seed, the epoch and the row (its `index`, otherwise its tokens), never on the number of
   workers, the batch size or the order. So a run that the Trainer resumes sees the same batches;
-- accumulated batches are weighed by their scored tokens where the model's class lets the Trainer count them (`**kwargs`
-  in its forward pass, as most of Transformers' own classes have), and equally otherwise.
+- accumulated batches are weighted by their scored tokens if the model's class lets the Trainer count them (`**kwargs`
+  in its forward pass, as in most classes of Transformers), otherwise equally.
 
 Shapes: B rows, S positions, M masked positions (padded).
 """
@@ -29,32 +29,32 @@ from fast_electra.api.corruptor import NOT_SCORED, Corruptor, rtd_loss
 from fast_electra.corruption.masking import Masked
 from fast_electra.errors import ConfigError
 
-# What the collator adds to a batch, and the callback takes out before the model sees it.
+# Keys that the collator adds to a batch, and that the callback removes before the model sees it.
 _POSITIONS, _VALID, _SAMPLES = "masked_positions", "masked_valid", "samples"
-# Numbers of rows are below 2^48 (data/random.py).
+# A row's number is below 2^48 (data/random.py).
 _SAMPLE_BYTES = 6
 
 
 class FastElectraCollator:
-    """Pads tokenized texts to a batch and draws which positions are masked; runs in the data loader's workers.
+    """Pads tokenized texts to a batch and draws the masked positions; it runs in the data loader's workers.
 
-    A feature has `input_ids` and may have what else the tokenizer gives. With an `index` (and
-    `remove_unused_columns=False`, so that the Trainer leaves it in) it keys the row's masks and noise; without one, the
-    row's tokens do. The masks of a row change with the epoch, in which evaluation rows are masked too.
+    A feature has `input_ids`, and may have other outputs of the tokenizer. If it has an `index` (set
+    `remove_unused_columns=False`, so that the Trainer keeps it), the index determines the row's masks and noise,
+    otherwise the row's tokens do. The masks of a row change with the epoch, those of evaluation rows too.
     """
 
     def __init__(self, corrupt: Corruptor) -> None:
-        """Take tokenizer, mask rate and seed from a `Corruptor`."""
+        """Use the tokenizer, the masking and the seed of a `Corruptor`."""
         self._masking = corrupt.masking
-        # In memory that workers share, since those that persist outlive an epoch.
+        # In shared memory, because persistent workers live for several epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other masks from now on; `FastElectraCallback` calls it at the start of each epoch."""
+        """Set the epoch, which changes the masks; `FastElectraCallback` calls this at the start of each epoch."""
         self._epoch.fill_(epoch)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch: the original rows, the positions to replace, and labels that say which tokens are scored (0)."""
+        """A batch with the original rows, the positions to replace, and labels: 0 at scored tokens, -100 elsewhere."""
         tokenizer = self._masking.tokenizer
         known = tokenizer.model_input_names
         plain = [{name: _listed(feature[name]) for name in known if name in feature} for feature in features]
@@ -71,7 +71,7 @@ class FastElectraCollator:
         return {**padded, **added}
 
     def _samples(self, features: Sequence[Mapping[str, Any]]) -> list[int]:
-        """A number for each row, by its epoch and its index or tokens; equal rows of a batch are counted up."""
+        """A number for each row from the epoch and the row's index or tokens; equal rows get different numbers."""
         epoch, seen, found = int(self._epoch), Counter[str](), []
         for feature in features:
             row = f"index {int(feature['index'])}" if "index" in feature else str(_listed(feature["input_ids"]))
@@ -83,14 +83,14 @@ class FastElectraCollator:
 
 
 class FastElectraCallback(TrainerCallback):
-    """Replaces tokens before each forward pass of the Trainer's model, and gives the Trainer the loss.
+    """Replaces tokens before each forward pass of the Trainer's model, and computes the loss for the Trainer.
 
-    In training the temperature follows the share of steps that are done, and is logged; in evaluation it is 1. The
-    labels that the Trainer hands to `compute_metrics` are 1 replaced, 0 original, -100 not scored.
+    In training, the temperature depends on the share of steps done, and is logged; in evaluation it is 1. The labels
+    that the Trainer passes to `compute_metrics` are 1 replaced, 0 original, -100 not scored.
     """
 
     def __init__(self, corrupt: Corruptor, collator: FastElectraCollator) -> None:
-        """Take what replaces the tokens, and the collator of the same Trainer."""
+        """Use a `Corruptor`, and the collator of the same Trainer."""
         self._corrupt, self._collator = corrupt, collator
         self._temperature = corrupt.temperature(0.0)
         self._hooked: nn.Module | None = None
@@ -98,14 +98,14 @@ class FastElectraCallback(TrainerCallback):
         self._count: Any = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Hook the model.
+        """Add the hooks to the model.
 
         Raises:
-            ConfigError: one process with several GPUs, or a setting that computes the loss elsewhere.
+            ConfigError: one process uses several GPUs, or a setting changes how the Trainer computes the loss.
         """
         if args.n_gpu > 1:
             raise ConfigError(
-                f"this Trainer spreads one process over {args.n_gpu} GPUs: start one process a GPU by torchrun, or set "
+                f"this Trainer uses {args.n_gpu} GPUs in one process: start one process per GPU with torchrun, or set "
                 "CUDA_VISIBLE_DEVICES to one of them."
             )
         if args.label_smoothing_factor:
@@ -115,14 +115,14 @@ class FastElectraCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Hook the model where the callback was added to a Trainer later."""
+        """Add the hooks now if the callback was added to an existing Trainer."""
         if self._hooked is None:
             self.on_init_end(args, state, control, **kwargs)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell the collator, before the workers begin the epoch."""
+        """Set the collator's epoch before the workers start it."""
         self._collator.set_epoch(int(state.epoch or 0))
 
     def on_step_begin(
@@ -149,7 +149,7 @@ class FastElectraCallback(TrainerCallback):
         self._hooked = model
 
     def _replace(self, model: nn.Module, arguments: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Put replacements into the model's inputs; batches from elsewhere pass as they are."""
+        """Put replacements into the model's inputs; a batch that is not from the collator stays unchanged."""
         if _POSITIONS not in inputs:
             return arguments, inputs
         labels = inputs.get("labels")
@@ -161,7 +161,7 @@ class FastElectraCallback(TrainerCallback):
         rows = self._corrupt.masking.rows(inputs["input_ids"], inputs["attention_mask"], added[_SAMPLES])
         masked = Masked(added[_POSITIONS], added[_VALID])
         batch = self._corrupt.replace(rows, masked, self._temperature if model.training else 1.0, 0)
-        # In place: the Trainer holds this tensor and hands it to compute_metrics.
+        # In place, because the Trainer passes this tensor to compute_metrics.
         self._labels = labels.copy_(batch.labels)
         self._count = inputs.get("num_items_in_batch")
         kept = {name: value for name, value in inputs.items() if name not in (*added, "labels", "num_items_in_batch")}
