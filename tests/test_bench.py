@@ -106,7 +106,7 @@ def test_a_profile_names_the_operations_of_one_part(tmp_path):
     table = profile(settings(), tmp_path, "cached", updates=2)
     assert "aten::addmm" in table
     assert "Self CPU" in table
-    with pytest.raises(ConfigError, match=r"catched is no part of the bench; they are rtd_only, cached,"):
+    with pytest.raises(ConfigError, match=r"catched is no part of the bench: give one of rtd_only, cached,"):
         profile(settings(), tmp_path / "none", "catched", updates=2)
 
 

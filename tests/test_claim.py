@@ -326,7 +326,7 @@ def test_speed_is_measured_in_turns(shards, auxiliary):
     found = time_updates(configs, CPU, rounds=3, updates=2)
     assert found.keys() == configs.keys()
     assert all(0 < rate["low"] <= rate["median"] <= rate["high"] for rate in found.values())
-    with pytest.raises(Interrupted, match="while speed was measured"):
+    with pytest.raises(Interrupted, match="while measuring the speed"):
         time_updates(configs, CPU, rounds=3, updates=2, stop=lambda: True)
 
 
@@ -451,7 +451,7 @@ def test_one_seed_decides_nothing_and_has_no_interval():
 
 
 def test_fine_tuning_that_taught_nothing_is_told():
-    assert remark({"score": 0.5, "failed": None, "degenerate": ["dev"]}) == "every example is called the same"
+    assert remark({"score": 0.5, "failed": None, "degenerate": ["dev"]}) == "every example gets the same label"
     assert remark({"score": None, "failed": "diverged: …", "degenerate": []}) == "diverged: …"
     assert remark({"score": 0.5}) is None
 
@@ -523,7 +523,7 @@ def test_missing_numbers_read_as_a_dash():
     [
         (["--methods", "joint", "exponentail"], "did you mean exponential?"),
         (["--methods", "mlm"], "joint is missing"),
-        (["--seeds", "1", "99"], "99 is the seed that learning rates are chosen by"),
+        (["--seeds", "1", "99"], "99 is the seed that chooses learning rates"),
         (["--seconds", "0"], "give a number above 0"),
         (["--auxiliary-share", "1"], "between 0 and 1"),
         (["--factors", "0", "1"], "different numbers above 0"),

@@ -1,12 +1,12 @@
-"""Fine-tuning by this program and by Transformers' Trainer, with the same settings and data: scores and speed.
+"""Compares fine-tuning by this program and by Transformers' Trainer, with the same settings and data: scores and speed.
 
-    python tools/trainer_peer.py MODEL --tasks rte,mrpc --data GLUE --seeds 0 1 2     scores of both, side by side
-    python tools/trainer_peer.py MODEL --tasks rte --data GLUE --speed                 examples per second, interleaved
+    python tools/trainer_peer.py MODEL --tasks rte,mrpc --data GLUE --seeds 0 1 2     compare the scores
+    python tools/trainer_peer.py MODEL --tasks rte --data GLUE --speed                 compare examples per second
 
-MODEL is a run, a folder or a hub name, GLUE a folder in the layout of the GLUE download. Needs `accelerate`
-(pip install 'fast-electra[bench]'). Both sides have the recipe's batch, epochs, warm-up, decay, dropout, clipping and
-AdamW; the Trainer has `bf16`, `DataCollatorWithPadding` and `group_by_length`, and is otherwise as shipped. What still
-differs: it decays embeddings and rounds under autocast, and its seeds draw other heads and orders.
+MODEL is a run, a folder or a hub name; GLUE is a folder in the layout of the GLUE download. You need `accelerate`
+(pip install 'fast-electra[bench]'). Both programs use the recipe's batch, epochs, warm-up, decay, dropout, clipping and
+AdamW; the Trainer also uses `bf16`, `DataCollatorWithPadding` and `group_by_length`, and otherwise its defaults. Some
+differences stay: the Trainer decays embeddings, rounds under autocast, and draws other heads and orders from a seed.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _RATE = "examples/s"
 def by_trainer(
     source: str, task: Task, recipe: Recipe, seed: int, execution: Execution
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """Scores by dev split and examples per second of Transformers' Trainer."""
+    """Fine-tune with Transformers' Trainer; return the scores by dev split and metric, and examples per second."""
     import torch
     from transformers import (
         AutoConfig,
@@ -58,7 +58,7 @@ def by_trainer(
     longest = longest_text(config, tokenizer, recipe.length)
 
     class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-        """A split as the Trainer takes it."""
+        """A split as a data set for the Trainer."""
 
         def __init__(self, split: Split) -> None:
             columns = [list(column) for column in zip(*split.texts, strict=True)]
@@ -116,7 +116,7 @@ def by_trainer(
         result = trainer.train()
         scores: dict[str, dict[str, float]] = {}
         for split, dev in task.dev.items():
-            # With `group_by_length` predictions come in the order of the lengths: only its own labels fit them.
+            # With `group_by_length`, predictions are in the order of lengths, so only the labels from `predict` fit.
             outputs, labels, _ = trainer.predict(Rows(dev))
             assert isinstance(outputs, np.ndarray)
             assert isinstance(labels, np.ndarray)
@@ -126,23 +126,23 @@ def by_trainer(
 
 
 def main() -> int:
-    """Run both, print."""
+    """Run both programs, print a table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--tasks", default="rte,mrpc,cola,sst2")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", choices=RECIPES, default="bert")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--examples", type=int, help="train on at most so many")
+    parser.add_argument("--examples", type=int, help="largest number of examples to train on")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--speed", action="store_true", help="one epoch a seed, and only the speed")
+    parser.add_argument("--speed", action="store_true", help="train one epoch per seed, and measure only the speed")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     execution = choose_execution(ExecutionConfig(threads=arguments.threads))
     recipe = recipe_for(arguments.recipe, stored_config(resolve_model(arguments.model)).hidden_size)
-    # What the Trainer has no setting for is left out on both sides.
+    # Neither program uses what the Trainer has no setting for.
     changes: dict[str, Any] = {"layerwise_decay": 1.0, "warmup_multiplies": False, "bias_correction": True}
     epochs = 1 if arguments.speed else arguments.epochs
     if epochs:

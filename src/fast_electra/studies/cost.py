@@ -1,16 +1,16 @@
-"""The paper's cost table as a program: joint ELECTRA against Fast-ELECTRA, on the fly and cached.
+"""The paper's cost table as a program: joint ELECTRA compared with Fast-ELECTRA, on the fly and cached.
 
-    joint    3 A + 3 D      A, D: forward operations of auxiliary and main model (discriminator) a token;
-    online     A + 3 D      a backward pass costs two forward passes
+    joint    3 A + 3 D      A, D: FLOPs per token of a forward pass of auxiliary and main model (discriminator);
+    online     A + 3 D      a backward pass costs as much as two forward passes
     cached         3 D
 
 Notable:
-- operations by formula, and counted on the real modules on the meta device, where no shape costs anything;
-- two conventions side by side, for the paper does not say which is its own: only masked positions through the
-  auxiliary's head (as here), or all;
-- the auxiliary's own training, which the paper leaves out, and building the cache have a column of their own;
-- memory: what exists because of the auxiliary at the main model's peak. What exists for a moment only, while
-  replacements are sampled, is in a row of its own: nothing of the main model is alive then but its weights.
+- FLOPs are computed by formula, and counted on the real modules on the meta device, which needs no memory;
+- there are two conventions, because the paper does not say which it uses: the auxiliary's head computes only masked
+  positions (as in this program), or all positions;
+- the auxiliary's training, which the paper leaves out, and building the cache have separate columns;
+- memory is what the auxiliary adds at the main model's peak. What exists only while replacements are sampled has a
+  separate row, because of the main model only the weights exist at that time.
 
 Shapes: B rows of a micro-batch, S positions, M positions through the head, V vocabulary.
 """
@@ -46,34 +46,35 @@ from fast_electra.training.flops import count_flops, forward_flops, kept_bytes
 Head = Literal["masked", "all"]
 
 ASSUMPTIONS = (
-    "weights and gradients in bfloat16, float32 masters, AdamW: 2 + 2 + 4 + 8 bytes a trained weight",
-    "activations in bfloat16, all kept for the backward pass (no checkpointing), attention weights among them",
-    "joint: the generator shares the embeddings of the main model where their widths are equal, and both losses go "
-    "backward together, so the generator's activations live until the main model's peak",
-    "transients: logits in bfloat16 and three float32 copies while replacements are sampled; they are gone before the "
+    "weights and gradients in bfloat16, float32 masters, AdamW: 2 + 2 + 4 + 8 bytes per trained weight",
+    "activations in bfloat16, all kept for the backward pass (no checkpointing), including attention weights",
+    "joint: the generator shares the embeddings of the main model if their widths are equal, and both losses share one "
+    "backward pass, so the generator's activations stay in memory until the main model's peak",
+    "transients: logits in bfloat16 and three float32 copies while replacements are sampled; they are freed before the "
     "main model's forward pass, and are in no total",
 )
 
 WAYS = ("joint", "online", "cached")
 
-# Bytes a parameter or a logit, by the assumptions above.
+# Bytes per parameter or per logit, by the assumptions above.
 _WEIGHT, _GRADIENT, _OPTIMIZER, _SAMPLING = 2, 2, 12, 14
 _SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What one model costs."""
+    """The cost of one model."""
 
     parameters: int
+    """number of parameters"""
     forward: int
-    """FLOPs of a forward pass over a row, counted"""
+    """counted FLOPs of a forward pass over one row"""
     training: int
-    """FLOPs of forward and backward over a row, counted"""
+    """counted FLOPs of forward and backward over one row"""
     forward_by_formula: int
-    """FLOPs of a forward pass over a row, by `training.flops.forward_flops`"""
+    """FLOPs of a forward pass over one row, by `training.flops.forward_flops`"""
     activations: int
-    """bytes kept for the backward pass of a micro-batch"""
+    """bytes that are kept for the backward pass of a micro-batch"""
 
 
 def cost(
@@ -82,21 +83,21 @@ def cost(
     micro_batch: int = 32,
     auxiliary_layers: int | None = None,
 ) -> dict[str, Any]:
-    """Compute and memory of joint ELECTRA and of Fast-ELECTRA, on the fly and cached.
+    """FLOPs and memory of joint ELECTRA and of Fast-ELECTRA, on the fly and cached.
 
     Args:
-        config: main model, length, mask rate; the auxiliary where it names one (see `auxiliary_shape`).
-        vocabulary: in place of the configuration's.
-        micro_batch: rows whose activations are in memory at a time.
+        config: gives the main model, the length and the mask rate, and may name an auxiliary (see `auxiliary_shape`).
+        vocabulary: number of tokens; None: the configuration's.
+        micro_batch: number of rows whose activations are in memory at a time.
         auxiliary_layers: see `auxiliary_shape`.
 
     Returns:
-        what `fast-electra cost --json` prints (docs/cost.md). FLOPs are per token of the original text, memory is in
-        bytes, savings are shares of joint ELECTRA's cost that Fast-ELECTRA on the fly does not have.
+        the object that `fast-electra cost --json` prints (docs/cost.md). FLOPs are per token of the original text,
+        memory is in bytes, and savings are shares of joint ELECTRA's cost that Fast-ELECTRA on the fly avoids.
 
     Raises:
         ConfigError: the configuration trains no main model, or its auxiliary is no masked language model.
-        ModelError: a model that can't be built.
+        ModelError: a model cannot be built.
     """
     shape = auxiliary_shape(config, auxiliary_layers)
     size = vocabulary or _vocabulary(config)
@@ -129,10 +130,10 @@ def cost(
 
 
 def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
-    """The auxiliary that a configuration would train with.
+    """The shape of the auxiliary that a configuration trains with.
 
-    Joint ELECTRA's generator; the model that `auxiliary.model` names; else the main model's shape with `layers`
-    layers, by default a third of the main model's and 6 at most: the paper's 4 of 12 and 6 of 24.
+    It is joint ELECTRA's generator, or the model that `auxiliary.model` names, otherwise the main model's shape with
+    `layers` layers. The default is a third of the main model's layers and at most 6: the paper's 4 of 12 and 6 of 24.
 
     Raises:
         ConfigError: the configuration has no auxiliary, or one that is no masked language model.
@@ -143,7 +144,7 @@ def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
     elif objective.uses_auxiliary:
         if not config.auxiliary.reads_mask:
             raise ConfigError(
-                f"auxiliary.kind={config.auxiliary.kind}: costs are known of masked language models alone; "
+                f"auxiliary.kind={config.auxiliary.kind}: costs are known only for masked language models: "
                 "leave auxiliary.kind and auxiliary.model out."
             )
         shape = config.main.model_copy(update={"model": config.auxiliary.model})
@@ -160,14 +161,14 @@ def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
 
 
 def savings(before: dict[str, dict[str, float]], after: str = "online", total: str = "total") -> dict[str, float]:
-    """Shares of joint ELECTRA's cost that another way of training does not have: of the whole, of the auxiliary's."""
+    """Shares of joint ELECTRA's cost that another way of training avoids: of the total and of the auxiliary's cost."""
     return {part: 1.0 - before[after][part] / before["joint"][part] for part in (total, "auxiliary")}
 
 
 def _convention(
     auxiliary: ModelCost, main: ModelCost, own: int, logits: int, length: int, ratio: float
 ) -> dict[str, Any]:
-    """Costs and savings with the head on so many positions."""
+    """Costs and savings of one convention: `logits` is the number of the auxiliary's logits in a micro-batch."""
     counted = _flops(auxiliary.forward, auxiliary.training, main.training, length, ratio)
     formula = _flops(
         auxiliary.forward_by_formula, 3 * auxiliary.forward_by_formula, 3 * main.forward_by_formula, length, ratio
@@ -215,7 +216,7 @@ def _convention(
 
 
 def _flops(forward: int, training: int, main: int, length: int, ratio: float) -> dict[str, dict[str, float]]:
-    """FLOPs a token of each way, by part, from FLOPs a row."""
+    """FLOPs per token of each way and part, from FLOPs per row."""
     auxiliary = {"joint": training, "online": forward, "cached": 0}
     own = {"joint": 0.0, "online": training * ratio, "cached": training * ratio}
     building = {"joint": 0, "online": 0, "cached": forward}
@@ -234,12 +235,12 @@ def _flops(forward: int, training: int, main: int, length: int, ratio: float) ->
 
 
 def _first_paying_run(spent_once: float, saved_a_run: float) -> int | None:
-    """The number of runs from which on what is spent once is less than what is saved; None: never."""
+    """The number of runs after which the saving exceeds what is spent once; None: never."""
     return floor(spent_once / saved_a_run) + 1 if saved_a_run > 0 else None
 
 
 def _main_cost(config: PreTrainedConfig, rows: int, length: int, corrected: int) -> ModelCost:
-    """The main model's cost; `corrected`: positions of a row that pass through its vocabulary head, 0 without one."""
+    """The main model's cost; `corrected` is the number of positions that its vocabulary head computes, or 0."""
     model = _meta(config, "rtd")
     wrapped = ReplacedTokenDetector(model)
     batch, ids_BS = _batch(rows, length, model.config.vocab_size)
@@ -283,8 +284,8 @@ def _measured(parameters: list[nn.Parameter], loss: Any, rows: int, by_formula: 
         if "meta tensors" not in str(error):
             raise
         raise ModelError(
-            "operations are counted without values, and this class asks for values on its way, as DeBERTa-v2 and "
-            "Longformer do: time it by fast-electra bench, or give another main.architecture."
+            "FLOPs are counted without values, but this model class needs values, as DeBERTa-v2 and Longformer do: "
+            "measure its time with fast-electra bench, or give another main.architecture."
         ) from error
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in parameters),
@@ -296,7 +297,7 @@ def _measured(parameters: list[nn.Parameter], loss: Any, rows: int, by_formula: 
 
 
 def _batch(rows: int, length: int, vocabulary: int) -> tuple[Batch, Tensor]:
-    """A batch without padding, whose mask can be looked at, and its ids on the meta device."""
+    """A batch without padding on the CPU, because its mask is read, and its ids on the meta device."""
     ids_BS = torch.zeros(rows, length, dtype=torch.int64)
     return Batch.of(ids_BS, torch.zeros(rows, length, dtype=torch.bool)), ids_BS.to("meta")
 
@@ -315,7 +316,7 @@ def _meta(config: PreTrainedConfig, head: Literal["mlm", "rtd"]) -> PreTrainedMo
 
 
 def _unshared_parameters(main: PreTrainedConfig, auxiliary: PreTrainedConfig, config: Config) -> int:
-    """Parameters of a joint generator that are not the main model's too."""
+    """The number of parameters of a joint generator that it does not share with the main model."""
     detector, generator = _meta(main, "rtd"), _meta(auxiliary, "mlm")
     tables = [model.get_input_embeddings().weight.shape for model in (detector, generator)]
     if config.objective.shares_table and tables[0] == tables[1]:
@@ -338,7 +339,7 @@ def _stored(name: str | None) -> PreTrainedConfig:
 
 
 def _vocabulary(config: Config) -> int:
-    """Of the shards where there are any, else of the tokenizer that is named or would be trained."""
+    """The vocabulary size of the shards if they exist, otherwise of the tokenizer that is named or to be trained."""
     if config.data.shards is not None and config.data.shards.exists():
         return open_shards(config.data.shards, verify=False).vocabulary_size
     if config.data.tokenizer.path is not None:
@@ -347,14 +348,14 @@ def _vocabulary(config: Config) -> int:
 
 
 def _auxiliary_tokens(config: Config) -> tuple[float, str]:
-    """Tokens that the auxiliary was trained on for each token of the run, and where that is known from."""
+    """Tokens of the auxiliary's training per token of the run, and a sentence about the source of this number."""
     training = config.training
     planned = training.tokens or (training.updates or 0) * training.batch_size * config.data.length
     run = RunFolder.find(config.auxiliary.model) if config.auxiliary.model else None
     if run is not None and run.is_finished and planned:
         tokens = run.result["tokens"]
         return tokens / planned, f"{run.path}: {tokens:,} tokens, for a run of {planned:,}"
-    return 1.0, "equal tokens: no auxiliary.model whose run says how many it was trained on"
+    return 1.0, "equal tokens: no auxiliary.model whose run says how many tokens it was trained on"
 
 
 def _shape_of(config: PreTrainedConfig) -> dict[str, Any]:

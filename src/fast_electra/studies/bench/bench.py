@@ -1,20 +1,20 @@
-"""Training steps side by side: replacements given, cached, on the fly, joint, and what people would run instead.
+"""Compares the speed of training steps: with given, cached and on-the-fly replacements, joint, and other programs.
 
-| part           | a step of it                                                                                |
+| part           | its training step                                                                           |
 | -------------- | ------------------------------------------------------------------------------------------- |
-| `rtd_only`     | the main model on replacements that lie in memory: the limit                                |
+| `rtd_only`     | the main model on replacements in memory: the limit                                         |
 | `cached`       | replacements read from a corruption cache                                                   |
 | `online`       | replacements by the frozen auxiliary, on the fly                                            |
 | `joint`        | joint ELECTRA                                                                               |
-| `peer_best`    | joint ELECTRA written plainly, with this project's settings (peer.py)                       |
-| `peer_default` | txtai's token detection under Transformers' Trainer, as shipped (peer.py; extra `bench`)    |
+| `peer_best`    | joint ELECTRA as a short, plain program, with this project's settings (peer.py)             |
+| `peer_default` | txtai's token detection with Transformers' Trainer, at their defaults (peer.py; extra `bench`) |
 
 Notable:
-- rounds are interleaved and begin with another part each time, so that a machine that slows down slows all; ratios are
-  of times of the same round;
-- the first update of a turn is not timed: it fills caches, and compiles;
-- a whole step is timed, with the loader; on a GPU it has ended before the clock is read;
-- memory is each part's alone, in a process of its own;
+- the parts take turns, and each round begins with another part, so a machine that becomes slower slows all parts;
+  ratios compare times of the same round;
+- the first update of a turn is not timed, because it fills caches and compiles;
+- the time is that of whole steps with the loader; on a GPU, the clock is read after the device has finished;
+- memory is measured for each part in a separate process;
 - intervals are 95 % bootstrap intervals of the median.
 """
 
@@ -49,21 +49,21 @@ Say = Callable[[str], None]
 
 
 def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = lambda _: None) -> dict[str, Any]:
-    """Time and weigh every part of a shape.
+    """Measure the speed and the memory of every part.
 
     Args:
-        config: main model, auxiliary, batch, precision. Without `data.shards` random tokens are made; without
-            `auxiliary.model` one of random weights (`cost.auxiliary_shape`).
-        folder: scratch.
-        updates: timed in a part's turn.
-        rounds: turns of each part.
-        say: is told what is being done.
+        config: gives main model, auxiliary, batch and precision. Without `data.shards` the tokens are random; without
+            `auxiliary.model` the auxiliary has random weights (`cost.auxiliary_shape` gives its shape).
+        folder: folder for temporary files.
+        updates: number of timed updates in a part's turn.
+        rounds: number of turns of each part.
+        say: called with one sentence at a time.
 
     Returns:
-        what `fast-electra bench --json` prints (docs/speed.md).
+        the object that `fast-electra bench --json` prints (docs/speed.md).
 
     Raises:
-        ConfigError, DataError, ModelError: a shape that can't be trained.
+        ConfigError, DataError, ModelError: the shape cannot be trained.
     """
     say("making data, an auxiliary and a cache")
     setup = prepare(config, folder)
@@ -73,7 +73,7 @@ def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = la
     turns, product_seconds = measure(build_parts(setup), products, setup.execution, updates, rounds, say)
     found = summary(turns)
     for name in found:
-        say(f"memory of {name}, in a process of its own")
+        say(f"measuring the memory of {name}, in a separate process")
         found[name] |= in_a_process(name, setup)
     return {
         "shape": _described(setup),
@@ -92,22 +92,22 @@ def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = la
 
 
 def profile(config: Config, folder: Path, part: str, updates: int) -> str:
-    """PyTorch's profile of some updates of a part: a table of its operations, by their own time.
+    """PyTorch's profile of some updates of a part: a table of its operations, sorted by their own time.
 
     Raises:
-        ConfigError: there is no such part, or it can't run here.
+        ConfigError: there is no such part, or it cannot run here.
     """
     if part not in PARTS:
-        raise ConfigError(f"{part} is no part of the bench; they are {', '.join(PARTS)}.")
+        raise ConfigError(f"{part} is no part of the bench: give one of {', '.join(PARTS)}.")
     setup = prepare(config, folder)
     if part in setup.skipped:
-        raise ConfigError(f"{part} can't run: {setup.skipped[part]}.")
+        raise ConfigError(f"{part} cannot run: {setup.skipped[part]}.")
     apply_threads(setup.execution)
     built = build_part(part, setup)
     built.run(1)
     on_gpu = setup.execution.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
-    # `run` makes one update that is not timed before those that are.
+    # `run` makes one more update, which is not timed.
     with torch_profile(activities=activities) as found:
         built.run(updates - 1)
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
@@ -115,11 +115,11 @@ def profile(config: Config, folder: Path, part: str, updates: int) -> str:
 
 
 def alone(setup: Bench) -> tuple[dict[str, Any], Counter[MatrixProduct]]:
-    """What is not a step.
+    """Measure what is not a training step.
 
     Returns:
-        operations of each part by count, the speed of loader and corruption by themselves; and the matrix products of
-        an update with replacements given.
+        the counted FLOPs of each part, the speed of the loader and of corruption alone; and the matrix products of an
+        update with given replacements.
     """
     execution, joint = setup.execution, with_settings(setup.joint, training={"compile": False})
     online = with_settings(setup.online, training={"compile": False})
@@ -169,7 +169,11 @@ def measure(
     rounds: int,
     say: Say = lambda _: None,
 ) -> tuple[dict[str, list[Timing]], list[float]]:
-    """Interleaved turns of the parts, and in each round the matrix products of one update alone, in seconds."""
+    """Time the parts in turns.
+
+    Returns:
+        the timings of each part; and for each round the seconds of the matrix products of one update alone.
+    """
     turns: dict[str, list[Timing]] = {name: [] for name in parts}
     seconds = []
     multiply = _Multiply(products, execution.device)
@@ -185,7 +189,7 @@ def measure(
 
 
 def summary(turns: dict[str, list[Timing]]) -> dict[str, dict[str, Any]]:
-    """Tokens a second and the share of time waited for data, of each part."""
+    """Tokens per second of each part, and its share of time spent waiting for data."""
     return {
         name: {
             "tokens_per_second": interval([turn.tokens / turn.seconds for turn in timed]),
@@ -196,7 +200,7 @@ def summary(turns: dict[str, list[Timing]]) -> dict[str, dict[str, Any]]:
 
 
 def rates(limit: list[Timing], product_seconds: list[float], flops: int) -> dict[str, Any]:
-    """Operations a second with replacements given, and of the same matrix products alone; their share of the step."""
+    """FLOPs per second of a step with given replacements and of its matrix products alone; their share of the time."""
     seconds = [turn.seconds / turn.updates for turn in limit]
     shares = [alone / whole for alone, whole in zip(product_seconds, seconds, strict=True)]
     return {
@@ -208,7 +212,7 @@ def rates(limit: list[Timing], product_seconds: list[float], flops: int) -> dict
 
 
 def ratios(turns: dict[str, list[Timing]]) -> dict[str, dict[str, float]]:
-    """Time of an update against one with replacements given in the same round."""
+    """The time of an update of each part, divided by that with given replacements in the same round."""
     limit = [turn.seconds / turn.updates for turn in turns["rtd_only"]]
     return {
         name: interval([turn.seconds / turn.updates / base for turn, base in zip(timed, limit, strict=True)])
@@ -218,7 +222,7 @@ def ratios(turns: dict[str, list[Timing]]) -> dict[str, dict[str, float]]:
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Median, and a 95 % bootstrap interval of it (2,000 resamples, always the same)."""
+    """The median and its 95 % bootstrap interval, from 2,000 resamples with a fixed seed."""
     found = np.asarray(values, dtype=np.float64)
     draws = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
     low, high = np.quantile(np.median(found[draws], axis=1), (0.025, 0.975))
@@ -226,10 +230,10 @@ def interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def in_a_process(name: str, setup: Bench) -> dict[str, float]:
-    """A part in a process of its own.
+    """Run a part in a separate process.
 
     Returns:
-        `peak_memory_bytes`: on a CPU the growth of the resident size after all imports, else what PyTorch allocated;
+        `peak_memory_bytes`: on a CPU the growth of the resident size after all imports, else PyTorch's allocations;
         `first_update_seconds`: from the start of the process to the end of the first update.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -251,7 +255,7 @@ def _first_updates(name: str, setup: Bench, began: float) -> dict[str, float]:
 
 
 class _Multiply:
-    """All matrix products of an update one behind the other, on operands that lie ready."""
+    """All matrix products of an update, one after the other, on operands that are in memory."""
 
     def __init__(self, products: Counter[MatrixProduct], device: torch.device) -> None:
         self._device = device
@@ -259,7 +263,7 @@ class _Multiply:
         self()
 
     def __call__(self) -> float:
-        """Seconds."""
+        """Run the products and return the seconds."""
         synchronize(self._device)
         began = time.perf_counter()
         for first, second, count in self._products:
@@ -270,7 +274,7 @@ class _Multiply:
 
 
 def _seconds(function: Callable[[], Any]) -> float:
-    """Median time of a call: as many as fit into half a second, three at least, behind one that isn't timed."""
+    """Median seconds of a call, over half a second of calls and at least three, after a call that is not timed."""
     function()
     times: list[float] = []
     while len(times) < 3 or sum(times) < 0.5:
@@ -287,7 +291,7 @@ def _device(execution: Execution) -> str:
 
 
 def _described(setup: Bench) -> dict[str, Any]:
-    """The shape in a few numbers."""
+    """The shape of main model, auxiliary and batch, in a few numbers."""
     described: dict[str, Any] = {}
     shards = open_shards(setup.online.data.shards or "", verify=False)
     for name, shape in (("main", setup.joint.main), ("auxiliary", generator_shape(setup.joint))):

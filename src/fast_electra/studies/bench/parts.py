@@ -1,8 +1,8 @@
-"""What a bench times: each part makes whole updates, with its loader.
+"""The parts of a bench: each makes whole updates, with its loader.
 
 Notable:
-- the first update of a turn is not timed: it fills caches, and compiles;
-- on a GPU an update has ended before the clock is read.
+- the first update of a turn is not timed, because it fills caches and compiles;
+- on a GPU, the clock is read after the device has finished.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ PARTS = ("rtd_only", "cached", "online", "joint", "peer_best", "peer_default")
 
 @dataclass(frozen=True)
 class Timing:
-    """A turn of a part."""
+    """The duration of a part's turn, and what it processed."""
 
     seconds: float
     updates: int
@@ -43,7 +43,7 @@ class Timing:
 
 
 class Part(Protocol):
-    """Something that makes updates."""
+    """A way of training that makes updates."""
 
     def run(self, updates: int) -> Timing:
         """Make one update, then time `updates` more."""
@@ -52,28 +52,28 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """A corruption source whose replacements lie in memory: nothing is left to do but write them."""
+    """A corruption source whose replacements are in memory, so that it only writes them into the rows."""
 
     tokens_RM: Tensor
-    """int64: for each row of the split"""
+    """int64 (R, M): the replacements for each row of the split"""
 
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
-        """Write them."""
+        """Write the replacements into the batch's rows."""
         ids_BS, replaced_BS = replace(batch, masked, self.tokens_RM[batch.indices])
         nothing = torch.zeros((), device=batch.ids.device)
         return Corrupted(ids_BS, replaced_BS, masked, expected_replaced=nothing, entropy=None)
 
 
 class Trained:
-    """An objective of ours in the training loop's own step."""
+    """One of this program's objectives, with the training loop's own step."""
 
     def __init__(self, config: Config, parts: Assembled, objective: Objective, execution: Execution) -> None:
         self._parts, self._execution = parts, execution
         self._state, self._plan = start(config, dataclasses.replace(parts, objective=objective), execution)
 
     def run(self, updates: int) -> Timing:
-        """Make one update, then time `updates` more, with the loader that `training.loop.train` takes."""
-        began, tokens, waited_in_all = 0.0, 0, 0.0
+        """Make one update, then time `updates` more, with the loader that `training.loop.train` uses."""
+        began, tokens, all_waited = 0.0, 0, 0.0
         first = self._state.update
         load = one_by_one if self._execution.device.type == "cpu" else Prefetcher
         loader = load(self._prepared, first, first + updates + 1)
@@ -83,16 +83,16 @@ class Trained:
                 synchronize(self._execution.device)
                 began = time.perf_counter()
             else:
-                tokens, waited_in_all = tokens + seen, waited_in_all + waited
+                tokens, all_waited = tokens + seen, all_waited + waited
         synchronize(self._execution.device)
-        return Timing(time.perf_counter() - began, updates, tokens, waited_in_all)
+        return Timing(time.perf_counter() - began, updates, tokens, all_waited)
 
     def _prepared(self, update: int) -> Prepared:
         return self._parts.objective.prepare(self._parts.schedule.at(update % BATCHES), self._plan.seed)
 
 
 class Plain:
-    """`peer.PlainElectra`."""
+    """Times `peer.PlainElectra`."""
 
     def __init__(self, peer: PlainElectra) -> None:
         self._peer = peer
@@ -108,7 +108,7 @@ class Plain:
 
 
 class Txtai:
-    """`peer.TxtaiElectra`; its Trainer makes its own batches."""
+    """Times `peer.TxtaiElectra`, whose Trainer makes its own batches."""
 
     def __init__(self, peer: TxtaiElectra) -> None:
         self._peer = peer
@@ -119,19 +119,19 @@ class Txtai:
 
 
 def build_parts(setup: Bench) -> dict[str, Part]:
-    """All parts that can run."""
+    """Build all parts that can run, by name."""
     return {name: build_part(name, setup) for name in PARTS if name not in setup.skipped}
 
 
 def build_part(name: str, setup: Bench) -> Part:
-    """One of `PARTS`, ready to make updates."""
+    """Build one of `PARTS`, ready to make updates."""
     execution = setup.execution
     if name in ("peer_best", "peer_default"):
         return _build_peer(name, setup)
     configs = {"joint": setup.joint, "cached": setup.cached}
     parts = assemble(configs.get(name, setup.online), execution)
     objective = given(parts, execution) if name == "rtd_only" else parts.objective
-    # The cache holds a few updates, and they are used in turn: no schedule is to end with them.
+    # Not `setup.cached`: its few updates are reused in turn, and its schedules would end after them.
     return Trained(setup.online, parts, objective, execution)
 
 
@@ -147,7 +147,7 @@ def _build_peer(name: str, setup: Bench) -> Part:
 
 
 def given(parts: Assembled, execution: Execution) -> FastElectra:
-    """The objective with replacements drawn evenly from the vocabulary, once."""
+    """The objective with fixed replacements, drawn uniformly from the vocabulary."""
     objective = cast(FastElectra, parts.objective)
     masked = objective.prepare(parts.schedule.at(0), 0).masked
     draw = torch.Generator().manual_seed(0)

@@ -1,11 +1,11 @@
-"""What people would run instead: joint ELECTRA written plainly, and txtai's token detection as shipped.
+"""Other programs to compare with: joint ELECTRA as a short, plain program, and txtai's token detection.
 
 Notable:
-- `PlainElectra` is the joint objective in a screen of code on Transformers' classes, given this project's precision,
-  attention, sampler, compilation and fused optimizer, masked positions only through the head, and its batches for
-  nothing: what remains is what the engineering of the rest is worth;
-- `TxtaiElectra` is txtai's class under Transformers' Trainer with both at their defaults: float32, dropout 0.1, every
-  position through the head, a softmax over every position; eager attention, which txtai's class allows alone.
+- `PlainElectra` is the joint objective in a screen of code on Transformers' classes. It has this project's precision,
+  attention, sampler, compilation and fused optimizer, computes the head at masked positions only, and gets its batches
+  ready-made. The difference to this program therefore shows the effect of the rest of the code;
+- `TxtaiElectra` is txtai's class with Transformers' Trainer, both at their defaults: float32, dropout 0.1, head and
+  softmax at every position, and eager attention, the only one that txtai's class supports.
 
 Shapes: B sequences, S positions, M masked positions, N = B · M, V vocabulary.
 """
@@ -37,7 +37,7 @@ from fast_electra.training.precision import Execution
 
 _RATE, _WEIGHT = 0.15, 50.0
 
-# What stands behind the encoder of a masked language model.
+# The head of a masked language model, by architecture.
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "electra": lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden)),
     "bert": lambda model, hidden: model.cls(hidden),
@@ -47,20 +47,20 @@ _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 
 def plain_refusal(config: PreTrainedConfig) -> str | None:
-    """Why the plain program can't take an architecture; None: it can."""
+    """Why the plain program cannot use an architecture; None if it can."""
     if config.model_type in _HEADS:
         return None
-    return f"the plain program knows the heads of {', '.join(_HEADS)} alone, and this is a {config.model_type}"
+    return f"the plain program knows only the heads of {', '.join(_HEADS)}, and this is a {config.model_type}"
 
 
 def txtai_refusal() -> str | None:
-    """Why txtai's can't run; None: it can."""
+    """Why txtai's program cannot run; None if it can."""
     missing = [name for name in ("txtai", "accelerate") if find_spec(name) is None]
     return f"{' and '.join(missing)} not installed: pip install 'fast-electra[bench]'" if missing else None
 
 
 class PlainElectra:
-    """Joint ELECTRA, embeddings tied where their widths are equal, as one would write it."""
+    """Joint ELECTRA as a plain program; the embeddings are tied if their widths are equal."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class PlainElectra:
         """Build both models and the optimizer.
 
         Args:
-            main: shape of the main model.
-            generator: shape of the generator.
-            tokenizer: for the special tokens.
-            rows: batches of ids (B, S), used in turn.
+            main: configuration of the main model.
+            generator: configuration of the generator.
+            tokenizer: gives the special tokens.
+            rows: batches of ids (B, S), which are used in turn.
             execution: device and precision.
-            compiled: `torch.compile` both encoders.
+            compiled: use `torch.compile` on both encoders.
         """
         self.execution = execution
         device = execution.device
@@ -89,7 +89,7 @@ class PlainElectra:
         if tables[0].weight.shape == tables[1].weight.shape:
             self.main.set_input_embeddings(tables[0])
         self.parameters: list[Tensor] = list({p: None for m in (self.generator, self.main) for p in m.parameters()})
-        # With bfloat16 weights the optimizer needs float32 ones to step on; otherwise they are the parameters.
+        # With bfloat16 weights the optimizer needs float32 masters; otherwise it steps the parameters themselves.
         self.masters = self.parameters
         if execution.weights_dtype == torch.bfloat16:
             self.masters = [parameter.detach().clone() for parameter in self.parameters]
@@ -104,7 +104,7 @@ class PlainElectra:
         self.batches = cycle(rows)
 
     def update(self) -> int:
-        """One optimizer step; returns the tokens of its batch."""
+        """Make one optimizer step, and return the number of tokens in its batch."""
         ids_BS = next(self.batches).to(self.execution.device)
         with self.execution.autocast():
             loss = self.loss(ids_BS)
@@ -142,7 +142,7 @@ class PlainElectra:
 
 
 class TxtaiElectra:
-    """txtai's `TokenDetection` under Transformers' Trainer, as shipped."""
+    """txtai's `TokenDetection` with Transformers' Trainer, at their defaults."""
 
     def __init__(
         self,
@@ -152,14 +152,14 @@ class TxtaiElectra:
         rows: Sequence[Tensor],
         execution: Execution,
     ) -> None:
-        """Build both models; arguments as for `PlainElectra`, of which device alone counts of the execution."""
+        """Build both models. The arguments are those of `PlainElectra`; of `execution`, only the device is used."""
         from txtai.models import TokenDetection  # type: ignore[import-not-found]
 
         for config in (main, generator):
             for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, 0.1)
-        # txtai 9.14 and Transformers 5 agree on no other attention: the class refuses SDPA, and the error says eager.
+        # With txtai 9.14 and Transformers 5 only eager attention works: the class refuses SDPA.
         self.model: Any = TokenDetection(_masked_lm(generator, "eager"), _detector(main, 2, "eager"), tokenizer)
         self.collator = DataCollatorForLanguageModeling(tokenizer)
         self.batch_size = len(rows[0])
@@ -168,7 +168,7 @@ class TxtaiElectra:
         self.on_cpu = execution.device.type == "cpu"
 
     def run(self, updates: int) -> float:
-        """Seconds of `updates` updates after a first one."""
+        """The seconds of `updates` updates, after a first one that is not timed."""
         from transformers import Trainer, TrainerCallback, TrainingArguments
 
         ends: list[float] = []
@@ -179,7 +179,7 @@ class TxtaiElectra:
                     torch.cuda.synchronize()
                 ends.append(time.perf_counter())
 
-        # The Trainer prints its summary on standard output, where JSON is to stand alone.
+        # The Trainer prints its summary on standard output, which must contain only JSON.
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
             arguments = TrainingArguments(
                 output_dir=folder,

@@ -1,4 +1,4 @@
-"""What a bench needs: shards, an auxiliary and a cache, of random tokens where the configuration names none."""
+"""Prepares a bench: shards, an auxiliary and a cache. Tokens and weights are random if the configuration names none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,28 +23,25 @@ from fast_electra.studies.cost import auxiliary_shape
 from fast_electra.training.assembly import special_ids
 from fast_electra.training.precision import Execution, choose_execution
 
-# Batches that are made, and used in turn: what a cache holds.
 BATCHES = 8
-
-
-# Words of a document of random tokens.
-_WORDS = 300
+"""number of batches that are made and used in turn; a cache holds the same"""
+_WORDS = 300  # words in a document of random tokens
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The parts' configurations, and where they compute."""
+    """The configurations of the parts, with device and precision."""
 
     online: Config
     joint: Config
     cached: Config
     execution: Execution
     skipped: dict[str, str]
-    """part → why it can't run"""
+    """reason for each part that cannot run"""
 
 
 def prepare(config: Config, folder: Path) -> Bench:
-    """Data, an auxiliary and a cache for the parts, in a folder."""
+    """Make data, an auxiliary and a cache for the parts in a folder, and return the parts' configurations."""
     shape = auxiliary_shape(config)
     config = _timed(config)
     execution = choose_execution(config.execution)
@@ -80,9 +77,9 @@ def prepare(config: Config, folder: Path) -> Bench:
 
 
 def _timed(config: Config) -> Config:
-    """Against a frozen auxiliary; one micro-batch an update, and enough updates that no schedule moves.
+    """A configuration for timing: a frozen auxiliary, one micro-batch per update, and schedules that do not change.
 
-    Weights are fresh, which changes no time; a table of the auxiliary's with a trained difference stays.
+    The weights are new, which does not change the time. `main.embeddings=auxiliary_plus_delta` stays.
     """
     batch = config.training.micro_batch_size or config.training.batch_size
     budget = {"updates": 10**6, "tokens": None, "flops": None, "hours": None}
@@ -93,7 +90,7 @@ def _timed(config: Config) -> Config:
 
 
 def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
-    """A configuration with some settings changed, section by section; an objective is replaced whole."""
+    """A configuration with some settings of each section changed; the section `objective` is replaced as a whole."""
     tree = config.model_dump(mode="json")
     for name, changed in sections.items():
         tree[name] = changed if name == "objective" else tree[name] | changed
@@ -101,7 +98,7 @@ def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
 
 
 def _random_shards(config: Config, folder: Path) -> Path:
-    """Shards of words drawn by Zipf's law, for as many rows as are used."""
+    """Write shards of random words that follow Zipf's law, with as many rows as the bench uses."""
     size = config.data.tokenizer.vocabulary_size
     special = {token: number for number, token in enumerate(SPECIAL_TOKENS.values())}
     words = {f"w{number}": number for number in range(len(special), size)}
@@ -114,7 +111,7 @@ def _random_shards(config: Config, folder: Path) -> Path:
         **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
     )
     frequencies = 1.0 / np.arange(1, len(words) + 1)
-    # A tenth of the documents is left out for validation, so there must be some dozens.
+    # A tenth of the documents is held out for validation, so there must be some dozens.
     count = max(2 * BATCHES * config.training.batch_size * config.data.length, 100 * _WORDS)
     drawn = np.random.default_rng(0).choice(len(words), count, p=frequencies / frequencies.sum()) + len(special)
     documents = [
@@ -132,7 +129,7 @@ def _random_auxiliary(shape: ShapeConfig, config: Config, shards: TokenShards, f
 
 
 def transformers_config_of(shape: ShapeConfig, config: Config, shards: TokenShards) -> PreTrainedConfig:
-    """The Transformers configuration of a shape: of its published model, or fresh for the shards' vocabulary."""
+    """The Transformers configuration of a shape: that of its existing model, or a new one for the shards."""
     if shape.model is not None:
         return stored_config(resolve_model(shape.model))
     special = special_ids(load_tokenizer(shards.folder / "tokenizer"))

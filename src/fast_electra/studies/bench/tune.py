@@ -1,9 +1,9 @@
-"""Which precision, and whether to compile: every choice timed side by side, on the step of a shape.
+"""Times the step of a shape with every precision, with and without compilation.
 
 Notable:
-- a run takes its choice from a fixed table (training/precision.py), never from a stopwatch: what is found here is a
-  proposal, to be written into a configuration;
-- compiling costs time before the first update, so what counts is after how many updates it has been earned back.
+- a run takes its precision from a fixed table (training/precision.py), never from a measurement; the result here is a
+  proposal for a configuration;
+- compilation costs time before the first update, so the result says after how many updates it pays.
 """
 
 import dataclasses
@@ -22,22 +22,23 @@ from fast_electra.training.precision import apply_threads, choose_execution, cpu
 def tune(
     config: Config, folder: Path, updates: int, rounds: int, say: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Time a step on the fly under each precision, compiled and not, in turns.
+    """Time a step with replacements on the fly in each precision, compiled and not compiled, in turns.
 
     Args:
-        config: as for `bench`.
-        folder: scratch.
-        updates: timed in a turn.
-        rounds: turns of each choice.
-        say: is told what is being done.
+        config: see `bench`.
+        folder: folder for temporary files.
+        updates: number of timed updates in a turn.
+        rounds: number of turns of each choice.
+        say: called with one sentence at a time.
 
     Returns:
-        a dict for each choice, the one of the fixed table first: `precision`, `compile`, `chosen`,
-        `first_update_seconds` and `tokens_per_second`, `ratio` (time against the chosen one in the same round; both
-        `median`, `low`, `high`), `pays_after_updates` (null: never); or `failed`, why it can't run.
+        a dict for each choice, that of the fixed table first: `precision`, `compile`, `chosen`,
+        `first_update_seconds`, `tokens_per_second`, `ratio` (its time divided by that of the chosen one in the same
+        round; both have `median`, `low` and `high`) and `pays_after_updates` (None: never); or `failed`, the reason
+        why it cannot run.
 
     Raises:
-        ConfigError, DataError, ModelError: a shape that can't be trained.
+        ConfigError, DataError, ModelError: the shape cannot be trained.
     """
     say("making data and an auxiliary")
     setup = prepare(config, folder)
@@ -59,7 +60,7 @@ def tune(
             )
             part.run(0)
             parts[len(found)] = part
-        except Exception as error:  # a compiler that is missing, or that fails: the other choices can still be timed
+        except Exception as error:  # if a compiler is missing or fails, the other choices can still be timed
             if row["chosen"]:
                 raise
             row["failed"] = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,14 +1,14 @@
-"""What the claim study pre-trains on, and the questions that judge its runs.
+"""The claim study's corpora for pre-training, and the questions that evaluate its runs.
 
-| corpus | judged by                                                                          |
-| ------ | ---------------------------------------------------------------------------------- |
-| code   | functions with a wrong operator or variable, as it is; changed or not, fine-tuned  |
-| text   | CoLA, SST-2 and MRPC, fine-tuned                                                   |
+| corpus | evaluated by                                                                                       |
+| ------ | -------------------------------------------------------------------------------------------------- |
+| code   | finding a wrong operator or variable without fine-tuning; "is the function changed?" with it       |
+| text   | CoLA, SST-2 and MRPC, with fine-tuning                                                             |
 
 Notable:
-- a question knows its examples by a digest that costs a second; the examples are made when it is first answered;
-- without fine-tuning a main model is asked which version it finds more suspicious, a masked language model which it
-  finds likelier behind a mask that it is shown: not the same question, so these answers are never compared.
+- a question identifies its examples by a digest, which takes a second; the examples are made for its first answer;
+- without fine-tuning, a main model says which of two versions is more suspicious, and a masked language model which
+  version is likelier behind a mask. These are different questions, so the answers are never compared.
 """
 
 import functools
@@ -49,71 +49,71 @@ from fast_electra.training.precision import Execution
 Record = dict[str, Any]
 RECIPE = "fast"
 EXAMPLES = 4_000
-"""that fine-tuning trains on, at most"""
+"""largest number of examples to fine-tune on"""
 TASKS = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC"}
 _ZERO_SHOT = "zero-shot"
 
 
 class Answer(Protocol):
-    """Puts a question to a model."""
+    """A function that answers a question with a run's model."""
 
     def __call__(self, run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
-        """Its record, with the `score` in [0, 1], None where fine-tuning failed.
+        """The answer's record, with the `score` in [0, 1]; the score is None if fine-tuning failed.
 
         Args:
-            run: of the model.
+            run: the model's run.
             seed: of fine-tuning.
             execution: device, precision, threads.
-            untrained: of an encoder of the same shape with fresh weights instead; only where one is fine-tuned.
+            untrained: use an encoder of the same shape with new weights instead; only for questions with fine-tuning.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Something that models are asked."""
+    """A test that evaluates a model."""
 
     name: str
     title: str
     metric: str
     settings: Mapping[str, Any]
-    """how it is asked: "zero-shot", or the values of a recipe"""
+    """the method of evaluation: the name "zero-shot", or the values of a fine-tuning recipe"""
     digest: str
-    """of the examples"""
+    """digest of the examples"""
     answer: Answer
     baselines: Callable[[], dict[str, float]]
-    """scores that need no encoder"""
+    """function that returns the scores of baselines without an encoder"""
 
     @property
     def zero_shot(self) -> bool:
-        """The model is asked as it is."""
+        """Whether the model is tested without fine-tuning."""
         return self.settings["name"] == _ZERO_SHOT
 
 
 class Corpus(Protocol):
-    """A text to pre-train on, with its questions."""
+    """A text for pre-training, with the questions that evaluate its models."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
     def judging_seconds(self) -> float:
-        """Judging one run, roughly: four layers of 256 on two cores."""
+        """A rough estimate of the seconds to evaluate one run, with four layers × 256 on two cores."""
         ...
 
     def settings(self, data: DataConfig) -> dict[str, Any]:
-        """What is different in a configuration's section `data`."""
+        """The settings that this corpus changes in a configuration's section `data`."""
         ...
 
     def documents(self) -> Iterable[Document]:
-        """The text, as often as one iterates."""
+        """The documents; they can be iterated several times."""
         ...
 
     def validation(self) -> Callable[[Document], bool] | None:
-        """Which documents are held out; None: a share by digest."""
+        """A function that says which documents are held out; None: a share chosen by digest."""
         ...
 
     def questions(self, width: int) -> list[Question]:
-        """What runs are judged by, for models of a width."""
+        """The questions for models of a width."""
         ...
 
 
@@ -122,39 +122,39 @@ class Corpus(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """Python source, parted by files: judged by finding bugs in functions that were held out."""
+    """Python source, split by files; its questions are about bugs in held-out functions."""
 
     name: str
     train: Sequence[SourceText]
     held_out: Sequence[SourceText]
-    """functions to be judged by, in files that no training file equals"""
+    """files with functions for the questions; none equals a training file"""
     validation_texts: Sequence[SourceText]
-    """files for validation while training"""
+    """files for validation during training"""
     pairs: tuple[int, int] = (2_500, 1_500)
-    """functions with a wrong operator, and with a wrong variable"""
+    """number of functions with a wrong operator, and with a wrong variable"""
     examples: int = EXAMPLES // 4
-    """functions that fine-tuning trains on, at most"""
+    """largest number of functions to fine-tune on"""
     scored: int = 1_000
-    """functions that it is scored on, at most"""
+    """largest number of functions to score a fine-tuned model on"""
 
     judging_seconds = 240.0
 
     def settings(self, data: DataConfig) -> dict[str, Any]:
-        """A code tokenizer."""
+        """Settings for a code tokenizer."""
         return {"format": "code", "tokenizer": data.tokenizer.model_dump() | {"path": None, "kind": "code"}}
 
     def documents(self) -> Iterable[Document]:
-        """Training files, then those for validation, as often as one iterates."""
+        """The training files, followed by the files for validation; they can be iterated several times."""
         return _Documents((*self.train, *self.validation_texts))
 
     def validation(self) -> Callable[[Document], bool]:
-        """By the name of the file."""
+        """A function that recognises validation files by name."""
         names = frozenset(text.source for text in self.validation_texts)
         return lambda document: document.source in names
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of everything that bugs are made from."""
+        """The digest of all files that bugs are made from."""
         return canonical_digest([[_digest(text.text) for text in texts] for texts in (self.train, self.held_out)])
 
     @functools.cached_property
@@ -163,7 +163,7 @@ class Code:
         return BugBenchmark(self.train, self.held_out, *self.pairs)
 
     def questions(self, width: int) -> list[Question]:
-        """Pairs by kind, and functions to fine-tune on."""
+        """One question for pairs of each kind, and one with fine-tuning."""
         asked = [self._pairs(kind, size) for kind, size in zip(KINDS, self.pairs, strict=True)]
         digest = canonical_digest([self.digest, self.examples, self.scored])
         recipe = recipe_for(RECIPE, width)
@@ -171,7 +171,7 @@ class Code:
 
     @functools.cached_property
     def task(self) -> Task:
-        """Functions, changed or not."""
+        """The task for fine-tuning: decide whether a function is changed."""
         return bug_task(self.benchmark, train_functions=self.examples, dev_functions=self.scored)
 
     def _pairs(self, kind: BugKind, size: int) -> Question:
@@ -187,7 +187,7 @@ class Code:
 
 
 class _Documents:
-    """Files as documents, read when their turn comes."""
+    """Files as documents; each file is read when the iteration reaches it."""
 
     def __init__(self, texts: Sequence[SourceText]) -> None:
         self._texts = texts
@@ -197,7 +197,7 @@ class _Documents:
 
 
 def pair_score(run: Path, found: Sequence[Bug], execution: Execution) -> Record:
-    """The share of pairs that a run's model judges right, a half for a tie: by its logits, or behind a mask."""
+    """The share of pairs for which a run's model is right, by its RTD logits or behind a mask; a tie counts half."""
     config, model_folder = load_run(run).config, resolve_model(run)
     tokenizer = load_task_tokenizer(model_folder)
     special = special_ids(tokenizer)
@@ -217,42 +217,42 @@ def pair_score(run: Path, found: Sequence[Bug], execution: Execution) -> Record:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """English text of one's own, judged by tasks of GLUE."""
+    """English text that the user gives; its questions are tasks of GLUE."""
 
     name: str
     path: Path
-    """a file or folder as `data build` reads it"""
+    """a file or folder in a format that `data build` reads"""
     tasks: Mapping[str, Task]
-    """`TASKS`, without test sets; SST-2 whole"""
+    """the tasks of `TASKS` without test sets; SST-2 in full"""
     examples: int = EXAMPLES
-    """of a task that fine-tuning trains on, at most"""
+    """largest number of a task's examples to fine-tune on"""
 
     judging_seconds = 150.0
 
     @staticmethod
     def open(name: str, path: Path, glue: Path, say: Callable[[str], object], examples: int = EXAMPLES) -> "Text":
-        """Read the tasks, so that a missing file is told before any work starts.
+        """Read the tasks, so that a missing file is an error before any work starts.
 
         Raises:
-            DataError: the text or a task is not there.
+            DataError: the text or a task does not exist.
         """
         if not path.exists():
-            raise DataError(f"{path} does not exist; give python, or a file or folder of text.")
+            raise DataError(f"{path} does not exist: give python, or a file or folder of text.")
         return Text(name, path, {task: without_tests(load_glue(task, glue, say=say)) for task in TASKS}, examples)
 
     def settings(self, data: DataConfig) -> dict[str, Any]:
-        """A text tokenizer."""
+        """Settings for a text tokenizer."""
         return {"format": "auto", "tokenizer": data.tokenizer.model_dump() | {"path": None, "kind": "text"}}
 
     def documents(self) -> Iterable[Document]:
-        """The documents as `data build` finds them."""
+        """The documents, as `data build` reads them."""
         return Sources([self.path])
 
     def validation(self) -> None:
-        """A share by digest."""
+        """None: a share of the documents, chosen by digest, is held out."""
 
     def questions(self, width: int) -> list[Question]:
-        """The three tasks, fine-tuned."""
+        """One question with fine-tuning for each of the three tasks."""
         recipe = recipe_for(RECIPE, width).model_copy(update={"train_examples": self.examples})
         return [
             fine_tuned(
@@ -267,15 +267,15 @@ class Text:
 
 
 def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, metric: str, recipe: Recipe) -> Question:
-    """A task as a question.
+    """Make a question from a task with fine-tuning.
 
     Args:
         name: of the question.
-        title: in tables.
-        task: makes it; only called where something is answered.
-        digest: of its examples.
-        metric: its primary one.
-        recipe: to fine-tune by.
+        title: of the question, for tables.
+        task: function that makes the task; it is called only when a question is answered.
+        digest: of the task's examples.
+        metric: the task's primary metric.
+        recipe: for fine-tuning.
     """
 
     def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:

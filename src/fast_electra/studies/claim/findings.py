@@ -1,4 +1,4 @@
-"""What the claim study finds: means, intervals and differences to joint ELECTRA, in points.
+"""The claim study's findings: means, intervals and differences from joint ELECTRA, in points.
 
 Notable:
 - intervals are Student's over pre-training seeds, and differences are paired by seed;
@@ -17,17 +17,17 @@ from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant
 
 
 class Measure(NamedTuple):
-    """What methods are compared by."""
+    """A measure that methods are compared by."""
 
     name: str
     title: str
     metric: str
     zero_shot: bool
-    """of the model as it is: a masked language model has none, or another one"""
+    """whether it is measured without fine-tuning; then masked language models have no comparable value"""
 
 
 def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequence[Record]) -> Record:
-    """Mean over seeds and Student's 95 % interval, in points; None where there is none."""
+    """A contestant's mean over seeds and Student's 95 % interval for each question, in points; None with one seed."""
     found: Record = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
     scores: dict[str, Record] = {}
     for question in questions:
@@ -41,7 +41,10 @@ def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequen
 def differences(
     contestants: Sequence[Contestant], questions: Sequence[Measure], runs: Sequence[Record]
 ) -> list[Record]:
-    """Every other contestant against joint ELECTRA, seed by seed, in points; not where the question is another one."""
+    """The difference of every other contestant from joint ELECTRA, paired by seed, in points.
+
+    Masked language models are left out of questions without fine-tuning, because they answer a different question.
+    """
     reference = Contestant(REFERENCE, counted=False)
     found: list[Record] = []
     for question in questions:
@@ -84,7 +87,7 @@ def _difference(title: str, question: Measure, scores: list[float], base: list[f
 
 
 def _scores(contestant: Contestant, question: str, runs: Sequence[Record]) -> dict[int, float]:
-    """By seed, those that there are."""
+    """A contestant's scores of a question by seed, as far as they exist."""
     return {
         run["seed"]: run["scores"][question]
         for run in runs

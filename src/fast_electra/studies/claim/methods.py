@@ -1,7 +1,7 @@
-"""What the claim study compares: methods, budgets in seconds, and the plan of a study; torch is not needed for it.
+"""The claim study's methods, its budgets in seconds, and its plan. This module does not need torch.
 
-Notable: all methods train the quickstart's main model from fresh weights, at its preset's settings but for what a
-method says.
+Notable: all methods train the quickstart's main model from new weights. A method changes only the settings that it
+names.
 """
 
 import difflib
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "joint"
 """the method that all others are compared to"""
-# Guesses for the plan alone, of four layers of 256 on two cores.
+# Rough estimates for the plan, with four layers × 256 on two cores.
 _UPDATE_SECONDS = 0.4
 _SHARDS_SECONDS = 60.0
 _CHOOSING_SECONDS = 20.0
@@ -31,13 +31,13 @@ class Method:
 
     title: str
     settings: Mapping[str, dict[str, Any]]
-    """sections of the configuration; joint ELECTRA's generator is filled in"""
+    """sections of the configuration; joint ELECTRA's generator is added later"""
     auxiliary: bool = False
-    """it needs one that was trained"""
+    """whether the method needs a trained auxiliary"""
 
     @property
     def overrides(self) -> str:
-        """The settings as one would give them."""
+        """The settings as on a command line."""
 
         def lines(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             for key, value in settings.items():
@@ -55,7 +55,7 @@ def _fast_electra(title: str, schedule: dict[str, Any], **sections: dict[str, An
 
 _EXPONENTIAL = {"kind": "exponential", "initial": 2.0, "tau": 0.1}
 METHODS: Mapping[str, Method] = {
-    # BERT's random and kept tokens; the auxiliary, which only ever sees [MASK], goes without.
+    # With BERT's random and kept tokens. The auxiliary is trained without them, because it only ever sees [MASK].
     "mlm": Method("MLM", {"objective": {"kind": "mlm", "random": 0.1, "kept": 0.1}}),
     "joint": Method("joint ELECTRA, tied", {"objective": {"kind": "electra", "sharing": "tied"}}),
     "exponential": _fast_electra("exponential", _EXPONENTIAL),
@@ -72,46 +72,47 @@ METHODS: Mapping[str, Method] = {
 
 
 class Contestant(NamedTuple):
-    """A method under a budget."""
+    """A method with a budget."""
 
     method: str
     counted: bool
-    """the auxiliary's seconds come off the method's own"""
+    """whether the auxiliary's seconds are subtracted from the main model's budget"""
 
     @property
     def title(self) -> str:
-        """Its name in tables and sentences."""
+        """The contestant's name in tables and sentences."""
         return METHODS[self.method].title + (", auxiliary counted" if self.counted else "")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked for."""
+    """The settings of a claim study."""
 
     seconds: float = 120.0
-    """of training, each run"""
+    """seconds of training of each run"""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """of pre-training; fine-tuning takes the run's"""
+    """seeds of pre-training; fine-tuning uses the same seed"""
     methods: tuple[str, ...] = ("mlm", "joint", "exponential", "constant-1")
     auxiliary_share: float = 1 / 3
-    """the auxiliary's training, as a share of the seconds"""
+    """the auxiliary's seconds of training, as a share of `seconds`"""
     choosing_seed: int = 99
+    """seed of the runs that choose learning rates"""
     choosing_share: float = 1 / 3
-    """of the seconds, for the runs that choose a learning rate"""
+    """seconds of a run that chooses a learning rate, as a share of `seconds`"""
     factors: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """that the preset's learning rates are tried with"""
+    """factors on the preset's learning rate to try"""
     rounds: int = 7
-    """turns of each method when speed is measured"""
+    """number of turns of each method when speed is measured"""
     timed_updates: int = 8
-    """in a turn"""
+    """number of timed updates in a turn"""
     overrides: tuple[str, ...] = ()
-    """`section.key=value` for every run"""
+    """settings `section.key=value` for every run"""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be.
+        """Check the settings.
 
         Raises:
-            ConfigError: says what, and what to do.
+            ConfigError: a setting is wrong.
         """
         if not self.seconds > 0:
             raise ConfigError(f"--seconds {self.seconds:g}: give a number above 0.")
@@ -123,7 +124,7 @@ class Study:
             raise ConfigError("--seeds: give one or more different whole numbers from 0.")
         if self.choosing_seed in self.seeds:
             raise ConfigError(
-                f"--seeds: {self.choosing_seed} is the seed that learning rates are chosen by; take others."
+                f"--seeds: {self.choosing_seed} is the seed that chooses learning rates: give other seeds."
             )
         for name in self.methods:
             if name not in METHODS:
@@ -131,41 +132,41 @@ class Study:
                 remedy = f"did you mean {close[0]}?" if close else f"the methods are {', '.join(METHODS)}."
                 raise ConfigError(f"--methods: {name} is no method; {remedy}")
         if len(set(self.methods)) < len(self.methods):
-            raise ConfigError("--methods: one is there twice.")
+            raise ConfigError("--methods: a method appears twice: give each once.")
         if REFERENCE not in self.methods:
-            raise ConfigError(f"--methods: {REFERENCE} is missing, which the others are compared to.")
+            raise ConfigError(f"--methods: the others are compared with {REFERENCE}, which is missing: add it.")
 
     @property
     def auxiliary_seconds(self) -> float:
-        """The auxiliary's budget."""
+        """The seconds of an auxiliary's training."""
         return self.auxiliary_share * self.seconds
 
     @property
     def choosing_seconds(self) -> float:
-        """The budget of a run that chooses a learning rate."""
+        """The seconds of a run that chooses a learning rate."""
         return self.choosing_share * self.seconds
 
     @property
     def contestants(self) -> list[Contestant]:
-        """All methods, those with an auxiliary under both budgets."""
+        """All methods; those with an auxiliary appear twice, with both budgets."""
         budgets = {name: (False, True) if METHODS[name].auxiliary else (False,) for name in self.methods}
         return [Contestant(name, counted) for name, found in budgets.items() for counted in found]
 
     def seconds_of(self, contestant: Contestant) -> float:
-        """What a contestant may spend on its main model."""
+        """The seconds of training of a contestant's main model."""
         return self.seconds - self.auxiliary_seconds * contestant.counted
 
 
 def updates_of(seconds: float, updates_per_second: float) -> int:
-    """A budget as updates, one at least."""
+    """A budget as a number of updates, at least 1."""
     return max(1, round(seconds * updates_per_second))
 
 
 def plan(study: Study, corpora: "Sequence[Corpus]") -> list[dict[str, Any]]:
-    """Everything that a study does where nothing is there yet.
+    """List the steps of a study that starts from nothing.
 
     Returns:
-        `corpus`, `what`, `seconds` (of training: those that are given) and `other_seconds` (a guess) of each step.
+        for each step `corpus`, `what`, `seconds` (the budget of training) and `other_seconds` (an estimate).
     """
     methods = [METHODS[name].title for name in study.methods]
     has_auxiliary = any(METHODS[name].auxiliary for name in study.methods)

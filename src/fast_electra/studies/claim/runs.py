@@ -1,8 +1,8 @@
-"""The configuration of every run of the claim study, and its name.
+"""The configuration and the name of every run of the claim study.
 
 Notable:
-- joint ELECTRA's generator and Fast-ELECTRA's auxiliary have one shape, the lower half of the main model's layers;
-- a run is named after everything that it depends on, so the same run is never made twice, wherever the folder lies.
+- joint ELECTRA's generator and Fast-ELECTRA's auxiliary have the same shape: half of the main model's layers;
+- a run's name contains a digest of everything that it depends on except paths, so the same run is never trained twice.
 """
 
 from collections.abc import Sequence
@@ -22,44 +22,45 @@ from fast_electra.studies.claim.methods import METHODS, Study
 
 
 def helper_shape(main: ModelConfig) -> dict[str, Any]:
-    """Generator and auxiliary: the main model's shape with half of its layers, the lower ones."""
+    """The shape of generator and auxiliary: that of the main model with half of its layers, the lower ones."""
     assert main.layers is not None
     kept = ("architecture", "layers", "hidden_size", "heads", "intermediate_size", "dropout", "options")
     return main.with_layers(max(1, main.layers // 2)).model_dump(mode="json", include=set(kept))
 
 
 def identity_of(config: Config) -> dict[str, Any]:
-    """The settings that a stored run or speed is named after; the execution's are in `training`, as they were first."""
+    """The settings that identify a stored run or speed; those of `execution` are in `training`, as in version 0.1."""
     tree = config.model_dump(mode="json")
     return tree | {"training": tree["training"] | tree.pop("execution")}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that may be there already."""
+    """A run that is to be trained or exists already."""
 
     name: str
-    """of its folder"""
+    """name of the run's folder"""
     config: Config
     seconds: float
-    """that it is given"""
+    """budget of training"""
     auxiliary: "Planned | None" = None
+    """the auxiliary's run that it needs"""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What all configurations of one corpus share."""
+    """What all runs on one corpus share; it makes their configurations."""
 
     study: Study
     corpus: Corpus
     runs: Path
     shards: Path
     fingerprint: str
-    """of the shards"""
+    """fingerprint of the shards"""
 
     @cached_property
     def base(self) -> Config:
-        """The quickstart's main model with fresh weights, on this corpus."""
+        """The configuration of the quickstart's main model with new weights, on this corpus."""
         return self._of("quickstart", ["main.start=fresh"])
 
     def _of(self, preset: str, settings: Sequence[str] = ()) -> Config:
@@ -67,14 +68,14 @@ class Material:
         return with_settings(config, data={**self.corpus.settings(config.data), "shards": str(self.shards)})
 
     def method(self, name: str, updates: int, seed: int, factor: float = 1.0, auxiliary: Path | None = None) -> Config:
-        """The configuration of a method.
+        """The configuration of a method's run.
 
         Args:
-            name: of `METHODS`.
-            updates: of the run.
+            name: a key of `METHODS`.
+            updates: number of updates of the run.
             seed: of the run.
-            factor: on the learning rate of the preset.
-            auxiliary: a run or folder, for the methods that need one.
+            factor: multiplies the preset's learning rate.
+            auxiliary: a run or folder, for methods that need an auxiliary.
         """
         base, settings = self.base, {section: dict(values) for section, values in METHODS[name].settings.items()}
         kind = settings.get("objective", {}).get("kind", ObjectiveConfig.default_kind)
@@ -87,7 +88,7 @@ class Material:
         return with_settings(base, **settings)
 
     def auxiliary(self, updates: int, seed: int) -> Config:
-        """The quickstart's auxiliary in the generator's shape, with [MASK] at every masked position."""
+        """The configuration of the quickstart's auxiliary in the generator's shape; every masked token is [MASK]."""
         return with_settings(
             self._of("quickstart-auxiliary"),
             main=helper_shape(self.base.main),
@@ -96,7 +97,7 @@ class Material:
         )
 
     def planned(self, name: str, config: Config, seconds: float, auxiliary: Planned | None = None) -> Planned:
-        """A run, named after everything that it depends on; where shards and auxiliary lie is not part of that."""
+        """Plan a run; its name depends on everything but the paths of shards and auxiliary."""
         tree = identity_of(config)
         tree["data"]["shards"] = self.fingerprint
         tree["auxiliary"]["model"] = auxiliary and auxiliary.name

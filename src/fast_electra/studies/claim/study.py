@@ -1,18 +1,18 @@
-"""The claim put to the test: masked language models, joint ELECTRA and Fast-ELECTRA at equal seconds of training.
+"""Tests the paper's claim: compares masked language models, joint ELECTRA and Fast-ELECTRA at equal training time.
 
-In this order, for each corpus:
-  shards → updates a second of every method → auxiliaries → learning rates → runs → what they are worth → a page
+The steps for each corpus:
+  shards → speed of every method → auxiliaries → learning rates → runs → evaluation → a page
 
 Notable:
-- no clock decides inside a run: the speed of all methods is measured first, in turns in one process, and a budget in
-  seconds becomes a number of updates; the seconds that a run then took stand beside those that it was given;
-- Fast-ELECTRA is there twice: its auxiliary for free, as where one serves many runs, and its auxiliary's seconds taken
-  off its own. Every seed has an auxiliary of its own, so that the auxiliary's luck is in the intervals;
-- learning rates are chosen from a seed that nothing is judged by, on validation text of pre-training;
-- everything is kept: a run is an ordinary run folder named after its configuration, an answer a cell in its
-  `evaluation/`. The same command goes on where it was stopped, and then only prints;
-- intervals are Student's over pre-training seeds, differences are seed by seed; what is within the minimal detectable
-  difference, or whose interval holds 0, is not decided.
+- the clock decides nothing inside a run: the speed of all methods is measured first, in turns in one process, and a
+  budget in seconds becomes a number of updates. The results give the seconds of the budget and those that a run took;
+- Fast-ELECTRA takes part twice: with its auxiliary for free (one auxiliary serves many runs), and with the auxiliary's
+  seconds subtracted from its own. Every seed has another auxiliary, so the intervals include the auxiliary's variation;
+- learning rates are chosen with a seed that no result uses, on validation text of pre-training;
+- every result is stored: a run is an ordinary run folder whose name has a digest of its configuration, an answer is a
+  cell in the run's `evaluation/`. The same command continues where it was stopped; when all is done, it only prints;
+- intervals are Student's over pre-training seeds, and differences are paired by seed. A difference is not decided if
+  its interval contains 0, or if it is below the minimal detectable difference.
 
     OUT/corpora/      unpacked text, token shards
     OUT/calibration.json, OUT/lr.json
@@ -37,22 +37,21 @@ from fast_electra.training.precision import choose_execution
 
 
 def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, listener: Listener) -> Record:
-    """Train and judge what is not there yet, and write results.json, claim.md, claim.html and claim.svg.
+    """Train and evaluate every run that is missing, and write results.json, claim.md, claim.html and claim.svg.
 
     Args:
-        study: what to do.
-        corpora: different names.
+        study: the study's settings.
+        corpora: corpora with different names.
         out: the study's folder.
-        command: that repeats it, for the page.
-        listener: is told of progress.
+        command: the command that repeats the study, for the page.
+        listener: receives progress and can stop the study.
 
     Returns:
-        the content of results.json: everything in it is in claim.md too, rounded as there; what is not rounded is in
-        the runs.
+        the content of results.json. Its figures are rounded as in claim.md; the runs contain exact figures.
 
     Raises:
-        UserError: a run, an auxiliary or a task can't be made or used.
-        Interrupted: stopped on request; the same command goes on.
+        UserError: a run, an auxiliary or a task cannot be made or used.
+        Interrupted: the listener stopped the study; the same command continues.
     """
     execution = choose_execution(load_config("quickstart", study.overrides).execution)
     out = out.resolve()

@@ -1,4 +1,4 @@
-"""One corpus of the claim study: its shards, speeds, learning rates, runs and answers, each kept once it is there."""
+"""One corpus of the claim study: its shards, speeds, learning rates, runs and answers. Each is made once and stored."""
 
 import json
 import statistics
@@ -40,8 +40,6 @@ from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import Observer, QuietObserver
 
 _AUXILIARY = "auxiliary"
-
-
 _DETECTION = Measure("rtd_auc", "replaced tokens of validation text", "rtd_auc", zero_shot=True)
 
 
@@ -52,20 +50,20 @@ def time_updates(
     updates: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[str, float]]:
-    """Updates a second of several configurations, measured in turns in this process.
+    """Measure the updates per second of several configurations, in turns in this process.
 
     Args:
-        configs: by name.
-        execution: the same for all.
-        rounds: turns of each; each round begins with another one.
-        updates: timed in a turn, behind one that is not.
-        stop: asked before each turn.
-
-    Raises:
-        Interrupted: stopped on request.
+        configs: the configurations by name.
+        execution: device and precision of all of them.
+        rounds: number of turns of each configuration; each round begins with another configuration.
+        updates: number of timed updates in a turn, after one update that is not timed.
+        stop: called before each turn; if it returns True, `Interrupted` is raised.
 
     Returns:
-        {name: median over the turns, and the low and high end of its 95 % bootstrap interval}.
+        for each name `median` over the turns, and `low` and `high` of its 95 % bootstrap interval.
+
+    Raises:
+        Interrupted: `stop` returned True.
     """
     apply_threads(execution)
     parts: dict[str, Trained] = {}
@@ -79,23 +77,25 @@ def time_updates(
         first = number % len(names)
         for name in names[first:] + names[:first]:
             if stop():
-                raise Interrupted("stopped while speed was measured")
+                raise Interrupted("stopped while measuring the speed")
             found[name].append(updates / parts[name].run(updates).seconds)
     return {name: interval(values) for name, values in found.items()}
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told of a study's progress, and may stop it."""
+    """Functions that a study calls to report its progress and to ask whether to stop."""
 
     say: Callable[[str], object] = lambda _: None
+    """called with one sentence at a time"""
     display: Callable[[str], Observer] = lambda _: QuietObserver()
     """makes the progress display of a run"""
     stop: Callable[[], bool] = lambda: False
+    """returns True to stop the study"""
 
 
 class Trial:
-    """One corpus of a study."""
+    """Trains and evaluates all runs on one corpus of a study."""
 
     def __init__(self, study: Study, corpus: Corpus, out: Path, execution: Execution, listener: Listener) -> None:
         self.study, self.corpus, self._out, self._execution, self._listener = study, corpus, out, execution, listener
@@ -118,10 +118,10 @@ class Trial:
     # Speed
 
     def _calibrated(self) -> dict[str, dict[str, float]]:
-        """Updates a second of the auxiliary and of each method, from calibration.json where they are there.
+        """Updates per second of the auxiliary and of each method, from calibration.json if they are stored there.
 
-        A method that comes later is timed beside those that are there, and its speed put on their scale: runs that are
-        finished keep their number of updates, and a slower machine of the day cuts nobody's budget.
+        A method that is added later is timed together with the stored ones, and its speed is scaled to theirs. So
+        finished runs keep their number of updates, and a machine that is slower today reduces no budget.
         """
         path = self._out / "calibration.json"
         stored = json.loads(path.read_text()) if path.exists() else {}
@@ -149,11 +149,11 @@ class Trial:
         return {name: known[name] for name in wanted}
 
     def _timed(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        self._listener.say(f"{self.corpus.name}: updates a second of {', '.join(names)}, in turns")
+        self._listener.say(f"{self.corpus.name}: measuring the updates per second of {', '.join(names)}, in turns")
         material, execution = self.material, self._execution
         with tempfile.TemporaryDirectory() as folder:
             config = material.auxiliary(1, 0)
-            parts = assemble(config, execution)  # an auxiliary of random weights takes as long as one that was trained
+            parts = assemble(config, execution)  # an auxiliary with random weights takes as long as a trained one
             cast(PreTrainedModel, parts.objective.models()["main"]).save_pretrained(folder)
             parts.tokenizer.save_pretrained(folder)
             configs = {
@@ -165,13 +165,13 @@ class Trial:
     # Runs
 
     def auxiliary(self, seed: int) -> Planned:
-        """The auxiliary of a seed."""
+        """Plan the auxiliary of a seed."""
         seconds = self.study.auxiliary_seconds
         config = self.material.auxiliary(updates_of(seconds, self.rates[_AUXILIARY]["median"]), seed)
         return self.material.planned(_AUXILIARY, config, seconds)
 
     def run(self, method: str, seed: int, seconds: float, factor: float) -> Planned:
-        """A method's run."""
+        """Plan a method's run."""
         auxiliary = self.auxiliary(seed) if METHODS[method].auxiliary else None
         updates = updates_of(seconds, self.rates[method]["median"])
         folder = auxiliary and self.material.runs / auxiliary.name
@@ -179,15 +179,15 @@ class Trial:
         return self.material.planned(method, config, seconds, auxiliary)
 
     def trained(self, planned: Planned) -> Path:
-        """The finished run, trained where it is not there.
+        """The folder of a run; the run is trained first if it is not finished.
 
         Raises:
-            TrainingError: it diverged.
-            Interrupted: stopped on request.
+            TrainingError: the run diverged.
+            Interrupted: the listener stopped the study.
         """
         folder = self.material.runs / planned.name
         run, failure = RunFolder.find(folder), folder / "diverged.json"
-        if failure.exists():  # it would again; delete the folder to see
+        if failure.exists():  # it would diverge again; delete the folder to repeat it
             raise TrainingError(json.loads(failure.read_text())["said"])
         if run is None or not run.is_finished:
             if planned.auxiliary is not None:
@@ -204,7 +204,7 @@ class Trial:
 
     @cached_property
     def choices(self) -> dict[str, Record]:
-        """The learning rate of each method: the best of those tried, by how it does what it is trained for."""
+        """For each method, the record of the trials of learning rates; `factor` is that of the best trial."""
         path = self._out / "lr.json"
         records: list[Record] = json.loads(path.read_text()) if path.exists() else []
         chosen: dict[str, Record] = {}
@@ -234,7 +234,7 @@ class Trial:
         return chosen
 
     def _choosing_score(self, planned: Planned) -> float | None:
-        """On validation text: masked tokens predicted, or AUC against the replacements of the reference auxiliary."""
+        """The score on validation text: masked accuracy, or ROC-AUC on the reference auxiliary's replacements."""
         try:
             run = self.trained(planned)
         except TrainingError:
@@ -243,10 +243,10 @@ class Trial:
             return load_run(run).metrics()[-1]["validation"]["masked_accuracy"]
         return self._rtd_auc(run)
 
-    # Judging
+    # Evaluation
 
     def judged(self, contestant: Contestant, seed: int) -> Record:
-        """A contestant's run of a seed: what it spent, how it went, what it is worth; scores in points."""
+        """The record of a contestant's run with a seed: its budget, its diagnosis, and its scores in points."""
         factor = self.choices[contestant.method]["factor"]
         planned = self.run(contestant.method, seed, self.study.seconds_of(contestant), factor)
         record: Record = {
@@ -294,7 +294,7 @@ class Trial:
         seed: int = 0,
         untrained: bool = False,
     ) -> Record:
-        """A cell of a run, computed where it is not there."""
+        """A cell of a run's evaluation; it is computed if it is not stored."""
         out = run / "evaluation"
         cell = make_cell(name, digest, settings, seed, untrained, open_subject(str(run), out).digest)
         record = finished_cell(out, cell)
@@ -305,7 +305,7 @@ class Trial:
         return record
 
     def baselines(self, judged: Record) -> dict[str, dict[str, float]]:
-        """{question: {baseline: points}}; an untrained encoder of a judged run's shape where one is fine-tuned."""
+        """{question: {baseline: points}}; with fine-tuning, an untrained encoder of the run's shape is a baseline."""
         run = self.material.runs / judged["run"]
         found: dict[str, dict[str, float]] = {}
         for question in self.questions:
@@ -325,13 +325,13 @@ class Trial:
 
     @cached_property
     def _reference(self) -> tuple[FastElectra, list[Any]]:
-        """Corruption by the auxiliary of the choosing seed, which no run that is judged trained against."""
+        """Corruption by the auxiliary of the choosing seed, which trained no run of the results."""
         auxiliary = self.trained(self.auxiliary(self.study.choosing_seed))
         parts = assemble(self.material.method("constant-1", 1, 0, auxiliary=auxiliary), self._execution)
         return cast(FastElectra, parts.objective), parts.validation
 
     def _diagnosis(self, run: Path) -> Record:
-        """How a run went, in one record under `diagnosis`."""
+        """A record with `diagnosis`: a run's speed, mean temperature, `rtd_auc` and findings of the doctor."""
         records = load_run(run).metrics()
         seconds = seconds_of(records)
 
@@ -363,10 +363,10 @@ class Trial:
         with execution.autocast():
             return objective.validate([batch.to(execution.device) for batch in validation], seed=0)["rtd_auc"]
 
-    # All of it
+    # Results
 
     def results(self) -> Record:
-        """What the corpus says, for results.json."""
+        """The corpus's section of results.json; trains and evaluates whatever is missing."""
         study = self.study
         choices = self.choices
         runs = [self.judged(contestant, seed) for seed in study.seeds for contestant in study.contestants]
@@ -409,7 +409,7 @@ class Trial:
         return [self.study.choosing_seed, *(self.study.seeds if used else ())]
 
     def _auxiliary_record(self, seed: int) -> Record | None:
-        """None for one that diverged: the runs that need it say so."""
+        """The record of a seed's auxiliary; None if it diverged, which the runs that need it report."""
         planned = self.auxiliary(seed)
         try:
             records = load_run(self.trained(planned)).metrics()
@@ -428,26 +428,26 @@ class Trial:
 
 
 def seconds_of(records: Sequence[Record]) -> float:
-    """Seconds of a run's updates, from its metrics; those that a stop left unlogged at the mean speed of the others."""
+    """Seconds of a run's updates, from its metrics. Updates without a record, after a stop, count at mean speed."""
     timed = sum(record["timing"]["seconds"] for record in records)
     tokens = sum(record["timing"]["seconds"] * record["timing"]["tokens_per_second"] for record in records)
     return timed * records[-1]["tokens"] / tokens
 
 
 def remark(answer: Record) -> str | None:
-    """What has to be known of a fine-tuning that failed or taught nothing."""
+    """A remark about a fine-tuning that failed or learned nothing; None if there is nothing to say."""
     if answer.get("failed"):
         return answer["failed"]
-    return "every example is called the same" if answer.get("degenerate") else None
+    return "every example gets the same label" if answer.get("degenerate") else None
 
 
 def best_factor(scores: Mapping[str, float | None], who: str) -> float:
-    """The factor with the best score; of equal ones the nearest to 1.
+    """The factor with the best score; of equal scores, the factor nearest to 1.
 
     Raises:
-        TrainingError: every one diverged.
+        TrainingError: the runs of all factors diverged.
     """
     found = {float(factor): score for factor, score in scores.items() if score is not None}
     if not found:
-        raise TrainingError(f"{who} diverged at every learning rate that was tried; nothing can be said of it.")
+        raise TrainingError(f"{who} diverged at every learning rate that was tried: give smaller --factors.")
     return max(found, key=lambda factor: (found[factor], -abs(np.log(factor))))
