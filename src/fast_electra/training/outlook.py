@@ -47,8 +47,8 @@ def warnings(asked: Config, config: Config, parts: Assembled, execution: Executi
     if epochs > MOST_EPOCHS:
         budget = f"training.updates={max(1, MOST_EPOCHS * corpus // per_update)}"
         found.append(
-            f"the run reads its {corpus:,} tokens {epochs:,.0f} times, and more than {MOST_EPOCHS} help little: "
-            f"give more text, or start in a new folder with {budget} as its budget."
+            f"the run reads its {corpus:,} tokens {epochs:,.0f} times, but more than {MOST_EPOCHS} passes teach "
+            f"little: give more text, or start in a new folder with {budget} as its budget."
         )
     days = updates * _seconds_per_update(config, parts, execution) / 86_400
     if days > _MOST_DAYS and asked.training.hours is None:
