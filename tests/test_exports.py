@@ -68,7 +68,7 @@ def test_a_card_claims_token_classification_only_where_that_head_is_there(archit
     exec(code, found)
     if architecture == "electra":
         assert torch.isfinite(found["replaced"]).all()
-        assert "would draw its weights at random" in code
+        assert "its head for ELECTRA is another one, with random weights" in code
 
 
 def test_every_part_of_a_run_is_wrapped_on_its_device(tmp_path, shards, auxiliary, monkeypatch):
