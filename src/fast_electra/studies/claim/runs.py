@@ -29,7 +29,7 @@ def helper_shape(main: ModelConfig) -> dict[str, Any]:
 
 
 def identity_of(config: Config) -> dict[str, Any]:
-    """The settings that identify a stored run or speed; those of `execution` are in `training`, as in version 0.1."""
+    """The settings that identify a stored run or speed; `training` includes `execution`, as in earlier versions."""
     tree = config.model_dump(mode="json")
     return tree | {"training": tree["training"] | tree.pop("execution")}
 
