@@ -14,11 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fast_electra.config.loading import load_config, preset_names
+from fast_electra.config.loading import preset_names
 from fast_electra.data.files import write_text_atomically
 from fast_electra.diagnosis.references import differing, make_reference, references
 from fast_electra.errors import UserError
 from fast_electra.report.plots import save_svg
+from fast_electra.runs.folder import load_run
 
 ROOT = Path(__file__).parent.parent
 CURVES = ROOT / "src" / "fast_electra" / "diagnosis" / "reference_curves"
@@ -35,7 +36,7 @@ def main(runs: list[Path]) -> int:
     """Write the references of the presets that `runs` belong to, then the picture; return the exit status."""
     by_preset = defaultdict(list)
     for run in runs:
-        config = load_config(run / "config.yaml")
+        config = load_run(run).config
         preset = next((name for name in preset_names() if not differing(name, config)), None)
         if preset is None:
             print(f"error: the settings of {run} are not those of any preset: give runs of presets", file=sys.stderr)

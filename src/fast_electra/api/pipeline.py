@@ -51,7 +51,7 @@ def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say:
     Args:
         config: of the run.
         run: the folder, new or of the same run.
-        extend: go on with a finished run until it has this many updates in all.
+        extend: continue a finished run until it has this total number of updates.
         say: called with a sentence at a time.
 
     Returns:
@@ -95,7 +95,7 @@ def evaluate(
     say: Say = _silent,
     **options: Any,
 ) -> "Evaluation":
-    """Fine-tune and score a model beside its baselines; what is finished is not computed again.
+    """Fine-tune a model and compare its scores with baselines; finished results are not computed again.
 
     Args:
         model: a run, a checkpoint of a run, a folder or a hub name.

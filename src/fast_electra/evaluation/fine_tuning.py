@@ -497,7 +497,7 @@ def fine_tune(
         untrained: draw the encoder's weights as well, for the baseline.
         start: a folder that `save` wrote: its encoder is taken in place of the source's (intermediate task).
         save: a new folder for the fine-tuned model and its tokenizer.
-        observers: told of updates.
+        observers: called at each update.
 
     Returns:
         scores and predictions; a run that diverged has none, and says so.

@@ -1,4 +1,4 @@
-"""Evaluating a model on tasks, cell by cell: what is finished is never done again, and a killed command goes on.
+"""Evaluate a model on tasks, cell by cell: a finished cell is never computed again, and a killed command continues.
 
 Notable:
 - a cell is one model, task, recipe and seed; its file is named after the digest of exactly these, is written whole or
@@ -57,10 +57,10 @@ from fast_electra.training.telemetry import QuietObserver
 
 Say = Callable[[str], None]
 Progress = Callable[[float, float, str], object]
-"""told (examples done, examples in all, what is being done)"""
+"""called with (examples done, examples of all cells, what is being computed)"""
 Record = dict[str, Any]
 _FACTS = 4
-"""version of a task's file; one more where a baseline is computed otherwise"""
+"""version of a task's file; it grows when a baseline changes"""
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def setup_name(config: EvaluationConfig, recipe: Recipe | None) -> str:
 
 
 def _start_name(start: str) -> str:
-    """What a start is called, for two models alike that each have one of their own: without what tells whose it is.
+    """The name of a start without what identifies its model, so that two models can have starts of equal names.
 
-    Models that `save` keeps are named after their cell: task, recipe, seed, and a digest of all. A run's lies in
-    its folder model/.
+    A model that `save` keeps has the name of its cell: task, recipe, seed, and a digest. That of a run is the run's
+    folder model/.
     """
     path = Path(start).resolve()
     if not path.exists():
@@ -103,12 +103,12 @@ def _start_name(start: str) -> str:
 
 
 def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
-    """Find a model and its tokenizer, and tell its weights.
+    """Find a model and its tokenizer, and compute the digest of its weights.
 
     Args:
         model: a run, RUN/checkpoints/UPDATE, a folder or a hub name.
         out: the evaluation's folder; a checkpoint is exported there first.
-        say: is told of the export.
+        say: called with a sentence about the export.
 
     Raises:
         ModelError, DataError, CheckpointError: there is no such model, or it can't be used; it has no tokenizer.
@@ -125,7 +125,7 @@ def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
 
 
 def _model_digest(name: str) -> str:
-    """Of all that a folder or hub name brings to fine-tuning: weights, configuration, tokenizer and its longest row."""
+    """The digest of everything that fine-tuning reads of a model: weights, configuration, tokenizer, longest text."""
     tokenizer = load_task_tokenizer(name)
     folder = Path(name)
     parts = [name, getattr(stored_config(name), "_commit_hash", None)]
@@ -147,20 +147,20 @@ class Cell:
     kind: str
     """the recipe's name, "probe" or "zero-shot" """
     identity: Mapping[str, Any]
-    """everything that decides what comes out"""
+    """everything that the result depends on"""
     seed: int
     untrained: bool
 
     @property
     def name(self) -> str:
-        """Of its file under OUT/cells, without the ending."""
+        """The name of its file under OUT/cells, without the ending."""
         untrained = "-untrained" if self.untrained else ""
         task = self.task[:LONGEST_NAME]
         return f"{task}-{self.kind}-{self.seed}{untrained}-{canonical_digest(self.identity)[:12]}"
 
     @property
     def file(self) -> str:
-        """Its name under OUT/cells."""
+        """The name of its file under OUT/cells."""
         return f"{self.name}.json"
 
 
@@ -171,20 +171,20 @@ def make_cell(task: str, digest: str, settings: Mapping[str, Any], seed: int, un
 
 
 def finished_cell(out: Path, cell: Cell) -> Record | None:
-    """The record of a cell that is there already."""
+    """The record of a finished cell; None if the cell is not finished."""
     record = read_sealed_json(out / "cells" / cell.file)
     return record if record is not None and record.get("identity") == cell.identity else None
 
 
 def keep_cell(out: Path, cell: Cell, record: Record) -> Record:
-    """Write a cell's record, its identity added."""
+    """Write the record of a cell together with its identity, and return both."""
     whole = {**record, "identity": dict(cell.identity)}
     write_sealed_json(out / "cells" / cell.file, whole)
     return whole
 
 
 def without_tests(task: Task) -> Task:
-    """The task without its test sets, whose digest two machines share whether or not they have those."""
+    """The task without its test sets: its digest is the same on machines with and without them."""
     if not task.test:
         return task
     swapped = task.augment_swapped
@@ -254,7 +254,7 @@ class TaskCells:
     """The cells of one task: where there is a learning rate to choose, trials on a part of train come first."""
 
     def __init__(self, task: Task, work: Work, examples: int | None = None) -> None:
-        """Of a task.
+        """Choose the recipes and the training examples of a task.
 
         Args:
             task: with all its training examples.
@@ -285,22 +285,22 @@ class TaskCells:
             )
 
     def trials(self, untrained: bool) -> list[Job]:
-        """One for each learning rate; none where there is nothing to choose."""
+        """One trial for each learning rate; none if there is only one rate."""
         recipes = self.recipes if self.held is not None else []
         return [Job(recipe, self.seeds[0], untrained, is_trial=True) for recipe in recipes]
 
     def jobs(self, untrained: bool) -> list[Job]:
-        """One for each seed, with the chosen learning rate; its trials are computed where they are not there."""
+        """One job for each seed, with the chosen learning rate; trials that are missing are computed first."""
         recipe = self.chosen(untrained)
         return [Job(recipe, seed, untrained) for seed in self.seeds]
 
     def chosen(self, untrained: bool) -> Recipe | None:
-        """The recipe whose trial scored best on the held-out part of train; of equal ones the first."""
+        """The recipe whose trial has the best score on the held-out part of train; of equal scores the first."""
         trials = self.trials(untrained)
         return max(trials, key=lambda job: _primary(self.record(job))).recipe if trials else self.recipes[0]
 
     def missing(self) -> list[Job]:
-        """What is not there yet, as far as it can be said: trials, or where those are there, what they chose."""
+        """The jobs to compute that are known now: missing trials, or after them the jobs with the chosen rate."""
         found: list[Job] = []
         for untrained in (False, True):
             trials = self._absent(self.trials(untrained))
@@ -308,7 +308,7 @@ class TaskCells:
         return found
 
     def left(self) -> tuple[int, float]:
-        """Cells that are to be computed, with those that wait for a choice; and their training examples."""
+        """The number of cells to compute, with those that wait for a choice, and of their training examples."""
         missing = self.missing()
         waiting = [
             Job(self.recipes[0], seed, untrained)
@@ -323,7 +323,7 @@ class TaskCells:
         return [job for job in jobs if self.finished(job) is None]
 
     def examples(self, job: Job) -> float:
-        """Training examples of a cell, each as often as it is seen."""
+        """Training examples of a cell, counted once for each epoch."""
         task, recipe = self._task(job), job.recipe
         if recipe is None:
             return TRAIN_EXAMPLES
@@ -337,7 +337,7 @@ class TaskCells:
         return self.untested if job.untrained else self.task
 
     def cell(self, job: Job) -> Cell:
-        """What is computed."""
+        """The cell of a job."""
         if job.recipe is None:
             settings: dict[str, Any] = {
                 "name": "probe",
@@ -353,12 +353,12 @@ class TaskCells:
         return make_cell(self.task.name, digest, settings, job.seed, job.untrained, self.work.subject.digest)
 
     def saved_to(self, job: Job) -> Path | None:
-        """Where a cell's model goes, None where it is not kept."""
+        """The folder of a cell's model; None if the model is not kept."""
         is_kept = self.work.config.save and job.seed == self.seeds[0] and not (job.untrained or job.is_trial)
         return self.work.out / "models" / self.cell(job).name if is_kept else None
 
     def finished(self, job: Job) -> Record | None:
-        """A cell's record, where it has all that is asked for."""
+        """The record of a finished cell; None if a test set or the saved model is missing."""
         record = finished_cell(self.work.out, self.cell(job))
         if record is None or record["failed"] or job.untrained or job.is_trial:
             return record
@@ -367,7 +367,7 @@ class TaskCells:
         return record if has_tests and (saved is None or saved.exists()) else None
 
     def record(self, job: Job) -> Record:
-        """A cell's record, computed where it is not there."""
+        """The record of a cell, computed if it is not finished."""
         if (record := self.finished(job)) is not None:
             return record
         work = self.work
@@ -399,7 +399,7 @@ class TaskCells:
         return keep_cell(work.out, self.cell(job), record | {"model": work.subject.name, "tests": tests})
 
     def result(self) -> Result:
-        """All cells of the task, and what they say."""
+        """The result of the task from all its cells, which are computed if they are missing."""
         task, work = self.task, self.work
         facts = _facts(probed(task) if work.config.probe else self.untested, work.out)
         trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in (False, True)}
@@ -483,7 +483,7 @@ def _means(scores: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Scores
 
 
 def _against(task: Task, records: Mapping[int, Record], untrained: Mapping[int, Record]) -> dict[str, Any] | None:
-    """The encoder beside the untrained one on the split reported first, None where a side has no predictions."""
+    """The comparison of the encoder with the untrained one on the first reported split; None without predictions."""
     split = task.reported[0]
     sides = [
         {seed: record["predictions"][split] for seed, record in side.items() if record["predictions"]}
@@ -512,17 +512,17 @@ def _rate(job: Job) -> float:
 
 
 class _Steps(QuietObserver):
-    """Tells after each update how many of a cell's examples it was: the mean, since the last batch may be smaller."""
+    """Calls `tell` after each update with a cell's mean number of examples per update."""
 
     def __init__(self, examples: float, tell: Callable[[float], object]) -> None:
         self._examples, self._tell = examples, tell
 
     def started(self, update: int, updates: int) -> None:
-        """So many in all."""
+        """Divide the examples among the updates."""
         self._each = self._examples / updates
 
     def updated(self, update: int) -> None:
-        """One more."""
+        """Report one update."""
         self._tell(self._each)
 
 
@@ -679,10 +679,7 @@ def count_seen(tasks: Sequence[Task], corpus: Path, out: Path, say: Say = lambda
             for name, loss in reading_losses(*counted).items():
                 say(f"{corpus}: {name}: {loss}.")
         kept = {
-            task: {
-                "corpus": str(corpus),
-                "counts": {split: found._asdict() for split, found in splits.items()},
-            }
+            task: {"corpus": str(corpus), "counts": {split: found._asdict() for split, found in splits.items()}}
             for task, splits in counts.items()
         }
         write_sealed_json(path, kept)

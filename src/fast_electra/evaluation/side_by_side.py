@@ -1,8 +1,8 @@
-"""Cells side by side: one process for each device, or several that share a machine's cores.
+"""Compute cells in parallel: one process for each device, or several processes that share a machine's cores.
 
 Notable:
 - a worker computes a cell and writes its file, as a single process would; `runner.evaluate` then finds it there. A
-  command that is killed loses the cells under way and nothing else;
+  killed command loses only the cells that were being computed;
 - workers hold the reading end of a pipe whose other end only the parent has: it closes when the parent is stopped or
   killed, and they end at once.
 """
@@ -31,7 +31,7 @@ _POLL = 0.5
 
 
 _Numbered = tuple[int, Job]
-"""a cell that is not there yet, and the place of its task"""
+"""the number of a task, and a job of it"""
 
 
 def workers_for(execution: Execution) -> int:
@@ -40,9 +40,9 @@ def workers_for(execution: Execution) -> int:
 
 
 def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
-    """Compute the cells that are not there yet in several processes, where several are asked for.
+    """Compute the missing cells in several processes; do nothing if one process is enough.
 
-    The processes share the threads, and take CUDA devices in turn.
+    The processes share the threads, and take the CUDA devices in turn.
 
     Raises:
         ModelError, DataError: the model can't be fine-tuned on a task.
@@ -78,7 +78,7 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
     except BrokenProcessPool as error:
         raise TrainingError(
             "a process that fine-tunes ended unexpectedly, perhaps for lack of memory; "
-            "the same command goes on: give it fewer of them by --workers."
+            "the same command continues: give it fewer of them by --workers."
         ) from error
     except BaseException:
         lifeline.close()

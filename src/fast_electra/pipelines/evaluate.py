@@ -1,4 +1,4 @@
-"""`fast-electra evaluate`: GLUE, one's own tasks, the bug-finding benchmark, minimal pairs; one model, one folder.
+"""`fast-electra evaluate`: one model on GLUE, your own tasks, the bug-finding benchmark and minimal pairs.
 
 Notable:
 - everything that can be refused is refused before a model is loaded: options first, then data, then the model;
@@ -54,16 +54,16 @@ _LONGEST = 512
 def evaluate_model(
     config: EvaluationConfig, say: Say, progress: Progress, command: str = ""
 ) -> tuple[Evaluation, list[Result]]:
-    """Evaluate a model and write results.json and the page; what is finished is not done again.
+    """Evaluate a model and write results.json and the page; finished cells are not computed again.
 
     Args:
         config: what to do.
-        say: is told one sentence at a time.
-        progress: (training examples done, in all, what is being done).
-        command: that repeats this, for the page.
+        say: called with one sentence at a time.
+        progress: called with (training examples done, training examples of all cells, what is being computed).
+        command: the command that repeats this, for the page.
 
     Returns:
-        all that the folder now holds of the model, and what was asked for.
+        all results of the model that the folder now holds, and the results that `config` asks for.
 
     Raises:
         UserError: data or model can't be used.
@@ -198,9 +198,9 @@ def _corpus() -> Corpus:
 
 
 def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
-    """The bug-finding benchmark as a quickstart ends with, for a model with an RTD head; [] for any other.
+    """The results of the bug-finding benchmark without fine-tuning; [] for a model without an RTD head.
 
-    A frequency table and ten untrained encoders of the same shape stand beside it.
+    The baselines are a frequency table and ten untrained encoders of the same shape.
     """
     from fast_electra.evaluation.bugs.mutation import KINDS
     from fast_electra.evaluation.detector import Detector

@@ -1,9 +1,9 @@
-"""A quickstart's last question: whether pre-training paid on the user's own labelled examples.
+"""The last stage of a quickstart: whether pre-training paid on the user's own labelled examples.
 
 Notable:
 - the files are checked before pre-training starts, since a misspelt column should not cost its minutes;
-- the answer is that of `fast-electra evaluate` on the quickstart's model: three seeds, beside an untrained encoder of
-  the same shape and a linear model, all on the same examples; cells that are finished are never computed again;
+- the answer is that of `fast-electra evaluate` on the quickstart's model: three seeds, compared with an untrained
+  encoder of the same shape and a linear model on the same examples; finished cells are never computed again;
 - "paid" needs a decided difference: by an interval over seeds and examples, and above the minimal detectable one.
 """
 
@@ -26,7 +26,7 @@ LINEAR = ("bag_of_words", "word_crf")
 
 
 def check_task(task: Mapping[str, Any], folder: Path) -> EvaluationConfig:
-    """What `evaluate` is asked for, once its files have been read.
+    """Read the files of a task, and return the settings of its evaluation.
 
     Args:
         task: of `own_task`; columns that are not named are chosen where there is one choice only.
@@ -47,7 +47,7 @@ def judge_on_task(config: EvaluationConfig, say: Callable[[str], None], stop: Ca
 
     Args:
         config: of `check_task`.
-        say: is told of every fine-tuning.
+        say: called with a sentence about each fine-tuning.
         stop: asked between updates.
 
     Raises:
