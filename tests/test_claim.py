@@ -576,9 +576,7 @@ def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_p
     assert "claim.html" in shown.err
     study, names, command = given[0]
     assert (study.seconds, study.seeds, study.methods, names) == (90.0, (4, 5), ("joint",), ["python"])
-    assert (
-        command == f"fast-electra study claim --out {tmp_path} --seconds 90 --seeds 4 5 --corpus python --methods joint"
-    )
+    assert command == f"fast-electra study claim --out {tmp_path} --seconds 90 --seeds 4 5 --methods joint"
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == done.results
 
