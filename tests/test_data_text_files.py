@@ -16,7 +16,7 @@ from fast_electra.data.sources import Sources
 from fast_electra.data.text_files import LOOKED_AT, json_in, text_bytes
 from fast_electra.errors import DataError
 from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
-from fast_electra.evaluation.readers import choose_columns, load_own
+from fast_electra.evaluation.own_files import choose_columns, load_own
 
 TEXT = "\n\n".join(f"The {number}. cat sat on the mat, naïve as ever." for number in range(300))
 

@@ -13,9 +13,10 @@ from fast_electra.data.files import read_sealed_json
 from fast_electra.errors import DataError
 from fast_electra.evaluation.baselines import word_crf
 from fast_electra.evaluation.comparison import Runs, compare, weighted_entity_f1
+from fast_electra.evaluation.conll import is_conll
 from fast_electra.evaluation.entities import class_names, count_entities, spans_of
 from fast_electra.evaluation.fine_tuning import encode, fine_tune
-from fast_electra.evaluation.readers import is_conll, load_own
+from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.recipes import recipe_for
 from fast_electra.evaluation.scores import entity_f1
 from fast_electra.evaluation.tasks import Split, Task, make_task, with_examples
@@ -115,12 +116,18 @@ def test_tables_are_not_taken_for_entities(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("Ada B-PER\nmet\nBob B-PER\n" * 9, "line 2: 1 column, and the lines before it have 2; give each word a line"),
-        ("Ada B-PER\nmet a O\nBob B-PER\n" * 9, "line 2: 3 columns, and the lines before it have 2"),
-        ("a b c d e O\n" * 9, "line 1: 6 columns, and two to five are read"),
+        (
+            "Ada B-PER\nmet\nBob B-PER\n" * 9,
+            "line 2: 1 column, but the lines before it have 2; write one word on each line",
+        ),
+        ("Ada B-PER\nmet a O\nBob B-PER\n" * 9, "line 2: 3 columns, but the lines before it have 2"),
+        ("a b c d e O\n" * 9, "line 1: 6 columns, but two to five are needed"),
         ("Ada\tB-PER\nmet\t\n", "line 2: the last column is empty"),
-        ("Ada B-PER\nmet O\nBob PER\n", "line 3: tag PER, and others are like B-PER; write all tags as O, B-… and I-…"),
-        ("Ada O\nmet O\n", "no word has a tag but O; give examples with entities"),
+        (
+            "Ada B-PER\nmet O\nBob PER\n",
+            "line 3: tag PER has no prefix, but B-PER has one; write all tags as O, B-… and I-…",
+        ),
+        ("Ada O\nmet O\n", "all tags are O; give examples with entities"),
     ],
 )
 def test_files_that_are_not_right_are_refused_with_the_line(text, sentence, tmp_path):
@@ -132,14 +139,14 @@ def test_files_that_are_not_right_are_refused_with_the_line(text, sentence, tmp_
 def test_files_that_do_not_fit_together_are_refused(tmp_path):
     train = written(tmp_path, IOB2)
     dev = written(tmp_path, "Ada B-PER\nmet O\nmice B-LOG\n", "dev.tsv")
-    with pytest.raises(DataError, match=r"dev.tsv, line 3: label LOG, which train lacks; did you mean LOC\?"):
+    with pytest.raises(DataError, match=r"dev.tsv, line 3: label LOG is not in train; did you mean LOC\?"):
         load_own(train, dev)
     table = written(tmp_path, "text\tlabel\na\tb\n", "table.tsv")
-    with pytest.raises(DataError, match=r"table.tsv is no CoNLL file \(a word and its tag a line\), and .* is one"):
+    with pytest.raises(DataError, match=r"table.tsv is not a CoNLL file \(a word and its tag .*\), but .* is one"):
         load_own(train, table)
     with pytest.raises(DataError, match=r"dev.tsv is a CoNLL file .* and .*table.tsv is a table"):
         load_own(table, dev, ["text"], "label")
-    with pytest.raises(DataError, match="has no names for columns: name none to read or predict"):
+    with pytest.raises(DataError, match="whose columns have no names: leave out --task-text and --task-label"):
         load_own(train, dev, ["word"], "tag")
 
 

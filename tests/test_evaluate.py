@@ -20,26 +20,17 @@ from sklearn.metrics import matthews_corrcoef
 from fast_electra.cli.main import main
 from fast_electra.data.files import write_sealed_json
 from fast_electra.data.python_corpus import Corpus, SourceFile
-from fast_electra.evaluation import detector, recipes, runner
-from fast_electra.evaluation import results as results_module
+from fast_electra.evaluation import detector, evaluations, recipes, runner
 from fast_electra.evaluation.baselines import bag_of_words
 from fast_electra.evaluation.comparison import Comparison
+from fast_electra.evaluation.contests import Contest
+from fast_electra.evaluation.evaluations import Evaluation, find_evaluation, load, results_folder, store
 from fast_electra.evaluation.glue import load_glue
-from fast_electra.evaluation.readers import load_own
+from fast_electra.evaluation.json_results import entry
+from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.recipes import Recipe, recipe_for
-from fast_electra.evaluation.results import (
-    Contest,
-    Evaluation,
-    Result,
-    averages_of,
-    entry,
-    find_evaluation,
-    load,
-    remarks,
-    results_folder,
-    spread,
-    store,
-)
+from fast_electra.evaluation.remarks import averages_of, remarks
+from fast_electra.evaluation.results import Result, spread
 from fast_electra.evaluation.runner import chance, setup_name, without_tests
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.settings import EvaluationConfig
@@ -49,7 +40,8 @@ from fast_electra.models.export import write_model
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.pipelines import evaluate as recipe
 from fast_electra.report import page
-from fast_electra.report.evaluation_page import contest_table, print_table, score_tables, verdicts
+from fast_electra.report.evaluation_tables import contest_table, score_tables, verdicts
+from fast_electra.report.text_tables import print_table
 from fast_electra.terminal import Terminal, command
 from fast_electra.training import precision
 from tests import tiny
@@ -581,9 +573,9 @@ def test_a_probe_of_pairs_with_numbers_shows_their_cosine_by_layer(tmp_path, mod
     own = ["--train", str(tmp_path / "own.csv"), "--text", "a,b", "--label", "score", "--probe"]
     assert main(["evaluate", str(models[0]), *own, "--out", str(tmp_path / "out")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "own: what each layer knows (probe), in points" in shown
+    assert "own: score of each layer (probe), in points" in shown
     assert "spearman" in shown
-    assert "what each layer knows" in (tmp_path / "out" / "report.html").read_text()
+    assert "score of each layer" in (tmp_path / "out" / "report.html").read_text()
     (result,) = load(tmp_path / "out").results
     assert list(result.layers) == ["model", "model, cosine", "untrained", "untrained, cosine"]
     assert [len(scores) for scores in result.layers.values()] == [2, 2, 2, 2]
@@ -820,7 +812,7 @@ BAD = [
     (["--train", "own.csv", "--text", "txt", "--label", "label"], "no column txt; did you mean text?"),
     (
         ["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "unknown.csv"],
-        "label c, which train lacks",
+        "label c is not in train",
     ),
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "one.csv"], "which dev lacks"),
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "empty.csv"], "empty.csv has no examples"),
@@ -1034,7 +1026,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
     assert main(["compare", *map(str, folders)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (of examples alone): not decided" in shown
-    assert "not decided. On the 100 pairs that both were asked about." in shown
+    assert "not decided. On the 100 pairs that both models judged." in shown
     write_sealed_json(folders[1] / "cells" / "pairs.json", {"predictions": {"dev": [[999, 1.0]]}})
     assert main(["compare", *map(str, folders), "--json"]) == 0
     (probe, pairs) = json.loads(capsys.readouterr().out)["comparisons"]
@@ -1167,5 +1159,5 @@ def test_a_result_of_other_examples_takes_the_place_of_one_and_says_so(tmp_path)
 
 
 def test_results_are_found_by_the_models_name(evaluated, monkeypatch, tmp_path):
-    monkeypatch.setattr(results_module, "results_folder", lambda model: evaluated[0])
+    monkeypatch.setattr(evaluations, "results_folder", lambda model: evaluated[0])
     assert find_evaluation("anything").digest == load(evaluated[0]).digest

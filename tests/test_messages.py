@@ -17,7 +17,7 @@ from fast_electra.cli.main import app, main
 from fast_electra.config import load_config, preset_names
 from fast_electra.config.keys import keys
 from fast_electra.config.tree import Config
-from fast_electra.evaluation.readers import load_own
+from fast_electra.evaluation.own_files import load_own
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.training.loop import Interrupted
 from tests import tiny
@@ -268,10 +268,10 @@ def test_spaces_behind_commas_belong_to_no_name_and_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"text": "a", "label": ["x", "y"]}, r'label is \["x", "y"\], and one label a text is read: write one'),
-        ({"text": "a", "label": None}, "label is null, not a label: write a name or a finite number"),
+        ({"text": "a", "label": ["x", "y"]}, r'label is \["x", "y"\], but a text has one label: write one'),
+        ({"text": "a", "label": None}, "label is null, not a label; write a name or a finite number"),
         ({"text": 3, "label": "x"}, "text is 3, not text; write it as a string"),
-        ({"text": "a\ud800", "label": "x"}, "text holds half of a surrogate pair"),
+        ({"text": "a\ud800", "label": "x"}, "text has half of a surrogate pair"),
         ({"data": {"text": "a"}, "label": "x"}, r"no column text; did you mean data\.text\?"),
     ],
 )

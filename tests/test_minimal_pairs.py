@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, 
 from fast_electra.cli.main import main
 from fast_electra.config.printing import dump_config
 from fast_electra.errors import DataError
+from fast_electra.evaluation.evaluations import run_of
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
 from fast_electra.evaluation.minimal_pairs import (
     MinimalPairs,
@@ -23,7 +24,6 @@ from fast_electra.evaluation.minimal_pairs import (
     read_minimal_pairs,
     summarise,
 )
-from fast_electra.evaluation.results import run_of
 from fast_electra.models.build import Head, build_model, transformers_config
 from fast_electra.models.export import write_model
 from fast_electra.models.shapes import ModelConfig
@@ -190,7 +190,7 @@ def test_two_models_are_compared_on_the_pairs_that_both_judged(tmp_path, models,
     assert comparison["difference"] == pytest.approx(100 * np.mean([first[p] - second[p] for p in second]))
     assert not comparison["decided"]
     assert main(["compare", str(tmp_path / "rtd"), str(tmp_path / "mlm")]) == 0
-    assert "On the 12 pairs that both were asked about." in " ".join(capsys.readouterr().out.split())
+    assert "On the 12 pairs that both models judged." in " ".join(capsys.readouterr().out.split())
 
 
 def test_another_file_has_a_result_of_its_own_and_groups_are_optional(tmp_path, models, file, capsys):
@@ -203,7 +203,7 @@ def test_another_file_has_a_result_of_its_own_and_groups_are_optional(tmp_path, 
     stored = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert [result["setup"] for result in stored] == ["zero-shot", "zero-shot, mine"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "by field: pairs judged right" in page
+    assert "by field: pairs judged correctly" in page
     assert "set_3" in page
 
 
@@ -254,8 +254,11 @@ def test_intervals_resample_whole_sets_and_are_wilsons_where_there_is_one():
 
 
 BAD = [
-    ('{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}\n', ", line 2: no column sentence_bad"),
-    ('{"sentence_good": "a", "sentence_bad": "b"}\n\n[1]\n', ", line 3: no JSON object"),
+    (
+        '{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}\n',
+        ", line 2: there is no column sentence_bad",
+    ),
+    ('{"sentence_good": "a", "sentence_bad": "b"}\n\n[1]\n', ", line 3: not a JSON object"),
     ('{"sentence_good": "a", "sentence_bad": 7}\n', ", line 1: sentence_bad is 7, not text"),
     ('{"sentence_good": "  ", "sentence_bad": "b"}\n', ', line 1: sentence_good is "  ", not text'),
     ('{"sentence_good": "\\ud800", "sentence_bad": "b"}\n', ", line 1: sentence_good holds half of a surrogate pair"),

@@ -10,7 +10,7 @@ from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
 from fast_electra.errors import DataError
 from fast_electra.evaluation import recipes, runner
-from fast_electra.evaluation.readers import choose_columns
+from fast_electra.evaluation.own_files import choose_columns
 from fast_electra.evaluation.results import Result
 from fast_electra.pipelines import quickstart as quickstart_module
 from fast_electra.pipelines.own_task import task_summary
@@ -58,9 +58,14 @@ def test_columns_are_chosen_where_there_is_one_choice(tmp_path):
 @pytest.mark.parametrize(
     ("content", "text", "label", "sentence"),
     [
-        ([{"a": "x", "b": "y", "c": "z"}] * 3, (), "c", "has the columns a, b, c: say by --task-text which to read"),
-        ([{"a": "x", "b": "y", "c": "z"}] * 3, (), None, "say by --task-text and --task-label which to read"),
-        ([{"a": "x", "b": "y"}] * 3, (), None, "say by --task-text and --task-label"),  # both repeat
+        (
+            [{"a": "x", "b": "y", "c": "z"}] * 3,
+            (),
+            "c",
+            "has the columns a, b, c: say with --task-text which column to read",
+        ),
+        ([{"a": "x", "b": "y", "c": "z"}] * 3, (), None, "say with --task-text and --task-label which column to read"),
+        ([{"a": "x", "b": "y"}] * 3, (), None, "say with --task-text and --task-label"),  # both repeat
     ],
 )
 def test_several_choices_are_refused(content, text, label, sentence, tmp_path):
@@ -192,10 +197,10 @@ def test_bad_task_files_are_refused_before_anything_is_trained(tmp_path, text, c
     broken = tmp_path / "e.txt"
     broken.write_text("Ada B-PER\nmet O\nBob PER\n")
     for options, sentence in (
-        (["--task", str(tmp_path / "none.csv")], "none.csv is no file"),
+        (["--task", str(tmp_path / "none.csv")], "none.csv is not a file"),
         (["--task", str(good), "--task-label", "labl"], "no column labl; did you mean label?"),
-        (["--task", str(good), "--dev", str(bad)], "label odd, which train lacks"),
-        (["--task", str(broken)], "line 3: tag PER, and others are like B-PER"),
+        (["--task", str(good), "--dev", str(bad)], "label odd is not in train"),
+        (["--task", str(broken)], "line 3: tag PER has no prefix, but B-PER has one"),
         (["--dev", str(good)], "--dev is about a task of your own: give --task too"),
     ):
         assert main(command(tmp_path, text, *options)) == 2

@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from fast_electra.evaluation import probing
-from fast_electra.evaluation.probing import ProbeObserver, probe
+from fast_electra.evaluation.probe_observers import ProbeObserver
+from fast_electra.evaluation.probing import probe
 from fast_electra.evaluation.tasks import Split, make_task, sample
 from fast_electra.models.classifier import load_encoder, load_task_tokenizer
 from fast_electra.runs.checkpoints import load_tensors, newest_checkpoint, save_checkpoint

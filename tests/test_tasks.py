@@ -15,9 +15,10 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from fast_electra.errors import DataError
 from fast_electra.evaluation import baselines
 from fast_electra.evaluation.baselines import bag_of_words, majority
-from fast_electra.evaluation.glue import AVERAGES, GLUE, averages, load_glue, write_server_predictions
+from fast_electra.evaluation.glue import GLUE, load_glue
+from fast_electra.evaluation.glue_scores import AVERAGES, averages, write_server_predictions
 from fast_electra.evaluation.overlap import Overlap, count_overlap, without_train_texts
-from fast_electra.evaluation.readers import load_own
+from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.tasks import Split, Task, held_out, held_size, make_task, sample
 
 PREMISE = ("premise 0", "premise 1")
@@ -117,7 +118,7 @@ def test_the_hub_is_read_through_datasets(tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     module.load_dataset = unreachable
-    with pytest.raises(DataError, match=r"can't be read off the hub \(no route\); give the folder"):
+    with pytest.raises(DataError, match=r"cannot be loaded from the hub \(no route\); give the folder"):
         load_glue("rte", None)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="pip install datasets, or give the folder"):
@@ -162,20 +163,28 @@ def test_rows_of_qqp_with_missing_columns_are_skipped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("sst-2", None, "sst-2 is no task of GLUE; did you mean sst2?"),
+        ("sst-2", None, "sst-2 is not a task of GLUE; did you mean sst2?"),
         ("CoLA", None, "did you mean cola?"),
-        ("squad", None, "squad is no task of GLUE; the tasks are cola, sst2, mrpc"),
+        ("squad", None, "squad is not a task of GLUE; the tasks are cola, sst2, mrpc"),
         (
             "mnli",
             ("MNLI/dev_mismatched.tsv", None),
             "MNLI/dev_mismatched.tsv is missing; give the folder of the GLUE download, where mnli is MNLI/dev_mism",
         ),
-        ("rte", ("RTE/dev.tsv", "1\ta\tb\n"), "RTE/dev.tsv, line 1: no column sentence1; it is not GLUE's file"),
+        (
+            "rte",
+            ("RTE/dev.tsv", "1\ta\tb\n"),
+            "RTE/dev.tsv, line 1: there is no column sentence1; it is not GLUE's file",
+        ),
         ("cola", ("CoLA/dev.tsv", "gj04\t1\t\tfine\ngj04\t1\tno\n"), "CoLA/dev.tsv, line 2: 3 columns instead of 4"),
-        ("cola", ("CoLA/train.tsv", "gj04\tyes\t\tfine\n"), "CoLA/train.tsv, line 1: label 'yes' is none of 0, 1"),
+        ("cola", ("CoLA/train.tsv", "gj04\tyes\t\tfine\n"), "CoLA/train.tsv, line 1: label 'yes' is not one of 0, 1"),
         ("cola", ("CoLA/dev.tsv", ""), "cola: dev is empty"),
         ("cola", ("CoLA/dev.tsv", "gj04\t1\t\tfine\n"), "cola: train has the label 'unacceptable', which dev lacks"),
-        ("stsb", ("STS-B/dev.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n"), "line 2: score 'nan' is no finite num"),
+        (
+            "stsb",
+            ("STS-B/dev.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n"),
+            "line 2: score 'nan' is not a finite",
+        ),
     ],
 )
 def test_glue_in_the_wrong_layout_is_refused_in_one_sentence(name, change, sentence, tmp_path):
@@ -318,7 +327,7 @@ def test_without_a_dev_file_a_tenth_is_held_out_by_the_seed(tmp_path):
     assert load_own(path, None, ["text"], "label", seed=1) == task
     assert load_own(path, None, ["text"], "label", seed=2).digest != task.digest
     path = own(tmp_path, "one.csv", [*sentiment(10), {"text": "alone", "label": "lonely"}])
-    with pytest.raises(DataError, match="label lonely has one distinct text, too few to split"):
+    with pytest.raises(DataError, match="label lonely has only one distinct text, which is too few to split"):
         load_own(path, None, ["text"], "label")
 
 
@@ -362,7 +371,7 @@ def test_the_last_sentence_with_a_label_is_never_held_out(tmp_path):
         assert len(task.dev["dev"]) == 1
         assert {label for labels in task.dev["dev"].labels for label in labels} == {0, 1}
     path = own(tmp_path, "rare.jsonl", rows[:8])
-    with pytest.raises(DataError, match="the texts are too few, or too alike in label, to hold some out; give a dev"):
+    with pytest.raises(DataError, match="there are too few texts for some labels to make a dev set; give a dev"):
         load_own(path, None, ["text"], "label")
 
 
@@ -380,28 +389,33 @@ GOOD = "text,label\nfine,a\nbad,b\n"
 @pytest.mark.parametrize(
     ("train", "dev", "columns", "sentence"),
     [
-        (GOOD, GOOD, "txt:label", "train.csv: no column txt; did you mean text?"),
-        (GOOD, GOOD, "text:zzz", "train.csv: no column zzz; it has text, label."),
-        (GOOD, GOOD, "text:text", "give one text column, or two for pairs, and another for the label"),
+        (GOOD, GOOD, "txt:label", "train.csv: there is no column txt; did you mean text?"),
+        (GOOD, GOOD, "text:zzz", "train.csv: there is no column zzz; the columns are text, label."),
+        (GOOD, GOOD, "text:text", "give one text column, or two for pairs, and another column for the label"),
         (GOOD, GOOD, "a,b,c:label", "give one text column, or two for pairs"),
-        ("text,text,label\n", GOOD, "text:label", "train.csv, line 1: two columns are called text"),
-        ("", GOOD, "text:label", "train.csv: no column text; it has none."),
+        ("text,text,label\n", GOOD, "text:label", "train.csv, line 1: two columns have the name text"),
+        ("", GOOD, "text:label", "train.csv: there is no column text; the columns are (none)."),
         ("text,label\n", GOOD, "text:label", "train.csv has no examples"),
         (GOOD, "text,label\n", "text:label", "dev.csv has no examples"),
-        (GOOD + "too,many,fields\n", GOOD, "text:label", "train.csv, line 4: 3 columns where the first line has 2"),
+        (GOOD + "too,many,fields\n", GOOD, "text:label", "train.csv, line 4: 3 columns, but the first line has 2"),
         (GOOD + "nothing,\n", GOOD, "text:label", 'train.csv, line 4: label is "", not a label'),
-        (GOOD, GOOD + "x,c\n", "text:label", "dev.csv, line 4: label c, which train lacks"),
+        (GOOD, GOOD + "x,c\n", "text:label", "dev.csv, line 4: label c is not in train"),
         (
             "text,label\nx,pos\ny,neg\n",
             "text,label\nx,poz\n",
             "text:label",
-            "line 2: label poz, which train lacks; did",
+            "line 2: label poz is not in train; did",
         ),
         (GOOD + "x,c\n", GOOD, "text:label", "train: train has the label 'c', which dev lacks"),
         ("text,label\nfine,a\n", "text,label\nfine,a\n", "text:label", "all of train has the label 'a'"),
-        ("text,label\nx,1.5\ny,n/a\n", GOOD, "text:label", "train.csv, line 3: label n/a is no finite number"),
+        ("text,label\nx,1.5\ny,n/a\n", GOOD, "text:label", "train.csv, line 3: label n/a is not a finite number"),
         (b"text,label\nfine,a\nb\xff,b\n", GOOD, "text:label", "train.csv, line 3: not UTF-8"),
-        ("text,label\nx,0\ny,1\nz,-100\n", GOOD, "text:label", "train.csv, line 4: label -100 is what training"),
+        (
+            "text,label\nx,0\ny,1\nz,-100\n",
+            GOOD,
+            "text:label",
+            "train.csv, line 4: label -100 means no label in training",
+        ),
         ("text,label\nx,O\ny z,O B\n", GOOD, "text:label", "train.csv, line 3: label is one string of tags (O B)"),
         (
             "text,label\ny z,\"['O', 'B-PER']\"\n",
@@ -425,8 +439,8 @@ def test_bad_tables_are_refused_in_one_sentence_that_says_where(train, dev, colu
     ("line", "sentence"),
     [
         ("{", "a.jsonl, line 2: not JSON"),
-        ("[1]", "a.jsonl, line 2: no JSON object"),
-        ('{"text": "x"}', "a.jsonl, line 2: no column label; it has text."),
+        ("[1]", "a.jsonl, line 2: not a JSON object"),
+        ('{"text": "x"}', "a.jsonl, line 2: there is no column label; the columns are text."),
         ('{"text": 5, "label": "a"}', "a.jsonl, line 2: text is 5, not text"),
         ('{"text": "x", "label": null}', "a.jsonl, line 2: label is null, not a label"),
         ('{"text": "x", "label": NaN}', "a.jsonl, line 2: label is NaN, not a label"),
@@ -453,13 +467,13 @@ def test_sentences_whose_labels_do_not_fit_are_refused(tmp_path):
     with pytest.raises(DataError, match="token labels need one text column"):
         load_own(path, path, ["words", "other"], "tags")
     dev = own(tmp_path, "dev.jsonl", [{**good, "tags": ["C", "O"]}])
-    with pytest.raises(DataError, match=r"dev.jsonl, line 1: label C, which train lacks"):
+    with pytest.raises(DataError, match=r"dev.jsonl, line 1: label C is not in train"):
         load_own(path, dev, ["words"], "tags")
 
 
 def test_a_word_labelled_as_ignored_is_refused_and_a_value_of_minus_100_is_a_value(tmp_path):
     path = own(tmp_path, "a.jsonl", [{"words": ["x", "y"], "tags": [1, -100]}, {"words": ["z"], "tags": [0]}])
-    with pytest.raises(DataError, match=r"a.jsonl, line 1: label -100 is what training programs write for no label"):
+    with pytest.raises(DataError, match=r"a.jsonl, line 1: label -100 means no label in training programs"):
         load_own(path, None, ["words"], "tags")
     path = own(tmp_path, "b.jsonl", [{"text": f"word {n}", "degrees": v} for n, v in enumerate((-100, 1.5, 2.5, 3.5))])
     assert -100.0 in load_own(path, path, ["text"], "degrees").train.labels
@@ -471,17 +485,17 @@ def test_labels_of_several_words_that_are_no_tags_are_classes(tmp_path):
 
 
 def test_files_of_other_kinds_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"none.csv is no file; name one \(.tsv .csv .jsonl .ndjson .parquet\)"):
+    with pytest.raises(DataError, match=r"none.csv is not a file; give one \(.tsv .csv .jsonl .ndjson .parquet\)"):
         load_own(tmp_path / "none.csv", None, ["text"], "label")
     (tmp_path / "a.xlsx").write_text(GOOD)
-    with pytest.raises(DataError, match="the ending of its name does not say its kind"):
+    with pytest.raises(DataError, match="the ending of the name is not known"):
         load_own(tmp_path / "a.xlsx", None, ["text"], "label")
     (tmp_path / "a.parquet").write_text(GOOD)
     if "pyarrow" in sys.modules:
         with pytest.raises(DataError, match="can't be read as Parquet"):
             load_own(tmp_path / "a.parquet", None, ["text"], "label")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match="Parquet is read by pyarrow, which isn't installed: pip install pyarrow"):
+    with pytest.raises(DataError, match="reading Parquet needs pyarrow: pip install pyarrow"):
         load_own(tmp_path / "a.parquet", None, ["text"], "label")
 
 

@@ -16,7 +16,7 @@ from fast_electra.config.tree import Config
 
 if TYPE_CHECKING:
     from fast_electra.data.shard_report import BuildReport
-    from fast_electra.evaluation.results import Evaluation
+    from fast_electra.evaluation.evaluations import Evaluation
     from fast_electra.pipelines.corrupt import CacheReport
     from fast_electra.pipelines.pretrain import RunResult
 

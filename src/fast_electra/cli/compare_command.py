@@ -37,7 +37,9 @@ def compare(
         raise ConfigError(f"--page {page}: give a name that ends in {', '.join(PAGES[:-1])} or {PAGES[-1]}.")
     if page is not None and page.is_dir():
         raise ConfigError(f"--page {page} is a folder; name a file, such as {page / 'compare.html'}.")
-    from fast_electra.evaluation.results import compare_evaluations, comparison_entry, find_evaluation
+    from fast_electra.evaluation.contests import compare_evaluations
+    from fast_electra.evaluation.evaluations import find_evaluation
+    from fast_electra.evaluation.json_results import comparison_entry
 
     evaluations = [find_evaluation(model) for model in names]
     folders = [one.folder.resolve() for one in evaluations]
@@ -50,7 +52,9 @@ def compare(
         print_json({"comparisons": [comparison_entry(contest, names) for contest in contests]})
     if json and page is None:
         return 0
-    from fast_electra.report.evaluation_page import contest_table, print_table, save_comparison, verdicts
+    from fast_electra.report.evaluation_page import save_comparison
+    from fast_electra.report.evaluation_tables import contest_table, verdicts
+    from fast_electra.report.text_tables import print_table
 
     if not json:
         console = Terminal()

@@ -60,7 +60,8 @@ def evaluate(
             command_given(),
         )
     if json:
-        from fast_electra.evaluation.results import averages_of, entries
+        from fast_electra.evaluation.json_results import entries
+        from fast_electra.evaluation.remarks import averages_of
 
         averages = [average._asdict() for average in averages_of(results)]
         print_json({"tasks": entries(results), "averages": averages})
@@ -71,14 +72,8 @@ def evaluate(
 
 
 def _print(results: "list[Result]", console: "Terminal") -> None:
-    from fast_electra.report.evaluation_page import (
-        data_table,
-        group_tables,
-        layer_tables,
-        notes,
-        print_table,
-        score_tables,
-    )
+    from fast_electra.report.evaluation_tables import data_table, group_tables, layer_tables, notes, score_tables
+    from fast_electra.report.text_tables import print_table
 
     for table in [*score_tables(results), *layer_tables(results), *group_tables(results), data_table(results)]:
         print_table(table, console)

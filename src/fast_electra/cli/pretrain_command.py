@@ -115,7 +115,7 @@ def _probes(
     from fast_electra.errors import ConfigError
     from fast_electra.evaluation.glue import load_glue
     from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
-    from fast_electra.evaluation.probing import ProbeObserver, pair_probe
+    from fast_electra.evaluation.probe_observers import ProbeObserver, pair_probe
     from fast_electra.evaluation.settings import folder_and_pairs
     from fast_electra.training.precision import choose_execution
 

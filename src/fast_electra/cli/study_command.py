@@ -124,7 +124,7 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
 def _print_plan(steps: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from fast_electra.report import duration
+    from fast_electra.report.figures import duration
     from fast_electra.terminal import Terminal
 
     table = Table(box=None)
@@ -144,7 +144,7 @@ def _print_plan(steps: list[dict[str, Any]]) -> None:
 
 def _print(results: dict[str, Any]) -> None:
     from fast_electra.report.claim_page import notes_of, sentences_of, tables_of
-    from fast_electra.report.evaluation_page import print_table
+    from fast_electra.report.text_tables import print_table
     from fast_electra.terminal import Terminal
 
     console = Terminal()

@@ -24,6 +24,7 @@ from fast_electra.data.shards import TokenShards, open_shards
 from fast_electra.data.tokenizer import fingerprint
 from fast_electra.errors import ModelError, UserError
 from fast_electra.evaluation.detector import Detector, detector_of, masked_prediction
+from fast_electra.evaluation.evaluations import run_of
 from fast_electra.evaluation.minimal_pairs import (
     LONGEST,
     MinimalPairs,
@@ -37,7 +38,7 @@ from fast_electra.evaluation.minimal_pairs import (
     judge,
     summarise,
 )
-from fast_electra.evaluation.results import ZERO_SHOT, Result, Scores, run_of, zero_shot_result
+from fast_electra.evaluation.results import ZERO_SHOT, Result, Scores, zero_shot_result
 from fast_electra.evaluation.runner import Progress, Record, Say, Subject, finished_cell, keep_cell, make_cell
 from fast_electra.models.build import build_model
 from fast_electra.models.classifier import load_task_tokenizer, longest_text

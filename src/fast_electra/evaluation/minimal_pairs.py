@@ -31,7 +31,7 @@ from fast_electra.data.files import canonical_digest
 from fast_electra.data.text_files import shown
 from fast_electra.errors import DataError, ModelError
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
-from fast_electra.evaluation.readers import json_lines
+from fast_electra.evaluation.tables import json_lines
 from fast_electra.evaluation.token_scores import MaskedPrediction, Suspicion, mask_in_turn, score_tokens
 
 MEASURES = ("sum", "mean", "worst")

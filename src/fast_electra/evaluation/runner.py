@@ -37,12 +37,13 @@ from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation.baselines import bag_of_words, majority, word_crf
 from fast_electra.evaluation.comparison import Runs, compare
+from fast_electra.evaluation.evaluations import LONGEST_NAME, task_file
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
-from fast_electra.evaluation.glue import write_server_predictions
+from fast_electra.evaluation.glue_scores import write_server_predictions
 from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_layers, probed, similarity_layers
 from fast_electra.evaluation.recipes import Recipe
-from fast_electra.evaluation.results import LONGEST_NAME, Result, Scores, task_file
+from fast_electra.evaluation.results import Result, Scores
 from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples

@@ -186,7 +186,7 @@ class EvaluationConfig(Section):
     @property
     def folder(self) -> Path:
         """The folder of the results."""
-        from fast_electra.evaluation.results import results_folder
+        from fast_electra.evaluation.evaluations import results_folder
 
         return self.out or results_folder(self.model)
 
@@ -199,8 +199,8 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
+        from fast_electra.evaluation.conll import is_conll
         from fast_electra.evaluation.glue import GLUE
-        from fast_electra.evaluation.readers import is_conll
 
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: give a number from 1.")

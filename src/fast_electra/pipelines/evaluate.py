@@ -18,20 +18,12 @@ from typing import TYPE_CHECKING, Any, cast
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_text_atomically
 from fast_electra.data.python_corpus import Corpus, collect
 from fast_electra.errors import ConfigError, DataError, ModelError
-from fast_electra.evaluation.glue import GLUE, SERVER_FILES, load_glue
+from fast_electra.evaluation.evaluations import RESULTS_FILE, Evaluation, load, store
+from fast_electra.evaluation.glue import GLUE, load_glue
+from fast_electra.evaluation.glue_scores import SERVER_FILES
 from fast_electra.evaluation.overlap import in_train, without_train_texts
-from fast_electra.evaluation.readers import load_own
-from fast_electra.evaluation.results import (
-    PAIRS,
-    RESULTS_FILE,
-    ZERO_SHOT,
-    Evaluation,
-    Result,
-    Scores,
-    load,
-    store,
-    zero_shot_result,
-)
+from fast_electra.evaluation.own_files import load_own
+from fast_electra.evaluation.results import PAIRS, ZERO_SHOT, Result, Scores, zero_shot_result
 from fast_electra.evaluation.settings import BLIMP, BUGS, EvaluationConfig
 from fast_electra.evaluation.tasks import Task
 
@@ -82,7 +74,8 @@ def evaluate_model(
         pairs = read_minimal_pairs(config.pairs_file)
     from fast_electra.evaluation.runner import Work, count_seen, evaluate, open_subject, write_predictions
     from fast_electra.evaluation.side_by_side import compute_side_by_side
-    from fast_electra.report.evaluation_page import curve_chart, render_evaluation_page
+    from fast_electra.report.evaluation_charts import curve_chart
+    from fast_electra.report.evaluation_page import render_evaluation_page
     from fast_electra.report.plots import save_svg
     from fast_electra.training.precision import choose_execution
 

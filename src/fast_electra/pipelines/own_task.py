@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.errors import ConfigError
-from fast_electra.evaluation.readers import choose_columns, load_own
+from fast_electra.evaluation.own_files import choose_columns, load_own
 from fast_electra.evaluation.results import BASELINES, Result, spread
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.pipelines.evaluate import evaluate_model

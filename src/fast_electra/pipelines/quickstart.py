@@ -38,7 +38,8 @@ from fast_electra.pipelines.own_task import check_task, judge_on_task
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.pipelines.quickstart_page import bug_examples, cost_of, environment_of, snippets, summary_of
 from fast_electra.pipelines.stages import OTHER_SECONDS, Outlook, Stages
-from fast_electra.report import decimal, evaluation_page, percent
+from fast_electra.report import evaluation_page
+from fast_electra.report.figures import decimal, percent
 from fast_electra.report.inspect import print_summary_table
 from fast_electra.report.page import render_quickstart_page
 from fast_electra.report.run_content import REPORT_FILE

@@ -9,7 +9,7 @@ from typing import Any
 
 from fast_electra.config.tree import Config
 from fast_electra.data.files import write_json_atomically
-from fast_electra.report import duration
+from fast_electra.report.figures import duration
 from fast_electra.terminal import Terminal
 from fast_electra.training.telemetry import QuietObserver
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fast_electra.report import MISSING, finite
-from fast_electra.report.evaluation_page import TextTable
+from fast_electra.report.figures import MISSING, finite
 from fast_electra.report.plots import Specification, to_svg
 from fast_electra.report.templating import asset, templates
+from fast_electra.report.text_tables import TextTable
 
 Results = Mapping[str, Any]
 _SEED, _MEAN = "a seed", "mean and 95 % interval"

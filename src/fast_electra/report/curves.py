@@ -1,6 +1,6 @@
-"""The curves of a configuration: temperature or strength, and learning rate, over its updates; and a run's own.
+"""Curves over the updates of a configuration, planned and as a run had them: temperature or strength, learning rate.
 
-Notable: a plan is written as the records of a run would be (`metrics.jsonl`), so that both are drawn by the same code.
+Notable: a plan has the format of a run's records (`metrics.jsonl`), so the same code draws both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,30 @@ TITLES = {
     "attention_dropping": "share of the auxiliary's attention weights dropped",
     "learning_rate": "learning rate",
 }
-Record = dict[str, float]
+PlannedUpdate = dict[str, float]
 
-# Where the number of updates is known only to the run itself: as fine as a plot can show.
+# Used if only the run knows its number of updates: as many points as a plot can show.
 _UNKNOWN_UPDATES = 1000
 
 
 def known_updates(config: Config) -> int | None:
-    """Updates of the run; None where its budget (FLOPs, hours) becomes a number only when it starts."""
+    """Return the updates of a run; None if its budget (FLOPs, hours) becomes a number only at its start."""
     training = config.training
     if training.tokens is not None:
         return max(1, training.tokens // (training.batch_size * config.data.length))
     return training.updates
 
 
-def planned(config: Config, shares: Sequence[float]) -> list[Record]:
-    """What the curriculum and the learning rate's schedule decide.
+def planned(config: Config, shares: Sequence[float]) -> list[PlannedUpdate]:
+    """Compute temperature or strength, and learning rate, as the schedules plan them.
 
     Args:
-        config: without `fast_electra` as its objective there is no curriculum; an adaptive one, and one whose T0 is
-            still to be chosen (auto), can't be planned.
-        shares: of the run, in [0, 1], ascending.
+        config: an objective without auxiliary has no curriculum; an adaptive curriculum and one whose T0 is not chosen
+            yet (`auto`) cannot be planned.
+        shares: of the run, between 0 and 1, ascending.
 
     Returns:
-        a record for the update at each share: `share`, `update` (from 1), and those of `TITLES` that there are.
+        a record for the update at each share: `share`, `update` (from 1), and the planned keys of `TITLES`.
     """
     total = known_updates(config) or _UNKNOWN_UPDATES
     schedule = config.corruption.schedule
@@ -54,9 +54,16 @@ def planned(config: Config, shares: Sequence[float]) -> list[Record]:
 
 
 def schedule_chart(configs: Mapping[str, Config], metrics: Sequence[Mapping[str, Any]] = ()) -> Specification:
-    """The planned curves of configurations, by name, below each other; with a run's `metrics`, what it did as well.
+    """Draw the planned curves of configurations below each other, and the curves of a run.
 
-    The run's difficulty is drawn beside the target where the first configuration's schedule holds one.
+    If the schedule of the first configuration has a target difficulty, the run's difficulty is drawn with the target.
+
+    Args:
+        configs: {name: configuration}.
+        metrics: records of a run; may be empty.
+
+    Returns:
+        a Vega-Lite specification.
     """
     places = [number / _UNKNOWN_UPDATES for number in range(_UNKNOWN_UPDATES + 1)]
     plans = {name: planned(config, places) for name, config in configs.items()}
@@ -80,7 +87,7 @@ def schedule_chart(configs: Mapping[str, Config], metrics: Sequence[Mapping[str,
 
 
 def _difficulty(metrics: Sequence[Mapping[str, Any]]) -> Series:
-    """The mean of `rtd_loss_replaced` and `rtd_loss_kept`, of records that have both."""
+    """Mean of `rtd_loss_replaced` and `rtd_loss_kept` of the records that have both."""
     fields = ("rtd_loss_replaced", "rtd_loss_kept")
     both = [record for record in metrics if all(field in record for field in fields)]
     return Series("run", [r["update"] for r in both], [sum(r[field] for field in fields) / 2 for r in both])

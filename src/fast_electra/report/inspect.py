@@ -1,9 +1,9 @@
-"""What a run has to say in a terminal: text shaded by suspicion, and the table of results.
+"""Results in a terminal: text shaded by suspicion, and the table of a quickstart's results.
 
 Notable:
-- colour is never the only cue: tokens that the model holds for replaced are underlined, and wrapped in ⟦ ⟧ where the
-  output is no terminal and has no underline;
-- suspicion is the probability that a token was replaced, and half is where the model would say so.
+- colour is never the only cue: tokens that the model classifies as replaced are underlined. They are in ⟦ ⟧ if the
+  output is not a terminal and has no underline;
+- suspicion is the probability that a token was replaced; from 0.5 on the model classifies it as replaced.
 """
 
 import json
@@ -14,30 +14,23 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from fast_electra.report import (
-    DIFFERENCES,
-    THRESHOLD,
-    contestants,
-    decimal,
-    duration,
-    finite,
-    interval,
-    look_up,
-    percent,
-    tokens_per_second,
-    total_seconds,
-)
+from fast_electra.report.figures import decimal, duration, finite, interval, look_up, percent
+from fast_electra.report.summary_figures import DIFFERENCES, THRESHOLD, bug_rows, tokens_per_second, total_seconds
 from fast_electra.terminal import Terminal
 
-# Black on these is readable (contrast over 7) on light and dark terminals alike; below the first nothing is shaded.
+# Black text on these colours is readable on light and dark terminals (contrast over 7). Below the first one nothing is
+# shaded.
 SHADES = ((0.1, "#fff3c4"), (0.25, "#ffd98a"), (0.5, "#ffb14e"), (0.75, "#ff8f5a"), (0.9, "#ff7a6b"))
 
 
 def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Terminal, most: int = 5) -> None:
-    """Print the text with every token shaded by suspicion, a legend, and where the `most` suspicious tokens stand.
+    """Print the text with every token shaded by suspicion, a legend, and the places of the most suspicious tokens.
 
-    `tokens` are (text, probability that it was replaced, or None for text that is no token), in order, covering the
-    text exactly, as `report.tokens.display_tokens` gives them.
+    Args:
+        tokens: (text, probability that it was replaced) in order, from `report.tokens.display_tokens`. They cover the
+            text exactly; the probability is None for text that belongs to no token.
+        console: the terminal.
+        most: number of tokens whose places are printed.
     """
     brackets = not console.is_terminal
     left, right = ("[[", "]]") if console.options.ascii_only else ("⟦", "⟧")
@@ -51,9 +44,7 @@ def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Termina
     legend = Text("\nsuspicion  ")
     for bound, _ in SHADES:
         legend.append(f" from {percent(bound)[:-4]} % ", _style(bound))
-    legend.append(
-        f"  {left} {right}: replaced, says the model" if brackets else "  underlined: replaced, says the model"
-    )
+    legend.append(f"  {left} {right}: classified as replaced" if brackets else "  underlined: classified as replaced")
     console.print(legend)
 
     places = [place for place in _places(tokens) if place["suspicion"] is not None]
@@ -63,34 +54,34 @@ def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Termina
 
 
 def to_json(tokens: Sequence[tuple[str, float | None]]) -> str:
-    """The tokens as one JSON object for tools: `{"tokens": [{text, suspicion, offset, line, column}], "threshold"}`.
+    """Return the tokens as JSON for tools: `{"tokens": [{text, suspicion, offset, line, column}], "threshold"}`.
 
-    `offset` counts characters from 0, `line` and `column` from 1. Text that is no token has `suspicion: null`; the
-    texts concatenate to the whole. No key holds a number that JSON does not know (NaN becomes null).
+    `offset` counts characters from 0, `line` and `column` from 1. Text that belongs to no token has `suspicion: null`.
+    The texts concatenate to the whole text. NaN becomes null, because JSON has no NaN.
     """
     return json.dumps({"threshold": THRESHOLD, "tokens": _places(tokens)}, allow_nan=False)
 
 
 def print_summary_table(summary: Mapping[str, Any], console: Terminal) -> None:
-    """Print a quickstart's results (`summary.json`) as tables; a figure that the summary lacks reads –."""
+    """Print a quickstart's results (`summary.json`) as tables; a missing figure reads –."""
     table = Table(title="Pre-training", title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("measure, on held-out text")
     table.add_column("result", justify="right")
-    table.add_column("beside it", overflow="fold")
+    table.add_column("compare with", overflow="fold")
     ratio = _ratio(look_up(summary, "auxiliary.masked_accuracy"), look_up(summary, "auxiliary.unigram_accuracy"))
     unigram = percent(look_up(summary, "auxiliary.unigram_accuracy"))
     table.add_row(
-        "auxiliary: masked tokens guessed right",
+        "auxiliary: masked tokens predicted correctly",
         percent(look_up(summary, "auxiliary.masked_accuracy")),
         f"most frequent token: {unigram}" + (f" ({ratio})" if ratio else ""),
     )
     table.add_row(
-        "main model: replaced tokens told apart (ROC-AUC)",
+        "main model: ROC-AUC of replaced-token detection",
         decimal(look_up(summary, "main.rtd_auc")),
-        f"chance: 0.500; masked positions alone: {decimal(look_up(summary, 'main.rtd_auc_masked'))}",
+        f"chance: 0.500; masked positions only: {decimal(look_up(summary, 'main.rtd_auc_masked'))}",
     )
     table.add_row(
-        "masked positions really replaced",
+        "masked positions that were replaced",
         percent(look_up(summary, "main.replaced_fraction")),
         f"temperature {decimal(look_up(summary, 'temperature.first'))} to "
         f"{decimal(look_up(summary, 'temperature.last'))}",
@@ -108,7 +99,7 @@ def print_summary_table(summary: Mapping[str, Any], console: Terminal) -> None:
             console.say(sentence)
 
     for kind in ("operator", "variable"):
-        rows = contestants(summary, kind)
+        rows = bug_rows(summary, kind)
         if not rows:
             continue
         counts = [row.pairs for row in rows if row.name == "main model"]
@@ -154,7 +145,7 @@ def _style(suspicion: float | None) -> Style:
 
 
 def _visible(text: str) -> str:
-    """Control characters as their pictures (␛), so that a file cannot send commands to the terminal."""
+    """Replace control characters by their pictures (␛), so that a file cannot send commands to the terminal."""
     text = text.replace("\r\n", "\n")
     return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else "␡" if c == "\x7f" else c for c in text)
 

@@ -21,8 +21,8 @@ from typing import Any
 import vl_convert
 
 from fast_electra.data.files import write_text_atomically
-from fast_electra.report import finite, look_up
-from fast_electra.report import percent as written_percent
+from fast_electra.report.figures import finite, look_up
+from fast_electra.report.figures import percent as written_percent
 
 VEGA_LITE = "6.1"
 NUMBER = ",.10~g"  # 0.5, 500, 12,000: d3's bare "," would write 5e+2

@@ -1,4 +1,4 @@
-"""What a run's page shows: a quickstart's stored content, or the curves and settings of a single run."""
+"""Content of a run's page: the stored content of a quickstart, or curves and settings of a single run."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ REPORT_FILE = "report.json"
 
 
 def report_content(run: Path) -> dict[str, Any]:
-    """The content for `render_quickstart_page`.
+    """Return the content for `render_quickstart_page`.
 
     Raises:
-        CheckpointError: the folder is no run, or has no metrics yet.
+        CheckpointError: the folder is not a run, or has no metrics yet.
     """
     evaluation = evaluation_page.report_content(run)
     if (run / REPORT_FILE).exists():

@@ -1,9 +1,9 @@
-"""From a tokenizer's output to pieces of text that can be shown, each with its score.
+"""Pieces of text to display, each with its score, from the output of a tokenizer.
 
 Notable:
-- the pieces always concatenate to the text exactly, whatever the tokenizer leaves out (white space between words),
-  shares (a character of several bytes that two tokens hold a part of) or normalises away;
-- nothing here loads a tokenizer: offsets or a decode function come in, so that any tokenizer will do.
+- the pieces always concatenate exactly to the text, even if the tokenizer leaves out characters (white space between
+  words), splits one character over two tokens, or normalises the text;
+- nothing here loads a tokenizer. The caller gives offsets or a decode function, so any tokenizer works.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class DisplayToken(NamedTuple):
-    """A piece of text and the model's probability that it was replaced; None for text that is no token."""
+    """A piece of text and the probability that it was replaced; None for text that belongs to no token."""
 
     text: str
     suspicion: float | None
@@ -20,17 +20,24 @@ class DisplayToken(NamedTuple):
 def display_tokens(
     text: str, offsets: Sequence[tuple[int, int]], suspicions: Sequence[float | None]
 ) -> list[DisplayToken]:
-    """Cut `text` into one piece a token, in order, and pieces without a score for what no token covers.
+    """Split a text into one piece for each token, and pieces without a score for text that no token covers.
 
-    `offsets` are the tokenizer's (start, end) in characters, one a token, start ascending; `suspicions` are
-    probabilities in 0 to 1, one a token. Empty offsets (special tokens) give no piece. Tokens that share a character
-    become one piece with the highest of their scores.
+    Empty offsets (special tokens) give no piece. Tokens that share a character become one piece with the highest of
+    their scores.
+
+    Args:
+        text: the whole text.
+        offsets: (start, end) in characters of each token, with ascending starts.
+        suspicions: probability between 0 and 1 of each token, or None.
+
+    Returns:
+        the pieces in order.
 
     Raises:
-        ValueError: when the two sequences differ in length.
+        ValueError: the two sequences differ in length.
     """
     pieces: list[DisplayToken] = []
-    shown = 0  # characters of the text that the pieces cover so far
+    shown = 0  # number of characters that the pieces cover so far
     for (start, end), suspicion in zip(offsets, suspicions, strict=True):
         if end <= start:
             continue
@@ -51,16 +58,16 @@ def display_tokens(
 
 
 def decode_pieces(ids: Sequence[int], decode: Callable[[list[int]], str]) -> list[str]:
-    """One piece of text a token of `ids` (S), for sequences that have no source text (corrupted ones).
+    """Return a piece of text for each token of `ids` (S), for sequences without source text (corrupted ones).
 
-    The pieces concatenate to `decode(ids)`. A token that ends inside a character gets what is complete before it, and
-    the character goes to the token that completes it. `decode` is called S + 1 times: meant for a row, not a corpus.
+    The pieces concatenate to `decode(ids)`. If a token ends inside a character, the character belongs to the token
+    that completes it. `decode` is called S + 1 times, so use this for a row and not for a corpus.
     """
     whole = decode(list(ids))
     borders = [0]
     for count in range(1, len(ids)):
         prefix = decode(list(ids[:count]))
-        while not whole.startswith(prefix):  # ends inside a character, or the decoder joins across the border
+        while not whole.startswith(prefix):  # it ends inside a character, or the decoder joins tokens
             prefix = prefix[:-1]
         borders.append(max(len(prefix), borders[-1]))
     return [whole[start:end] for start, end in zip(borders, [*borders[1:], len(whole)], strict=True)] if ids else []

@@ -1,0 +1,152 @@
+"""Several models compared on the tasks that they share.
+
+Notable: two models are compared if task, examples and setup are the same, each pair of models by `comparison.compare`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from fast_electra.data.files import read_sealed_json
+from fast_electra.errors import DataError
+from fast_electra.evaluation.comparison import Comparison, Runs, compare
+from fast_electra.evaluation.evaluations import Evaluation, task_file
+from fast_electra.evaluation.metrics import clustered_interval
+from fast_electra.evaluation.results import ZERO_SHOT, Result, Spread, spread
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Several models on one dev split of one task under one setup."""
+
+    task: str
+    setup: str
+    split: str
+    metric: str
+    spreads: list[Spread | None]
+    """one a model, in their order; None for one that lacks the task"""
+    scores: list[list[float]]
+    """of all seeds, likewise"""
+    comparisons: dict[tuple[int, int], Comparison]
+    """of each two models, by their places; empty where no predictions are kept (probes)"""
+
+    @property
+    def detectable(self) -> float | None:
+        """The largest minimal detectable difference of two models, in points; None where one is unknown."""
+        found = [comparison.detectable for comparison in self.comparisons.values()]
+        return max((d for d in found if d is not None), default=None) if None not in found else None
+
+    @property
+    def leader(self) -> int | None:
+        """The model that is ahead of every other one, each time decided; None where there is none."""
+        for place, one in enumerate(self.spreads):
+            others = [other for other, of in enumerate(self.spreads) if other != place and of is not None]
+            if one is not None and others and all(self._is_ahead(place, other) for other in others):
+                return place
+        return None
+
+    def _is_ahead(self, place: int, other: int) -> bool:
+        comparison = self.comparisons.get((min(place, other), max(place, other)))
+        return comparison is not None and comparison.decided and (comparison.difference > 0) == (place < other)
+
+
+def compare_evaluations(
+    evaluations: Sequence[Evaluation], names: Sequence[str], say: Callable[[str], object]
+) -> list[Contest]:
+    """Every task that two or more models share, under the same setup.
+
+    Args:
+        evaluations: two or more.
+        names: of the models, as sentences call them.
+        say: is told what can't be compared.
+
+    Raises:
+        DataError: nothing is shared; or the files of a cell or task are missing.
+    """
+    contests: list[Contest] = []
+    keys = dict.fromkeys((result.task, result.setup) for one in evaluations for result in one.results)
+    for task, setup in keys:
+        found = [next((r for r in one.results if (r.task, r.setup) == (task, setup)), None) for one in evaluations]
+        there = [result for result in found if result is not None]
+        if len(there) < 2:
+            continue
+        if len({result.digest for result in there}) > 1:
+            say(f"{task} ({setup}) is not compared: the models were trained or scored on different examples.")
+            continue
+        contests += [_contest(evaluations, names, found, split) for split in there[0].scores]
+    if not contests:
+        held = "; ".join(
+            f"{name} has {', '.join(f'{r.task} ({r.setup})' for r in one.results) or 'none'}"
+            for name, one in zip(names, evaluations, strict=True)
+        )
+        raise DataError(f"no task is there twice under one setup: {held}; evaluate them with the same options.")
+    return contests
+
+
+def _contest(
+    evaluations: Sequence[Evaluation], names: Sequence[str], found: Sequence[Result | None], split: str
+) -> Contest:
+    one = next(result for result in found if result is not None)
+    metric = next(iter(one.scores[split]))
+    scores = [[] if result is None else result.of(split, metric) for result in found]
+    runs = [
+        None if result is None else _runs(evaluations[place], names[place], result, split)
+        for place, result in enumerate(found)
+    ]
+    comparisons: dict[tuple[int, int], Comparison] = {}
+    for first, second in combinations(range(len(found)), 2):
+        one_runs, other_runs = runs[first], runs[second]
+        if one_runs is None or other_runs is None:
+            continue
+        if one.setup.startswith(ZERO_SHOT):
+            if (compared := _compare_pairs(one_runs, other_runs, metric)) is not None:
+                comparisons[first, second] = compared
+        else:
+            labels = _labels(evaluations[first], one, split)
+            comparisons[first, second] = compare(one_runs, other_runs, labels, metric)
+    spreads = [None if result is None else spread(scores[place]) for place, result in enumerate(found)]
+    return Contest(one.task, one.setup, split, metric, spreads, scores, comparisons)
+
+
+def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs | None:
+    """Predictions of every seed that has a score; None where there is none, or cells keep none."""
+    predictions: dict[int, Sequence[Any]] = {}
+    for seed in result.seeds:
+        if str(seed) in result.failed:
+            continue
+        path = evaluation.folder / "cells" / result.cells[str(seed)]
+        cell = read_sealed_json(path)
+        if cell is None:
+            raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
+        if not cell["predictions"]:
+            return None
+        predictions[seed] = cell["predictions"][split]
+    return Runs(name, predictions) if predictions else None
+
+
+def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]:
+    path = task_file(evaluation.folder, result.task, result.digest)
+    facts = read_sealed_json(path)
+    if facts is None:
+        raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
+    return facts["dev"][split]
+
+
+def _compare_pairs(first: Runs, second: Runs, metric: str) -> Comparison | None:
+    """Of zero-shot results, on the pairs that both judged: some are left out, by a tokenizer or for a sample.
+
+    Pairs that come in sets are resampled by whole sets.
+    """
+    one, other = (
+        {place: (won, *of) for place, won, *of in next(iter(runs.predictions.values()))} for runs in (first, second)
+    )
+    both = sorted(one.keys() & other.keys())
+    if not both:
+        return None
+    sets = [one[place][1] if len(one[place]) > 1 else 0 for place in both]
+    interval = clustered_interval([one[place][0] - other[place][0] for place in both], sets)
+    difference, low, high = (100 * value for value in interval)
+    return Comparison(
+        first.name, second.name, metric, difference, low, high, None, (1, 1), paired=True, examples=len(both)
+    )
