@@ -118,12 +118,11 @@ def result(difference: float, low: float, high: float, detectable: float | None,
         (result(-1.2, -2.6, -0.3, 1.0), "B is ahead of A by 1.2 points, interval 0.3 to 2.6, 5 seeds: decided"),
         (
             result(9.0, 8.0, 10.0, None, (1, 1)),
-            "A is ahead of B by 9.0 points, interval 8.0 to 10.0, 1 seed (of examples alone): not decided",
+            "A is ahead of B by 9.0 points, interval 8.0 to 10.0, 1 seed (over examples only): not decided",
         ),
         (
             result(9.0, 8.0, 10.0, None, (1, 3)),
-            "A is ahead of B by 9.0 points, interval 8.0 to 10.0, 1 and 3 seeds (one says nothing of its spread): "
-            "not decided",
+            "A is ahead of B by 9.0 points, interval 8.0 to 10.0, 1 and 3 seeds (one seed has no spread): not decided",
         ),
         (result(0.0, -0.04, 0.04, 0.0, (3, 4)), "A and B are level, interval 0.0 to 0.0, 3 and 4 seeds: not decided"),
     ],

@@ -814,7 +814,7 @@ BAD = [
         ["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "unknown.csv"],
         "label c is not in train",
     ),
-    (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "one.csv"], "which dev lacks"),
+    (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "one.csv"], "which is not in dev"),
     (["--train", "own.csv", "--text", "text", "--label", "label", "--dev", "empty.csv"], "empty.csv has no examples"),
     (["--train", "nowhere.csv"], "--train nowhere.csv is no file; name a table or a CoNLL file"),
     (["--train", "."], "--train . is no file"),
@@ -900,7 +900,7 @@ def test_a_model_that_does_not_beat_a_baseline_is_called_out():
     ]
     assert remarks(result([0.55, 0.6, 0.65])) == [
         "rte: accuracy 60.0 is above the majority class (52.7) and an untrained encoder of its shape (54.0) by less "
-        "than these seeds can tell."
+        "than these seeds can detect."
     ]
     assert remarks(result([0.70, 0.701, 0.702])) == []
 
@@ -1025,7 +1025,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
         store(Evaluation(before.model, before.digest, folder, [found], []))
     assert main(["compare", *map(str, folders)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (of examples alone): not decided" in shown
+    assert "by 40.0 points, interval 34.0 to 45.0, 1 seed (over examples only): not decided" in shown
     assert "not decided. On the 100 pairs that both models judged." in shown
     write_sealed_json(folders[1] / "cells" / "pairs.json", {"predictions": {"dev": [[999, 1.0]]}})
     assert main(["compare", *map(str, folders), "--json"]) == 0
@@ -1075,7 +1075,7 @@ def test_what_cannot_be_compared_is_said(evaluated, tmp_path, capsys, monkeypatc
     assert "evaluate" in capsys.readouterr().err
     store(replace(found, digest="other weights", results=[replace(found.results[0], setup="bert")]))
     assert main(["compare", str(evaluated[0]), str(other)]) == 2
-    assert "no task is there twice under one setup" in capsys.readouterr().err
+    assert "the models share no task under one setup" in capsys.readouterr().err
     (other / "results.json").write_text("{")
     assert main(["compare", str(evaluated[0]), str(other)]) == 2
     assert "is damaged: delete it" in capsys.readouterr().err
@@ -1101,7 +1101,7 @@ def test_a_results_file_of_somebody_else_is_left_alone(evaluated, models, glue, 
     shutil.copytree(evaluated[0], results_folder("model"))
     assert find_evaluation("model").digest == load(evaluated[0]).digest
     assert main(again(model, model, glue)) == 2
-    assert "model/results.json is there and was not written by evaluate: give another folder" in capsys.readouterr().err
+    assert "model/results.json exists and was not written by evaluate: give another folder" in capsys.readouterr().err
     assert (model / "results.json").read_text() == '{"eval_accuracy": 0.9}'
 
 
@@ -1152,9 +1152,9 @@ def test_a_result_of_other_examples_takes_the_place_of_one_and_says_so(tmp_path)
         recipe = {"name": "fast"} | ({"start": start} if start else {})
         store(Evaluation("m", "w", tmp_path, [result([0.5], digest=digest, recipe=recipe)], []), said.append)
     assert [sentence.partition(",")[0] for sentence in said] == [
-        "rte (fast) takes the place of a result of other examples",
-        "rte (fast) takes the place of a result of other weights to start from",
-        "rte (fast) takes the place of a result of other weights to start from",
+        "rte (fast) replaces a result of other examples",
+        "rte (fast) replaces a result of other weights to start from",
+        "rte (fast) replaces a result of other weights to start from",
     ]
 
 

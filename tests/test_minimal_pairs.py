@@ -261,7 +261,7 @@ BAD = [
     ('{"sentence_good": "a", "sentence_bad": "b"}\n\n[1]\n', ", line 3: not a JSON object"),
     ('{"sentence_good": "a", "sentence_bad": 7}\n', ", line 1: sentence_bad is 7, not text"),
     ('{"sentence_good": "  ", "sentence_bad": "b"}\n', ', line 1: sentence_good is "  ", not text'),
-    ('{"sentence_good": "\\ud800", "sentence_bad": "b"}\n', ", line 1: sentence_good holds half of a surrogate pair"),
+    ('{"sentence_good": "\\ud800", "sentence_bad": "b"}\n', ", line 1: sentence_good has half of a surrogate pair"),
     ('{"sentence_good": \n', ", line 1: not JSON"),
     ("\n", " has no pairs"),
 ]

@@ -179,7 +179,11 @@ def test_rows_of_qqp_with_missing_columns_are_skipped_and_counted(tmp_path):
         ("cola", ("CoLA/dev.tsv", "gj04\t1\t\tfine\ngj04\t1\tno\n"), "CoLA/dev.tsv, line 2: 3 columns instead of 4"),
         ("cola", ("CoLA/train.tsv", "gj04\tyes\t\tfine\n"), "CoLA/train.tsv, line 1: label 'yes' is not one of 0, 1"),
         ("cola", ("CoLA/dev.tsv", ""), "cola: dev is empty"),
-        ("cola", ("CoLA/dev.tsv", "gj04\t1\t\tfine\n"), "cola: train has the label 'unacceptable', which dev lacks"),
+        (
+            "cola",
+            ("CoLA/dev.tsv", "gj04\t1\t\tfine\n"),
+            "cola: train has the label 'unacceptable', which is not in dev",
+        ),
         (
             "stsb",
             ("STS-B/dev.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n"),
@@ -406,7 +410,7 @@ GOOD = "text,label\nfine,a\nbad,b\n"
             "text:label",
             "line 2: label poz is not in train; did",
         ),
-        (GOOD + "x,c\n", GOOD, "text:label", "train: train has the label 'c', which dev lacks"),
+        (GOOD + "x,c\n", GOOD, "text:label", "train: train has the label 'c', which is not in dev"),
         ("text,label\nfine,a\n", "text,label\nfine,a\n", "text:label", "all of train has the label 'a'"),
         ("text,label\nx,1.5\ny,n/a\n", GOOD, "text:label", "train.csv, line 3: label n/a is not a finite number"),
         (b"text,label\nfine,a\nb\xff,b\n", GOOD, "text:label", "train.csv, line 3: not UTF-8"),
@@ -588,10 +592,10 @@ def test_fewer_examples_are_a_part_of_more():
 def test_dropping_texts_of_train_is_refused_where_too_little_is_left():
     train = Split([("a",), ("b",), ("c",)], [0, 1, 0])
     for dev, sentence in (
-        (Split([("a",), (" b",)], [0, 1]), "leaves no example in dev, since train has the texts of all of them"),
+        (Split([("a",), (" b",)], [0, 1]), "leaves no example in dev, because train has the texts of all of them"),
         (Split([("a",), ("x",)], [0, 1]), "leaves no example of one label in dev"),
     ):
-        with pytest.raises(DataError, match=f"{sentence}.*or leave --drop-overlap out"):
+        with pytest.raises(DataError, match=f"{sentence}.*or leave out --drop-overlap"):
             without_train_texts(task_of(train, dev))
     # Nobody chooses the examples of a test set, so it may lose a label.
     task = task_of(train, Split([("y",), ("z",)], [0, 1]))

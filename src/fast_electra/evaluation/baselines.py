@@ -1,15 +1,15 @@
-"""What a score has to beat: the majority class, and a linear model: a bag of words, or for words in sentences a CRF.
+"""Baselines that a score has to beat: the majority class, a bag of words, and a CRF for labels of words.
 
 Notable:
-- all are fitted on train and scored on dev exactly as a model is (`scores.score_splits`); the caller gives them the
-  training examples that the encoder has;
-- the bag of words is scikit-learn's TF-IDF with a linear model on top: of words alone, or of words and pairs of
-  neighbours, whichever scores better on a held-out part of train. A pair of texts has the features of each and their
-  element-wise minimum, which is what the two share;
-- it is capped, so that it takes seconds whatever the task (8 with 364,000 pairs, one thread): `MOST_EXAMPLES` to train
-  on, drawn by the seed, and `MOST_FEATURES` n-grams;
-- labels of words are learned by a conditional random field (crfsuite): a linear model over each word, how it is written
-  and its neighbours up to two words away, which finds the best labels of the sentence together.
+- all are fitted on train and scored on dev exactly like a model (`scores.score_splits`); the caller gives them the
+  training examples of the encoder;
+- the bag of words is scikit-learn's TF-IDF with a linear model on top, over words, or over words and pairs of
+  neighbours, whichever scores better on a held-out part of train. A pair of texts has the features of each text and
+  their element-wise minimum, which is what the texts share;
+- its size is limited, so that it takes seconds for any task (8 s for 364,000 pairs on one thread): `MOST_EXAMPLES`
+  training examples, drawn by the seed, and `MOST_FEATURES` n-grams;
+- the conditional random field (crfsuite) is a linear model over each word, its spelling and its neighbours up to two
+  words away; it finds the best labels of a whole sentence.
 """
 
 from collections import Counter
@@ -32,14 +32,16 @@ from fast_electra.evaluation.tasks import Task, held_out
 MOST_EXAMPLES = 100_000
 MOST_FEATURES = 100_000
 CRF = {"c1": 0.1, "c2": 0.1, "max_iterations": 100}
-"""L1 and L2 penalties, and steps of L-BFGS: chosen on a part of train of NCBI-disease"""
+"""L1 and L2 penalties and steps of L-BFGS, chosen on a part of the training examples of NCBI-disease"""
 
 
 def majority(task: Task) -> dict[str, dict[str, float]]:
-    """Scores {dev split: {metric: score}} of one answer for all: the commonest class of train, or its mean.
+    """Score one answer for all examples: the most frequent class of train, or the mean of its values.
 
-    Of classes equally common the first in order; for tokens the commonest label of a word. A constant answer scores 0.0
-    by Matthews and the correlations.
+    Of equally frequent classes the first one counts. A constant answer scores 0.0 by Matthews and the correlations.
+
+    Returns:
+        {dev split: {metric: score}}.
     """
     if task.kind == "tokens":
         common = _commonest(Counter(chain.from_iterable(cast("list[list[int]]", task.train.labels))))
@@ -49,19 +51,22 @@ def majority(task: Task) -> dict[str, dict[str, float]]:
 
 
 def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Scores {dev split: {metric: score}} of a linear model on words, or on words and pairs of neighbours, case aside.
+    """Score a linear model on lower-case words, or on words and pairs of neighbours.
 
-    Which of the two is chosen on a part of train (`tasks.held_out`), never on dev. Logistic regression for classes,
-    ridge regression for values.
+    A part of train (`tasks.held_out`) decides which of the two, never dev. It is a logistic regression for classes and
+    a ridge regression for values.
 
     Args:
         task: trained on at most `MOST_EXAMPLES` examples.
-        seed: which, where there are more.
+        seed: of the draw of examples, if there are more.
+
+    Returns:
+        {dev split: {metric: score}}.
     """
     random = np.random.Generator(np.random.Philox(key=seed))
     task = replace(task, train=task.train.at(sorted(random.permutation(len(task.train))[:MOST_EXAMPLES].tolist())))
     if task.kind == "classification" and len(set(task.train.labels)) == 1:  # pyright: ignore[reportArgumentType]
-        return majority(task)  # few examples may be of one class, which a linear model refuses
+        return majority(task)  # scikit-learn refuses a single class
     held = held_out(task)
     if held is None or len(set(held.train.labels)) == 1:  # pyright: ignore[reportArgumentType]
         return _linear(task, neighbours=1)
@@ -71,7 +76,7 @@ def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
 
 def _linear(task: Task, neighbours: int) -> dict[str, dict[str, float]]:
     """Scores of a linear model on words and runs of neighbouring words up to a given length."""
-    # The default pattern drops punctuation and words of one letter, "I" and "a" among them.
+    # The default pattern drops punctuation and words of one letter such as "I" and "a".
     vectors = TfidfVectorizer(ngram_range=(1, neighbours), max_features=MOST_FEATURES, token_pattern=r"\w+|[^\w\s]")
     vectors.fit(text for texts in task.train.texts for text in texts)
     model = Ridge(solver="lsqr") if task.kind == "regression" else LogisticRegression(C=4.0, tol=1e-3, max_iter=200)
@@ -81,13 +86,13 @@ def _linear(task: Task, neighbours: int) -> dict[str, dict[str, float]]:
 
 
 def _features(vectors: TfidfVectorizer, texts: Sequence[tuple[str, ...]]) -> Any:
-    """Sparse rows, one an example."""
+    """Sparse features, one row for each example."""
     sides = [vectors.transform(side) for side in zip(*texts, strict=True)]
     return sparse.hstack([*sides, sides[0].minimum(sides[1])], format="csr") if len(sides) == 2 else sides[0]
 
 
 def word_crf(task: Task) -> dict[str, dict[str, float]]:
-    """Scores {dev split: {metric: score}} of a conditional random field over words and their neighbours."""
+    """Score a conditional random field over words and their neighbours; returns {dev split: {metric: score}}."""
     trainer = Trainer(algorithm="lbfgs", params=CRF, verbose=False)
     labels = cast("list[list[int]]", task.train.labels)
     for words, classes in zip(task.train.texts, labels, strict=True):
@@ -106,7 +111,7 @@ def word_crf(task: Task) -> dict[str, dict[str, float]]:
 
 
 def _word_features(words: Sequence[str]) -> list[list[str]]:
-    """What a CRF sees of each word: itself, its beginnings and ends, its shape, and its neighbours' word and shape."""
+    """Features of each word: the word, its prefixes and suffixes, its shape, and its neighbours with their shapes."""
     lower, shapes = [word.lower() for word in words], [_shape(word) for word in words]
     rows: list[list[str]] = []
     for place, word in enumerate(lower):
@@ -123,7 +128,7 @@ def _word_features(words: Sequence[str]) -> list[list[str]]:
 
 
 def _shape(word: str) -> str:
-    """Capitals as A, small letters as a, digits as 0, runs of one kind as one: "Xx-12" is "Aa-0"."""
+    """Shape of a word: A for capitals, a for small letters, 0 for digits, once for each run: "Xx-12" is "Aa-0"."""
     kinds = ("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
     return "".join(kind for kind, _ in groupby(kinds))
 

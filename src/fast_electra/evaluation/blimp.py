@@ -1,10 +1,11 @@
-"""`--tasks blimp`: minimal pairs without any training, beside what needs no pre-training and beside a run's auxiliary.
+"""`--tasks blimp`: minimal pairs without training, compared with baselines and with the auxiliary of a run.
 
 Notable:
-- a main model judges by its own head, one pass a sentence; a masked language model by pseudo-log-likelihood, a pass a
-  token, and therefore a sample of the pairs. In float32: bfloat16 rounds many scores to ties, which are wrong;
-- baselines judge a part of the same pairs, and differences are taken on just those: token frequencies of a run's own
-  shards, untrained models of the shape, and the run's auxiliary (in joint ELECTRA its generator).
+- a main model judges by its own head, with one pass for each sentence. A masked language model judges by
+  pseudo-log-likelihood, with one pass for each token, and therefore only a sample of the pairs. Both use float32:
+  bfloat16 rounds many scores to ties, which are wrong;
+- baselines judge a part of the same pairs, and differences are computed on that part. They are the token frequencies of
+  the run's shards, untrained models of the same shape, and the auxiliary of the run (the generator in joint ELECTRA).
 """
 
 import time
@@ -51,9 +52,9 @@ from fast_electra.training.precision import Execution, apply_threads
 
 TASK = "blimp"
 SAMPLED = 6_700
-"""pairs, in all, that are judged by a pass a token, and by untrained detectors: 100 of each of BLiMP's 67 sets"""
+"""pairs that masked language models and untrained detectors judge: 100 of each of BLiMP's 67 sets"""
 UNTRAINED = 3
-"""models of the shape with fresh weights"""
+"""number of untrained models"""
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ class Judge:
     way: str
     tokenizer: PreTrainedTokenizerFast
     length: int
-    """tokens of a sentence, special ones included"""
+    """maximum number of tokens of a sentence, with special tokens"""
     scorer: Scorer
     untrained: Callable[[int], Scorer]
-    """a model of its shape with weights from a seed"""
+    """makes a model of the same shape with random weights from a seed"""
     is_masked: bool
-    """a pass a token, not one a sentence"""
+    """whether it needs one pass for each token instead of one for each sentence"""
 
 
 class _Job(NamedTuple):
-    """Pairs that one model or table judges."""
+    """Pairs to judge by one model or table."""
 
     name: str
     scorer: Scorer
@@ -82,14 +83,17 @@ class _Job(NamedTuple):
 
 
 def open_judge(source: str, device: torch.device) -> Judge:
-    """A main model or a masked language model.
+    """Load a main model or a masked language model as a judge.
 
     Args:
         source: a folder or a hub name.
-        device: that it computes on.
+        device: of the model.
+
+    Returns:
+        the judge.
 
     Raises:
-        ModelError: it is neither.
+        ModelError: the model is neither of the two.
     """
     tokenizer = load_task_tokenizer(source)
     mask_id, pad_id = cast(int, tokenizer.mask_token_id), cast(int, tokenizer.pad_token_id)
@@ -137,19 +141,22 @@ def judge_minimal_pairs(
     say: Say,
     progress: Progress,
 ) -> Result:
-    """A model's result on the pairs of a file; nothing is computed again.
+    """Judge the pairs of a file by a model; a finished cell is not computed again.
 
     Args:
         subject: the model.
         pairs: of a file.
-        per_set: pairs of each set; None: all, or of a masked language model about `SAMPLED` in all.
+        per_set: pairs of each set; None: all, or about `SAMPLED` in total for a masked language model.
         out: the folder for cells.
-        execution: the device and its threads.
-        say: is told what is done, and which baselines are left out.
-        progress: is told how far it is.
+        execution: device and threads.
+        say: called with messages, for example about baselines that are left out.
+        progress: called with the finished and the total cost.
+
+    Returns:
+        the result of the model.
 
     Raises:
-        ModelError: the model has no head to judge with.
+        ModelError: the model has neither an RTD head nor a vocabulary head.
     """
     apply_threads(execution)
     asked = open_judge(subject.source, execution.device)
@@ -173,7 +180,7 @@ def judge_minimal_pairs(
 
 
 def _each(total: int, pairs: MinimalPairs) -> int:
-    """Pairs of each set that make about `total`."""
+    """Number of pairs of each set for about `total` pairs."""
     return max(1, total // pairs.set_count)
 
 
@@ -194,7 +201,7 @@ def _judged(
     few = encoded.part(pairs.sample(_each(SAMPLED, pairs)))
     fewer = encoded.part(pairs.sample(_each(SAMPLED // UNTRAINED, pairs))) if asked.is_masked else few
     every = np.arange(len(places))
-    passes = float(np.mean([len(sequence) for sequence in encoded.good])) - 2  # of a sentence, a token masked in each
+    passes = float(np.mean([len(sequence) for sequence in encoded.good])) - 2  # for a sentence with each token masked
     each_cost = passes if asked.is_masked else 1.0
     jobs = [_Job("model", asked.scorer, every, each_cost * len(every))]
     jobs += [_Job("untrained", asked.untrained(seed), fewer, each_cost * len(fewer)) for seed in range(UNTRAINED)]
@@ -244,11 +251,11 @@ def _judged(
     }
 
 
-# --- What a run has beside its model ----------------------------------------------------------------------------------
+# --- Scorers from a run -----------------------------------------------------------------------------------------------
 
 
 def _run_scorers(run: RunFolder, asked: Judge, device: torch.device, say: Say) -> dict[str, Scorer]:
-    """Token frequencies of a run's shards, and its auxiliary, where they are still there and have its tokenizer."""
+    """Token frequencies of a run's shards, and its auxiliary, if they still exist and have the same tokenizer."""
     config = located(run.config, run)
     scorers: dict[str, Scorer] = {}
     assert config.data.shards is not None
@@ -276,10 +283,10 @@ def _run_scorers(run: RunFolder, asked: Judge, device: torch.device, say: Say) -
 
 
 def _auxiliary(run: RunFolder, config: Config, shards: TokenShards, asked: Judge) -> PreTrainedModel | None:
-    """The masked language model that a run trained against, None where it had none.
+    """The masked language model that a run trained against; None if it had none.
 
     Raises:
-        UserError: it is no longer there, or another one.
+        UserError: the model does not exist any more, or has changed.
     """
     if config.objective.generator_shape is not None:
         return load_model(run.model("generator"), "mlm")

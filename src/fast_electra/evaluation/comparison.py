@@ -1,15 +1,15 @@
-"""Whether one model is ahead of another on a task, or it could be the seeds and the examples.
+"""Comparison of two models on a task: is one ahead, or can seeds and examples explain the difference.
 
 Notable:
-- both models are scored on the same dev examples, so resamples of the examples are shared (paired); where both have the
-  same seeds, their differences seed by seed are what varies;
-- examples are resampled, hundreds of them; seeds are too few for that (of three, resampling knows ten different means),
-  so their mean varies as Student's t with S - 1 degrees of freedom;
-- scores of resamples are computed by weights: each metric is a function of a few weighted sums over the examples, so
-  thousands of resamples are one matrix product. Spearman's ranks are taken anew in each resample;
-- nothing is decided while the interval holds 0 or the difference is below the minimal detectable one, which counts the
-  spread over seeds alone, and never gains by pairing: few differences may be alike by chance. With one seed the spread
-  is unknown, and nothing is decided.
+- both models are scored on the same dev examples, so they share the resamples of the examples (paired). If both have
+  the same seeds, the differences by seed vary instead of the two scores;
+- examples are resampled. There are too few seeds for that (three seeds give only ten different means), so the mean over
+  seeds varies as Student's t with S - 1 degrees of freedom;
+- scores of resamples are computed with weights: each metric is a function of a few weighted sums over the examples, so
+  thousands of resamples are one matrix product. Spearman's ranks are computed in each resample;
+- a difference is not decided if the interval includes 0, or if it is below the minimal detectable difference. That
+  depends on the spread over seeds only, and pairing never lowers it, because a few differences may be similar by
+  chance. With one seed the spread is unknown, and nothing is decided.
 
 Shapes: N examples (or words), E examples (sentences whole), R resamples, S seeds, C classes.
 """
@@ -37,12 +37,12 @@ class Runs:
 
     name: str
     predictions: Mapping[int, Sequence[Any]]
-    """{seed: class number, value, or list of class numbers an example}"""
+    """{seed: class number, value, or list of class numbers of each example}"""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What can be said about the difference of two models on one task."""
+    """The difference of two models on one task, with its interval."""
 
     first: str
     second: str
@@ -53,16 +53,16 @@ class Comparison:
     high: float
     """ends of the 95 % interval, in points"""
     detectable: float | None
-    """minimal detectable difference in points; None where a model has one seed"""
+    """minimal detectable difference in points; None if a model has one seed"""
     seeds: tuple[int, int]
-    """of each model"""
+    """number of seeds of each model"""
     paired: bool
-    """both have the same seeds"""
+    """whether both have the same seeds"""
     examples: int
 
     @property
     def decided(self) -> bool:
-        """The interval leaves 0 out, and the difference is not below the minimal detectable one."""
+        """Whether the interval excludes 0 and the difference is not below the minimal detectable one."""
         outside = self.low > 0 or self.high < 0
         return outside and self.detectable is not None and abs(self.difference) >= self.detectable
 
@@ -74,7 +74,7 @@ class Comparison:
         seeds = f"{self.seeds[0]}" if self.seeds[0] == self.seeds[1] else f"{self.seeds[0]} and {self.seeds[1]}"
         covers = f"{seeds} seeds"
         if self.detectable is None:
-            covers = "1 seed (of examples alone)" if seeds == "1" else f"{seeds} seeds (one says nothing of its spread)"
+            covers = "1 seed (over examples only)" if seeds == "1" else f"{seeds} seeds (one seed has no spread)"
         if self.difference == 0:
             lead = f"{ahead} and {behind} are level"
         else:
@@ -97,16 +97,19 @@ def compare(
 
     Args:
         first: one model.
-        second: the other, its predictions for the same examples.
-        labels: of the dev split; for tokens one list a sentence, and sentences are resampled whole.
+        second: the other model, with predictions for the same examples.
+        labels: of the dev split; for labels of words a list for each sentence, and whole sentences are resampled.
         metric: one of `scores.METRICS`, or `tasks.ENTITY_F1`.
         resamples: of the bootstrap.
         confidence: of the interval.
         seed: of the bootstrap.
 
+    Returns:
+        the difference first - second, in points.
+
     Raises:
         DataError: a prediction is not finite.
-        ValueError: numbers of labels and predictions differ.
+        ValueError: the numbers of labels and predictions differ.
     """
     random = np.random.Generator(np.random.Philox(key=seed))
     truth_N = flatten(labels)
@@ -155,19 +158,19 @@ def compare(
 def minimal_detectable_difference(
     first: ArrayLike, second: ArrayLike, *, paired: bool, significance: float = 0.05, power: float = 0.8
 ) -> float | None:
-    """The smallest true difference of two means that this spread over seeds lets one find, in the scores' unit.
+    """Compute the smallest true difference of two means that a test with this spread over seeds can detect.
 
-    (t(1 - significance / 2) + t(power)) times the standard error of the difference, with Student's quantiles.
+    It is (t(1 - significance / 2) + t(power)) times the standard error of the difference, with Student's quantiles.
 
     Args:
-        first: scores of one model, one a seed.
-        second: scores of the other; where `paired`, in the same order of seeds.
-        paired: the error is that of the differences seed by seed, else Welch's with his degrees of freedom.
+        first: scores of one model, one for each seed.
+        second: scores of the other model; if `paired`, in the same order of seeds.
+        paired: use the error of the differences by seed; else Welch's error with his degrees of freedom.
         significance: two-sided.
-        power: the odds of finding it.
+        power: probability of detecting it.
 
     Returns:
-        None where a model has one seed, since its spread is unknown.
+        the difference in the unit of the scores; None if a model has one seed, because its spread is unknown.
     """
     first_S, second_S = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if min(first_S.size, second_S.size) < 2:
@@ -187,7 +190,7 @@ def minimal_detectable_difference(
 
 
 def _seed_errors(random: np.random.Generator, resamples: int, scores: Sequence[Array], paired: bool) -> Array:
-    """(R,) errors of the difference of two means over seeds, of scores (S,) each; a single seed is taken as it is."""
+    """Errors of the difference of two means over seeds, (R,); a single seed has no error."""
     errors_R = np.zeros(resamples)
     for scores_S in [scores[0] - scores[1]] if paired else scores:
         if scores_S.size > 1:
@@ -197,7 +200,7 @@ def _seed_errors(random: np.random.Generator, resamples: int, scores: Sequence[A
 
 
 def _example_weights(random: np.random.Generator, resamples: int, examples: int) -> Array:
-    """(R, N) how often each example is drawn; a count of draws is faster than NumPy's multinomial."""
+    """How often each example is drawn, (R, N); counting draws is faster than NumPy's multinomial."""
     drawn_RN = random.integers(examples, size=(resamples, examples))
     drawn_RN += np.arange(resamples)[:, None] * examples
     counts = np.bincount(drawn_RN.ravel(), minlength=resamples * examples)
@@ -210,7 +213,17 @@ def _example_weights(random: np.random.Generator, resamples: int, examples: int)
 def weighted_scores(
     metric: str, labels_N: NDArray[Any], predictions: Sequence[NDArray[Any]], weights_RN: Array
 ) -> Array:
-    """(R, S) `scores.score` of every set of predictions (N,) in every resample, 0.0 where nothing was told apart."""
+    """Compute `scores.score` of weighted examples.
+
+    Args:
+        metric: one of `scores.METRICS`.
+        labels_N: class numbers or values.
+        predictions: S arrays (N,).
+        weights_RN: weight of each example in each resample.
+
+    Returns:
+        scores (R, S), 0.0 where a correlation is not defined.
+    """
     match metric:
         case "accuracy" | "token_accuracy":
             correct_NS = np.stack([p == labels_N for p in predictions], axis=1).astype(np.float64)
@@ -232,7 +245,7 @@ def weighted_scores(
 
 
 def weighted_entity_f1(counts: Sequence[tuple[Array, Array]], weights_RE: Array) -> Array:
-    """(R, S) F1 over whole entities of every seed's counts (`entities.count_entities`) in every resample."""
+    """Return F1 over whole entities, (R, S), from the counts of each seed (`entities.count_entities`)."""
     right_ES, either_ES = (np.stack(columns, axis=1) for columns in zip(*counts, strict=True))
     return _ratio(2 * (weights_RE @ right_ES), weights_RE @ either_ES)
 
@@ -250,8 +263,8 @@ def _matthews(labels_N: NDArray[Any], predictions_N: NDArray[Any], weights_RN: A
 
 
 def _correlation(first_RN: NDArray[Any], second_RN: NDArray[Any], weights_RN: Array) -> Array:
-    """Weighted Pearson of values that are the same in every resample (1, N), or not (R, N)."""
-    # About the plain means: weighted moments about 0 would lose digits where values are far from it.
+    """Weighted Pearson correlation of values that are the same in every resample (1, N), or not (R, N)."""
+    # The values are centred first: weighted moments about 0 would lose digits of values far from 0.
     first_RN = first_RN - first_RN.mean(axis=1, keepdims=True)
     second_RN = second_RN - second_RN.mean(axis=1, keepdims=True)
     total_R = weights_RN.sum(axis=1)
@@ -260,7 +273,7 @@ def _correlation(first_RN: NDArray[Any], second_RN: NDArray[Any], weights_RN: Ar
         for values in (first_RN, second_RN, first_RN * second_RN, first_RN**2, second_RN**2)
     )
     spread_R = (firsts_R - first_R**2) * (seconds_R - second_R**2)
-    rounding = 1e-12 * firsts_R * seconds_R  # a constant resample's variance is 0 but for this
+    rounding = 1e-12 * firsts_R * seconds_R  # of a constant resample, whose variance should be 0
     return _ratio(both_R - first_R * second_R, np.sqrt(np.where(spread_R > rounding, spread_R, 0.0)))
 
 
@@ -269,7 +282,7 @@ def _sums(values_RN: Array, weights_RN: Array) -> Array:
 
 
 def _ranks(values_N: NDArray[Any], weights_RN: Array) -> Array:
-    """(R, N) ranks in each resample, where an example stands as often as its weight; ties share their mean rank."""
+    """Ranks in each resample, (R, N), where the weight of an example is its number of copies; ties get their mean."""
     distinct, group_N = np.unique(values_N, return_inverse=True)
     ordered_RN = weights_RN[:, np.argsort(group_N, kind="stable")]
     starts = np.searchsorted(np.sort(group_N), np.arange(len(distinct)))
@@ -278,7 +291,7 @@ def _ranks(values_N: NDArray[Any], weights_RN: Array) -> Array:
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """0 where `below` is."""
+    """Divide, with 0 where `below` is 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 

@@ -25,21 +25,21 @@ class Contest:
     split: str
     metric: str
     spreads: list[Spread | None]
-    """one a model, in their order; None for one that lacks the task"""
+    """one for each model in order; None for a model without the task"""
     scores: list[list[float]]
-    """of all seeds, likewise"""
+    """scores of all seeds, for each model in order"""
     comparisons: dict[tuple[int, int], Comparison]
-    """of each two models, by their places; empty where no predictions are kept (probes)"""
+    """of each pair of models, by their indices; empty if there are no predictions (probes)"""
 
     @property
     def detectable(self) -> float | None:
-        """The largest minimal detectable difference of two models, in points; None where one is unknown."""
+        """The largest minimal detectable difference of two models, in points; None if one of them is unknown."""
         found = [comparison.detectable for comparison in self.comparisons.values()]
         return max((d for d in found if d is not None), default=None) if None not in found else None
 
     @property
     def leader(self) -> int | None:
-        """The model that is ahead of every other one, each time decided; None where there is none."""
+        """Index of the model whose lead over every other model is decided; None if there is none."""
         for place, one in enumerate(self.spreads):
             others = [other for other, of in enumerate(self.spreads) if other != place and of is not None]
             if one is not None and others and all(self._is_ahead(place, other) for other in others):
@@ -54,15 +54,18 @@ class Contest:
 def compare_evaluations(
     evaluations: Sequence[Evaluation], names: Sequence[str], say: Callable[[str], object]
 ) -> list[Contest]:
-    """Every task that two or more models share, under the same setup.
+    """Compare models on every task that two or more of them share under the same setup.
 
     Args:
         evaluations: two or more.
-        names: of the models, as sentences call them.
-        say: is told what can't be compared.
+        names: of the models, for sentences.
+        say: called with a message for each task that cannot be compared.
+
+    Returns:
+        a contest for each task, setup and dev split.
 
     Raises:
-        DataError: nothing is shared; or the files of a cell or task are missing.
+        DataError: no task is shared; or files of a cell or task are missing.
     """
     contests: list[Contest] = []
     keys = dict.fromkeys((result.task, result.setup) for one in evaluations for result in one.results)
@@ -80,7 +83,7 @@ def compare_evaluations(
             f"{name} has {', '.join(f'{r.task} ({r.setup})' for r in one.results) or 'none'}"
             for name, one in zip(names, evaluations, strict=True)
         )
-        raise DataError(f"no task is there twice under one setup: {held}; evaluate them with the same options.")
+        raise DataError(f"the models share no task under one setup: {held}; evaluate them with the same options.")
     return contests
 
 
@@ -110,7 +113,7 @@ def _contest(
 
 
 def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs | None:
-    """Predictions of every seed that has a score; None where there is none, or cells keep none."""
+    """Predictions of every seed that has a score; None if there are none."""
     predictions: dict[int, Sequence[Any]] = {}
     for seed in result.seeds:
         if str(seed) in result.failed:
@@ -134,9 +137,9 @@ def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]
 
 
 def _compare_pairs(first: Runs, second: Runs, metric: str) -> Comparison | None:
-    """Of zero-shot results, on the pairs that both judged: some are left out, by a tokenizer or for a sample.
+    """Compare zero-shot results on the pairs that both models judged; a tokenizer or a sample may leave out pairs.
 
-    Pairs that come in sets are resampled by whole sets.
+    Pairs in sets are resampled by whole sets.
     """
     one, other = (
         {place: (won, *of) for place, won, *of in next(iter(runs.predictions.values()))} for runs in (first, second)

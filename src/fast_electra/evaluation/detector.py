@@ -1,9 +1,9 @@
-"""An exported main model put to use: how suspicious each token of a text is.
+"""Using a trained main model: the probability of each token of a text that it was replaced.
 
 Notable:
-- loads the folder as anybody would, with the Auto classes, and works for any length of text: overlapping windows, each
-  token judged where it stands nearest to the middle;
-- bfloat16 where the processor multiplies it.
+- the Auto classes load the folder, and texts can have any length: windows overlap, and each token is scored in the
+  window where it is nearest to the middle;
+- weights are bfloat16 if the processor multiplies it.
 
 Shapes: B sequences, S positions.
 """
@@ -40,7 +40,7 @@ _UNTRAINED = 10
 
 @dataclass(frozen=True)
 class SuspectToken:
-    """A token of a text and the probability that it was replaced."""
+    """A token of a text as a range of characters, and the probability that it was replaced."""
 
     start: int
     end: int
@@ -48,20 +48,20 @@ class SuspectToken:
 
 
 def detector_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Suspicion:
-    """A scorer from a main model, with one logit or two, its weights cast in place.
+    """Return a scorer from a main model with one logit or two; its weights are cast in place.
 
     Args:
         model: on any device.
-        dtype: of the weights; None: bfloat16 where the processor multiplies it.
+        dtype: of the weights; None: bfloat16 if the processor multiplies it, else float32.
     """
     cast_weights(model, dtype or (torch.bfloat16 if cpu_has_bfloat16() else torch.float32))
     return suspicion_of(model.eval())
 
 
 def suspicion_of(model: PreTrainedModel) -> Suspicion:
-    """A scorer from a main model as it is, for one that is being trained as well."""
+    """Return a scorer from a main model without changing it, for a model that is being trained."""
 
-    @torch.no_grad()  # not inference mode: a tensor that a module keeps from it could never be trained through
+    @torch.no_grad()  # not inference mode: a tensor that a module keeps from it cannot be used for training
     def suspicion(ids_BS: Tensor, padding_BS: Tensor) -> Tensor:
         mask = (~padding_BS).long().to(model.device) if padding_BS.any() else None
         return replaced_logits(model(input_ids=ids_BS.to(model.device), attention_mask=mask).logits).float()
@@ -70,12 +70,12 @@ def suspicion_of(model: PreTrainedModel) -> Suspicion:
 
 
 def untrained_detectors(config: PreTrainedConfig) -> list[Suspicion]:
-    """Scorers from ten main models of a shape with fresh weights, each from a seed of its own."""
+    """Return scorers from ten main models with random weights from ten seeds."""
     return [detector_of(build_model(config, "rtd", seed=10_000 + number)) for number in range(_UNTRAINED)]
 
 
 def masked_prediction(auxiliary: MaskedLM) -> MaskedPrediction:
-    """A masked language model's log-probabilities at one masked position a row: the same questions, put to it."""
+    """Return a function for the log-probabilities of a masked language model at one masked position per row."""
 
     @torch.no_grad()
     def predict(ids_BS: Tensor, padding_BS: Tensor, positions_B: Tensor) -> Tensor:
@@ -88,31 +88,34 @@ def masked_prediction(auxiliary: MaskedLM) -> MaskedPrediction:
 
 
 class Detector:
-    """A main model and its tokenizer, from a run or an exported folder."""
+    """A main model and its tokenizer, from a run, a checkpoint, an exported folder or the hub."""
 
     def __init__(self, source: str | Path, dtype: torch.dtype | None = None, device: torch.device | None = None):
         """Load a model.
 
         Args:
             source: a run, RUN/checkpoints/UPDATE, a folder or a hub name.
-            dtype: as of `detector_of`.
-            device: that it computes on; None: the CPU.
+            dtype: as in `detector_of`.
+            device: of the model; None: the CPU.
 
         Raises:
-            ModelError: it has no RTD head.
+            ModelError: the model has no RTD head.
         """
         model, self.tokenizer = _read(source)
         self.config = model.config
         self.suspicion = detector_of(model.to(device or "cpu"), dtype)  # type: ignore[arg-type]
         self.length = longest_text(model.config, self.tokenizer, longest_row(model.config) or 512)
-        """tokens of a window, special ones included"""
+        """tokens of a window, with special tokens"""
 
     def inspect(self, text: str, batch_size: int = 32) -> list[SuspectToken]:
-        """Every token of a text with its probability of having been replaced, in order.
+        """Score every token of a text.
 
         Args:
-            text: of any length; a byte-order mark and carriage returns are in no token of their own.
-            batch_size: windows that go through the model together.
+            text: of any length; a byte-order mark and carriage returns belong to no token.
+            batch_size: windows in one forward pass.
+
+        Returns:
+            the tokens in order, with their probabilities of having been replaced.
         """
         read, places = _as_trained(text)
         encoded = self.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -146,7 +149,7 @@ class Detector:
 
 
 def _as_trained(text: str) -> tuple[str, Sequence[int]]:
-    """A text as training reads it (`data.sources`), and for each place in it the place in `text`."""
+    """The text as training reads it (`data.sources`), and for each place in it the place in `text`."""
     dropped = {found.start() + 1 for found in re.finditer("\r\n", text)} | ({0} if text[:1] == "\ufeff" else set())
     places = [place for place in range(len(text) + 1) if place not in dropped] if dropped else range(len(text) + 1)
     read = text.removeprefix("\ufeff").replace("\r\n", "\n")
@@ -154,7 +157,7 @@ def _as_trained(text: str) -> tuple[str, Sequence[int]]:
 
 
 def _read(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A main model and its tokenizer."""
+    """Load a main model and its tokenizer."""
     run = run_of_checkpoint(Path(source))
     folder = None if run else resolve_model(source)
     if not run.config.objective.detects if run else any("ForMaskedLM" in name for name in _architectures(str(folder))):
@@ -169,8 +172,8 @@ def _read(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
     labels = getattr(model.config, "id2label", {})
     if "replaced" not in labels.values() and getattr(model.config, "model_type", "") != "electra":
         raise ModelError(
-            f"{source} is no main model, for its labels are {', '.join(sorted(labels.values()))}, not original and "
-            "replaced: give a run of objective.kind=fast_electra or electra, or its export."
+            f"{source} is not a main model, because its labels are {', '.join(sorted(labels.values()))} and not "
+            "original and replaced: give a run of objective.kind=fast_electra or electra, or its export."
         )
     return model, load_tokenizer(str(folder))
 

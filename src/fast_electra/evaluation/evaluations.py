@@ -24,26 +24,27 @@ from fast_electra.terminal import command
 
 RESULTS_FILE = "results.json"
 LONGEST_NAME = 100
-"""characters of a task's name in the names of files, which systems limit"""
+"""maximum number of characters of a task's name in a file name"""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was found of one model."""
+    """All results of one model."""
 
     model: str
     digest: str
     folder: Path
     results: list[Result]
     commands: list[str]
-    """that made them"""
+    """commands that computed the results"""
 
 
 def results_folder(model: str) -> Path:
-    """Where the results of a model go: `evaluation/` in its run, else `evaluations/NAME` here.
+    """Return the folder for the results of a model.
 
-    A checkpoint's (RUN/checkpoints/UPDATE) go to the run's `evaluation/UPDATE`; RUN/model is its run. NAME is the whole
-    path or hub name, "--" in place of "/", since many folders have a last part like `checkpoint-500`.
+    It is `evaluation/` in the run of the model, `evaluation/UPDATE` for a checkpoint (RUN/checkpoints/UPDATE), and
+    else `evaluations/NAME` in the current folder. NAME is the whole path or hub name with "--" in place of "/", because
+    many folders have a last part like `checkpoint-500`.
     """
     path = Path(model)
     if run := run_of_checkpoint(path):
@@ -59,7 +60,7 @@ def results_folder(model: str) -> Path:
 
 
 def run_of(model: str) -> RunFolder | None:
-    """The run that a model is from: given as RUN, RUN/model, RUN/checkpoints/UPDATE or a quickstart's folder."""
+    """Return the run of a model: RUN, RUN/model, RUN/checkpoints/UPDATE or the folder of a quickstart; else None."""
     path = Path(model)
     return RunFolder.of_model(path) or RunFolder.find(path / "main") or RunFolder.find(path.parent / "main")
 
@@ -69,14 +70,14 @@ def _is_run(path: Path) -> bool:
 
 
 def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None) -> Evaluation:
-    """Write results.json: the results given, and those of the same weights that are there under other setups.
+    """Write results.json: the new results, and the stored results of the same weights under other setups.
 
     Args:
-        evaluation: what was found.
-        say: is told of a result whose place is taken by one of other examples.
+        evaluation: the new results.
+        say: called with a message if a result of other examples is replaced.
 
     Returns:
-        all of them.
+        the evaluation with new and stored results.
     """
     with waiting_lock(evaluation.folder):  # another command may be evaluating the same model on other tasks
         return _store(evaluation, say)
@@ -102,8 +103,8 @@ def _store(evaluation: Evaluation, say: Callable[[str], object]) -> Evaluation:
                 new[place] = replace(result, overlap=old.overlap)
             if other:
                 say(
-                    f"{result.task} ({result.setup}) takes the place of a result of other {other}, whose cells are "
-                    "kept: to have both, give the file or folder another name, or another --out."
+                    f"{result.task} ({result.setup}) replaces a result of other {other}, whose cells are kept: to have "
+                    "both results, give the file or folder another name, or give another --out."
                 )
         kept = list(there.values())
         commands = [*(command for command in before.commands if command not in commands), *commands]
@@ -128,15 +129,18 @@ def _store(evaluation: Evaluation, say: Callable[[str], object]) -> Evaluation:
 
 
 class NoEvaluation(DataError):
-    """A results.json that something else has written."""
+    """A results.json that another program wrote."""
 
 
 def load(folder: Path) -> Evaluation | None:
-    """What `store` wrote, None where there is nothing.
+    """Load what `store` wrote.
+
+    Returns:
+        the evaluation; None if the folder has no results.json.
 
     Raises:
-        NoEvaluation: the file is somebody else's.
-        DataError: it can't be read.
+        NoEvaluation: another program wrote the file.
+        DataError: the file is damaged.
     """
     path = folder / RESULTS_FILE
     if not path.exists():
@@ -144,7 +148,7 @@ def load(folder: Path) -> Evaluation | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not {"model", "digest", "results", "commands"} <= content.keys():
-            raise NoEvaluation(f"{path} is there and was not written by evaluate: give another folder by --out.")
+            raise NoEvaluation(f"{path} exists and was not written by evaluate: give another folder with --out.")
         if read_sealed_json(path) is None:
             raise ValueError("changed by hand")
         results = [Result(**result) for result in content["results"]]
@@ -154,22 +158,25 @@ def load(folder: Path) -> Evaluation | None:
 
 
 def task_file(folder: Path, task: str, digest: str) -> Path:
-    """Where labels and baselines of a task are kept."""
+    """Return the file for the labels and baselines of a task."""
     return folder / "tasks" / f"{task[:LONGEST_NAME]}-{digest[:12]}.json"
 
 
 def find_evaluation(model: str) -> Evaluation:
-    """The results of a model: given as to `evaluate`, or as the folder that they were written to.
+    """Find the results of a model.
+
+    Args:
+        model: as for `evaluate`, or the folder with the results.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no results.
     """
     for folder in (Path(model), results_folder(model)):
-        with contextlib.suppress(NoEvaluation):  # many a model's folder has a results.json of its own
+        with contextlib.suppress(NoEvaluation):  # folders of models may have another results.json
             if (found := load(folder)) is not None:
                 return found
     raise DataError(
         f"{model} has no results (looked for {results_folder(model) / RESULTS_FILE}): run "
-        f"`{command('evaluate', model, '--tasks', 'bugs')}` first (or other tasks), or name the "
-        "folder that its --out gave."
+        f"`{command('evaluate', model, '--tasks', 'bugs')}` first (or other tasks), or give the "
+        "folder of its --out."
     )

@@ -9,11 +9,11 @@ from fast_electra.evaluation.remarks import remarks
 from fast_electra.evaluation.results import BASELINES, Result, curves, spread
 
 _OF_CURVE = ("metric", "scores", "median", "mean", "std", "baselines", "untrained", "against_untrained", "setup")
-"""what `--json` says of each number of examples"""
+"""keys of each number of examples in a curve"""
 
 
 def entry(result: Result) -> dict[str, Any]:
-    """A result for `--json`; shares and correlations as they are, not in points."""
+    """Return a result for `--json`; shares and correlations are not in points."""
     found = spread(result.of())
     whole = {
         "metric": result.metric,
@@ -49,12 +49,12 @@ def entry(result: Result) -> dict[str, Any]:
     }
     if not result.details:
         return whole
-    # Of minimal pairs there is one score by each measure: "mean" is the share by the mean of the tokens.
+    # Minimal pairs have one score for each measure: "mean" is the share by the mean of the tokens.
     return whole | {measure: scores[0] for measure, scores in result.scores[result.split].items()} | result.details
 
 
 def entries(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """Results by task for `--json`; of several numbers of examples the largest, and all of them as its "curve"."""
+    """Return results by task for `--json`; of several numbers of examples the largest, with all of them as "curve"."""
     found = {result.task: entry(result) for result in results}
     for task, points in curves(results).items():
         found[task] = entry(points[-1]) | {
@@ -70,7 +70,7 @@ def entries(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
 
 
 def comparison_entry(contest: Contest, names: Sequence[str]) -> Mapping[str, Any]:
-    """A contest for `--json`; models' scores as they are, differences in points."""
+    """Return a contest for `--json`; differences are in points, scores are not."""
     return {
         "task": contest.task,
         "setup": contest.setup,

@@ -1,7 +1,6 @@
 """Intervals and ranking measures on plain arrays.
 
-Notable: bootstrap intervals resample whole rows, so several measures of the same functions can share the resamples,
-and a difference of two scorers on the same functions is just another column (the paired bootstrap).
+Notable: the bootstrap of a difference of two scorers on the same functions resamples the functions (paired bootstrap).
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-# Resampled values held at once; bounds the memory to some tens of MB.
+# Maximum number of resampled values at a time; it limits memory to some tens of MB.
 CHUNK = 4_000_000
 
 
@@ -27,7 +26,7 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     values: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap interval of the mean of `values` (n,); NaN for no values."""
+    """Return the percentile bootstrap interval of the mean of `values` (n,); NaN for no values."""
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
@@ -40,7 +39,7 @@ def bootstrap_interval(
 
 
 def _draws(random: np.random.Generator, resamples: int, count: int) -> Iterator[tuple[slice, NDArray[np.int32]]]:
-    """Resamples (R, N) of N = `count` rows, some at a time, with their places among all."""
+    """Yield resamples (R, N) of N = `count` rows in parts, with the slice of each part."""
     rows = max(1, CHUNK // count)
     for start in range(0, resamples, rows):
         part = slice(start, min(start + rows, resamples))
@@ -50,7 +49,11 @@ def _draws(random: np.random.Generator, resamples: int, count: int) -> Iterator[
 def paired_bootstrap(
     first: ArrayLike, second: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Bootstrap interval of mean(first - second), both (n,) over the same items; ValueError for unequal lengths."""
+    """Return the bootstrap interval of mean(first - second), both (n,) over the same items.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
     first_N, second_N = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first_N.shape != second_N.shape:
         raise ValueError(f"paired values differ in number: {first_N.shape} and {second_N.shape}")
@@ -60,9 +63,10 @@ def paired_bootstrap(
 def clustered_interval(
     values: ArrayLike, clusters: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Interval of the mean of `values` (n,) whose rows come in clusters (n,): whole clusters are resampled.
+    """Return the bootstrap interval of the mean of `values` (n,) over whole clusters.
 
-    Of a single cluster its rows are resampled, as if they were independent.
+    `clusters` (n,) has the cluster of each value. If there is only one, its values are resampled as if they were
+    independent.
     """
     values_N, cluster_N = np.asarray(values, dtype=np.float64), np.unique(np.asarray(clusters), return_inverse=True)[1]
     sizes_C = np.bincount(cluster_N)
@@ -78,13 +82,13 @@ def clustered_interval(
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
-    """Wilson's interval of a share of independent rows."""
+    """Return Wilson's interval of a share of independent rows."""
     ends = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
     return Interval(hits / count, float(ends.low), float(ends.high))
 
 
 def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Interval of the mean of few values (n,) by Student's t; ends are NaN for fewer than two."""
+    """Return Student's t interval of the mean of few values (n,); its ends are NaN for fewer than two values."""
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size < 2:
         return Interval(float(values_N.mean()) if values_N.size else float("nan"), float("nan"), float("nan"))
@@ -94,7 +98,7 @@ def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """ROC-AUC of `scores` (n,) for boolean `labels` (n,), ties counted half; NaN where one class is absent."""
+    """Return the ROC-AUC of `scores` (n,) for boolean `labels` (n,); a tie counts half; NaN if a class is missing."""
     labels_N = np.asarray(labels, dtype=bool)
     if labels_N.all() or not labels_N.any():
         return float("nan")
@@ -102,6 +106,6 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def wins(higher: ArrayLike, lower: ArrayLike) -> NDArray[np.float64]:
-    """1 where `higher` is above `lower`, 0.5 where they are equal, else 0."""
+    """Return 1 where `higher` is above `lower`, 0.5 where they are equal, else 0."""
     first, second = np.asarray(higher), np.asarray(lower)
     return (first > second) + 0.5 * (first == second)

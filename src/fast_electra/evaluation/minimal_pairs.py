@@ -1,16 +1,17 @@
-"""Minimal pairs, as in BLiMP (Warstadt et al., 2020, arXiv 1912.00582): is the acceptable sentence the likelier one.
+"""Minimal pairs, as in BLiMP (Warstadt et al., 2020, arXiv 1912.00582): is the acceptable sentence more likely.
 
-A sentence's tokens have log-probabilities l_t. By a main model's head l_t is that of "original", -softplus(logit): one
-pass; by a masked language model that of the token itself, behind a [MASK] in its place, a pass a token (pseudo-log-
-likelihood, Salazar et al., 2020, arXiv 1910.14659). A sentence's score is their sum, their mean or the worst of them.
+Each token of a sentence has a log-probability l_t. For a main model l_t is that of "original", -softplus(logit), with
+one pass for each sentence. For a masked language model it is that of the token behind a [MASK] in its place, with one
+pass for each token (pseudo-log-likelihood, Salazar et al., 2020, arXiv 1910.14659). The score of a sentence is the sum,
+the mean or the minimum of l_t.
 
 Notable:
-- special tokens are no part of a score; a tie is wrong, and one answer for all is a tie in every pair;
-- each different sentence is scored once, and sums are rounded once (`math.fsum`): equal sentences are a tie whatever
-  batch they come in, and so are, for a table of frequencies, two orders of the same words;
-- sentences of like length go through the model together;
-- pairs of a set are made from one template, so intervals resample whole sets;
-- a sample takes the same number of pairs of each set, by their digests: a smaller one is part of a larger one.
+- special tokens do not count. A tie is wrong, and a model with one answer for everything has a tie in every pair;
+- each different sentence is scored once, and sums are rounded once (`math.fsum`). So equal sentences tie in any batch,
+  and for a table of frequencies two orders of the same words tie;
+- sentences of similar length are in one batch;
+- the pairs of a set are made from one template, so intervals resample whole sets;
+- a sample has the same number of pairs of each set, chosen by their digests: a smaller sample is part of a larger one.
 
 Shapes: N sentences or pairs.
 """
@@ -32,11 +33,17 @@ from fast_electra.data.text_files import shown
 from fast_electra.errors import DataError, ModelError
 from fast_electra.evaluation.metrics import clustered_interval, share_interval
 from fast_electra.evaluation.tables import json_lines
-from fast_electra.evaluation.token_scores import MaskedPrediction, Suspicion, mask_in_turn, score_tokens
+from fast_electra.evaluation.token_scores import (
+    MaskedPrediction,
+    Suspicion,
+    batches_by_length,
+    mask_in_turn,
+    score_tokens,
+)
 
 MEASURES = ("sum", "mean", "worst")
 GROUPS = ("field", "linguistics_term", "UID")
-"""keys of a line that results are given by; pairs of the last one that a file has are a set"""
+"""keys by which results are grouped; pairs with the same value of the last key in a file are a set"""
 LONGEST = 512
 _TOGETHER = 4_096
 _BATCH = 256
@@ -49,32 +56,32 @@ Wins = dict[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class MinimalPairs:
-    """The pairs of a file."""
+    """Minimal pairs of a file."""
 
     path: Path
     good: list[str]
     bad: list[str]
     groups: dict[str, list[str]]
-    """{key of `GROUPS`: the value of each pair, "" where its line has none}"""
+    """{key of `GROUPS`: value of each pair, "" if its line has none}"""
 
     @cached_property
     def digest(self) -> str:
-        """Of sentences and groups in their order."""
+        """Digest of sentences and groups in order."""
         return canonical_digest([self.good, self.bad, self.groups])
 
     @cached_property
     def sets(self) -> NDArray[np.int64]:
-        """(N,) number of each pair's set."""
+        """Number of the set of each pair, (N,)."""
         names = self.groups[list(self.groups)[-1]] if self.groups else [""] * len(self.good)
         return np.unique(names, return_inverse=True)[1]
 
     @property
     def set_count(self) -> int:
-        """Different sets."""
+        """Number of sets."""
         return int(self.sets.max()) + 1
 
     def sample(self, per_set: int | None) -> NDArray[np.int64]:
-        """Places of at most `per_set` pairs of each set, in order; None: all."""
+        """Return the places of at most `per_set` pairs of each set, in order; of all pairs for None."""
         if per_set is None:
             return np.arange(len(self.good))
         texts = zip(self.good, self.bad, strict=True)
@@ -86,18 +93,22 @@ class MinimalPairs:
 
 
 def read_minimal_pairs(path: Path) -> MinimalPairs:
-    """A JSON object a line with `sentence_good` and `sentence_bad`; anything else in it is optional.
+    """Read pairs from a file with one JSON object on each line.
 
     Args:
-        path: `.jsonl`, also `.jsonl.gz` and `.jsonl.xz`.
+        path: `.jsonl`, `.jsonl.gz` or `.jsonl.xz`; each line has `sentence_good` and `sentence_bad`, other keys are
+            optional.
+
+    Returns:
+        the pairs.
 
     Raises:
-        DataError: it can't be read, or a line has no two sentences; says where.
+        DataError: the file cannot be read, or a line does not have two sentences.
     """
     texts = ("sentence_good", "sentence_bad")
     table = json_lines(path, texts, GROUPS)
     if not table.rows:
-        raise DataError(f"{path} has no pairs; give a JSON object a line, with sentence_good and sentence_bad.")
+        raise DataError(f"{path} has no pairs; write a JSON object with sentence_good and sentence_bad on each line.")
     for name in texts:
         for row, text in enumerate(table.columns[name]):
             if not isinstance(text, str) or not text.strip():
@@ -105,8 +116,8 @@ def read_minimal_pairs(path: Path) -> MinimalPairs:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                table.refuse(row, f"{name} holds half of a surrogate pair; mend or remove the line.")
-    # BLiMP itself writes one of its fields in two ways, syntax_semantics and syntax/semantics.
+                table.refuse(row, f"{name} has half of a surrogate pair; correct or remove the line.")
+    # BLiMP writes one of its fields in two ways, syntax_semantics and syntax/semantics.
     groups = {
         key: [value.replace("/", "_") if isinstance(value, str) else "" for value in table.columns[key]]
         for key in GROUPS
@@ -119,7 +130,7 @@ def read_minimal_pairs(path: Path) -> MinimalPairs:
 
 
 def by_detection(suspicion: Suspicion, pad_id: int) -> Scorer:
-    """Log-probabilities of "original": -softplus(logit)."""
+    """Return a scorer by log-probabilities of "original", -softplus(logit)."""
 
     def scores(sequences: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
         logits = score_tokens(sequences, suspicion, pad_id=pad_id, batch_size=_BATCH)
@@ -129,7 +140,7 @@ def by_detection(suspicion: Suspicion, pad_id: int) -> Scorer:
 
 
 def by_masking(prediction: MaskedPrediction, mask_id: int, pad_id: int) -> Scorer:
-    """Log-probabilities of the tokens, each with [MASK] in its place."""
+    """Return a scorer by log-probabilities of the tokens, each behind a [MASK] in its place."""
 
     def scores(sequences: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
         return mask_in_turn(sequences, prediction, mask_id=mask_id, pad_id=pad_id, batch_size=_BATCH)[0]
@@ -138,30 +149,30 @@ def by_masking(prediction: MaskedPrediction, mask_id: int, pad_id: int) -> Score
 
 
 def by_frequency(log_probabilities_V: NDArray[Any]) -> Scorer:
-    """Log-probabilities of the tokens from a table, whatever stands around them."""
+    """Return a scorer by log-probabilities of the tokens from a table (V,), without context."""
     return lambda sequences: [log_probabilities_V[sequence[1:-1]].astype(np.float64) for sequence in sequences]
 
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Some pairs of a file as token ids, [CLS] and [SEP] included."""
+    """Some pairs of a file as token ids with [CLS] and [SEP]."""
 
     places: NDArray[np.int64]
-    """in the file, (N,)"""
+    """their places in the file, (N,)"""
     good: list[NDArray[np.int64]]
     bad: list[NDArray[np.int64]]
     cut: int
-    """sentences that were longer than the model takes: their ends are left off"""
+    """number of truncated sentences"""
 
     def part(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of those of the places that are among these pairs."""
+        """Return the rows of these pairs whose places are among the given ones."""
         return np.flatnonzero(np.isin(self.places, places))
 
 
 def encode_pairs(
     pairs: MinimalPairs, places: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> EncodedPairs:
-    """The pairs at `places`, each sentence as at most `length` tokens, special ones included."""
+    """Encode the pairs at `places`, each sentence as at most `length` tokens with special tokens."""
     texts = [pairs.good[place] for place in places] + [pairs.bad[place] for place in places]
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
     ids = cast("list[list[int]]", encoded["input_ids"])
@@ -172,7 +183,7 @@ def encode_pairs(
 
 
 def sentence_scores(log_probabilities: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Sum, mean and worst of a sentence's tokens; -inf where the tokenizer leaves none."""
+    """Return sum, mean and minimum over the tokens of a sentence; -inf if it has no tokens."""
     if not log_probabilities.size:
         return -math.inf, -math.inf, -math.inf
     total = math.fsum(log_probabilities)
@@ -185,13 +196,16 @@ def judge(
     rows: NDArray[np.int64] | None = None,
     tell: Callable[[float], object] = lambda _: None,
 ) -> Wins:
-    """Which good sentences have the higher score, by each measure.
+    """Judge pairs by a scorer.
 
     Args:
         encoded: the pairs.
         scorer: of tokens.
         rows: of `encoded`; None: all.
-        tell: gets the share that is done.
+        tell: called with the finished share.
+
+    Returns:
+        {measure: (N,) whether the good sentence has the higher score}.
 
     Raises:
         ModelError: a score is not a number.
@@ -201,13 +215,13 @@ def judge(
     number_of: dict[bytes, int] = {}
     distinct = [number_of.setdefault(sequence.tobytes(), len(number_of)) for sequence in sequences]
     unique = [np.frombuffer(key, dtype=np.int64).copy() for key in number_of]
-    order = np.argsort([len(sequence) for sequence in unique], kind="stable")
     scores_N3 = np.empty((len(unique), len(MEASURES)))
-    for start in range(0, len(order), _TOGETHER):
-        part = order[start : start + _TOGETHER]
+    done = 0
+    for part in batches_by_length([len(sequence) for sequence in unique], _TOGETHER):
         for place, values in zip(part, scorer([unique[place] for place in part]), strict=True):
             scores_N3[place] = sentence_scores(values)
-        tell(min(1.0, (start + _TOGETHER) / len(order)))
+        done += len(part)
+        tell(done / len(unique))
     if np.isnan(scores_N3).any():
         raise ModelError("the model gives scores that are not numbers: train it again at a lower learning rate.")
     both_N3 = scores_N3[distinct]
@@ -219,11 +233,11 @@ def judge(
 
 
 def summarise(pairs: MinimalPairs, places: NDArray[np.int64], wins: Wins) -> dict[str, dict[str, Any]]:
-    """Shares of pairs judged right, in all and by group, with 95 % intervals.
+    """Compute the shares of pairs judged correctly, in total and by group, with 95 % intervals.
 
     Returns:
-        {"all", or a key of the file: {group: {"n", "sets", measure: [share, low, high]}}}; whole sets are resampled (a
-        bootstrap) where there are several, and of one set it is Wilson's interval.
+        {"all", or a key of the file: {group: {"n", "sets", measure: [share, low, high]}}}. The interval is a bootstrap
+        over whole sets, or Wilson's interval for a single set.
     """
     found: dict[str, dict[str, Any]] = {"all": {"all": _shares(pairs.sets[places], wins)}}
     for key, values in pairs.groups.items():
@@ -247,7 +261,11 @@ def _shares(sets: NDArray[np.int64], wins: Wins) -> dict[str, Any]:
 def differences(
     sets: NDArray[np.int64], first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]
 ) -> dict[str, Any]:
-    """By how much the first judges more of the same pairs right: {"n", measure: [mean, low, high]}; sets resampled."""
+    """Return how many more of the same pairs the first model judges correctly, with a bootstrap over sets.
+
+    Returns:
+        {"n", measure: [mean, low, high]}.
+    """
     return {"n": len(sets)} | {
         measure: list(clustered_interval(first[measure].astype(float) - second[measure].astype(float), sets))
         for measure in MEASURES

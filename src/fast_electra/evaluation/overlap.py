@@ -1,13 +1,13 @@
-"""How many task texts a model may have read in pre-training, and which dev texts are also in train.
+"""Which texts of a task a model may have seen in pre-training, and which dev examples are also in train.
 
 Notable:
-- a text counts as seen when every run of eight of its words occurs somewhere in the corpus, whatever the case,
-  punctuation and line breaks there: a quotation is found, a paraphrase is not;
-- texts of fewer than eight words are not checked, since such runs occur by chance; they are counted as left out;
-- dev examples that are also in train are whole ones, a pair as a pair, equal but for white space;
-- only what the task's texts hold is remembered, so memory does not grow with the corpus;
-- runs are compared by 64-bit hashes: with 10^9 runs in the corpus and 10^6 in the tasks, any false match at all has
-  odds of 1 to 18,000.
+- a text counts as seen if every run of eight of its words is somewhere in the corpus. Case, punctuation and line breaks
+  do not matter: a quotation is found, a paraphrase is not;
+- texts of fewer than eight words are not checked, because such short texts occur by chance; their number is reported;
+- a dev example is also in train if its whole text, or its whole pair of texts, is equal except for white space;
+- only the runs of the task's texts are stored, so memory does not grow with the corpus;
+- runs are compared by 64-bit hashes: with 10^9 runs in the corpus and 10^6 in the tasks, the probability of any false
+  match is 1 in 18,000.
 """
 
 import hashlib
@@ -22,34 +22,34 @@ from fast_electra.errors import DataError
 from fast_electra.evaluation.tasks import TEST, Task, make_task
 
 RUN = 8
-"""words of a run"""
+"""words in a run"""
 _WORD = re.compile(r"[^\W_]+")
-_HELD = 1_000_000  # words of the corpus looked at together
-_FACTOR = 0x9E3779B97F4A7C15  # any odd number with well-mixed bits: powers of it tell a run's places apart
+_HELD = 1_000_000  # words of the corpus that are compared together
+_FACTOR = 0x9E3779B97F4A7C15  # any odd number with well-mixed bits: its powers make the hash depend on word order
 
 
 class Overlap(NamedTuple):
-    """Texts of a split; an example has one or two, and a text that stands in several examples counts each time."""
+    """Counts of the texts of a split; an example has one or two texts, and repeated texts count each time."""
 
     texts: int
     checked: int
-    """of at least `RUN` words"""
+    """texts of at least `RUN` words"""
     seen: int
-    """of those checked, all of whose runs occur in the corpus"""
+    """checked texts whose runs are all in the corpus"""
 
 
 class _Runs(NamedTuple):
-    """Runs of all texts of a split, one after the other."""
+    """Runs of all texts of a split in order."""
 
     hashes: NDArray[np.uint64]
     owners: NDArray[np.int64]
-    """the text that a run belongs to"""
+    """index of the text of each run"""
     lengths: NDArray[np.int64]
-    """words of each text"""
+    """number of words of each text"""
 
 
 def in_train(task: Task) -> dict[str, list[int]]:
-    """{dev split: places of the examples whose texts are also in train}, where there are some."""
+    """Return {dev split: places of the examples whose texts are also in train}, for splits that have such examples."""
     trained = {_normal(texts) for texts in task.train.texts}
     found = {
         name: [place for place, texts in enumerate(dev.texts) if _normal(texts) in trained]
@@ -59,10 +59,10 @@ def in_train(task: Task) -> dict[str, list[int]]:
 
 
 def without_train_texts(task: Task) -> Task:
-    """The task without the dev examples whose texts are also in train.
+    """Return the task without the dev examples whose texts are also in train.
 
     Raises:
-        DataError: nothing, or no example of a class, is left to score.
+        DataError: no example, or no example of a class, is left.
     """
     repeated = in_train(task)
     if not repeated:
@@ -74,7 +74,7 @@ def without_train_texts(task: Task) -> Task:
         if lost or not left.texts:
             raise DataError(
                 f"{task.name}: --drop-overlap leaves no example {'of one label ' if left.texts else ''}in {name}, "
-                "since train has the texts of all of them; add other examples there, or leave --drop-overlap out."
+                "because train has the texts of all of them; add other examples, or leave out --drop-overlap."
             )
         dev[name] = left
     swapped = task.augment_swapped
@@ -88,14 +88,14 @@ def _normal(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def count_overlap(tasks: Iterable[Task], documents: Iterable[str]) -> dict[str, dict[str, Overlap]]:
-    """Count the texts of all splits that occur in a corpus, read once.
+    """Count the texts of all splits that are in a corpus, which is read once.
 
     Args:
         tasks: with different names.
-        documents: texts of the corpus, for example those of `data.sources.Sources`.
+        documents: texts of the corpus, for example `data.sources.Sources`.
 
     Returns:
-        {task: {"train": …, "dev": …, "test": …}}, MNLI's as "dev matched" and so on.
+        {task: {"train": …, "dev": …, "test": …}}, for MNLI "dev matched" and so on.
     """
     number_of: dict[str, int] = {}
     runs = {task.name: {name: _runs(texts, number_of) for name, texts in _texts(task)} for task in tasks}
@@ -128,7 +128,7 @@ def _texts(task: Task) -> Iterator[tuple[str, list[str]]]:
 
 
 def _runs(texts: list[str], number_of: dict[str, int]) -> _Runs:
-    """Runs of `texts`; their words are added to `number_of`, each with 64 bits drawn from its letters."""
+    """Runs of `texts`; their words are added to `number_of`, each with a 64-bit hash of its letters."""
     numbers: list[int] = []
     lengths = np.zeros(len(texts), dtype=np.int64)
     for place, text in enumerate(texts):
@@ -146,7 +146,7 @@ def _runs(texts: list[str], number_of: dict[str, int]) -> _Runs:
 
 
 def _gathered(documents: Iterable[str], number_of: dict[str, int]) -> Iterator[list[int]]:
-    """Word numbers of several documents, 0 for a word that no task has and between two documents."""
+    """Word numbers of several documents, 0 between documents and for words that are in no task."""
     held: list[int] = []
     for document in documents:
         held += [number_of.get(word, 0) for word in _WORD.findall(document.casefold())]
@@ -158,7 +158,7 @@ def _gathered(documents: Iterable[str], number_of: dict[str, int]) -> Iterator[l
 
 
 def _hash(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(max(0, words - 7),) hashes of every run, polynomials modulo 2^64."""
+    """Hashes of every run, (max(0, words - 7),), polynomials modulo 2^64."""
     count = max(0, len(words) - RUN + 1)
     hashes = np.zeros(count, dtype=np.uint64)
     for place in range(RUN):

@@ -41,7 +41,7 @@ PROBED_UPDATES = 4
 
 
 class _Probing(QuietObserver):
-    """Base of observers that probe: leaves the model as it was, and counts the time that this takes."""
+    """Base class of observers that probe. It leaves the model unchanged and measures the time of the probes."""
 
     def __init__(self, model: nn.Module, execution: Execution, say: Callable[[str], None]) -> None:
         self._model, self._execution, self._say = model, execution, say
@@ -49,12 +49,12 @@ class _Probing(QuietObserver):
         self._updates, self._seconds = 0, 0.0
 
     def started(self, update: int, updates: int) -> None:
-        """So many in all."""
+        """Store the number of updates and the start time."""
         self._updates, self._began = updates, time.perf_counter()
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Evaluation mode, the run's precision, nothing compiled for the probe's shapes; then all is as before."""
+        """Use evaluation mode and the run's precision, without compilation; then restore the state from before."""
         began = time.perf_counter()
         modes = {module: module.training for module in self._model.modules()}
         self._model.eval()
@@ -67,16 +67,16 @@ class _Probing(QuietObserver):
         self._seconds += time.perf_counter() - began
 
     def finished(self) -> None:
-        """Say what it took."""
+        """Report the time of the probes."""
         share = self._seconds / max(time.perf_counter() - self._began, 1e-9)
         self._say(f"probes took {self._seconds:.0f} s, {100 * share:.1f} % of the run.")
 
 
 class ProbeObserver(_Probing):
-    """Probes the model being trained every so many updates and after the last; appends to the run's `probes.jsonl`.
+    """Probes the model at regular updates and after the last one, and appends a line to the run's `probes.jsonl`.
 
-    A line holds `update`, `scores` ({task: {dev split: {metric: value}}}) and `timing`: the probe's seconds, and the
-    share of the run's time, since it started or went on, that probes have taken.
+    A line has `update`, `scores` ({task: {dev split: {metric: value}}}) and `timing`: the seconds of the probe, and the
+    share of all probes in the time since the run started or resumed.
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class ProbeObserver(_Probing):
         train_examples: int = TRAIN_EXAMPLES,
         dev_examples: int = DEV_EXAMPLES,
     ) -> None:
-        """Hand it to `pretrain` or `train` as an observer; the model must be the very object that is trained.
+        """Create an observer for `pretrain` or `train`.
 
         Args:
-            model: `assembled.objective.models()["main"]`.
+            model: the object that is trained, `assembled.objective.models()["main"]`.
             tokenizer: `assembled.tokenizer`.
-            tasks: what to probe.
+            tasks: to probe.
             every: updates between probes.
-            folder: the run's.
-            execution: the run's, for its precision.
-            say: gets a sentence at the end on what the probes took.
-            train_examples: as of `probe`; the fewer, the cheaper and the noisier.
-            dev_examples: as of `probe`.
+            folder: of the run.
+            execution: of the run, for its precision.
+            say: called at the end with the time of the probes.
+            train_examples: as in `probe`; fewer examples are cheaper and noisier.
+            dev_examples: as in `probe`.
         """
         super().__init__(model, execution, say)
         self._encoder, self._tokenizer, self._tasks = model, tokenizer, tasks
@@ -110,7 +110,7 @@ class ProbeObserver(_Probing):
         self._sizes = {"train_examples": train_examples, "dev_examples": dev_examples}
 
     def started(self, update: int, updates: int) -> None:
-        """Keep the lines up to the update that the run goes on from, and cut the rest."""
+        """Keep the lines up to the update from which the run continues, and delete the others."""
         super().started(update, updates)
         cut_metrics(self._path, update)
 
@@ -131,10 +131,10 @@ class ProbeObserver(_Probing):
 
 
 class PairObserver(_Probing):
-    """Judges minimal pairs at regular updates and after the last, with the head that is trained.
+    """Judges minimal pairs at regular updates and after the last one, with the head that is trained.
 
-    The shares go into the run's own records (`metrics.jsonl`): `blimp` has `sum`, `mean`, `worst` and `pairs`. So it
-    must come before the observers that write them.
+    It adds the shares to the records of the run (`metrics.jsonl`): `blimp` has `sum`, `mean`, `worst` and `pairs`. So
+    it must be before the observers that write the records.
     """
 
     def __init__(
@@ -147,16 +147,16 @@ class PairObserver(_Probing):
         execution: Execution,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Hand it to `pretrain` by `observe`; `pair_probe` makes one.
+        """Create an observer for `pretrain`; `pair_probe` makes one from the parts of a run.
 
         Args:
-            model: that is trained, the very object that `scorer` asks.
-            scorer: `minimal_pairs.by_detection` or `by_masking` of it.
-            pairs: that are judged, always the same ones.
-            every: updates between probes; the next record there is from then on has the shares.
-            log_every: updates between the run's records.
-            execution: the run's, for its precision.
-            say: gets a sentence at the end on what the probes took.
+            model: the object that is trained.
+            scorer: `minimal_pairs.by_detection` or `by_masking` of this model.
+            pairs: to judge, always the same ones.
+            every: updates between probes, rounded up to a multiple of `log_every`.
+            log_every: updates between the records of the run.
+            execution: of the run, for its precision.
+            say: called at the end with the time of the probes.
         """
         super().__init__(model, execution, say)
         self._scorer, self._encoded, self._every = scorer, pairs, -(-every // log_every) * log_every
@@ -181,15 +181,18 @@ def pair_probe(
     execution: Execution,
     say: Callable[[str], None] = lambda _: None,
 ) -> PairObserver:
-    """The observer for a run's parts: by pseudo-log-likelihood for masked language modelling, else by the RTD head.
+    """Make the observer for a run: by pseudo-log-likelihood for masked language modelling, else by the RTD head.
 
     Args:
         parts: of the run.
-        pairs: of a file; a sample of them is judged, of all sets alike.
+        pairs: of a file; a sample with equally many pairs of each set is judged.
         every: updates between probes.
-        config: the run's.
-        execution: the run's.
-        say: gets sentences on how many pairs are judged and, at the end, what the probes took.
+        config: of the run.
+        execution: of the run.
+        say: called with the number of pairs, and at the end with the time of the probes.
+
+    Returns:
+        the observer.
     """
     model = cast(PreTrainedModel, parts.objective.models()["main"])
     tokenizer = cast(PreTrainedTokenizerFast, parts.tokenizer)

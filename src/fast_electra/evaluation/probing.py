@@ -36,6 +36,7 @@ from fast_electra.evaluation.fine_tuning import (
 )
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, Task, sample
+from fast_electra.evaluation.token_scores import batches_by_length
 from fast_electra.models.classifier import longest_text, uses_segments
 
 Scores = dict[str, dict[str, float]]
@@ -44,7 +45,7 @@ TRAIN_EXAMPLES = 2_000
 DEV_EXAMPLES = 2_000
 _LONGEST = 128
 _TOGETHER = 64
-# Of standardised features: without a strong pull to zero a few thousand examples are learned by heart.
+# Of standardised features: without strong regularization the model memorises a few thousand examples.
 _LOGISTIC_STRENGTH = 0.003
 _RIDGE_STRENGTH = 1_000.0
 
@@ -60,20 +61,20 @@ def probe(
     """Fit a linear model on a frozen encoder's features, and score it.
 
     Args:
-        model: with any head or none (`models.classifier.load_encoder`); used as it is: weights, device, mode.
-        tokenizer: the model's (`models.classifier.load_task_tokenizer`).
-        task: its training examples are fitted, its dev splits scored.
-        train_examples: at most so many, always the same ones.
-        dev_examples: at most so many of each dev split, always the same ones.
+        model: with any head or none (`models.classifier.load_encoder`); its weights, device and mode are not changed.
+        tokenizer: of the model (`models.classifier.load_task_tokenizer`).
+        task: its training examples are fitted, and its dev splits are scored.
+        train_examples: maximum number, always the same examples.
+        dev_examples: maximum number of each dev split, always the same examples.
 
     Returns:
-        {dev split: {metric: value}}, as a cell's scores; the same input gives the same figures.
+        {dev split: {metric: value}}; the same input gives the same values.
     """
     return _probe(model, tokenizer, probed(task, train_examples, dev_examples), every_layer=False)[-1]
 
 
 def probe_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task) -> list[Scores]:
-    """`probe` of the embeddings and of each layer's output, the last one's behind a final norm, where there is one."""
+    """Return `probe` of the embeddings and of the output of each layer; the last one is after a final norm, if any."""
     return _probe(model, tokenizer, probed(task), every_layer=True)
 
 
@@ -90,7 +91,7 @@ def _probe(
     for layer, train_Nd in enumerate(_features(model, encoded.train, padding, every_layer)):
         if task.kind == "regression":
             linear = Ridge(_RIDGE_STRENGTH)
-        elif len(np.unique(labels_N)) == 1:  # a rare class need not be among the few examples
+        elif len(np.unique(labels_N)) == 1:  # a few examples may have only one class
             linear = DummyClassifier()
         else:
             linear = LogisticRegression(C=_LOGISTIC_STRENGTH, max_iter=1_000)
@@ -108,10 +109,12 @@ def _probe(
 
 
 def similarity_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task) -> list[Scores]:
-    """How the cosine of two texts' mean hidden states agrees with a pair's number, without any training.
+    """Score the cosine of the mean hidden states of two texts against the number of the pair, without training.
 
-    Each text is encoded on its own. Of the embeddings and of each layer, as `probe_layers`; [] for a task that is not
-    of pairs with numbers.
+    Each text is encoded separately.
+
+    Returns:
+        scores of the embeddings and of each layer, as in `probe_layers`; [] if the task has no pairs with numbers.
     """
     task = probed(task)
     if task.kind != "regression" or len(task.train.texts[0]) != 2:
@@ -132,7 +135,7 @@ def similarity_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 
 
 def probed(task: Task, train_examples: int = TRAIN_EXAMPLES, dev_examples: int = DEV_EXAMPLES) -> Task:
-    """The examples of a task that a probe sees."""
+    """Return the task with the examples that a probe uses."""
     return replace(
         task,
         train=sample(task.train, train_examples),
@@ -146,13 +149,11 @@ def probed(task: Task, train_examples: int = TRAIN_EXAMPLES, dev_examples: int =
 def _features(
     model: PreTrainedModel, encoded: Encoded, padding: Padding, every_layer: bool
 ) -> list[NDArray[np.float32]]:
-    """Mean hidden states (N, d) of examples, or those of words' first tokens, in order; the last layer comes last."""
+    """Mean hidden states (N, d) of examples, or hidden states of the first tokens of words, for each layer in order."""
     encoder = cast(nn.Module, model.base_model)
     units = encoded.word_starts if len(encoded.words) else np.arange(len(encoded.lengths) + 1)
     layers: list[NDArray[np.float32]] = []
-    order = np.argsort(encoded.lengths, kind="stable")
-    for start in range(0, len(order), _TOGETHER):
-        chosen = order[start : start + _TOGETHER]
+    for chosen in batches_by_length(encoded.lengths, _TOGETHER):
         batch = collate(encoded, chosen, padding).to(model.device)
         outputs = encoder(**batch.inputs(), output_hidden_states=every_layer)
         states = (
@@ -173,6 +174,6 @@ def _features(
 
 
 def _mean(hidden_BSd: Tensor, attention_BS: Tensor) -> Tensor:
-    """Mean over tokens (B, d), padding left out."""
+    """Mean over tokens without padding, (B, d)."""
     weights_BS1 = attention_BS[:, :, None].to(hidden_BSd.dtype)
     return (hidden_BSd * weights_BS1).sum(1) / weights_BS1.sum(1)

@@ -12,7 +12,7 @@ from fast_electra.evaluation.results import BASELINES, Result, Scores, spread
 
 
 def remarks(result: Result) -> list[str]:
-    """Sentences on what a table of scores does not say by itself."""
+    """Return sentences about a result: failures, weak results, chosen rates, repeated texts, overlap."""
     found: list[str] = []
     if result.n_train < result.n_all and not result.curve:
         found.append(
@@ -47,7 +47,7 @@ def remarks(result: Result) -> list[str]:
     for split, count in result.cut_entities.items():
         entities = "1 entity is" if count == 1 else f"{count:,} entities are"
         found.append(
-            f"{result.title}: {entities} beyond the end of what the model takes in {split}, and counted as missed."
+            f"{result.title}: {entities} beyond the longest text of the model in {split}, and counted as missed."
         )
     for split, counts in (result.overlap or {}).get("counts", {}).items():
         if counts["checked"]:
@@ -64,7 +64,7 @@ def _tried(scores: Mapping[str, float | None]) -> str:
 
 
 def _pair_remarks(result: Result) -> list[str]:
-    """Sentences on a task of minimal pairs: how it was judged, and its baselines on the same pairs."""
+    """Sentences about a task of minimal pairs: how it was judged, and its baselines on the same pairs."""
     if not (details := result.details):
         return []
     whole = details["groups"]["all"]["all"]
@@ -91,14 +91,14 @@ def _pair_remarks(result: Result) -> list[str]:
 
 
 def _not_beaten(result: Result) -> str | None:
-    """A sentence where the median is not above every baseline, or not clearly; other than those compared by pairs."""
+    """A sentence if the median is not clearly above every baseline, except baselines that are compared pair by pair."""
     found = spread(result.of())
     if found.median is None:
         return None
     by_pairs = result.details.get("differences", {})
     names = [name for name in BASELINES if name not in by_pairs]
     scores = {name: score for name in names if (score := result.baseline(name)) is not None}
-    if result.against is not None:  # says more of it
+    if result.against is not None:  # it has a sentence of its own
         scores.pop("untrained", None)
     score = f"{result.title}: {result.metric} {100 * found.median:.1f}"
     if worse := [name for name, score in scores.items() if found.median <= score]:
@@ -107,27 +107,27 @@ def _not_beaten(result: Result) -> str | None:
     near = [name for name, score in scores.items() if found.detectable and found.median - score < found.detectable]
     if near:
         names = [f"{BASELINES[name]} ({100 * scores[name]:.1f})" for name in near]
-        return f"{score} is above {listed(names)} by less than these seeds can tell."
+        return f"{score} is above {listed(names)} by less than these seeds can detect."
     return None
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: a, b and c."""
+    """Return names as part of a sentence: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 class Averaged(NamedTuple):
-    """One of the published ways to average GLUE."""
+    """The value of a published average of GLUE."""
 
     name: str
     setup: str
     value: float
     of: str
-    """what is averaged"""
+    """which scores are averaged"""
 
 
 def averages_of(results: Sequence[Result]) -> list[Averaged]:
-    """The averages of medians over seeds whose tasks are all there under one setup."""
+    """Return the averages, of medians over seeds, for each setup that has all tasks of an average."""
     found: list[Averaged] = []
     for setup in dict.fromkeys(result.setup for result in results):
         medians: dict[str, Scores] = {}

@@ -20,95 +20,95 @@ BASELINES = {
     "untrained": "an untrained encoder of its shape",
     "auxiliary": "its auxiliary",
 }
-"""in the order in which they are shown, and what they are called in a sentence"""
+"""baselines in the order of tables, and their names in sentences"""
 PAIRS = "pair"
-"""metric of the zero-shot bugs: share of pairs judged right, a half for a tie"""
+"""metric of the zero-shot bugs: share of pairs judged correctly, a tie counts half"""
 ZERO_SHOT = "zero-shot"
-"""how the setup of tasks without training begins: pairs of texts, one score, a prediction [place, won, set] a pair"""
+"""prefix of the setup of tasks without training: pairs of texts, one score, a prediction [place, won, set] per pair"""
 Scores = dict[str, dict[str, float]]
 """{dev split: {metric: score}}"""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One task under one setup: what all seeds scored, and what has to be beaten."""
+    """One task under one setup: the scores of all seeds, and of the baselines."""
 
     task: str
     setup: str
-    """the recipe's name and what was done besides; "probe"; "zero-shot" """
+    """name of the recipe, with what differs from it; "probe"; or "zero-shot" """
     digest: str
-    """the task's, test sets left out"""
+    """of the task without test sets"""
     recipe: dict[str, Any]
-    """its values"""
+    """values of the recipe"""
     seeds: list[int]
     scores: dict[str, dict[str, list[float | None]]]
-    """{dev split: {metric: one a seed, None where it failed}}; the first split and metric are the primary ones"""
+    """{dev split: {metric: score of each seed, None if it failed}}; the first split and metric are the primary ones"""
     baselines: dict[str, Scores | None]
-    """by the names of `BASELINES`; None for one that failed, of the untrained encoder the mean over seeds"""
+    """by the names of `BASELINES`; None for a failed one; the mean over seeds for the untrained encoder"""
     n_train: int
     n_dev: dict[str, int]
     truncated: dict[str, int]
-    """texts longer than the model takes, of train and all dev splits; those of the first seed"""
+    """number of truncated texts of train and of all dev splits, for the first seed"""
     cells: dict[str, str]
     """file of each seed under OUT/cells, and of "untrained-SEED" """
     seconds: float
-    """of all its cells"""
+    """time of all cells"""
     n_all: int = 0
-    """training examples that there are, whether or not all are used"""
+    """number of training examples, including those that are not used"""
     curve: str | None = None
-    """of a number of examples that was asked for: the setup without it, which the other numbers share"""
+    """for one of several numbers of examples: the setup without the number, equal for all of them"""
     untrained: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
-    """scores of the untrained encoder, one a seed, None where it failed"""
+    """scores of the untrained encoder for each seed, None if it failed"""
     against: dict[str, Any] | None = None
-    """the encoder beside the untrained one: a `Comparison`, with "decided" and "sentence" """
+    """comparison with the untrained encoder: a `Comparison`, with "decided" and "sentence" """
     selection: dict[str, Any] | None = None
     """how the learning rate was chosen on a part of train: {"examples", "scores": {rate: score}, "untrained":
-    {"learning_rate", "scores"}}; None where it was given"""
+    {"learning_rate", "scores"}}; None if it was given"""
     failed: dict[str, str] = field(default_factory=dict)
-    """seed → why it has no scores"""
+    """{seed: reason why it has no scores}"""
     degenerate: list[int] = field(default_factory=list)
-    """seeds that gave every example of a dev split one answer"""
+    """seeds with the same answer for every example of a dev split"""
     layers: dict[str, list[Scores]] = field(default_factory=dict)
-    """of a probe: scores of the embeddings and each layer, of "model" and "untrained"; of pairs with numbers also those
-    of the cosine, "model, cosine" and "untrained, cosine" """
+    """of a probe: scores of the embeddings and of each layer, for "model" and "untrained"; for pairs with numbers also
+    those of the cosine, "model, cosine" and "untrained, cosine" """
     repeated: dict[str, int] = field(default_factory=dict)
-    """{dev split: examples whose texts are also in train}"""
+    """{dev split: number of examples whose texts are also in train}"""
     drops_repeated: bool = False
-    """those are left out of the scores"""
+    """whether those examples are left out of the scores"""
     cut_entities: dict[str, int] = field(default_factory=dict)
-    """{dev split: entities beyond the end of what the model takes}, where there are some"""
+    """{dev split: number of entities in truncated parts of sentences}, if there are any"""
     overlap: dict[str, Any] | None = None
     """texts seen in pre-training: {"corpus": …, "counts": {split: {"texts", "checked", "seen"}}}"""
     details: dict[str, Any] = field(default_factory=dict)
-    """of minimal pairs: "way", "per_set", "groups" and "differences" as of `minimal_pairs`; {} of other tasks"""
+    """of minimal pairs: "way", "per_set", "groups" and "differences", see `minimal_pairs`; {} for other tasks"""
 
     @property
     def title(self) -> str:
-        """The task, and how many examples where that was asked for."""
+        """The task, with the number of examples if there are several numbers."""
         return f"{self.task}, {self.n_train:,} examples" if self.curve else self.task
 
     @property
     def split(self) -> str:
-        """The dev split that is compared."""
+        """The primary dev split."""
         return next(iter(self.scores))
 
     @property
     def metric(self) -> str:
-        """The metric that is compared."""
+        """The primary metric."""
         return next(iter(self.scores[self.split]))
 
     def of(self, split: str | None = None, metric: str | None = None) -> list[float]:
-        """Scores of the seeds that have one, by the primary metric where no other is named."""
+        """Return the scores of the seeds that did not fail, by default of the primary split and metric."""
         scores = self.scores[split or self.split][metric or self.metric]
         return [score for score in scores if score is not None]
 
     def of_untrained(self, split: str | None = None, metric: str | None = None) -> list[float]:
-        """Scores of the untrained encoder's seeds that have one."""
+        """Return the untrained encoder's scores of the seeds that did not fail."""
         scores = self.untrained.get(split or self.split, {}).get(metric or self.metric, [])
         return [score for score in scores if score is not None]
 
     def baseline(self, name: str, split: str | None = None, metric: str | None = None) -> float | None:
-        """A baseline's score, None where there is none."""
+        """Return the score of a baseline; None if there is none."""
         found = self.baselines.get(name)
         return None if found is None else found[split or self.split].get(metric or self.metric)
 
@@ -122,14 +122,14 @@ def zero_shot_result(
     file: str,
     baselines: Mapping[str, Scores | None],
 ) -> Result:
-    """What a cell without training says: one score by each metric.
+    """Return the result of a cell without training, which has one score for each metric.
 
     Args:
-        task: its name.
-        setup: `ZERO_SHOT`, or that and what tells the examples from others of the same task.
-        digest: of its examples.
-        recipe: that the cell is identified by.
-        record: of the cell.
+        task: name of the task.
+        setup: `ZERO_SHOT`, or that with a name for the examples.
+        digest: of the examples.
+        recipe: settings that identify the cell.
+        record: content of the cell.
         file: of the cell.
         baselines: by the names of `BASELINES`.
     """
@@ -151,19 +151,19 @@ def zero_shot_result(
 
 
 class Spread(NamedTuple):
-    """Scores of several seeds summed up; None where there are too few."""
+    """Statistics of the scores of several seeds; None if there are too few."""
 
     median: float | None
     mean: float | None
     deviation: float | None
-    """of the sample, from two seeds on"""
+    """standard deviation of the sample, from two seeds on"""
     best: float | None
     detectable: float | None
-    """minimal detectable difference to another model of the same spread and number of seeds"""
+    """minimal detectable difference to another model with the same spread and number of seeds"""
 
 
 def spread(scores: Sequence[float]) -> Spread:
-    """Sum up the scores of several seeds."""
+    """Return statistics of the scores of several seeds."""
     if not scores:
         return Spread(None, None, None, None, None)
     deviation = statistics.stdev(scores) if len(scores) > 1 else None
@@ -172,7 +172,7 @@ def spread(scores: Sequence[float]) -> Spread:
 
 
 def curves(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results of several numbers of examples by task, or by task and setup where there are several; few first."""
+    """Return results of several numbers of examples, ascending, by task, or by task and setup if setups differ."""
     of = [result for result in results if result.curve]
     several = len({result.curve for result in of}) > 1
     found: dict[str, list[Result]] = {}

@@ -1,9 +1,9 @@
-"""Scores of predictions, by scikit-learn and SciPy, defined where those give NaN, an error or a warning.
+"""Scores of predictions by scikit-learn and SciPy, also defined where these give NaN, an error or a warning.
 
 Notable:
-- one class only and constant predictions score 0.0 by Matthews, Pearson and Spearman: nothing was told apart;
-- predictions that are not finite are an error, never a score;
-- entities are scored whole, by seqeval in its default mode, which is the script of the CoNLL tasks.
+- a single class and constant predictions score 0.0 by Matthews, Pearson and Spearman;
+- predictions that are not finite are an error;
+- whole entities are scored by seqeval in its default mode, which follows the script of the CoNLL tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,24 +21,27 @@ from fast_electra.evaluation.entities import tags_of
 from fast_electra.evaluation.tasks import ENTITY_F1, Task
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman", "token_accuracy")
-"""of an answer to each example or word; `tasks.ENTITY_F1` needs whole sentences"""
+"""metrics of one prediction for each example or word; `tasks.ENTITY_F1` needs whole sentences"""
 
 
 def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    """One score in [0, 1], or [-1, 1] for the correlations.
+    """Compute a score.
 
     Args:
         metric: one of `METRICS`.
             accuracy, token_accuracy: share of equal class numbers;
-            f1: of class 1 against all others, 0.0 where nobody names it;
-            matthews: correlation of classes, 0.0 where labels or predictions are all the same;
-            pearson, spearman: correlation of values, 0.0 where either side is constant;
-        labels: (N,) class numbers or values; words of all sentences for the token metrics.
-        predictions: (N,) likewise.
+            f1: of class 1 against all others, 0.0 if it is neither true nor predicted;
+            matthews: correlation of classes, 0.0 if labels or predictions are all the same;
+            pearson, spearman: correlation of values, 0.0 if labels or predictions are constant.
+        labels: class numbers or values, (N,); for token metrics those of the words of all sentences.
+        predictions: class numbers or values, (N,).
+
+    Returns:
+        a score between 0 and 1, or between -1 and 1 for correlations.
 
     Raises:
         DataError: a prediction is not finite.
-        ValueError: shapes differ, there is nothing to score, or the metric is unknown.
+        ValueError: shapes differ, there are no examples, or the metric is unknown.
     """
     labels_N, predictions_N = np.asarray(labels), np.asarray(predictions)
     if labels_N.shape != predictions_N.shape or labels_N.ndim != 1 or not labels_N.size:
@@ -63,37 +66,44 @@ def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float
             correlate = stats.pearsonr if metric == "pearson" else stats.spearmanr
             found: Any = correlate(labels_N.astype(np.float64), predictions_N.astype(np.float64))
             value = float(found.statistic)
-            return value if np.isfinite(value) else 0.0  # values so near one another that their variance underflows
+            return value if np.isfinite(value) else 0.0  # the variance of very similar values underflows
     raise ValueError(f"unknown metric {metric}")
 
 
 def entity_f1(labels: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> float:
-    """Micro F1 over whole entities, 0.0 where there are none.
+    """Return micro F1 over whole entities, 0.0 if there are none.
 
     Args:
-        labels: class numbers of each sentence's words, in the order of `entities.class_names`.
-        predictions: likewise.
+        labels: class numbers of the words of each sentence, in the order of `entities.class_names`.
+        predictions: class numbers in the same form.
 
     Raises:
         ValueError: a sentence has too many or too few predictions.
     """
     true, found = ([tags_of(sentence) for sentence in sentences] for sentences in (labels, predictions))
     if [len(sentence) for sentence in true] != [len(sentence) for sentence in found]:
-        raise ValueError("labels and predictions to score have other sentences")
+        raise ValueError("labels and predictions have sentences of different lengths")
     return float(seqeval_f1(true, found, average="micro", zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
 def flatten(values: Sequence[Any]) -> NDArray[Any]:
-    """Labels or predictions of a split as one array: of examples, or of the words of all sentences."""
+    """Return labels or predictions of a split as one array: of examples, or of the words of all sentences."""
     return np.asarray(list(chain.from_iterable(values)) if isinstance(values[0], list | tuple | np.ndarray) else values)
 
 
 def score_splits(task: Task, predictions: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, float]]:
-    """{dev split: {metric: score}} of predictions {dev split: one an example, or a list of one a word}.
+    """Score predictions by all metrics of a task.
+
+    Args:
+        task: with the labels.
+        predictions: {dev split: prediction of each example, or a list of predictions for its words}.
+
+    Returns:
+        {dev split: {metric: score}}.
 
     Raises:
         DataError: a prediction is not finite.
-        ValueError: too many or too few predictions.
+        ValueError: there are too many or too few predictions.
     """
     found: dict[str, dict[str, float]] = {}
     for name, values in predictions.items():

@@ -1,11 +1,11 @@
-"""Tasks that a fine-tuned model is judged by: texts, labels, and what they are scored with.
+"""Tasks for fine-tuning and probing: texts, labels and metrics.
 
 Notable:
-- one shape for GLUE, for one's own files and for the bug-finding benchmark, so everything downstream is written once;
-- classes are numbers, their names are the task's; a split without labels (GLUE's test sets) has none at all;
-- the digest covers kind, class names and all examples: equal digests are equal tasks, wherever they were read from;
-- a part of train is drawn by one shuffle for everybody: whoever is compared learns from the same examples, and what has
-  to be chosen is chosen on the same held-out ones.
+- GLUE, the user's own files and the bug-finding benchmark have the same form, so the code that uses them exists once;
+- classes are numbers, and the task has their names. A split without labels (GLUE's test sets) has an empty list;
+- the digest covers kind, class names and all examples: tasks with equal digests are equal, whatever their source;
+- one shuffle draws a part of train for every model, seed and baseline: all learn from the same examples, and all
+  choices are made on the same held-out examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from fast_electra.errors import DataError
 
 Kind = Literal["classification", "regression", "tokens"]
 OUTSIDE = "O"
-"""the token label of words that belong to nothing; always class 0 where a task has it"""
+"""label of words that belong to no entity; always class 0 if a task has it"""
 TEST = "test"
-"""the dev split that is a test set"""
+"""name of the dev split that is a test set"""
 ENTITY_F1 = "entity_f1"
-"""metric of tasks whose words have tags of entities"""
+"""metric of tasks with tags of entities"""
 
 
 @dataclass(frozen=True)
@@ -31,48 +31,48 @@ class Split:
     """Examples with their labels."""
 
     texts: list[tuple[str, ...]]
-    """one or two texts an example; for tokens the words of one sentence"""
+    """one or two texts of each example; the words of a sentence for kind "tokens" """
     labels: list[int] | list[float] | list[list[int]]
-    """a class number, a value, or a class number a word; [] for a test split without labels"""
+    """class number, value, or class numbers of the words of each example; [] for a test split without labels"""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def at(self, places: Sequence[int]) -> "Split":
-        """The examples at some places, in that order."""
+        """Return the examples at some places in the given order."""
         return Split([self.texts[i] for i in places], [self.labels[i] for i in places])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Examples to train on, to select and report by (dev), and to predict for a server (test)."""
+    """Examples for training, for selection and reports (dev), and for predictions that a server scores (test)."""
 
     name: str
-    """"cola", or the file's stem for one's own"""
+    """"cola", or the stem of the user's file"""
     kind: Kind
     labels: tuple[str, ...]
     """class names in order; () for regression"""
     train: Split
     dev: dict[str, Split]
-    """labelled, to report by: {"dev": …}, {"matched": …, "mismatched": …} for MNLI, {"dev": …, "test": …} for one's own
-    with a test file"""
+    """labelled splits: {"dev": …}, {"matched": …, "mismatched": …} for MNLI, {"dev": …, "test": …} for the user's own
+    files with a test file"""
     test: dict[str, Split]
-    """without labels, for a server; may be empty"""
+    """splits without labels, for a server; may be empty"""
     metrics: tuple[str, ...]
-    """names of `scores.score`; the first is the primary one"""
+    """names for `scores.score`; the first one is the primary metric"""
     digest: str = field(repr=False)
     """SHA-256 over kind, class names and all examples"""
     augment_swapped: bool = False
-    """training examples may be doubled with their sentences swapped, where a recipe asks for it"""
+    """whether a recipe may double the training examples by swapping their sentences"""
 
     @property
     def reported(self) -> list[str]:
-        """Dev splits in the order of reports: a test set first, since dev is then for selection only."""
+        """Dev splits in the order of reports: a test set first, because dev is then used for selection only."""
         return sorted(self.dev, key=lambda name: name != TEST)
 
     @property
     def has_entities(self) -> bool:
-        """Words have IOB2 tags, in the order of `entities.class_names`."""
+        """Whether words have IOB2 tags, in the order of `entities.class_names`."""
         return self.metrics[0] == ENTITY_F1
 
 
@@ -87,12 +87,15 @@ def make_task(
     *,
     augment_swapped: bool = False,
 ) -> Task:
-    """Check the splits against one another, and compute the digest.
+    """Make a task: check its splits and compute the digest.
+
+    Returns:
+        the task.
 
     Raises:
-        DataError: train or a dev split is empty; there is one class only; a class of dev is missing in train (of tags
-            the reader looks at the types); or, for classification, a class of train in dev, since a score would not say
-            how well it is told from the others.
+        DataError: train or a dev split is empty; there is only one class; a class of dev is missing in train (the
+            reader checks the types of tags); or, for classification, a class of train is missing in dev, because the
+            score would not show how well it is recognised.
     """
     for split, examples in {"train": train, **dev}.items():
         if not examples.texts:
@@ -111,15 +114,15 @@ def make_task(
             found = _classes(examples)
             if metrics[0] != ENTITY_F1 and (unknown := found - trained):
                 raise DataError(
-                    f"{name}: {_named(split)} has the label {labels[min(unknown)]!r}, which train lacks; add examples "
-                    "of it to train, or leave it out."
+                    f"{name}: {_named(split)} has the label {labels[min(unknown)]!r}, which is not in train; add "
+                    "examples of it to train, or leave it out."
                 )
-            # A rare token label may well be missing in a dev file, and entities are scored together. Of a test set
-            # nobody can choose the examples.
+            # A rare label of words may be missing in dev, and entities are scored together. The examples of a test set
+            # cannot be chosen.
             if kind == "classification" and split != TEST and (missing := trained - found):
                 raise DataError(
-                    f"{name}: train has the label {labels[min(missing)]!r}, which {_named(split)} lacks; add examples "
-                    "of it there, or leave it out."
+                    f"{name}: train has the label {labels[min(missing)]!r}, which is not in {_named(split)}; add "
+                    "examples of it there, or leave it out."
                 )
     splits = {"train": {"train": train}, "dev": dev, "test": test}
     content = {role: {split: [s.texts, s.labels] for split, s in named.items()} for role, named in splits.items()}
@@ -142,9 +145,10 @@ def _named(split: str) -> str:
 
 
 def sample(split: Split, most: int | None) -> Split:
-    """At most `most` examples of a split: the first of one shuffle, so that fewer are a part of more.
+    """Return at most `most` examples of a split, in the order of the split.
 
-    The shuffle is the same for every model, seed and baseline. The examples keep the order of the split.
+    They are the first ones of a fixed shuffle, so a smaller sample is part of a larger one. It is the same for every
+    model, seed and baseline.
     """
     if most is None or len(split) <= most:
         return split
@@ -152,23 +156,23 @@ def sample(split: Split, most: int | None) -> Split:
 
 
 def with_examples(task: Task, most: int | None) -> Task:
-    """The task with at most so many training examples (`sample`), and a digest that says so."""
+    """Return the task with at most `most` training examples (see `sample`); its digest depends on `most`."""
     train = sample(task.train, most)
     return task if train is task.train else replace(task, train=train, digest=canonical_digest([task.digest, most]))
 
 
 def held_size(examples: int) -> int:
-    """Examples of `held_out`: a tenth, of few examples up to a quarter but no more than 200, never more than 2,000."""
+    """Return the size of `held_out`: a tenth, at least the smaller of 200 and a quarter, at most 2,000."""
     return min(2_000, max(examples // 10, min(examples // 4, 200)))
 
 
 def held_out(task: Task) -> Task | None:
-    """The task with a part of train in place of dev: what is chosen by it is chosen without dev.
+    """Hold out a part of train in place of dev, so that choices are made without dev.
 
-    Equal texts stay on one side. The part is the same for every model, seed and baseline.
+    Equal texts are on the same side. The part is the same for every model, seed and baseline.
 
     Returns:
-        None where train has fewer than four different texts.
+        the task with the part as its only dev split "held"; None if train has fewer than four different texts.
     """
     places: dict[tuple[str, ...], list[int]] = {}
     for place, texts in enumerate(task.train.texts):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +23,13 @@ Suspicion = Callable[[Tensor, Tensor], Tensor]
 MaskedPrediction = Callable[[Tensor, Tensor, Tensor], Tensor]
 # Sequences are padded to the next of these lengths: few shapes, and few padding tokens.
 PADDED_LENGTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def batches_by_length(lengths: ArrayLike, size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of examples of similar length, `size` at a time, from short to long."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -151,9 +158,7 @@ def _batches(
     sequences: Sequence[NDArray[np.int64]], pad_id: int, batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """Batches of sequences of similar length: indices (B,), ids (B, S) and padding (B, S)."""
-    order = np.argsort([len(sequence) for sequence in sequences], kind="stable")
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batches_by_length([len(sequence) for sequence in sequences], batch_size):
         longest = len(sequences[chosen[-1]])
         width = next((length for length in PADDED_LENGTHS if length >= longest), longest)
         ids = torch.full((len(chosen), width), pad_id, dtype=torch.int64)

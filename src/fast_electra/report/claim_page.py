@@ -2,8 +2,8 @@
 
 Notable:
 - one function makes each table, as text, for all three;
-- everything that is in results.json is in the tables: nobody has to open it to check a sentence;
-- in bold is only what is decided; a seed is a dot, a mean a circle on its interval.
+- the tables have everything that is in results.json, so sentences can be checked without opening it;
+- only decided differences are bold. A seed is a dot, and a mean is a circle on its interval.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -300,10 +300,10 @@ def page_of(results: Results) -> str:
 
 
 def chart_of(results: Results) -> Specification:
-    """A panel for each question: a dot a seed, and each method's mean on its interval.
+    """Draw a panel for each question: a dot for each seed, and the mean of each method on its interval.
 
     Returns:
-        A Vega-Lite specification without colours; give it `theme()` as its config.
+        a Vega-Lite specification without colours, which need `theme()` as its config.
     """
     panels = [_panel(corpus, question) for corpus in results["corpora"] for question in corpus["questions"]]
     schema = "https://vega.github.io/schema/vega-lite/v6.json"

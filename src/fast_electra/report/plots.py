@@ -1,14 +1,14 @@
-"""Charts as Vega-Lite specifications: plain dicts from pure functions, one for the page, for SVG and for PNG.
+"""Charts as Vega-Lite specifications: plain dicts from pure functions, the same for the page, for SVG and for PNG.
 
 Notable:
-- a specification holds data and structure, never a colour: colours are in `theme`, which has CSS variables for a page
-  (so dark mode and print need no redraw) and plain values for files (where a variable would mean black);
-- series differ by dash as well as by colour;
-- data are wide (one row an x, one field a series) and thinned to what a screen can show, spikes kept;
-- Vega-Lite 6.1 is pinned: 6.4 writes "undefined" into tooltips.
+- a specification has data and structure but no colours. Colours are in `theme`: CSS variables for a page, so that dark
+  mode and print need no redraw, and plain values for files, where a variable would mean black;
+- series differ by dash and by colour;
+- data are wide (one row for each x, one field for each series) and thinned to what a screen can show; spikes stay;
+- Vega-Lite 6.1 is pinned, because 6.4 writes "undefined" into tooltips.
 
-Hovering and zooming are the page's business (`templates/page.js`): the specification tells it the fields and names of
-its series under `usermeta`. Vega's own nearest-point selection would put two invisible shapes a point into every SVG.
+The page does hovering and zooming (`templates/page.js`); the specification has the fields and names of its series under
+`usermeta` for it. Vega's nearest-point selection would add two invisible shapes for each point to every SVG.
 """
 
 import math
@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One row of an interval chart: a value and its interval's ends, in the same unit; `highlight` sets it apart."""
+    """One row of an interval chart: a value and the ends of its interval, in the same unit."""
 
     name: str
     value: float
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def series_of(records: Sequence[Mapping[str, Any]], field: str, name: str, x: str = "update") -> Series:
-    """The series of a field (a dotted path: `validation.rtd_auc`) of metric records; those without it are left out."""
+    """Return the series of a field (a dotted path, `validation.rtd_auc`) of records; others are left out."""
     points = [(finite(record.get(x)), finite(look_up(record, field))) for record in records]
     points = [(position, value) for position, value in points if position is not None and value is not None]
     return Series(name, [position for position, _ in points if position is not None], [value for _, value in points])
@@ -151,7 +151,7 @@ def line_chart(
 
 
 def stacked(charts: Sequence[Specification]) -> Specification:
-    """Charts below each other in one file, with one legend for all: for SVG and PNG, not for the page."""
+    """Put charts below each other with one legend, for SVG and PNG; the page does not support it."""
     bare = [{key: value for key, value in chart.items() if key not in ("$schema", "usermeta")} for chart in charts]
     return {"$schema": charts[0]["$schema"], "vconcat": bare, "spacing": 12}
 
@@ -242,9 +242,9 @@ def interval_chart(
 
 
 def smooth(values: Sequence[float | None], half_life: float) -> list[float | None]:
-    """Exponential mean over both sides, so that it does not lag behind; None stays None and weighs nothing.
+    """Return the mean of a forward and a backward exponential mean, which does not lag; None stays None without weight.
 
-    `half_life` is in points. The mean of a forward and a backward exponential mean, each without a start's bias.
+    `half_life` is in points. Both means are corrected for the bias at their start.
     """
     keep = 0.5 ** (1 / max(half_life, 1e-9))
 
@@ -262,7 +262,7 @@ def smooth(values: Sequence[float | None], half_life: float) -> list[float | Non
 
 
 def thin(x: Sequence[float], y: Sequence[float | None], maximum: int) -> tuple[list[float], list[float]]:
-    """At most `maximum` points: the first, the last, and the lowest and highest of equal stretches, so spikes stay."""
+    """Return at most `maximum` points: first, last, and the lowest and highest of equal parts, so spikes stay."""
     points = [(position, value) for position, value in zip(x, y, strict=True) if value is not None]
     if len(points) > maximum:
         stretches = max(1, (maximum - 2) // 2)
@@ -276,10 +276,10 @@ def thin(x: Sequence[float], y: Sequence[float | None], maximum: int) -> tuple[l
 
 
 def theme(*, page: bool = False) -> Specification:
-    """A Vega-Lite config: sizes, and colours as CSS variables for a page or as values for a file.
+    """Return a Vega-Lite config: sizes, and colours as CSS variables for a page or as values for a file.
 
     The variables (`--ink`, `--muted`, `--line`, `--series-1` to `--series-4`) are set in `templates/page.css`. The
-    four series colours are told apart with any common colour blindness (after Okabe and Ito, 2008).
+    four series colours are distinguishable with any common colour blindness (after Okabe and Ito, 2008).
     """
     plain = {
         "ink": "#1f2328",
@@ -350,7 +350,7 @@ def theme(*, page: bool = False) -> Specification:
 
 
 def _decades(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten around the values: Vega-Lite would draw a line at every tick between."""
+    """1, 2 and 5 times the powers of ten around the values; Vega-Lite would draw a line at every tick between them."""
     if not values:
         return []
     exponents = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
@@ -359,7 +359,7 @@ def _decades(values: Sequence[float]) -> list[float]:
 
 
 def to_svg(specification: Specification, *, page: bool = False) -> str:
-    """The chart as SVG text, drawn without a browser and without the network; `page` for text that goes into a page."""
+    """Return the chart as SVG text; `page` for SVG that is part of a page. It needs neither a browser nor a network."""
     return vl_convert.vegalite_to_svg(
         specification, vl_version=VEGA_LITE, config=theme(page=page), allowed_base_urls=[]
     )
@@ -371,7 +371,7 @@ def save_svg(specification: Specification, path: str | Path) -> None:
 
 
 def save_png(specification: Specification, path: str | Path, scale: float = 2.0) -> None:
-    """Write the chart as a PNG file of `scale` pixels a unit, on white."""
+    """Write the chart as a PNG file with `scale` pixels per unit, on white."""
     png = vl_convert.vegalite_to_png(
         specification, vl_version=VEGA_LITE, config=theme(), scale=scale, allowed_base_urls=[]
     )
