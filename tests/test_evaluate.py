@@ -1009,7 +1009,7 @@ def test_probes_and_zero_shot_results_are_compared_and_never_decided(tmp_path, m
         assert main(["evaluate", str(model), *options]) == 0
     assert main(["compare", *map(str, folders)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "no interval, since there are no predictions of the same examples: not decided" in shown
+    assert "not decided; no interval, because there are no predictions of the same examples" in shown
     assert "Each interval is" not in shown  # there is none
     # One tokenizer leaves out functions 0 to 9, the other one the last 50: by place 100 functions are there twice.
     judged = {**dict.fromkeys(range(10, 100), 1.0), **dict.fromkeys(range(100, 160), 0.0)}

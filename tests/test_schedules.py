@@ -23,7 +23,7 @@ from fast_electra.data.random import Stream, uniforms
 from fast_electra.errors import ConfigError
 from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.pipelines.pretrain import pretrain
-from fast_electra.report.curves import known_updates, planned
+from fast_electra.report.curves import planned
 from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.optimizer import learning_rate
 from tests import tiny
@@ -243,8 +243,8 @@ def test_a_plan_is_what_a_run_logs(tmp_path, shards, auxiliary):
 
 def test_a_plan_has_what_the_objective_has(shards):
     config = tiny.settings(shards, "fast_electra", training__updates=None, training__tokens=32 * 8 * 7)
-    assert known_updates(config) == 7
-    assert known_updates(tiny.settings(shards, training__updates=None, training__hours=1.0)) is None
+    assert config.known_updates == 7
+    assert tiny.settings(shards, training__updates=None, training__hours=1.0).known_updates is None
     dropout = config.model_copy(
         update={"corruption": CorruptionConfig.model_validate({"augmentation": {"kind": "dropout"}})}
     )

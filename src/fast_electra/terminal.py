@@ -16,7 +16,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -25,6 +25,10 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+Say = Callable[[str], None]
+"""called with a message for the user"""
+Progress = Callable[[float, float, str], object]
+"""called with the finished cost, the total cost and what is computed"""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ERRORS = "fast_electra.escaped"
 

@@ -8,19 +8,18 @@ Notable:
 - torch is imported when a function is called.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fast_electra.config.tree import Config
+from fast_electra.terminal import Say
 
 if TYPE_CHECKING:
     from fast_electra.data.shard_report import BuildReport
     from fast_electra.evaluation.evaluations import Evaluation
     from fast_electra.pipelines.corrupt import CacheReport
     from fast_electra.pipelines.pretrain import RunResult
-
-Say = Callable[[str], None]
 
 
 def _silent(sentence: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from fast_electra.studies.claim.corpora import Corpus
+    from fast_electra.studies.claim.corpora import StudyCorpus
 
 _Several = Parameter(negative="", consume_multiple=True)
 
@@ -93,7 +93,9 @@ def claim(
     return 0
 
 
-def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Callable[[str], object]) -> "list[Corpus]":
+def _corpora(
+    given: tuple[str, ...], glue: Path | None, examples: int, say: Callable[[str], object]
+) -> "list[StudyCorpus]":
     """Return the corpora; tasks are read now, before any work starts."""
     import re
 
@@ -110,7 +112,7 @@ def _corpora(given: tuple[str, ...], glue: Path | None, examples: int, say: Call
     from fast_electra.data.python_corpus import collect
     from fast_electra.studies.claim.corpora import Code, Text
 
-    found: list[Corpus] = []
+    found: list[StudyCorpus] = []
     for each, name in zip(given, names, strict=True):
         if each == "python":
             files = collect()

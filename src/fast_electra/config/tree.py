@@ -217,6 +217,13 @@ class Config(Section):
             )
         return self
 
+    @property
+    def known_updates(self) -> int | None:
+        """Number of updates; None if the budget (FLOPs, hours) becomes a number only at the start of the run."""
+        if self.training.tokens is not None:
+            return max(1, self.training.tokens // (self.training.batch_size * self.data.length))
+        return self.training.updates
+
 
 def _rebuild() -> None:
     """Take in the parts that were registered since."""

@@ -45,7 +45,7 @@ SHARD_TOKENS = 2**26
 TOKENIZER_SAMPLE = 64_000_000
 """approximate number of bytes of text that a tokenizer is trained on, drawn from the whole corpus"""
 
-Progress = Callable[[str, int, int | None], None]
+BuildProgress = Callable[[str, int, int | None], None]
 """called with the stage ("tokenizer" or "tokens"), the bytes done, and the total number of bytes or None"""
 
 
@@ -116,7 +116,7 @@ def build_shards(
     folder: str | Path,
     config: "DataConfig",
     validation: Callable[[Document], bool] | None = None,
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
     shard_tokens: int = SHARD_TOKENS,
     tokenizer_sample: int = TOKENIZER_SAMPLE,
 ) -> BuildReport:
@@ -248,7 +248,7 @@ def _tokenizer(
     documents: Iterable[Document],
     config: "DataConfig",
     validation: Callable[[Document], bool] | None,
-    report_progress: Progress,
+    report_progress: BuildProgress,
     sample: int,
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer that the configuration names, or one trained on a sample of the training documents.
@@ -291,7 +291,7 @@ def _write(
     validation: Callable[[Document], bool] | None,
     writers: dict[str, ShardWriter],
     report: BuildReport,
-    report_progress: Progress,
+    report_progress: BuildProgress,
 ) -> str:
     """Tokenise all documents into the writers and fill in the report; returns the digest of the documents."""
     splitter = _Splitter(config.validation_fraction, validation)

@@ -40,13 +40,14 @@ from fast_electra.evaluation.minimal_pairs import (
     summarise,
 )
 from fast_electra.evaluation.results import ZERO_SHOT, Result, Scores, zero_shot_result
-from fast_electra.evaluation.runner import Progress, Record, Say, Subject, finished_cell, keep_cell, make_cell
+from fast_electra.evaluation.runner import CellRecord, Subject, finished_cell, keep_cell, make_cell
 from fast_electra.models.build import build_model
 from fast_electra.models.classifier import load_task_tokenizer, longest_text
 from fast_electra.models.loading import load_model, stored_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.paths import located
+from fast_electra.terminal import Progress, Say
 from fast_electra.training.auxiliary import excluded_tokens, load_auxiliary
 from fast_electra.training.precision import Execution, apply_threads
 
@@ -192,7 +193,7 @@ def _judged(
     execution: Execution,
     say: Say,
     progress: Progress,
-) -> Record:
+) -> CellRecord:
     began = time.perf_counter()
     places = pairs.sample(per_set)
     each = f"{per_set:,} of each of {pairs.set_count} sets" if per_set else "all of them"

@@ -37,6 +37,7 @@ from fast_electra.evaluation.entities import spans_of
 from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.scores import flatten, score_splits
 from fast_electra.evaluation.tasks import OUTSIDE, Kind, Split, Task, sample
+from fast_electra.evaluation.token_scores import batches_by_length
 from fast_electra.models.classifier import (
     cut_table,
     load_classifier,
@@ -70,7 +71,7 @@ _KEPT = 32
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSplit:
     """A split as token ids, its examples end to end."""
 
     ids: NDArray[np.int32]
@@ -101,9 +102,9 @@ class Encoded:
 class EncodedTask:
     """All splits of a task for one tokenizer and length."""
 
-    train: Encoded
-    dev: Mapping[str, Encoded]
-    test: Mapping[str, Encoded]
+    train: EncodedSplit
+    dev: Mapping[str, EncodedSplit]
+    test: Mapping[str, EncodedSplit]
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -145,7 +146,7 @@ def encode(
     longest: int,
     segments: bool = False,
     entities: bool = False,
-) -> Encoded:
+) -> EncodedSplit:
     """Tokenise one split; arguments as of `encode_task`, and whether classes are tags of entities."""
     if kind == "tokens":
         # Joined by spaces and found again by their characters: a byte-level tokenizer gives a word other pieces where
@@ -191,7 +192,7 @@ def encode(
                         seen = int(np.flatnonzero(words[place] >= 0).max(initial=-1))
                         cut_entities += sum(span.last > seen for span in spans_of(labels.tolist()))
     numbers = np.float32 if kind == "regression" else np.int64
-    return Encoded(
+    return EncodedSplit(
         ids=_joined(ids),
         types=_joined(types),
         starts=_starts(ids),
@@ -306,7 +307,7 @@ class LabelledBatch:
         return self.ids_BS, self.attention_BS, self.types_BS, self.words_BW, self.labels
 
 
-def collate(encoded: Encoded, chosen: NDArray[np.int64], padding: Padding) -> LabelledBatch:
+def collate(encoded: EncodedSplit, chosen: NDArray[np.int64], padding: Padding) -> LabelledBatch:
     """Some examples of a split, padded to the longest of them, rounded up, and never beyond what the model takes."""
     width = min(padding.longest, -(-int(encoded.lengths[chosen].max()) // padding.multiple) * padding.multiple)
     ids_BS = np.full((len(chosen), width), padding.token, dtype=np.int64)
@@ -346,7 +347,7 @@ class LengthBuckets:
     In every window of 50 batches of a shuffled epoch examples are sorted by length; then the batches are shuffled.
     """
 
-    def __init__(self, encoded: Encoded, size: int, seed: int, padding: Padding) -> None:
+    def __init__(self, encoded: EncodedSplit, size: int, seed: int, padding: Padding) -> None:
         """Batches of `size` examples; the last of an epoch may be smaller."""
         self.encoded, self.size, self.seed, self.padding = encoded, size, seed, padding
         self.per_epoch = -(-len(encoded.lengths) // size)
@@ -409,14 +410,12 @@ class FineTuning(Trainable[LabelledBatch]):
         return Terms({"task": (loss, self.counts(prepared)["task"])})
 
     @torch.inference_mode()
-    def predict(self, encoded: Encoded, padding: Padding, execution: Execution) -> NDArray[np.float32]:
+    def predict(self, encoded: EncodedSplit, padding: Padding, execution: Execution) -> NDArray[np.float32]:
         """Outputs of all examples (N, C), or of all words (total, C), in order; in evaluation mode, by length."""
         self.model.eval()
         units = encoded.word_starts if len(encoded.words) else np.arange(len(encoded.lengths) + 1)
         outputs = np.zeros((int(units[-1]), cast(int, self.model.config.num_labels)), dtype=np.float32)
-        order = np.argsort(encoded.lengths, kind="stable")
-        for start in range(0, len(order), _PREDICTED):
-            chosen = order[start : start + _PREDICTED]
+        for chosen in batches_by_length(encoded.lengths, _PREDICTED):
             batch = collate(encoded, chosen, padding).to(execution.device)
             with execution.autocast():
                 found = self.outputs(batch)
@@ -433,7 +432,7 @@ class FineTuning(Trainable[LabelledBatch]):
 
 
 @dataclass(frozen=True)
-class Cell:
+class FineTuned:
     """One model fine-tuned on one task by one recipe from one seed."""
 
     task: str
@@ -485,7 +484,7 @@ def fine_tune(
     start: str | Path | None = None,
     save: Path | None = None,
     observers: Sequence[Observer] = (),
-) -> Cell:
+) -> FineTuned:
     """Fine-tune an encoder on a task's training examples and score its dev splits.
 
     Args:
@@ -554,7 +553,7 @@ def fine_tune(
             failed = "diverged: predictions are not finite"
     if save is not None and failed is None:
         _save(objective, optimizer, tokenizer, save)
-    return Cell(
+    return FineTuned(
         task=task.name,
         digest=task.digest,
         model=str(source),
@@ -611,14 +610,14 @@ def unseen_class(task: Task) -> int:
     return 0 if task.labels[0] == OUTSIDE else int(np.bincount(flatten(task.train.labels)).argmax())
 
 
-def _scale(encoded: Encoded, kind: Kind) -> tuple[float, float]:
+def _scale(encoded: EncodedSplit, kind: Kind) -> tuple[float, float]:
     """Mean and deviation of the training values; (0, 1) for classes and for values that are all the same."""
     if kind != "regression":
         return 0.0, 1.0
     return float(encoded.labels.mean()), float(encoded.labels.std()) or 1.0
 
 
-def _labelled(objective: FineTuning, outputs: NDArray[np.float32], encoded: Encoded, unseen: int) -> list[Any]:
+def _labelled(objective: FineTuning, outputs: NDArray[np.float32], encoded: EncodedSplit, unseen: int) -> list[Any]:
     """Predictions from outputs; a word without a token has the class `unseen`."""
     if objective.kind == "regression":
         return (outputs[:, 0].astype(np.float64) * objective.deviation + objective.mean).tolist()

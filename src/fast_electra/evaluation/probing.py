@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.data.files import canonical_digest
 from fast_electra.evaluation.fine_tuning import (
-    Encoded,
+    EncodedSplit,
     Padding,
     collate,
     encode,
@@ -34,13 +34,12 @@ from fast_electra.evaluation.fine_tuning import (
     padding_for,
     unseen_class,
 )
+from fast_electra.evaluation.results import Scores
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, Task, sample
 from fast_electra.evaluation.token_scores import batches_by_length
 from fast_electra.models.classifier import longest_text, uses_segments
 
-Scores = dict[str, dict[str, float]]
-"""{dev split: {metric: value}}"""
 TRAIN_EXAMPLES = 2_000
 DEV_EXAMPLES = 2_000
 _LONGEST = 128
@@ -147,7 +146,7 @@ def probed(task: Task, train_examples: int = TRAIN_EXAMPLES, dev_examples: int =
 
 @torch.no_grad()  # not inference mode: a tensor that a module keeps from it could never be trained through
 def _features(
-    model: PreTrainedModel, encoded: Encoded, padding: Padding, every_layer: bool
+    model: PreTrainedModel, encoded: EncodedSplit, padding: Padding, every_layer: bool
 ) -> list[NDArray[np.float32]]:
     """Mean hidden states (N, d) of examples, or hidden states of the first tokens of words, for each layer in order."""
     encoder = cast(nn.Module, model.base_model)

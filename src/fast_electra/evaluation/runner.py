@@ -53,13 +53,11 @@ from fast_electra.models.loading import stored_config, weights_digest
 from fast_electra.publishing.export import export_run
 from fast_electra.runs.folder import run_of_checkpoint
 from fast_electra.runs.models import resolve_model
+from fast_electra.terminal import Progress, Say
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import QuietObserver
 
-Say = Callable[[str], None]
-Progress = Callable[[float, float, str], object]
-"""called with (examples done, examples of all cells, what is being computed)"""
-Record = dict[str, Any]
+CellRecord = dict[str, Any]
 _FACTS = 4
 """version of a task's file; it grows when a baseline changes"""
 
@@ -171,13 +169,13 @@ def make_cell(task: str, digest: str, settings: Mapping[str, Any], seed: int, un
     return Cell(task, settings["name"], identity, seed, untrained)
 
 
-def finished_cell(out: Path, cell: Cell) -> Record | None:
+def finished_cell(out: Path, cell: Cell) -> CellRecord | None:
     """The record of a finished cell; None if the cell is not finished."""
     record = read_sealed_json(out / "cells" / cell.file)
     return record if record is not None and record.get("identity") == cell.identity else None
 
 
-def keep_cell(out: Path, cell: Cell, record: Record) -> Record:
+def keep_cell(out: Path, cell: Cell, record: CellRecord) -> CellRecord:
     """Write the record of a cell together with its identity, and return both."""
     whole = {**record, "identity": dict(cell.identity)}
     write_sealed_json(out / "cells" / cell.file, whole)
@@ -358,7 +356,7 @@ class TaskCells:
         is_kept = self.work.config.save and job.seed == self.seeds[0] and not (job.untrained or job.is_trial)
         return self.work.out / "models" / self.cell(job).name if is_kept else None
 
-    def finished(self, job: Job) -> Record | None:
+    def finished(self, job: Job) -> CellRecord | None:
         """The record of a finished cell; None if a test set or the saved model is missing."""
         record = finished_cell(self.work.out, self.cell(job))
         if record is None or record["failed"] or job.untrained or job.is_trial:
@@ -367,7 +365,7 @@ class TaskCells:
         has_tests = not self.tests or record.get("tests") == self.tests
         return record if has_tests and (saved is None or saved.exists()) else None
 
-    def record(self, job: Job) -> Record:
+    def record(self, job: Job) -> CellRecord:
         """The record of a cell, computed if it is not finished."""
         if (record := self.finished(job)) is not None:
             return record
@@ -458,7 +456,7 @@ def plans_of(tasks: Sequence[Task], work: Work) -> list[TaskCells]:
     return plans
 
 
-def _scores(task: Task, records: Sequence[Record]) -> dict[str, dict[str, list[float | None]]]:
+def _scores(task: Task, records: Sequence[CellRecord]) -> dict[str, dict[str, list[float | None]]]:
     """{dev split, in the order of reports: {metric: one a seed, None where it failed}}."""
     return {
         split: {
@@ -483,7 +481,9 @@ def _means(scores: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Scores
     }
 
 
-def _against(task: Task, records: Mapping[int, Record], untrained: Mapping[int, Record]) -> dict[str, Any] | None:
+def _against(
+    task: Task, records: Mapping[int, CellRecord], untrained: Mapping[int, CellRecord]
+) -> dict[str, Any] | None:
     """The comparison of the encoder with the untrained one on the first reported split; None without predictions."""
     split = task.reported[0]
     sides = [
@@ -527,24 +527,24 @@ class _Steps(QuietObserver):
         self._tell(self._each)
 
 
-def _primary(record: Record) -> float:
+def _primary(record: CellRecord) -> float:
     """The score that is compared; a run that failed is below every other."""
     score = _trial_score(record)
     return float("-inf") if score is None else score
 
 
-def _trial_score(record: Record) -> float | None:
+def _trial_score(record: CellRecord) -> float | None:
     return None if record["failed"] else next(iter(next(iter(record["scores"].values())).values()))
 
 
-def _said(record: Record) -> str:
+def _said(record: CellRecord) -> str:
     if record["failed"]:
         return record["failed"]
     scores = next(iter(record["scores"].values()))
     return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
 
 
-def _facts(task: Task, out: Path) -> Record:
+def _facts(task: Task, out: Path) -> CellRecord:
     """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there."""
     path = task_file(out, task.name, task.digest)
     facts = read_sealed_json(path)
@@ -586,7 +586,7 @@ def chance(task: Task) -> Scores:
     return found
 
 
-def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: Execution) -> Record:
+def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: Execution) -> CellRecord:
     """The record of a frozen encoder under a linear model."""
     began = time.perf_counter()
     apply_threads(execution)

@@ -46,7 +46,7 @@ from fast_electra.training.precision import Execution, apply_threads, choose_exe
 PART_TOKENS = 2**20
 """approximate number of tokens in a part, which is the most that a killed process loses"""
 
-Progress = Callable[[int, int], None]
+CacheProgress = Callable[[int, int], None]
 """function that is called with this process's rows done and its total number of rows"""
 
 
@@ -93,7 +93,7 @@ def build_cache(
     config: Config,
     folder: Path,
     shard: tuple[int, int] = (1, 1),
-    progress: Progress = lambda done, total: None,
+    progress: CacheProgress = lambda done, total: None,
     say: Callable[[str], None] = lambda _: None,
     part_tokens: int = PART_TOKENS,
 ) -> CacheReport:
@@ -143,10 +143,8 @@ def _updates(config: Config) -> int:
             f"corruption.augmentation.kind={config.corruption.augmentation.kind} changes the auxiliary at every "
             "update, so its output cannot be computed ahead of time: use temperature."
         )
-    if config.training.updates is not None:
-        return config.training.updates
-    if config.training.tokens is not None:
-        return max(1, config.training.tokens // (config.training.batch_size * config.data.length))
+    if config.known_updates is not None:
+        return config.known_updates
     raise ConfigError(
         "a budget in hours or FLOPs does not say how many rows a cache needs: give training.updates or training.tokens."
     )

@@ -10,7 +10,7 @@ Notable:
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +26,7 @@ from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.results import PAIRS, ZERO_SHOT, Result, Scores, zero_shot_result
 from fast_electra.evaluation.settings import BLIMP, BUGS, EvaluationConfig
 from fast_electra.evaluation.tasks import Task
+from fast_electra.terminal import Progress, Say
 
 if TYPE_CHECKING:
     from fast_electra.evaluation.bugs.mutation import BugKind
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from fast_electra.evaluation.minimal_pairs import MinimalPairs
     from fast_electra.evaluation.runner import Subject
 
-Say = Callable[[str], None]
-Progress = Callable[[float, float, str], object]
 REPORT_FILE = "report.html"
 CURVE_FILE = "examples.svg"
 _LOOKED_AT = 1_000

@@ -30,6 +30,7 @@ from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, open_run
 from fast_electra.runs.paths import as_recorded, located, started_from
+from fast_electra.terminal import Say
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import write_models
 from fast_electra.training.internals import InternalsObserver
@@ -39,8 +40,6 @@ from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
 from fast_electra.training.setup import start, validate
 from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
-
-Say = Callable[[str], None]
 
 _SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
 
@@ -195,9 +194,9 @@ def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, 
 def _resolve(config: Config, execution: Execution) -> Config:
     """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
     resolved = config.model_copy(update={"execution": ExecutionConfig.model_validate(execution.record())})
-    if config.training.tokens is None:
+    if config.training.tokens is None or config.known_updates is None:
         return resolved
-    return _with_updates(resolved, max(1, config.training.tokens // (config.training.batch_size * config.data.length)))
+    return _with_updates(resolved, config.known_updates)
 
 
 def _updates_for_budget(config: Config, parts: Assembled, execution: Execution, flops: int) -> int:

@@ -74,7 +74,7 @@ for token in find({example!r}):
 
 
 @dataclass(frozen=True)
-class Material:
+class QuickstartText:
     """The quickstart's text, and which documents are held out."""
 
     documents: Iterable[Document]
@@ -223,13 +223,13 @@ def _bytes(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def _python_source() -> Material:
+def _python_source() -> QuickstartText:
     corpus = collect()
     held_out = frozenset(HELD_OUT)
 
     packages = {file.package for file in corpus.train}
     size = sum(count.bytes for count in corpus.report.values() if count.split == "train")
-    return Material(
+    return QuickstartText(
         documents=[Document(file.text, file.source) for file in (*corpus.train, *corpus.validation)],
         is_validation=lambda document: document.source.split("/")[0] in held_out,
         found=f"{size / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} packages; "
@@ -239,9 +239,9 @@ def _python_source() -> Material:
     )
 
 
-def _own_text(data: DataConfig) -> Material:
+def _own_text(data: DataConfig) -> QuickstartText:
     size = sum(_bytes(path) for path in data.sources)
-    return Material(
+    return QuickstartText(
         documents=Sources(data.sources, data.format, data.text_field, data.invalid_utf8),
         is_validation=None,
         found=f"{size / 1e6:.1f} MB of your text",
@@ -250,7 +250,7 @@ def _own_text(data: DataConfig) -> Material:
     )
 
 
-def _tokens(sources: Material, config: Config, folder: Path, note: Callable[[str], None]) -> str:
+def _tokens(sources: QuickstartText, config: Config, folder: Path, note: Callable[[str], None]) -> str:
     """Make the tokenizer and the shards if they do not exist yet, and note what was left out or replaced.
 
     Returns:
@@ -270,7 +270,7 @@ def _tokens(sources: Material, config: Config, folder: Path, note: Callable[[str
 
 
 def _downstream(
-    sources: Material, parts: Assembled, model: Any, folder: Path, config: Config
+    sources: QuickstartText, parts: Assembled, model: Any, folder: Path, config: Config
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The main model's figures without fine-tuning for the summary, and examples for the page."""
     suspicion = detector_of(model)
@@ -300,7 +300,7 @@ def _downstream(
     return scores, {"bugs": examples}
 
 
-def _validation_texts(sources: Material, config: Config) -> list[Document]:
+def _validation_texts(sources: QuickstartText, config: Config) -> list[Document]:
     """The user's documents that the shards hold out for validation."""
     from fast_electra.data.shard_building import is_validation_text
 

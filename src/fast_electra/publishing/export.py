@@ -16,7 +16,6 @@ Notable:
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -34,10 +33,9 @@ from fast_electra.runs.checkpoints import checkpoint_at, checkpoint_updates
 from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.models import resolve_model
 from fast_electra.runs.paths import located
+from fast_electra.terminal import Say
 from fast_electra.training.auxiliary import load_auxiliary
 from fast_electra.training.checkpoint_models import model_names, read_model, read_tokenizer
-
-Say = Callable[[str], None]
 
 
 def export_run(

@@ -22,14 +22,6 @@ PlannedUpdate = dict[str, float]
 _UNKNOWN_UPDATES = 1000
 
 
-def known_updates(config: Config) -> int | None:
-    """Return the updates of a run; None if its budget (FLOPs, hours) becomes a number only at its start."""
-    training = config.training
-    if training.tokens is not None:
-        return max(1, training.tokens // (training.batch_size * config.data.length))
-    return training.updates
-
-
 def planned(config: Config, shares: Sequence[float]) -> list[PlannedUpdate]:
     """Compute temperature or strength, and learning rate, as the schedules plan them.
 
@@ -41,7 +33,7 @@ def planned(config: Config, shares: Sequence[float]) -> list[PlannedUpdate]:
     Returns:
         a record for the update at each share: `share`, `update` (from 1), and the planned keys of `TITLES`.
     """
-    total = known_updates(config) or _UNKNOWN_UPDATES
+    total = config.known_updates or _UNKNOWN_UPDATES
     schedule = config.corruption.schedule
     has_plan = config.objective.uses_auxiliary and schedule.is_planned
     curriculum = schedule.curriculum(config.corruption.augmentation) if has_plan else None
@@ -67,7 +59,7 @@ def schedule_chart(configs: Mapping[str, Config], metrics: Sequence[Mapping[str,
     """
     places = [number / _UNKNOWN_UPDATES for number in range(_UNKNOWN_UPDATES + 1)]
     plans = {name: planned(config, places) for name, config in configs.items()}
-    in_updates = all(known_updates(config) for config in configs.values())
+    in_updates = all(config.known_updates for config in configs.values())
     x, x_title = ("update", "update") if in_updates else ("share", "share of the run")
     charts = []
     for field, title in TITLES.items():

@@ -43,7 +43,7 @@ from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.models import resolve_model
 from fast_electra.training.flops import count_flops, forward_flops, kept_bytes
 
-Head = Literal["masked", "all"]
+LogitPositions = Literal["masked", "all"]
 
 ASSUMPTIONS = (
     "weights and gradients in bfloat16, float32 masters, AdamW: 2 + 2 + 4 + 8 bytes per trained weight",
@@ -121,7 +121,7 @@ def cost(
         "assumptions": list(ASSUMPTIONS),
         "auxiliary_training": {"tokens_per_token": ratio, "basis": basis},
     }
-    heads: dict[Head, int] = {"masked": masked, "all": length}
+    heads: dict[LogitPositions, int] = {"masked": masked, "all": length}
     for head, positions in heads.items():
         auxiliary = _auxiliary_cost(auxiliary_config, micro_batch, length, positions)
         logits = micro_batch * positions * size

@@ -38,14 +38,13 @@ from fast_electra.data.encoding import peak_memory
 from fast_electra.data.shards import open_shards
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.studies.bench.parts import PARTS, Part, Timing, build_part, build_parts, given
+from fast_electra.studies.bench.parts import PARTS, BenchPart, Timing, build_part, build_parts, given
 from fast_electra.studies.bench.setup import Bench, generator_shape, prepare, transformers_config_of, with_settings
+from fast_electra.terminal import Say
 from fast_electra.training.assembly import assemble
 from fast_electra.training.flops import MatrixProduct, matrix_products
 from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import Execution, apply_threads, synchronize
-
-Say = Callable[[str], None]
 
 
 def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = lambda _: None) -> dict[str, Any]:
@@ -162,7 +161,7 @@ def alone(setup: Bench) -> tuple[dict[str, Any], Counter[MatrixProduct]]:
 
 
 def measure(
-    parts: dict[str, Part],
+    parts: dict[str, BenchPart],
     products: Counter[MatrixProduct],
     execution: Execution,
     updates: int,

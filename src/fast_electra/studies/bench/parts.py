@@ -42,7 +42,7 @@ class Timing:
     """seconds that the step waited for the loader"""
 
 
-class Part(Protocol):
+class BenchPart(Protocol):
     """A way of training that makes updates."""
 
     def run(self, updates: int) -> Timing:
@@ -118,12 +118,12 @@ class Txtai:
         return Timing(self._peer.run(updates), updates, updates * self._peer.tokens)
 
 
-def build_parts(setup: Bench) -> dict[str, Part]:
+def build_parts(setup: Bench) -> dict[str, BenchPart]:
     """Build all parts that can run, by name."""
     return {name: build_part(name, setup) for name in PARTS if name not in setup.skipped}
 
 
-def build_part(name: str, setup: Bench) -> Part:
+def build_part(name: str, setup: Bench) -> BenchPart:
     """Build one of `PARTS`, ready to make updates."""
     execution = setup.execution
     if name in ("peer_best", "peer_default"):
@@ -135,7 +135,7 @@ def build_part(name: str, setup: Bench) -> Part:
     return Trained(setup.online, parts, objective, execution)
 
 
-def _build_peer(name: str, setup: Bench) -> Part:
+def _build_peer(name: str, setup: Bench) -> BenchPart:
     parts = assemble(setup.online, setup.execution)
     rows = [parts.schedule.at(update).ids for update in range(BATCHES)]
     shapes = (setup.joint.main, generator_shape(setup.joint))

@@ -14,7 +14,7 @@ from typing import Any
 
 from fast_electra.config import Config
 from fast_electra.studies.bench.bench import interval
-from fast_electra.studies.bench.parts import Part, Timing, build_part
+from fast_electra.studies.bench.parts import BenchPart, Timing, build_part
 from fast_electra.studies.bench.setup import prepare, with_settings
 from fast_electra.training.precision import apply_threads, choose_execution, cpu_has_bfloat16
 
@@ -48,7 +48,7 @@ def tune(
         (precision, compiled) for precision in _precisions(setup.execution.device.type) for compiled in (False, True)
     ]
     found: list[dict[str, Any]] = []
-    parts: dict[int, Part] = {}
+    parts: dict[int, BenchPart] = {}
     for precision, compiled in sorted(choices, key=lambda choice: choice != chosen):
         row: dict[str, Any] = {"precision": precision, "compile": compiled, "chosen": (precision, compiled) == chosen}
         say(f"first update: precision {precision}{', compiled' if compiled else ''}")

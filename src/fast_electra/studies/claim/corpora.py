@@ -46,7 +46,7 @@ from fast_electra.runs.models import resolve_model
 from fast_electra.training.assembly import special_ids
 from fast_electra.training.precision import Execution
 
-Record = dict[str, Any]
+StudyRecord = dict[str, Any]
 RECIPE = "fast"
 EXAMPLES = 4_000
 """largest number of examples to fine-tune on"""
@@ -57,7 +57,7 @@ _ZERO_SHOT = "zero-shot"
 class Answer(Protocol):
     """A function that answers a question with a run's model."""
 
-    def __call__(self, run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+    def __call__(self, run: Path, seed: int, execution: Execution, untrained: bool = False) -> StudyRecord:
         """The answer's record, with the `score` in [0, 1]; the score is None if fine-tuning failed.
 
         Args:
@@ -90,7 +90,7 @@ class Question:
         return self.settings["name"] == _ZERO_SHOT
 
 
-class Corpus(Protocol):
+class StudyCorpus(Protocol):
     """A text for pre-training, with the questions that evaluate its models."""
 
     @property
@@ -175,7 +175,7 @@ class Code:
         return bug_task(self.benchmark, train_functions=self.examples, dev_functions=self.scored)
 
     def _pairs(self, kind: BugKind, size: int) -> Question:
-        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+        def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> StudyRecord:
             return pair_score(run, self.benchmark.bugs_of(kind), execution)
 
         def baselines() -> dict[str, float]:
@@ -196,7 +196,7 @@ class _Documents:
         return (Document(text.text, text.source) for text in self._texts)
 
 
-def pair_score(run: Path, found: Sequence[Bug], execution: Execution) -> Record:
+def pair_score(run: Path, found: Sequence[Bug], execution: Execution) -> StudyRecord:
     """The share of pairs for which a run's model is right, by its RTD logits or behind a mask; a tie counts half."""
     config, model_folder = load_run(run).config, resolve_model(run)
     tokenizer = load_task_tokenizer(model_folder)
@@ -278,7 +278,7 @@ def fine_tuned(name: str, title: str, task: Callable[[], Task], digest: str, met
         recipe: for fine-tuning.
     """
 
-    def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> Record:
+    def answer(run: Path, seed: int, execution: Execution, untrained: bool = False) -> StudyRecord:
         record = fine_tune(resolve_model(run), task(), recipe, seed, execution, untrained=untrained).record()
         del record["test_predictions"], record["model"]
         score = None if record["failed"] else record["scores"]["dev"][metric]

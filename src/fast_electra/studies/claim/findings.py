@@ -12,7 +12,7 @@ import numpy as np
 
 from fast_electra.evaluation.comparison import Comparison, minimal_detectable_difference
 from fast_electra.evaluation.metrics import student_interval
-from fast_electra.studies.claim.corpora import Record
+from fast_electra.studies.claim.corpora import StudyRecord
 from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant
 
 
@@ -26,10 +26,10 @@ class Measure(NamedTuple):
     """whether it is measured without fine-tuning; then masked language models have no comparable value"""
 
 
-def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequence[Record]) -> Record:
+def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequence[StudyRecord]) -> StudyRecord:
     """A contestant's mean over seeds and Student's 95 % interval for each question, in points; None with one seed."""
-    found: Record = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
-    scores: dict[str, Record] = {}
+    found: StudyRecord = {"contestant": contestant.title, "method": contestant.method, "counted": contestant.counted}
+    scores: dict[str, StudyRecord] = {}
     for question in questions:
         by_seed = _scores(contestant, question.name, runs)
         if by_seed:
@@ -39,14 +39,14 @@ def summarise(contestant: Contestant, questions: Sequence[Measure], runs: Sequen
 
 
 def differences(
-    contestants: Sequence[Contestant], questions: Sequence[Measure], runs: Sequence[Record]
-) -> list[Record]:
+    contestants: Sequence[Contestant], questions: Sequence[Measure], runs: Sequence[StudyRecord]
+) -> list[StudyRecord]:
     """The difference of every other contestant from joint ELECTRA, paired by seed, in points.
 
     Masked language models are left out of questions without fine-tuning, because they answer a different question.
     """
     reference = Contestant(REFERENCE, counted=False)
-    found: list[Record] = []
+    found: list[StudyRecord] = []
     for question in questions:
         base = _scores(reference, question.name, runs)
         for contestant in contestants:
@@ -60,7 +60,7 @@ def differences(
     return found
 
 
-def _difference(title: str, question: Measure, scores: list[float], base: list[float]) -> Record:
+def _difference(title: str, question: Measure, scores: list[float], base: list[float]) -> StudyRecord:
     reference = METHODS[REFERENCE].title
     mean, low, high = student_interval(np.subtract(scores, base))
     detectable = minimal_detectable_difference(scores, base, paired=True)
@@ -86,7 +86,7 @@ def _difference(title: str, question: Measure, scores: list[float], base: list[f
     }
 
 
-def _scores(contestant: Contestant, question: str, runs: Sequence[Record]) -> dict[int, float]:
+def _scores(contestant: Contestant, question: str, runs: Sequence[StudyRecord]) -> dict[int, float]:
     """A contestant's scores of a question by seed, as far as they exist."""
     return {
         run["seed"]: run["scores"][question]

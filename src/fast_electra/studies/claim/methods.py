@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_electra.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fast_electra.studies.claim.corpora import Corpus
+    from fast_electra.studies.claim.corpora import StudyCorpus
 
 REFERENCE = "joint"
 """the method that all others are compared to"""
@@ -162,7 +162,7 @@ def updates_of(seconds: float, updates_per_second: float) -> int:
     return max(1, round(seconds * updates_per_second))
 
 
-def plan(study: Study, corpora: "Sequence[Corpus]") -> list[dict[str, Any]]:
+def plan(study: Study, corpora: "Sequence[StudyCorpus]") -> list[dict[str, Any]]:
     """List the steps of a study that starts from nothing.
 
     Returns:

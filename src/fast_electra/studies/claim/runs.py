@@ -17,7 +17,7 @@ from fast_electra.data.files import canonical_digest
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.settings import ObjectiveConfig
 from fast_electra.studies.bench.setup import with_settings
-from fast_electra.studies.claim.corpora import Corpus
+from fast_electra.studies.claim.corpora import StudyCorpus
 from fast_electra.studies.claim.methods import METHODS, Study
 
 
@@ -52,7 +52,7 @@ class Material:
     """What all runs on one corpus share; it makes their configurations."""
 
     study: Study
-    corpus: Corpus
+    corpus: StudyCorpus
     runs: Path
     shards: Path
     fingerprint: str

@@ -30,13 +30,13 @@ from fast_electra.config.loading import load_config
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.report.claim_page import chart_of, markdown_of, page_of
 from fast_electra.report.plots import save_svg
-from fast_electra.studies.claim.corpora import Corpus, Record
+from fast_electra.studies.claim.corpora import StudyCorpus, StudyRecord
 from fast_electra.studies.claim.methods import METHODS, Study
 from fast_electra.studies.claim.trial import Listener, Trial
 from fast_electra.training.precision import choose_execution
 
 
-def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, listener: Listener) -> Record:
+def claim(study: Study, corpora: Sequence[StudyCorpus], out: Path, command: str, listener: Listener) -> StudyRecord:
     """Train and evaluate every run that is missing, and write results.json, claim.md, claim.html and claim.svg.
 
     Args:
@@ -55,7 +55,7 @@ def claim(study: Study, corpora: Sequence[Corpus], out: Path, command: str, list
     """
     execution = choose_execution(load_config("quickstart", study.overrides).execution)
     out = out.resolve()
-    results: Record = {
+    results: StudyRecord = {
         "command": command,
         "seconds": study.seconds,
         "auxiliary_seconds": round(study.auxiliary_seconds, 1),

@@ -30,7 +30,7 @@ from fast_electra.runs.models import resolve_model
 from fast_electra.studies.bench.bench import interval
 from fast_electra.studies.bench.parts import Trained
 from fast_electra.studies.bench.setup import with_settings
-from fast_electra.studies.claim.corpora import Corpus, Question, Record
+from fast_electra.studies.claim.corpora import Question, StudyCorpus, StudyRecord
 from fast_electra.studies.claim.findings import Measure, differences, summarise
 from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, updates_of
 from fast_electra.studies.claim.runs import Material, Planned, helper_shape, identity_of
@@ -97,7 +97,7 @@ class Listener:
 class Trial:
     """Trains and evaluates all runs on one corpus of a study."""
 
-    def __init__(self, study: Study, corpus: Corpus, out: Path, execution: Execution, listener: Listener) -> None:
+    def __init__(self, study: Study, corpus: StudyCorpus, out: Path, execution: Execution, listener: Listener) -> None:
         self.study, self.corpus, self._out, self._execution, self._listener = study, corpus, out, execution, listener
         home = out / "corpora" / corpus.name
         self.material = Material(study, corpus, out / "runs", home / "shards", self._shards(home))
@@ -203,11 +203,11 @@ class Trial:
     # Learning rates
 
     @cached_property
-    def choices(self) -> dict[str, Record]:
+    def choices(self) -> dict[str, StudyRecord]:
         """For each method, the record of the trials of learning rates; `factor` is that of the best trial."""
         path = self._out / "lr.json"
-        records: list[Record] = json.loads(path.read_text()) if path.exists() else []
-        chosen: dict[str, Record] = {}
+        records: list[StudyRecord] = json.loads(path.read_text()) if path.exists() else []
+        chosen: dict[str, StudyRecord] = {}
         for method in self.study.methods:
             runs = {
                 f"{factor:g}": self.run(method, self.study.choosing_seed, self.study.choosing_seconds, factor)
@@ -245,11 +245,11 @@ class Trial:
 
     # Evaluation
 
-    def judged(self, contestant: Contestant, seed: int) -> Record:
+    def judged(self, contestant: Contestant, seed: int) -> StudyRecord:
         """The record of a contestant's run with a seed: its budget, its diagnosis, and its scores in points."""
         factor = self.choices[contestant.method]["factor"]
         planned = self.run(contestant.method, seed, self.study.seconds_of(contestant), factor)
-        record: Record = {
+        record: StudyRecord = {
             "contestant": contestant.title,
             "method": contestant.method,
             "counted": contestant.counted,
@@ -276,8 +276,8 @@ class Trial:
         remarks = [f"{question.title}: {said}" for question, answer in answers.items() if (said := remark(answer))]
         return record | diagnosis["diagnosis"] | {"scores": points, "remarks": remarks}
 
-    def _answer(self, run: Path, question: Question, seed: int, untrained: bool = False) -> Record:
-        def answer() -> Record:
+    def _answer(self, run: Path, question: Question, seed: int, untrained: bool = False) -> StudyRecord:
+        def answer() -> StudyRecord:
             self._listener.say(f"{run.name}: {question.title}{', untrained' if untrained else ''}")
             apply_threads(self._execution)
             return question.answer(run, seed, self._execution, untrained)
@@ -290,10 +290,10 @@ class Trial:
         name: str,
         digest: str,
         settings: Mapping[str, Any],
-        compute: Callable[[], Record],
+        compute: Callable[[], StudyRecord],
         seed: int = 0,
         untrained: bool = False,
-    ) -> Record:
+    ) -> StudyRecord:
         """A cell of a run's evaluation; it is computed if it is not stored."""
         out = run / "evaluation"
         cell = make_cell(name, digest, settings, seed, untrained, open_subject(str(run), out).digest)
@@ -304,7 +304,7 @@ class Trial:
             record = keep_cell(out, cell, compute())
         return record
 
-    def baselines(self, judged: Record) -> dict[str, dict[str, float]]:
+    def baselines(self, judged: StudyRecord) -> dict[str, dict[str, float]]:
         """{question: {baseline: points}}; with fine-tuning, an untrained encoder of the run's shape is a baseline."""
         run = self.material.runs / judged["run"]
         found: dict[str, dict[str, float]] = {}
@@ -330,7 +330,7 @@ class Trial:
         parts = assemble(self.material.method("constant-1", 1, 0, auxiliary=auxiliary), self._execution)
         return cast(FastElectra, parts.objective), parts.validation
 
-    def _diagnosis(self, run: Path) -> Record:
+    def _diagnosis(self, run: Path) -> StudyRecord:
         """A record with `diagnosis`: a run's speed, mean temperature, `rtd_auc` and findings of the doctor."""
         records = load_run(run).metrics()
         seconds = seconds_of(records)
@@ -341,7 +341,7 @@ class Trial:
 
         clipped = [key for key in records[-1] if key.split(".")[0] == "clipped"]
         findings = [each for each in examine(run) if each.severity in ("warning", "problem")]
-        found: Record = {
+        found: StudyRecord = {
             "seconds": round(seconds, 1),
             "updates_per_second": round(records[-1]["update"] / seconds, 3),
             "clipped": {key.removeprefix("clipped").lstrip(".") or "main": mean(key, 100, 1) for key in clipped},
@@ -365,7 +365,7 @@ class Trial:
 
     # Results
 
-    def results(self) -> Record:
+    def results(self) -> StudyRecord:
         """The corpus's section of results.json; trains and evaluates whatever is missing."""
         study = self.study
         choices = self.choices
@@ -408,7 +408,7 @@ class Trial:
         used = any(METHODS[name].auxiliary for name in self.study.methods)
         return [self.study.choosing_seed, *(self.study.seeds if used else ())]
 
-    def _auxiliary_record(self, seed: int) -> Record | None:
+    def _auxiliary_record(self, seed: int) -> StudyRecord | None:
         """The record of a seed's auxiliary; None if it diverged, which the runs that need it report."""
         planned = self.auxiliary(seed)
         try:
@@ -427,14 +427,14 @@ class Trial:
         }
 
 
-def seconds_of(records: Sequence[Record]) -> float:
+def seconds_of(records: Sequence[StudyRecord]) -> float:
     """Seconds of a run's updates, from its metrics. Updates without a record, after a stop, count at mean speed."""
     timed = sum(record["timing"]["seconds"] for record in records)
     tokens = sum(record["timing"]["seconds"] * record["timing"]["tokens_per_second"] for record in records)
     return timed * records[-1]["tokens"] / tokens
 
 
-def remark(answer: Record) -> str | None:
+def remark(answer: StudyRecord) -> str | None:
     """A remark about a fine-tuning that failed or learned nothing; None if there is nothing to say."""
     if answer.get("failed"):
         return answer["failed"]
