@@ -199,7 +199,7 @@ def test_f1_is_that_of_a_plain_count_of_whole_entities():
         assert {(int(span.type), span.first, span.last) for span in spans_of(sentence)} == plain_entities(sentence)
     assert entity_f1([[1, 2, 0]], [[1, 0, 0]]) == 0.0  # half an entity is none
     assert entity_f1([[0]], [[0]]) == 0.0
-    with pytest.raises(ValueError, match="to score"):
+    with pytest.raises(ValueError, match="different lengths"):
         entity_f1([[1, 2]], [[1]])
 
 
