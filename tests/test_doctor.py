@@ -233,7 +233,7 @@ def test_a_run_that_stopped_before_its_first_record_is_told(healthy, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, healthy):
-    with pytest.raises(CheckpointError, match=r"is no run, for it has no run.json: give a folder"):
+    with pytest.raises(CheckpointError, match=r"is no run, because it has no run.json: give a folder"):
         read_run(tmp_path)
     copied(healthy, tmp_path / "main")
     with pytest.raises(CheckpointError, match=r"give .*/main\.$"):

@@ -121,7 +121,7 @@ class RunFolder:
         except ValidationError as error:
             reason = str(error).replace("\n", " ")[:200]
             raise CheckpointError(
-                f"{self.path / _RUN} can't be read by this version ({reason}): use the one that wrote it."
+                f"{self.path / _RUN} cannot be read by this version ({reason}): use the one that wrote it."
             ) from error
 
     @property
@@ -232,7 +232,8 @@ class RunFolder:
 
 
 def _as_now(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the keys that this version has: of the optimizer, and of `execution`."""
+    """A configuration that an earlier version stored, with the keys of this version."""
+    # In version 0.1, Muon had its own learning rate.
     optimizer = {key: value for key, value in tree["optimizer"].items() if key != "muon_learning_rate"}
     training, execution = dict(tree["training"]), dict(tree.get("execution", {}))
     for key in ExecutionConfig.model_fields:  # these were keys of `training`
@@ -251,7 +252,7 @@ def load_run(path: Path) -> RunFolder:
     if run is None:
         inside = [str(path / name) for name in ("auxiliary", "main") if RunFolder.find(path / name)]
         raise CheckpointError(
-            f"{path} is no run, for it has no {_RUN}: give "
+            f"{path} is no run, because it has no {_RUN}: give "
             + (" or ".join(inside) if inside else "a folder that `fast-electra pretrain` wrote")
             + "."
         )
