@@ -134,7 +134,7 @@ class Study:
         if len(set(self.methods)) < len(self.methods):
             raise ConfigError("--methods: a method appears twice: give each once.")
         if REFERENCE not in self.methods:
-            raise ConfigError(f"--methods: the others are compared with {REFERENCE}, which is missing: add it.")
+            raise ConfigError(f"--methods: {REFERENCE} is missing, and the others are compared with it: add it.")
 
     @property
     def auxiliary_seconds(self) -> float:
