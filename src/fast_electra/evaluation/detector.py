@@ -3,7 +3,7 @@
 Notable:
 - the Auto classes load the folder, and texts can have any length: windows overlap, and each token is scored in the
   window where it is nearest to the middle;
-- weights are bfloat16 if the processor multiplies it.
+- weights are bfloat16 if the processor multiplies bfloat16 in hardware.
 
 Shapes: B sequences, S positions.
 """
@@ -52,7 +52,7 @@ def detector_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Sus
 
     Args:
         model: on any device.
-        dtype: of the weights; None: bfloat16 if the processor multiplies it, else float32.
+        dtype: of the weights; None: bfloat16 if the processor multiplies it in hardware, else float32.
     """
     cast_weights(model, dtype or (torch.bfloat16 if cpu_has_bfloat16() else torch.float32))
     return suspicion_of(model.eval())

@@ -21,7 +21,7 @@ from fast_electra.evaluation.tables import tsv_rows
 from fast_electra.evaluation.tasks import Split, Task, make_task
 
 HUB_NAME = "nyu-mll/glue"
-# What the hub's dataset object is, as far as it is read: split -> column -> values.
+# The part of the hub's dataset object that is read: split -> column -> values.
 Hub = Mapping[str, Mapping[str, Sequence[Any]]]
 
 

@@ -1,4 +1,4 @@
-"""Functions of Python source: found, without docstrings, at the left margin; and the walks over their syntax trees."""
+"""Functions of Python source: extracting them without docstrings, and walking over their syntax trees."""
 
 import ast
 import gc
