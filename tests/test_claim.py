@@ -22,8 +22,9 @@ from fast_electra.studies.claim.corpora import Code, Text
 from fast_electra.studies.claim.findings import differences, summarise
 from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, plan, updates_of
 from fast_electra.studies.claim.runs import Material, helper_shape, identity_of
+from fast_electra.studies.claim.speed import time_updates
 from fast_electra.studies.claim.study import claim
-from fast_electra.studies.claim.trial import Listener, Trial, best_factor, remark, seconds_of, time_updates
+from fast_electra.studies.claim.trial import Listener, Trial, best_factor, remark, seconds_of
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver

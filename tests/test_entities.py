@@ -14,8 +14,9 @@ from fast_electra.errors import DataError
 from fast_electra.evaluation.baselines import word_crf
 from fast_electra.evaluation.comparison import Runs, compare, weighted_entity_f1
 from fast_electra.evaluation.conll import is_conll
+from fast_electra.evaluation.encoding import encode
 from fast_electra.evaluation.entities import class_names, count_entities, spans_of
-from fast_electra.evaluation.fine_tuning import encode, fine_tune
+from fast_electra.evaluation.fine_tuning import fine_tune
 from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.recipes import recipe_for
 from fast_electra.evaluation.scores import entity_f1

@@ -20,16 +20,16 @@ from sklearn.metrics import matthews_corrcoef
 from fast_electra.cli.main import main
 from fast_electra.data.files import write_sealed_json
 from fast_electra.data.python_corpus import Corpus, SourceFile
-from fast_electra.evaluation import detector, evaluations, recipes, runner
+from fast_electra.evaluation import detector, evaluations, facts, recipes, runner, subject
 from fast_electra.evaluation.baselines import bag_of_words
 from fast_electra.evaluation.evaluations import Evaluation, find_evaluation, load, results_folder, store
 from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.remarks import remarks
-from fast_electra.evaluation.runner import setup_name, without_tests
+from fast_electra.evaluation.runner import setup_name
 from fast_electra.evaluation.settings import EvaluationConfig
-from fast_electra.evaluation.tasks import Split, held_out, make_task, sample
+from fast_electra.evaluation.tasks import Split, held_out, make_task, sample, without_tests
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import write_model
 from fast_electra.models.shapes import ModelConfig
@@ -104,12 +104,12 @@ def again(folder: Path, model: Path, glue: Path, *more: str) -> list[str]:
     return ["evaluate", str(model), *options]
 
 
-def forbid(monkeypatch, *names: str) -> None:
+def forbid(monkeypatch, module, *names: str) -> None:
     def fail(*_, **__):
         raise AssertionError("computed again")
 
     for name in names:
-        monkeypatch.setattr(runner, name, fail)
+        monkeypatch.setattr(module, name, fail)
 
 
 def test_the_json_holds_every_seeds_score_beside_its_baselines(evaluated, models, glue, capsys):
@@ -136,7 +136,8 @@ def test_the_json_holds_every_seeds_score_beside_its_baselines(evaluated, models
 def test_a_second_run_computes_nothing_and_prints_the_same(evaluated, models, glue, capsys, monkeypatch):
     main(again(evaluated[0], models[0], glue, "--json"))
     before = capsys.readouterr().out
-    forbid(monkeypatch, "fine_tune", "bag_of_words", "majority", "_probe")
+    forbid(monkeypatch, runner, "fine_tune", "_probe")
+    forbid(monkeypatch, facts, "bag_of_words", "majority")
     assert main(again(evaluated[0], models[0], glue, "--json")) == 0
     assert capsys.readouterr().out == before
 
@@ -162,7 +163,7 @@ def test_a_run_killed_after_its_first_cell_goes_on(tmp_path, models, glue, monke
 def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path, models, glue, capsys, monkeypatch):
     options = again(tmp_path, models[0], glue, "--workers", "2")
     with monkeypatch.context() as patch:
-        forbid(patch, "fine_tune")  # in this process
+        forbid(patch, runner, "fine_tune")  # in this process
         assert main(options) == 0
     assert capsys.readouterr().err.count(" s\n") == 8  # said of each cell
     for path in sorted((evaluated[0] / "cells").iterdir()):
@@ -385,7 +386,7 @@ def test_of_several_learning_rates_one_is_chosen_on_a_part_of_train_and_never_on
 
 
 def test_workers_train_at_the_rate_that_was_chosen(tmp_path, models, glue, capsys, monkeypatch):
-    forbid(monkeypatch, "fine_tune")  # in this process
+    forbid(monkeypatch, runner, "fine_tune")  # in this process
     rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "rte", "--seeds", "1", "--workers", "2"]
     assert main(again(tmp_path, models[0], glue, *rates)) == 0
     assert "6 cells (a task and a seed each) are to be computed" in capsys.readouterr().err
@@ -422,7 +423,7 @@ def test_baselines_learn_from_the_encoders_own_examples(tmp_path, models, monkey
         recipes, "_fast", lambda width: Recipe(name="fast", learning_rate=1e-4, epochs=1, train_examples=40)
     )
     seen = []
-    monkeypatch.setattr(runner, "bag_of_words", lambda task: seen.append(task) or bag_of_words(task))
+    monkeypatch.setattr(facts, "bag_of_words", lambda task: seen.append(task) or bag_of_words(task))
     rows = [f"value {i},{'left' if i % 3 else 'right'}\n" for i in range(90)]
     (tmp_path / "own.csv").write_text("text,label\n" + "".join(rows))
     own = ["--train", str(tmp_path / "own.csv"), "--dev", str(tmp_path / "own.csv"), "--text", "text", "--label"]
@@ -442,7 +443,7 @@ def test_a_curve_over_examples_has_nested_parts_for_the_encoder_and_every_baseli
     trained, told = [], []
     fine_tune = runner.fine_tune
     monkeypatch.setattr(runner, "fine_tune", lambda *a, **o: trained.append(a[1].train.texts) or fine_tune(*a, **o))
-    monkeypatch.setattr(runner, "bag_of_words", lambda task: told.append(task.train.texts) or bag_of_words(task))
+    monkeypatch.setattr(facts, "bag_of_words", lambda task: told.append(task.train.texts) or bag_of_words(task))
     options = again(
         tmp_path, models[0], glue, "--tasks", "cola", "--examples", "32,12,24,900", "--seeds", "1", "--json"
     )
@@ -630,7 +631,7 @@ def test_predictions_for_the_server_are_the_median_seeds(tmp_path, models, glue,
     ]
     assert main(["evaluate", str(models[0]), *options]) == 0  # without test predictions: they are made up for
     assert main(["evaluate", str(models[0]), *options, "--predictions", str(tmp_path / "server")]) == 0
-    forbid(monkeypatch, "fine_tune")
+    forbid(monkeypatch, runner, "fine_tune")
     assert main(["evaluate", str(models[0]), *options, "--predictions", str(tmp_path / "server")]) == 0
     assert main(["evaluate", str(models[0]), *options]) == 0
     lines = (tmp_path / "server" / "CoLA.tsv").read_text().splitlines()
@@ -826,7 +827,7 @@ def test_bad_input_is_refused_before_a_model_is_looked_at(
     (tmp_path / "one.csv").write_text("text,label\nx,a\n")
     (tmp_path / "empty.csv").write_text("text,label\n")
     (tmp_path / "same.csv").write_text("text,label\n" + "".join(f"word {i},1.5\n" for i in range(20)))
-    forbid(monkeypatch, "open_subject")
+    forbid(monkeypatch, subject, "open_subject")
     assert main(["evaluate", str(models[0]), "--data", str(glue), *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -983,7 +984,7 @@ def test_a_file_where_a_folder_should_be_is_refused_in_one_sentence(
 ):
     file = tmp_path / "file"
     file.write_text("x")
-    forbid(monkeypatch, "open_subject")
+    forbid(monkeypatch, subject, "open_subject")
     for option in ("--out", "--predictions"):
         for path in (file, file / "deeper" / "still"):
             assert main(["evaluate", str(models[0]), "--tasks", "cola", "--data", str(glue), option, str(path)]) == 2

@@ -21,18 +21,10 @@ from fast_electra.errors import DataError, ModelError
 from fast_electra.evaluation import fine_tuning
 from fast_electra.evaluation.bugs.benchmark import BugBenchmark
 from fast_electra.evaluation.bugs.task import bug_task
-from fast_electra.evaluation.fine_tuning import (
-    FineTuning,
-    LengthBuckets,
-    Padding,
-    collate,
-    encode,
-    encode_task,
-    fine_tune,
-    training_task,
-)
+from fast_electra.evaluation.cells import make_cell
+from fast_electra.evaluation.encoding import LengthBuckets, Padding, collate, encode, encode_task
+from fast_electra.evaluation.fine_tuning import FineTuning, fine_tune, training_task
 from fast_electra.evaluation.recipes import Recipe, recipe_for
-from fast_electra.evaluation.runner import make_cell
 from fast_electra.evaluation.tasks import Split, Task, make_task
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.classifier import (

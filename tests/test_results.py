@@ -9,10 +9,10 @@ import pytest
 from fast_electra.evaluation.comparison import Comparison
 from fast_electra.evaluation.contests import Contest
 from fast_electra.evaluation.evaluations import Evaluation, store
+from fast_electra.evaluation.facts import chance
 from fast_electra.evaluation.json_results import entry
 from fast_electra.evaluation.remarks import averages_of, remarks
 from fast_electra.evaluation.results import Result, spread
-from fast_electra.evaluation.runner import chance
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, make_task
 from fast_electra.report.evaluation_tables import contest_table, score_tables, verdicts

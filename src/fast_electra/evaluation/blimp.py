@@ -24,6 +24,7 @@ from fast_electra.corruption.counted import unigram_log_probabilities
 from fast_electra.data.shards import TokenShards, open_shards
 from fast_electra.data.tokenizer import fingerprint
 from fast_electra.errors import ModelError, UserError
+from fast_electra.evaluation.cells import CellRecord, finished_cell, keep_cell, make_cell
 from fast_electra.evaluation.detector import Detector, detector_of, masked_prediction
 from fast_electra.evaluation.evaluations import run_of
 from fast_electra.evaluation.minimal_pairs import (
@@ -40,7 +41,7 @@ from fast_electra.evaluation.minimal_pairs import (
     summarise,
 )
 from fast_electra.evaluation.results import ZERO_SHOT, Result, Scores, zero_shot_result
-from fast_electra.evaluation.runner import CellRecord, Subject, finished_cell, keep_cell, make_cell
+from fast_electra.evaluation.subject import Subject
 from fast_electra.models.build import build_model
 from fast_electra.models.classifier import load_task_tokenizer, longest_text
 from fast_electra.models.loading import load_model, stored_config

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fast_electra.data.files import write_text_atomically
+from fast_electra.data.files import read_sealed_json, write_text_atomically
+from fast_electra.errors import DataError
 from fast_electra.evaluation.glue import GLUE
+from fast_electra.evaluation.results import Result
 from fast_electra.evaluation.tasks import Task
 
 SERVER_FILES = {"matched": "MNLI-m.tsv", "mismatched": "MNLI-mm.tsv"}
@@ -121,4 +123,32 @@ def write_server_predictions(
         rows = "".join(f"{index}\t{name}\n" for index, name in enumerate(names))
         write_text_atomically(path, f"index\tprediction\n{rows}")
         written.append(path)
+    return written
+
+
+def write_predictions(results: Sequence[Result], tasks: Sequence[Task], out: Path, folder: Path) -> list[Path]:
+    """Files for GLUE's server, by the seed whose dev score is the median (the lower of two).
+
+    Args:
+        results: of `evaluate`.
+        tasks: those it was given, of GLUE and with test sets.
+        out: the evaluation's folder.
+        folder: for the files.
+
+    Raises:
+        DataError: all seeds of a task failed.
+    """
+    written: list[Path] = []
+    named = {task.name: task for task in tasks}
+    for result in results:
+        scores = result.scores[result.split][result.metric]
+        ranked = sorted((score, seed) for score, seed in zip(scores, result.seeds, strict=True) if score is not None)
+        if not ranked:
+            raise DataError(
+                f"{result.task}: every seed failed, so there is nothing to predict with; take another recipe."
+            )
+        seed = ranked[(len(ranked) - 1) // 2][1]
+        cell = read_sealed_json(out / "cells" / result.cells[str(seed)])
+        assert cell is not None
+        written += write_server_predictions(named[result.task], cell["test_predictions"], folder)
     return written

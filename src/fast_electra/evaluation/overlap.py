@@ -12,14 +12,21 @@ Notable:
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_electra.data.files import MANIFEST, canonical_digest, read_sealed_json, write_sealed_json
+from fast_electra.data.shards import open_shards
+from fast_electra.data.sources import Sources, reading_losses
+from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation.tasks import TEST, Task, make_task
+from fast_electra.terminal import Say
 
 RUN = 8
 """words in a run"""
@@ -164,3 +171,59 @@ def _hash(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     for place in range(RUN):
         hashes = hashes * np.uint64(_FACTOR) + words[place : place + count]
     return hashes
+
+
+def count_seen(tasks: Sequence[Task], corpus: Path, out: Path, say: Say = lambda _: None) -> dict[str, dict[str, Any]]:
+    """Texts of each task that occur in a pre-training corpus, counted once and kept.
+
+    Args:
+        tasks: whose texts are looked for.
+        corpus: token shards, or files or folders of text.
+        out: the evaluation's folder.
+        say: called with a sentence about text that was left out or changed while it was read.
+
+    Returns:
+        {task: {"corpus", "counts": {split: {"texts", "checked", "seen"}}}}.
+
+    Raises:
+        DataError: the corpus can't be read.
+    """
+    files = sorted(path for path in corpus.rglob("*") if path.is_file()) if corpus.is_dir() else [corpus]
+    state = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    key = canonical_digest([state, [[task.name, task.digest] for task in tasks]])
+    path = out / "tasks" / f"overlap-{key[:12]}.json"
+    if (kept := read_sealed_json(path)) is None:
+        sources = None if (corpus / MANIFEST).exists() else Sources([corpus])
+        documents = _decoded(corpus) if sources is None else (document.text for document in sources)
+        first = next(documents, None)
+        if first is None:
+            raise DataError(f"{corpus} holds no text; name token shards, or a file or folder of text.")
+        counts = count_overlap(tasks, chain([first], documents))
+        if sources is not None:
+            read = sources.reading
+            counted = read.left_out_files, read.replaced_files, read.replaced_characters, read.cut_documents
+            for name, loss in reading_losses(*counted).items():
+                say(f"{corpus}: {name}: {loss}.")
+        kept = {
+            task: {"corpus": str(corpus), "counts": {split: found._asdict() for split, found in splits.items()}}
+            for task, splits in counts.items()
+        }
+        write_sealed_json(path, kept)
+    return kept
+
+
+def _decoded(folder: Path, together: int = 256) -> Iterator[str]:
+    """The training documents of token shards as text."""
+    shards = open_shards(folder, verify=False)
+    backend = load_tokenizer(shards.folder / "tokenizer").backend_tokenizer
+    stream = shards.split("train")
+    held: list[list[int]] = []
+    start = 0
+    for ends in stream.ends():
+        for end in ends.tolist():
+            held.append(stream.read(start, end - 1).tolist())  # without its separator
+            start = end
+            if len(held) == together:
+                yield from backend.decode_batch(held)
+                held = []
+    yield from backend.decode_batch(held)

@@ -25,15 +25,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.data.files import canonical_digest
-from fast_electra.evaluation.fine_tuning import (
-    EncodedSplit,
-    Padding,
-    collate,
-    encode,
-    encode_task,
-    padding_for,
-    unseen_class,
-)
+from fast_electra.evaluation.encoding import EncodedSplit, Padding, collate, encode, encode_task, padding_for
+from fast_electra.evaluation.fine_tuning import unseen_class
 from fast_electra.evaluation.results import Scores
 from fast_electra.evaluation.scores import score_splits
 from fast_electra.evaluation.tasks import Split, Task, sample

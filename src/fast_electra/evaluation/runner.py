@@ -14,65 +14,33 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fast_electra.config.reading import yaml_value
 from fast_electra.data.files import (
-    MANIFEST,
     canonical_digest,
-    read_manifest,
-    read_sealed_json,
-    sha256_of_file,
-    write_sealed_json,
 )
-from fast_electra.data.shards import open_shards
-from fast_electra.data.sources import Sources, reading_losses
-from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import DataError
-from fast_electra.evaluation.baselines import bag_of_words, majority, word_crf
+from fast_electra.evaluation.cells import Cell, CellRecord, finished_cell, keep_cell, make_cell
 from fast_electra.evaluation.comparison import Runs, compare
-from fast_electra.evaluation.evaluations import LONGEST_NAME, task_file
+from fast_electra.evaluation.facts import facts_of
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
-from fast_electra.evaluation.glue_scores import write_server_predictions
-from fast_electra.evaluation.overlap import count_overlap
 from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_layers, probed, similarity_layers
 from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.results import Result, Scores
-from fast_electra.evaluation.scores import flatten
 from fast_electra.evaluation.settings import EvaluationConfig
-from fast_electra.evaluation.tasks import Task, held_out, make_task, with_examples
+from fast_electra.evaluation.subject import Subject, model_digest
+from fast_electra.evaluation.tasks import Task, held_out, with_examples, without_tests
 from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
 from fast_electra.models.layers import cast_weights
-from fast_electra.models.loading import stored_config, weights_digest
-from fast_electra.publishing.export import export_run
-from fast_electra.runs.folder import run_of_checkpoint
+from fast_electra.models.loading import stored_config
 from fast_electra.runs.models import resolve_model
 from fast_electra.terminal import Progress, Say
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import QuietObserver
-
-CellRecord = dict[str, Any]
-_FACTS = 4
-"""version of a task's file; it grows when a baseline changes"""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model that is evaluated."""
-
-    name: str
-    """as it was given"""
-    source: str
-    """folder or hub name that it is loaded from"""
-    digest: str
-    """of weights, configuration and tokenizer"""
-    width: int
 
 
 def setup_name(config: EvaluationConfig, recipe: Recipe | None) -> str:
@@ -101,98 +69,6 @@ def _start_name(start: str) -> str:
     return path.parent.name if path.name == "model" else re.sub(r"-[0-9a-f]{12}$", "", path.name)
 
 
-def open_subject(model: str, out: Path, say: Say = lambda _: None) -> Subject:
-    """Find a model and its tokenizer, and compute the digest of its weights.
-
-    Args:
-        model: a run, RUN/checkpoints/UPDATE, a folder or a hub name.
-        out: the evaluation's folder; a checkpoint is exported there first.
-        say: called with a sentence about the export.
-
-    Raises:
-        ModelError, DataError, CheckpointError: there is no such model, or it can't be used; it has no tokenizer.
-    """
-    source = model
-    if run := run_of_checkpoint(Path(model)):
-        # Another run in the same place has other weights under the same number.
-        exported = out / f"model-{canonical_digest(read_manifest(Path(model), 'take another checkpoint'))[:12]}"
-        if not exported.exists():
-            export_run(run.path, exported, int(Path(model).name), auxiliary=False, say=say)
-        source = str(exported)
-    name = resolve_model(source)
-    return Subject(model, name, _model_digest(name), stored_config(name).hidden_size)
-
-
-def _model_digest(name: str) -> str:
-    """The digest of everything that fine-tuning reads of a model: weights, configuration, tokenizer, longest text."""
-    tokenizer = load_task_tokenizer(name)
-    folder = Path(name)
-    parts = [name, getattr(stored_config(name), "_commit_hash", None)]
-    if folder.is_dir():
-        parts = [weights_digest(folder), sha256_of_file(folder / "config.json")]
-    return canonical_digest(
-        [*parts, fingerprint(tokenizer), tokenizer.model_max_length, sorted(tokenizer.model_input_names)]
-    )
-
-
-# --- Cells ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is computed once and kept in a file."""
-
-    task: str
-    kind: str
-    """the recipe's name, "probe" or "zero-shot" """
-    identity: Mapping[str, Any]
-    """everything that the result depends on"""
-    seed: int
-    untrained: bool
-
-    @property
-    def name(self) -> str:
-        """The name of its file under OUT/cells, without the ending."""
-        untrained = "-untrained" if self.untrained else ""
-        task = self.task[:LONGEST_NAME]
-        return f"{task}-{self.kind}-{self.seed}{untrained}-{canonical_digest(self.identity)[:12]}"
-
-    @property
-    def file(self) -> str:
-        """The name of its file under OUT/cells."""
-        return f"{self.name}.json"
-
-
-def make_cell(task: str, digest: str, settings: Mapping[str, Any], seed: int, untrained: bool, model: str) -> Cell:
-    """A cell of a task (by name and digest) and a model (by digest), with the values of a recipe."""
-    identity = {"task": digest, "recipe": settings, "seed": seed, "untrained": untrained, "model": model}
-    return Cell(task, settings["name"], identity, seed, untrained)
-
-
-def finished_cell(out: Path, cell: Cell) -> CellRecord | None:
-    """The record of a finished cell; None if the cell is not finished."""
-    record = read_sealed_json(out / "cells" / cell.file)
-    return record if record is not None and record.get("identity") == cell.identity else None
-
-
-def keep_cell(out: Path, cell: Cell, record: CellRecord) -> CellRecord:
-    """Write the record of a cell together with its identity, and return both."""
-    whole = {**record, "identity": dict(cell.identity)}
-    write_sealed_json(out / "cells" / cell.file, whole)
-    return whole
-
-
-def without_tests(task: Task) -> Task:
-    """The task without its test sets: its digest is the same on machines with and without them."""
-    if not task.test:
-        return task
-    swapped = task.augment_swapped
-    return make_task(task.name, task.kind, task.labels, task.train, task.dev, {}, task.metrics, augment_swapped=swapped)
-
-
-# --- Evaluating -------------------------------------------------------------------------------------------------------
-
-
 class Work:
     """What the cells of one command share."""
 
@@ -216,7 +92,7 @@ class Work:
         self.subject, self.config, self.execution, self.say, self.progress = subject, config, execution, say, progress
         self.out = config.folder
         self.start = None if config.start is None else resolve_model(config.start)
-        self.start_digest = None if self.start is None else _model_digest(self.start)
+        self.start_digest = None if self.start is None else model_digest(self.start)
         self.width = stored_config(self.start).hidden_size if self.start else subject.width
         self.total = self._done = 0.0
 
@@ -400,7 +276,7 @@ class TaskCells:
     def result(self) -> Result:
         """The result of the task from all its cells, which are computed if they are missing."""
         task, work = self.task, self.work
-        facts = _facts(probed(task) if work.config.probe else self.untested, work.out)
+        facts = facts_of(probed(task) if work.config.probe else self.untested, work.out)
         trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in (False, True)}
         jobs, untrained_jobs = self.jobs(untrained=False), self.jobs(untrained=True)
         records, untrained = (list(map(self.record, of)) for of in (jobs, untrained_jobs))
@@ -544,48 +420,6 @@ def _said(record: CellRecord) -> str:
     return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
 
 
-def _facts(task: Task, out: Path) -> CellRecord:
-    """Labels of the dev sets, and baselines without an encoder: kept in a file, made where it is not there."""
-    path = task_file(out, task.name, task.digest)
-    facts = read_sealed_json(path)
-    if facts is not None and (facts.get("digest"), facts.get("version")) == (task.digest, _FACTS):
-        return facts
-    baselines: dict[str, Scores | None] = {"majority": majority(task)}
-    if not task.has_entities:  # nobody finds entities by guessing
-        baselines["chance"] = chance(task)
-    if task.kind == "tokens":
-        baselines["word_crf"] = word_crf(task)
-    else:
-        try:
-            baselines["bag_of_words"] = bag_of_words(task)
-        except ValueError:  # no text has a word
-            baselines["bag_of_words"] = None
-    facts = {
-        "version": _FACTS,
-        "task": task.name,
-        "digest": task.digest,
-        "kind": task.kind,
-        "labels": list(task.labels),
-        "metrics": list(task.metrics),
-        "dev": {name: dev.labels for name, dev in task.dev.items()},
-        "baselines": baselines,
-    }
-    write_sealed_json(path, facts)
-    return facts
-
-
-def chance(task: Task) -> Scores:
-    """Scores {dev split: {metric: score}} to be expected of guessing every class equally often, whatever the text."""
-    guessed = 1 / max(1, len(task.labels))
-    found: Scores = {}
-    for name, dev in task.dev.items():
-        labels = flatten(dev.labels)
-        true = float(np.mean(labels == 1))
-        scores = {"accuracy": guessed, "token_accuracy": guessed, "f1": 2 * true * guessed / (true + guessed)}
-        found[name] = {metric: scores.get(metric, 0.0) for metric in task.metrics}
-    return found
-
-
 def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: Execution) -> CellRecord:
     """The record of a frozen encoder under a linear model."""
     began = time.perf_counter()
@@ -615,90 +449,3 @@ def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: 
         "timing": {"seconds": time.perf_counter() - began},
         "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
     }
-
-
-# --- Beside the scores ------------------------------------------------------------------------------------------------
-
-
-def write_predictions(results: Sequence[Result], tasks: Sequence[Task], out: Path, folder: Path) -> list[Path]:
-    """Files for GLUE's server, by the seed whose dev score is the median (the lower of two).
-
-    Args:
-        results: of `evaluate`.
-        tasks: those it was given, of GLUE and with test sets.
-        out: the evaluation's folder.
-        folder: for the files.
-
-    Raises:
-        DataError: all seeds of a task failed.
-    """
-    written: list[Path] = []
-    named = {task.name: task for task in tasks}
-    for result in results:
-        scores = result.scores[result.split][result.metric]
-        ranked = sorted((score, seed) for score, seed in zip(scores, result.seeds, strict=True) if score is not None)
-        if not ranked:
-            raise DataError(
-                f"{result.task}: every seed failed, so there is nothing to predict with; take another recipe."
-            )
-        seed = ranked[(len(ranked) - 1) // 2][1]
-        cell = read_sealed_json(out / "cells" / result.cells[str(seed)])
-        assert cell is not None
-        written += write_server_predictions(named[result.task], cell["test_predictions"], folder)
-    return written
-
-
-def count_seen(tasks: Sequence[Task], corpus: Path, out: Path, say: Say = lambda _: None) -> dict[str, dict[str, Any]]:
-    """Texts of each task that occur in a pre-training corpus, counted once and kept.
-
-    Args:
-        tasks: whose texts are looked for.
-        corpus: token shards, or files or folders of text.
-        out: the evaluation's folder.
-        say: called with a sentence about text that was left out or changed while it was read.
-
-    Returns:
-        {task: {"corpus", "counts": {split: {"texts", "checked", "seen"}}}}.
-
-    Raises:
-        DataError: the corpus can't be read.
-    """
-    files = sorted(path for path in corpus.rglob("*") if path.is_file()) if corpus.is_dir() else [corpus]
-    state = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    key = canonical_digest([state, [[task.name, task.digest] for task in tasks]])
-    path = out / "tasks" / f"overlap-{key[:12]}.json"
-    if (kept := read_sealed_json(path)) is None:
-        sources = None if (corpus / MANIFEST).exists() else Sources([corpus])
-        documents = _decoded(corpus) if sources is None else (document.text for document in sources)
-        first = next(documents, None)
-        if first is None:
-            raise DataError(f"{corpus} holds no text; name token shards, or a file or folder of text.")
-        counts = count_overlap(tasks, chain([first], documents))
-        if sources is not None:
-            read = sources.reading
-            counted = read.left_out_files, read.replaced_files, read.replaced_characters, read.cut_documents
-            for name, loss in reading_losses(*counted).items():
-                say(f"{corpus}: {name}: {loss}.")
-        kept = {
-            task: {"corpus": str(corpus), "counts": {split: found._asdict() for split, found in splits.items()}}
-            for task, splits in counts.items()
-        }
-        write_sealed_json(path, kept)
-    return kept
-
-
-def _decoded(folder: Path, together: int = 256) -> Iterator[str]:
-    """The training documents of token shards as text."""
-    shards = open_shards(folder, verify=False)
-    backend = load_tokenizer(shards.folder / "tokenizer").backend_tokenizer
-    stream = shards.split("train")
-    held: list[list[int]] = []
-    start = 0
-    for ends in stream.ends():
-        for end in ends.tolist():
-            held.append(stream.read(start, end - 1).tolist())  # without its separator
-            start = end
-            if len(held) == together:
-                yield from backend.decode_batch(held)
-                held = []
-    yield from backend.decode_batch(held)

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from fast_electra.errors import TrainingError
-from fast_electra.evaluation.runner import Job, Subject, TaskCells, Work, plans_of, tell_missing
+from fast_electra.evaluation.runner import Job, TaskCells, Work, plans_of, tell_missing
 from fast_electra.evaluation.settings import EvaluationConfig
+from fast_electra.evaluation.subject import Subject
 from fast_electra.evaluation.tasks import Task
 from fast_electra.training.precision import Execution
 

@@ -191,3 +191,11 @@ def held_out(task: Task) -> Task | None:
 
 def _shuffled(count: int) -> list[int]:
     return np.random.Generator(np.random.Philox(key=0)).permutation(count).tolist()
+
+
+def without_tests(task: Task) -> Task:
+    """The task without its test sets: its digest is the same on machines with and without them."""
+    if not task.test:
+        return task
+    swapped = task.augment_swapped
+    return make_task(task.name, task.kind, task.labels, task.train, task.dev, {}, task.metrics, augment_swapped=swapped)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fast_electra.evaluation.bugs.mutation import BugKind
     from fast_electra.evaluation.detector import Detector
     from fast_electra.evaluation.minimal_pairs import MinimalPairs
-    from fast_electra.evaluation.runner import Subject
+    from fast_electra.evaluation.subject import Subject
 
 REPORT_FILE = "report.html"
 CURVE_FILE = "examples.svg"
@@ -71,8 +71,11 @@ def evaluate_model(
         from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
 
         pairs = read_minimal_pairs(config.pairs_file)
-    from fast_electra.evaluation.runner import Work, count_seen, evaluate, open_subject, write_predictions
+    from fast_electra.evaluation.glue_scores import write_predictions
+    from fast_electra.evaluation.overlap import count_seen
+    from fast_electra.evaluation.runner import Work, evaluate
     from fast_electra.evaluation.side_by_side import compute_side_by_side
+    from fast_electra.evaluation.subject import open_subject
     from fast_electra.report.evaluation_charts import curve_chart
     from fast_electra.report.evaluation_page import render_evaluation_page
     from fast_electra.report.plots import save_svg
@@ -166,7 +169,7 @@ def load_tasks(config: EvaluationConfig, say: Say) -> list[Task]:
     if config.train is not None:
         tasks.append(load_own(config.train, config.dev, config.text, config.label, test=config.test))
     if config.predictions is None:
-        from fast_electra.evaluation.runner import without_tests
+        from fast_electra.evaluation.tasks import without_tests
 
         tasks = [without_tests(task) for task in tasks]
     return tasks
@@ -195,8 +198,8 @@ def zero_shot(subject: "Subject", out: Path, say: Say) -> list[Result]:
     The baselines are a frequency table and ten untrained encoders of the same shape.
     """
     from fast_electra.evaluation.bugs.mutation import KINDS
+    from fast_electra.evaluation.cells import finished_cell, keep_cell, make_cell
     from fast_electra.evaluation.detector import Detector
-    from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell
 
     try:
         detector = Detector(subject.source)

@@ -36,8 +36,7 @@ from fast_electra.evaluation.detector import detector_of, masked_prediction
 from fast_electra.evaluation.fine_tuning import fine_tune
 from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.recipes import Recipe, recipe_for
-from fast_electra.evaluation.runner import without_tests
-from fast_electra.evaluation.tasks import Task, with_examples
+from fast_electra.evaluation.tasks import Task, with_examples, without_tests
 from fast_electra.models.classifier import load_task_tokenizer
 from fast_electra.models.loading import load_model
 from fast_electra.models.masked_lm import MaskedLM

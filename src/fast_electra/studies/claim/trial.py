@@ -14,26 +14,25 @@ import torch
 from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
-from fast_electra.config.tree import Config
 from fast_electra.data.files import canonical_digest, write_json_atomically
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.shards import open_shards
 from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import TrainingError
-from fast_electra.evaluation.runner import finished_cell, keep_cell, make_cell, open_subject
+from fast_electra.evaluation.cells import finished_cell, keep_cell, make_cell
+from fast_electra.evaluation.subject import open_subject
 from fast_electra.models.loading import load_model
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.models import resolve_model
-from fast_electra.studies.bench.bench import interval
-from fast_electra.studies.bench.parts import Trained
 from fast_electra.studies.bench.setup import with_settings
 from fast_electra.studies.claim.corpora import Question, StudyCorpus, StudyRecord
 from fast_electra.studies.claim.findings import Measure, differences, summarise
 from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, Study, updates_of
 from fast_electra.studies.claim.runs import Material, Planned, helper_shape, identity_of
+from fast_electra.studies.claim.speed import time_updates
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution, apply_threads
@@ -41,45 +40,6 @@ from fast_electra.training.telemetry import Observer, QuietObserver
 
 _AUXILIARY = "auxiliary"
 _DETECTION = Measure("rtd_auc", "replaced tokens of validation text", "rtd_auc", zero_shot=True)
-
-
-def time_updates(
-    configs: Mapping[str, Config],
-    execution: Execution,
-    rounds: int,
-    updates: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, dict[str, float]]:
-    """Measure the updates per second of several configurations, in turns in this process.
-
-    Args:
-        configs: the configurations by name.
-        execution: device and precision of all of them.
-        rounds: number of turns of each configuration; each round begins with another configuration.
-        updates: number of timed updates in a turn, after one update that is not timed.
-        stop: called before each turn; if it returns True, `Interrupted` is raised.
-
-    Returns:
-        for each name `median` over the turns, and `low` and `high` of its 95 % bootstrap interval.
-
-    Raises:
-        Interrupted: `stop` returned True.
-    """
-    apply_threads(execution)
-    parts: dict[str, Trained] = {}
-    for name, config in configs.items():
-        config = with_settings(config, training={"updates": 10**6})
-        assembled = assemble(config, execution)
-        parts[name] = Trained(config, assembled, assembled.objective, execution)
-    found: dict[str, list[float]] = {name: [] for name in parts}
-    names = list(parts)
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            if stop():
-                raise Interrupted("stopped while measuring the speed")
-            found[name].append(updates / parts[name].run(updates).seconds)
-    return {name: interval(values) for name, values in found.items()}
 
 
 @dataclass(frozen=True)
