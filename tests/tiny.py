@@ -14,6 +14,7 @@ from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import train_tokenizer
 
+ROOT = Path(__file__).parent.parent
 WORDS = ["red", "oak", "moon", "grey", "fox", "ripe", "plum", "lake"]
 NAMES = ["value", "total", "count", "items", "index", "left", "right", "name", "limit", "result"]
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

@@ -16,7 +16,7 @@ from fast_electra.pipelines import quickstart as quickstart_module
 from fast_electra.pipelines.own_task import task_summary
 from fast_electra.training import precision
 from tests import tiny
-from tests.test_entities import sentences
+from tests.evaluation.test_entities import sentences
 
 TINY = [
     *("main.hidden_size=32", "main.heads=2", "main.intermediate_size=48"),

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -40,10 +39,11 @@ from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
 from fast_electra.training.setup import start
-from tests import test_electra, tiny
-from tests.test_training import CPU, run, weights, without_clock
+from tests import tiny
+from tests.objectives import test_electra
+from tests.training.test_training import CPU, run, weights, without_clock
 
-ROOT = Path(__file__).parent.parent
+ROOT = tiny.ROOT
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
 

@@ -28,7 +28,7 @@ from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
 from tests import tiny
-from tests.test_training import CPU, run, weights
+from tests.training.test_training import CPU, run, weights
 
 V = 16_384
 

@@ -12,7 +12,7 @@ from fast_electra.publishing.export import export_run
 from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, load_run, open_run, run_of_checkpoint
 from fast_electra.training.loop import Interrupted
 from tests import tiny
-from tests.test_training import run
+from tests.training.test_training import run
 
 INPUTS = {"environment": {"fast_electra": fast_electra.__version__}, "data": "d", "tokenizer": "t"}
 

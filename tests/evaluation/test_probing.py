@@ -18,7 +18,7 @@ from fast_electra.training.loop import Interrupted, train
 from fast_electra.training.precision import Execution
 from fast_electra.training.setup import start
 from tests import tiny
-from tests.test_fine_tuning import tokens_task, values_task, words_task
+from tests.evaluation.test_fine_tuning import tokens_task, values_task, words_task
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
 

@@ -39,7 +39,7 @@ from fast_electra.report.evaluation_tables import score_tables
 from fast_electra.terminal import command
 from fast_electra.training import precision
 from tests import tiny
-from tests.test_results import result
+from tests.evaluation.test_results import result
 
 WORDS = ["value", "total", "count", "items", "name", "limit"]
 

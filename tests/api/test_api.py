@@ -402,7 +402,7 @@ def test_a_run_that_the_trainer_resumes_sees_the_same_batches(corrupt, tokenizer
 
 
 def snippets(heading):
-    text = (Path(__file__).parent.parent / "docs/python.md").read_text(encoding="utf-8")
+    text = (tiny.ROOT / "docs/python.md").read_text(encoding="utf-8")
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section
     return re.findall(r"^```python[ \w]*\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)

@@ -22,7 +22,7 @@ from fast_electra.evaluation.recipes import recipe_for
 from fast_electra.evaluation.scores import entity_f1
 from fast_electra.evaluation.tasks import Split, Task, make_task, with_examples
 from fast_electra.training import precision
-from tests.test_fine_tuning import CPU, changed, tagger  # noqa: F401
+from tests.evaluation.test_fine_tuning import CPU, changed, tagger  # noqa: F401
 
 IOB2 = """Ada B-PER
 Lovelace I-PER

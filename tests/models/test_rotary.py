@@ -4,7 +4,7 @@ from transformers.models.modernbert import modeling_modernbert
 
 from fast_electra.models import rotary
 from fast_electra.models.build import build_model
-from tests.test_models import config
+from tests.models.test_models import config
 
 
 def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

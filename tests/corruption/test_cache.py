@@ -27,7 +27,7 @@ from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted
 from tests import tiny
-from tests.test_training import CPU
+from tests.training.test_training import CPU
 
 PART_TOKENS = 24 * 32  # 24 rows: four parts of the 96 that a tiny run reads
 

@@ -24,7 +24,7 @@ from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.setup import start, validate
 from tests import tiny
-from tests.test_training import CPU, run, weights, without_clock
+from tests.training.test_training import CPU, run, weights, without_clock
 
 ARCHITECTURES = [
     "modernbert",

@@ -2,7 +2,6 @@ import json
 import logging
 import re
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -498,7 +497,7 @@ def test_the_documentation_says_which_augmentation_each_model_feels(architecture
     for rates in ((0.5, 0.0), (0.0, 0.5)):
         with dropping(model, *rates):
             felt.append("no" if torch.equal(model(**inputs).logits, plain) else "yes")
-    page = (Path(__file__).parent.parent / "docs" / "auxiliaries.md").read_text(encoding="utf-8")
+    page = (tiny.ROOT / "docs" / "auxiliaries.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| [^|]*(?<![\w-]){architecture}(?![\w-])[^|]*\|.*$", page, re.MULTILINE)
     assert [cell.split(":")[0].split(",")[0].strip() for cell in row.split("|")[4:6]] == felt
 

@@ -15,7 +15,7 @@ from fast_electra.runs.metrics import read_metrics
 from fast_electra.training.loop import Interrupted
 from tests import tiny
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "plugins"
+EXAMPLES = tiny.ROOT / "examples" / "plugins"
 SAWTOOTH = EXAMPLES / "sawtooth.py"
 
 

@@ -1,11 +1,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests import golden
+from tests import golden, tiny
 
 # Other instruction sets (ONEDNN_MAX_CPU_ISA=AVX2 and SSE41, ATEN_CPU_CAPABILITY=avx2 and default) moved no loss by more
 # than 1e-6 over the 40 updates; a changed method (a mask elsewhere, another learning rate) moves one by 1e-2.
@@ -30,7 +29,7 @@ def test_the_curve_is_golden_with_an_older_processors_instructions(isa, tmp_path
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests import golden
+from tests import golden, tiny
 curves = golden.curves(Path({str(tmp_path)!r}))
 worst = max(abs(a - b) for kind in golden.KINDS for a, b in zip(curves[kind], golden.stored(kind), strict=True))
 print(worst)
@@ -41,7 +40,7 @@ print(worst)
         env=environment,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=tiny.ROOT,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < TOLERANCE, done.stdout

@@ -455,7 +455,7 @@ def test_a_reference_covers_its_runs_and_refuses_others(tmp_path, healthy):
 
 
 def test_the_picture_draws_every_band():
-    source = Path(__file__).parent.parent / "tools" / "references.py"
+    source = tiny.ROOT / "tools" / "references.py"
     specification = importlib.util.spec_from_file_location("references", source)
     assert specification
     assert specification.loader
@@ -498,6 +498,6 @@ def test_the_command_says_what_it_found_and_exits_by_it(healthy, tmp_path, capsy
 
 
 def test_every_check_is_explained_in_the_documentation(healthy, healthy_auxiliary):
-    page = (Path(__file__).parent.parent / "docs" / "is-my-curve-normal.md").read_text(encoding="utf-8")
+    page = (tiny.ROOT / "docs" / "is-my-curve-normal.md").read_text(encoding="utf-8")
     named = {f.check for run in (healthy, healthy_auxiliary) for f in examine(run)} | {"reference curve", "parts"}
     assert not [name for name in sorted(named) if f"| {name} |" not in page]

@@ -27,7 +27,7 @@ from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.precision import Execution
 from fast_electra.training.setup import start, validate
 from tests import tiny
-from tests.test_training import run, weights, without_clock
+from tests.training.test_training import run, weights, without_clock
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
 SHAPE = {"architecture": "electra", "layers": 2, "hidden_size": 32, "heads": 2, "intermediate_size": 48}
