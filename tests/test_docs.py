@@ -5,6 +5,7 @@ Commands are parsed, not run, except those whose error is shown beside them, whi
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,14 @@ def test_every_relative_link_leads_somewhere(page):
         destination = (page.parent / path).resolve() if path else page
         assert destination.exists(), f"{target} is not there"
         assert not anchor or anchor in anchors(destination), f"{target}: no such heading"
+
+
+@pages
+def test_every_import_in_a_block_of_python_exists(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for module, names in re.findall(r"^from (fast_electra[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
+            for name in names.split(", "):
+                assert hasattr(import_module(module), name.split(" as ")[0]), f"{module} has no {name}"
 
 
 @pages

@@ -292,7 +292,7 @@ def test_what_was_changed_by_hand_is_not_believed(tmp_path, evaluated, models, g
 def test_two_commands_at_once_lose_no_result(tmp_path):
     """Each stores its own tasks, reading and writing what the other one does."""
     command = (
-        "import sys, time, tests.test_evaluate as t; from pathlib import Path\n"
+        "import sys, time, tests.evaluation.test_evaluate as t; from pathlib import Path\n"
         "folder, name = Path(sys.argv[1]), sys.argv[2]\n"
         "(folder / name).touch()\n"
         "while not all((folder / other).exists() for other in 'ab'):\n"

@@ -156,10 +156,17 @@ def test_recipes_are_those_of_their_papers():
 def test_a_recipe_of_which_values_are_given_has_the_others_from_its_name_by_width_and_kind_of_task():
     assert Recipe().completed(256) == recipe_for("small", 256)
     assert Recipe().completed(768) == recipe_for("electra", 768)
-    asked = Recipe(name="electra", epochs=7, length=64)
-    assert asked.completed(1024) == recipe_for("electra", 1024).model_copy(update={"epochs": 7, "length": 64})
+    asked = Recipe(name="electra", clip=0.5, length=64)
+    assert asked.completed(1024) == recipe_for("electra", 1024).model_copy(update={"clip": 0.5, "length": 64})
     words = Recipe(name="small", epochs=7).completed(256, "tokens")
     assert (words.rates, words.length, words.epochs) == ([3e-4, 1e-3], 256, 7)
+
+
+def test_a_number_of_epochs_that_is_given_holds_for_every_task_and_however_few_the_examples_are():
+    for name in ("small", "electra", "bert", "fast"):
+        recipe = Recipe(name=name, epochs=5).completed(256)
+        assert [recipe.epochs_of(task, batches) for task in ("rte", "sst2") for batches in (1, 100)] == [5] * 4
+    assert Recipe(name="small", epochs=5, least_updates=40).completed(256).epochs_of("sst2", 4) == 10
 
 
 @pytest.mark.parametrize(

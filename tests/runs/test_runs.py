@@ -35,6 +35,15 @@ def test_a_folder_says_what_a_command_may_do_with_it(tmp_path):
         open_run(folder, tiny.settings(tmp_path / "shards", training__seed=7))
 
 
+def test_a_kill_between_the_two_files_of_a_new_run_leaves_a_run_that_continues(tmp_path):
+    config = tiny.settings(tmp_path / "shards")
+    RunFolder.create(tmp_path / "run", config, config, INPUTS)
+    whole = (tmp_path / "run" / "config.yaml").read_bytes()
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert open_run(tmp_path / "run", config) == Resume(RunFolder.find(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == whole
+
+
 def test_a_finished_run_says_so_without_building_anything(tmp_path, shards, monkeypatch):
     config = tiny.settings(shards)
     before = run(config, tmp_path / "run")

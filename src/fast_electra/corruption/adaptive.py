@@ -8,8 +8,8 @@ Notable:
   always lag behind a model that learns steadily:
       e = d / target - 1,  k = gain · (1 - memory)
       lasting += k / 8 · (e - lasting),  log T += k · (e + lasting);
-- k is relative to the memory, so that no choice of both oscillates: with d proportional to T^-s, the damping is about
-  1 / (2 √(gain · s)); we measured s from 0.4 (T = 3) to 1.1 (T = 1);
+- k contains 1 - memory, so that T oscillates for no pair of gain and memory: with d proportional to T^-s, the damping
+  is about 1 / (2 √(gain · s)); we measured s from 0.4 (T = 3) to 1.1 (T = 1);
 - T stays between its bounds. At a bound `lasting` is 0, so the error does not accumulate while the target is out of
   reach;
 - the averages are sums divided by counts, so each token has the same weight, and an update without tokens of a kind

@@ -42,7 +42,7 @@ class Use:
 class AuxiliaryConfig(Part):
     """The frozen auxiliary of `fast_electra`: anything that gives a distribution over the vocabulary at a position.
 
-    A kind that is a model defines `head` and `wrap`; a kind that is counted defines `count`.
+    A kind that is a model defines `head` and `wrap`; a kind that is counted sets `is_counted` and defines `count`.
     """
 
     default_kind: ClassVar[str] = "auto"

@@ -3,7 +3,8 @@
 docs/cache.md describes the format. `cache.py` has the folder that these files make up.
 
 Notable:
-- masks are not stored: they follow from counters, and the paths lie in the order of the masked positions;
+- masks are not stored: they are computed again from seed, epoch and row. Paths are stored in the order of the masked
+  positions;
 - files are memory-mapped, and a batch is read by a few vectorised look-ups;
 - the expected number of replaced tokens is stored at `KNOTS` temperatures and interpolated between them.
 

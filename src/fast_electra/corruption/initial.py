@@ -4,7 +4,7 @@ The curriculum starts at a high temperature, so that replacements are easy to de
 their context. The entropy H(T) measures this: the mean over masked positions of the entropy of softmax(l / T). It rises
 with T, up to log V for V tokens that can be drawn, where all are equally likely. So
 
-    T0 = the T in [1, 2] with H(T) = 0.7 log V;  1 where H(1) is above that, 2 where H(2) is below.
+    T0 = the T in [1, 2] with H(T) = 0.7 log V;  1 if H(1) > 0.7 log V, and 2 if H(2) < 0.7 log V.
 
 Notable:
 - a strong auxiliary (H(1) of 1.5 to 2 nats, V = 30,000) gets 2 or slightly less, as in the paper. The samples of a weak

@@ -8,8 +8,8 @@ Three kinds, each with the same number of positions, and the same probability fo
 
 Notable:
 - counter-based: the mask of a row depends only on seed, epoch and row number, not on the rest of the batch;
-- a row never has more masked positions than the count, and exactly as many, except with whole words in a row that has
-  too few words of one token;
+- a row has exactly the count of masked positions. Only masking of whole words can give fewer, if too few words have one
+  token;
 - special and padding tokens are never masked, and they end words and spans;
 - storage is padded to a fixed number of slots, so shapes never change and nothing is recompiled.
 

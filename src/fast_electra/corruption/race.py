@@ -8,7 +8,7 @@ Noise for the whole vocabulary would cost more than the auxiliary. Here only ent
   1. the vocabulary is cut into blocks, and the likeliest entry of each block, its head, gets noise;
   2. L(b), the envelope of the heads' lines, is a lower bound of the winner's value;
   3. another entry v, in a block whose second entry is s, can win only if g_v > L(b) - b · l_v for some b, and hence
-     only if it exceeds τ := min over b of L(b) - b · l_s. Entries exceed τ independently, with
+     only if its noise g_v exceeds τ := min over b of L(b) - b · l_s. Entries exceed τ independently, with
      p = 1 - exp(-exp(-τ)): geometric gaps say how many do and which, and their noise is a Gumbel variable above τ.
      The distribution is that of a race with noise for all entries; only entries that lose are left out;
   4. the envelope of heads and such entries is the path.

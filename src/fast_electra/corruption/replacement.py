@@ -84,6 +84,7 @@ class OnTheFly:
         corrupted = corrupt_by(logits_NV, batch, masked, difficulty.temperature, seed, self.disallow_correct)
         if self.race_interval is None:
             return corrupted
+        # The tokens come from a path; what is known without drawing (the expected share of replacements) stays.
         path = race(logits_NV, batch, masked, seed, self.race_interval, self.disallow_correct)
         tokens_BM = path.at(difficulty.temperature).view_as(masked.positions_BM)
         ids_BS, replaced_BS = replace(batch, masked, tokens_BM)

@@ -1,6 +1,6 @@
 """CoNLL files: a word and its tag on each line, a blank line after each sentence.
 
-Notable: they are recognised by their content, whatever their name is (`is_conll`).
+Notable: they are recognised by their ending, or else by their content (`is_conll`).
 """
 
 import io

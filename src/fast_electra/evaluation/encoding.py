@@ -3,8 +3,8 @@
 Notable:
 - texts are tokenised once for all seeds;
 - batches contain examples of similar length, are padded to the longest, and are a pure function of (seed, update);
-- words are judged by their first token, and all their tokens are trained: behind a word's first token the others
-  continue its entity.
+- words are judged by their first token, and all their tokens are trained: the later tokens of a word get the label that
+  continues its entity (I-…).
 
 Shapes: B examples, S positions, W words.
 """

@@ -2,13 +2,13 @@
 
 Notable:
 - one cell is one model, task, recipe and seed; its record holds everything that is needed to repeat it;
-- texts are tokenised once for all seeds; batches hold like lengths, padded to the longest, and are a pure function of
-  (seed, update); bfloat16 weights with float32 masters and plain matmul attention, as in pre-training; of the token
-  table only the rows that the task reads are trained (models/classifier.py); dropout is ours (models/dropout.py);
+- weights, masters and attention are those of pre-training;
+- only the rows of the token table that the task reads are trained (models/classifier.py);
+- dropout is computed by models/dropout.py;
 - nothing is selected on the dev set: the last weights are scored, once;
-- words are judged by their first token, and all their tokens are trained, so that a saved model finds whole entities in
-  `pipeline`, which sees tokens alone: behind a word's first token the others continue its entity;
-- a run that diverges, or that calls everything one class, is recorded as such;
+- words are judged by their first token, and all their tokens are trained: the later tokens of a word get the label that
+  continues its entity (I-…). So a saved model finds whole entities in `pipeline`, which sees only tokens;
+- the record says if a run diverged, or gave every example the same class;
 - values are learned in units of the training labels' deviation from their mean, so one learning rate fits every scale.
 
 Shapes: B examples, S positions, W words, C outputs.

@@ -1,7 +1,7 @@
 """Minimal pairs, as in BLiMP (Warstadt et al., 2020, arXiv 1912.00582): is the acceptable sentence more likely.
 
 Each token of a sentence has a log-probability l_t. For a main model l_t is that of "original", -softplus(logit), with
-one pass for each sentence. For a masked language model it is that of the token behind a [MASK] in its place, with one
+one pass for each sentence. For a masked language model it is that of the token when [MASK] is in its place, with one
 pass for each token (pseudo-log-likelihood, Salazar et al., 2020, arXiv 1910.14659). The score of a sentence is the sum,
 the mean or the minimum of l_t.
 

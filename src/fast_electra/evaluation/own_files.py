@@ -49,7 +49,7 @@ def load_own(
             each word. Empty for CoNLL files, whose columns have no names.
         label_column: class names, values (see `guess_kind`), or lists of class names for words. None for CoNLL files.
         seed: of the split into train and dev.
-        test: examples that are scored and reported as the test set; `dev` is then used for selection only.
+        test: examples that are scored and reported as the test set; it comes first in the report.
 
     Returns:
         the task.
@@ -62,7 +62,7 @@ def load_own(
     if is_conll(train):
         if text_columns or label_column:
             raise DataError(
-                f"{train} is a CoNLL file, whose columns have no names: leave out --task-text and --task-label."
+                f"{train} is a CoNLL file, whose columns have no names: leave out the columns of text and label."
             )
         for path in paths:
             if path.is_file() and not is_conll(path):

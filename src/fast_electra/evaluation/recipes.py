@@ -1,11 +1,11 @@
-"""Fine-tuning recipes: ELECTRA's and BERT's as published, one for small encoders, and a fast one for orderings.
+"""Fine-tuning recipes: ELECTRA's and BERT's as published, one for small encoders, and one only for ranking.
 
 Notable:
-- a recipe is everything about fine-tuning but the model, the task and the seed, and every result holds it;
+- a recipe is everything about fine-tuning except the model, the task and the seed, and every result holds it;
 - it is a section of the configuration: a name stands for values, and every value can be given;
 - published settings differ by the model's size, so a name stands for several recipes, chosen by the encoder's width;
-- of published recipes one set of hyper-parameters serves all tasks; only the epochs of small tasks differ;
-- no rate serves a small encoder on all tasks, so `small` has a few, and one is chosen on a part of train;
+- a published recipe has one set of hyper-parameters for all tasks; only the epochs of small tasks differ;
+- no single learning rate suits a small encoder on all tasks, so `small` has several; one is chosen on a part of train;
 - where a paper and its code disagree, a comment says which is followed (docs/fine-tuning-recipes.md says more).
 """
 
@@ -91,7 +91,10 @@ class Recipe(Section):
     def completed(self, hidden_size: int, kind: "Kind" = "classification") -> "Recipe":
         """The recipe for an encoder's width and a kind of task: values that are not given are those of its name."""
         name = default_recipe(hidden_size) if self.name == "auto" else self.name
-        return recipe_for(name, hidden_size, kind).model_copy(update=self.given)
+        given = dict(self.given)
+        if "epochs" in given:  # the number that the user gives, for every task and however few the examples are
+            given = {"epochs_by_task": {}, "least_updates": 0} | given
+        return recipe_for(name, hidden_size, kind).model_copy(update=given)
 
     def epochs_of(self, task: str, batches: int) -> int:
         """Passes over a task's training examples, by the number of batches in one pass."""

@@ -3,8 +3,8 @@
 Notable:
 - a cell is one model, task, recipe and seed; its file is named after the digest of exactly these, is written whole or
   not at all, and is read instead of computed whenever it is there;
-- the untrained encoder of the same shape has cells like others, and as many seeds; baselines without an encoder learn
-  from the encoder's own training examples, and are kept a file a task;
+- the untrained encoder of the same shape has its own cells, with the same number of seeds; baselines without an encoder
+  learn from the encoder's training examples, and are stored in one file per task;
 - of several learning rates one is chosen for each task on a part of train, with the first seed: for the encoder and,
   likewise, for the untrained one. Nothing is chosen on dev, which is scored with the chosen rate alone.
 """

@@ -3,8 +3,8 @@
 Notable:
 - a worker computes a cell and writes its file, as a single process would; `runner.evaluate` then finds it there. A
   killed command loses only the cells that were being computed;
-- workers hold the reading end of a pipe whose other end only the parent has: it closes when the parent is stopped or
-  killed, and they end at once.
+- workers hold the reading end of a pipe whose other end only the parent has: if the parent stops or is
+  killed, the pipe closes and the workers exit at once.
 """
 
 import os

@@ -3,9 +3,9 @@
 Notable:
 - the auxiliary reads the rows in the run's order and micro-batches, so the paths equal those that `sampler: race` draws
   on the fly, bit for bit;
-- a part has a fixed number of rows, and parts are written one after the other. Several processes share a folder: each
-  makes every n-th part. A killed process continues after its last finished part. The process that finishes the last
-  part writes the manifest;
+- a part has a fixed number of rows, and parts are written one after the other. Several processes share a folder: of n
+  processes, process i makes parts i, i + n, i + 2n, … A killed process continues after its last finished part. The
+  process that finishes the last part writes the manifest;
 - for a longer run, only the missing parts are added;
 - the time of the auxiliary's forward passes is reported apart from that of the race.
 """

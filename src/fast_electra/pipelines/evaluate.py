@@ -2,9 +2,9 @@
 
 Notable:
 - everything that can be refused is refused before a model is loaded: options first, then data, then the model;
-- `bugs` stands for three tasks: fine-tuned (is this function changed?), and for a model with an RTD head zero-shot, as
-  at the end of a quickstart, for operators and variables;
-- `blimp` stands for minimal pairs out of a file, judged without training (evaluation/blimp.py);
+- `bugs` is a fine-tuned task (is this function changed?). A model with an RTD head also gets two tasks without
+  training, as at the end of a quickstart: operators and variables;
+- `blimp` is minimal pairs from a file, judged without training (evaluation/blimp.py);
 - torch is imported where something is computed, so that a misspelt name is answered at once.
 """
 

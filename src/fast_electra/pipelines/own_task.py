@@ -1,10 +1,11 @@
 """The last stage of a quickstart: whether pre-training paid on the user's own labelled examples.
 
 Notable:
-- the files are checked before pre-training starts, since a misspelt column should not cost its minutes;
+- the files are checked before pre-training starts, so that a misspelt column is reported before minutes of training;
 - the answer is that of `fast-electra evaluate` on the quickstart's model: three seeds, compared with an untrained
   encoder of the same shape and a linear model on the same examples; finished cells are never computed again;
-- "paid" needs a decided difference: by an interval over seeds and examples, and above the minimal detectable one.
+- "paid" means that the interval over seeds and examples excludes 0, and that the difference is at least the minimal
+  detectable one.
 """
 
 from collections.abc import Callable, Mapping

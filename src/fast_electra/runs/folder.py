@@ -81,14 +81,14 @@ class RunFolder:
             **inputs,
         }
         path.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path / _CONFIG, dump_config(resolved))
-        return cls(path, {})._with(record)
+        run = cls(path, {})._with(record)
+        run._write_config(resolved)
+        return run
 
     def extend(self, resolved: Config) -> Self:
         """Write config.yaml and run.json for an extension of the run to the updates of `resolved`."""
         updates = resolved.training.updates
-        write_text_atomically(self.path / _CONFIG, dump_config(resolved))
-        return self._with(
+        run = self._with(
             {
                 "status": "started",
                 "resolved": resolved.model_dump(mode="json"),
@@ -96,10 +96,15 @@ class RunFolder:
                 "segments": [*self.segments, {"from": self.updates, "updates": updates}],
             }
         )
+        run._write_config(resolved)
+        return run
 
     def finish(self, result: Mapping[str, Any]) -> Self:
         """Write to run.json that the run is finished, with its `result`."""
         return self._with({"status": "finished", "result": dict(result)})
+
+    def _write_config(self, resolved: Config) -> None:
+        write_text_atomically(self.path / _CONFIG, dump_config(resolved))
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         record = {**self.record, **changes}
@@ -326,7 +331,10 @@ def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
     _refuse_another_version(run)
     _refuse_another(run, asked)
     if extend is None or (extend == run.updates and run.first_update > 0):
-        return Finished(run) if run.is_finished else Resume(run)
+        if run.is_finished:
+            return Finished(run)
+        run._write_config(run.config)  # a kill may have come between run.json and config.yaml
+        return Resume(run)
     if not run.is_finished:
         raise CheckpointError(
             f"{path} has not finished its {run.updates} updates, and only a finished run can be extended: run the same "

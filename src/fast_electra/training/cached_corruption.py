@@ -1,4 +1,4 @@
-"""A run's corruption cache: what it must have been made with, and how it is opened."""
+"""Checks that a corruption cache fits the settings of a run, and opens it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -6,8 +6,8 @@ Notable:
   `diagnosis.internal_checks` has the normal ranges;
 - everything is a pure function of weights and rows, in evaluation mode: a resumed run writes the same numbers;
 - the cost is below 1 % of a run: a forward pass over about a thousand tokens, at validations and 20 more times;
-- model classes need no entry in a table: layers are found by structure, and the last linear map of a layer belongs to
-  its feed-forward part.
+- it works for any model class: layers are found by the structure of the modules, not by the name of the class, and the
+  last linear map of a layer belongs to its feed-forward part.
 
 In a script, call `measure_folder(folder, ids_BS)` or `measure(model, Batch.of(ids_BS, padding_BS))`.
 

@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 @dataclass
 class State:
-    """Everything that changes during training and that a checkpoint contains."""
+    """Everything that changes during training. A checkpoint contains all of it but `settings`."""
 
     objective: Trainable[Any]
     optimizers: list[GroupOptimizer]
@@ -41,7 +41,7 @@ class State:
     sums: dict[str, Tensor] = field(default_factory=dict)
     """metrics since the last record: (sum, count) as float64 (2,)"""
     settings: dict[str, float] = field(default_factory=dict)
-    """the curriculum's values for the last update; stored because an adaptive one changes before they are logged"""
+    """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
 
     def tensors(self) -> dict[str, Tensor]:
         """The float32 masters and optimizer states by name, not copied."""

@@ -1,8 +1,8 @@
 """Device, precision and threads: chosen from a fixed table by device and instruction set, never by a stopwatch.
 
 Notable:
-- bfloat16 on a CPU only where the processor multiplies it (AMX or AVX512-BF16): elsewhere bfloat16 autocast was 3 to 30
-  times slower than float32;
+- on a CPU, bfloat16 is chosen only if the processor has bfloat16 instructions (AMX or AVX512-BF16): elsewhere bfloat16
+  autocast was 3 to 30 times slower than float32;
 - `ONEDNN_MAX_CPU_ISA` is honoured, so a run can be tried as an older processor would run it;
 - weights in bfloat16 with float32 masters are 1.1 to 1.2 × faster than autocast, which casts every weight every time.
 
