@@ -45,7 +45,7 @@ def data_build(config: Config, out: str | Path) -> "BuildReport":
 
 
 def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say: Say = _silent) -> "RunResult":
-    """Train a configuration in a run folder, or go on with it there; a finished run returns at once.
+    """Train a configuration in a run folder, or continue the run there; a finished run returns at once.
 
     Args:
         config: of the run.

@@ -51,7 +51,7 @@ class EncodedSplit:
     words: NDArray[np.int32]
     """place of each word's first token in its example, -1 where it has none; empty unless words have the labels"""
     word_starts: NDArray[np.int64]
-    """(N + 1,), likewise for the words"""
+    """(N + 1,) where each example's words begin"""
     labels: NDArray[Any]
     """(N,) of examples, or one a word; empty for a split without labels"""
     token_labels: NDArray[np.int64]

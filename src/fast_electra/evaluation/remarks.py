@@ -33,8 +33,8 @@ def remarks(result: Result) -> list[str]:
         own, other = result.selection, result.selection["untrained"]
         found.append(
             f"{result.title}: the learning rate {result.recipe['learning_rate']:g} was chosen on {own['examples']:,} "
-            f"training examples held out ({_tried(own['scores'])}), the untrained encoder's {other['learning_rate']:g} "
-            f"likewise ({_tried(other['scores'])})."
+            f"training examples held out ({_tried(own['scores'])}), and for the untrained encoder "
+            f"{other['learning_rate']:g} on the same ones ({_tried(other['scores'])})."
         )
     for split, count in result.repeated.items():
         examples = f"1 {split} example is" if count == 1 else f"{count:,} {split} examples are"

@@ -143,10 +143,10 @@ def _unknown(subject: "Subject", tasks: Sequence[Task], pairs: "MinimalPairs | N
 
 
 def load_tasks(config: EvaluationConfig, say: Say) -> list[Task]:
-    """GLUE's tasks and one's own, in the order asked for; test sets only where they are to be predicted.
+    """The tasks of GLUE in the given order, then the user's task; with test sets only if they are predicted.
 
     Raises:
-        DataError: a file is missing or not as said.
+        DataError: a file is missing, or is not of the expected kind.
     """
     if config.overlap is not None and not config.overlap.exists():
         raise DataError(f"{config.overlap} does not exist: name token shards, or a file or folder of text.")
