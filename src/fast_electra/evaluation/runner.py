@@ -5,8 +5,8 @@ Notable:
   not at all, and is read instead of computed whenever it is there;
 - the untrained encoder of the same shape has its own cells, with the same number of seeds; baselines without an encoder
   learn from the encoder's training examples, and are stored in one file per task;
-- of several learning rates one is chosen for each task on a part of train, with the first seed: one for the encoder, and
-  one for the untrained encoder. Nothing is chosen on dev; only the chosen rate is scored there.
+- of several learning rates one is chosen for each task on a part of train, with the first seed: one for the encoder,
+  and one for the untrained encoder. Nothing is chosen on dev; only the chosen rate is scored there.
 """
 
 import re
