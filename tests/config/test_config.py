@@ -1,6 +1,7 @@
 """The configuration and its commands: what is read, what is refused and in which words, what is written."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -513,3 +514,20 @@ def test_what_does_not_go_together_is_refused_before_the_shards_are_read(overrid
     place = [setting for setting in place if setting.partition("=")[0] not in {o.partition("=")[0] for o in overrides}]
     assert main(["pretrain", "quickstart", *place, *overrides, "--run", str(tmp_path / "run")]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_config_yaml_of_an_earlier_version_is_read(tmp_path):
+    config = load_config("quickstart", ["execution.threads=1", "execution.precision=float32", "execution.device=cpu"])
+    text, _ = re.subn(r"\nexecution:.*\n", "", dump_config(config))  # its keys follow those of `training`
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_dotted_key_of_a_file_is_to_be_a_section(tmp_path):
+    (tmp_path / "a.yaml").write_text("preset: quickstart\nexecution.threads: 2\n")
+    with pytest.raises(ConfigError, match=r"line 2: execution\.threads is no key of YAML; write `execution:`"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_one_setting_may_be_given_as_text():
+    assert load_config("quickstart", "training.seed=4").training.seed == 4

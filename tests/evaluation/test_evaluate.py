@@ -513,8 +513,8 @@ def test_a_probes_baselines_are_of_the_examples_that_it_sees(tmp_path, models, c
 def test_settings_of_the_recipe_and_of_the_execution_are_given_as_those_of_a_run(tmp_path, models, glue, capsys):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("name: fast\nepochs: 1\nlength: 32\n")
-    common = ["evaluate", str(models[0]), "--tasks", "rte", "--data", str(glue), "--seeds", "1", "--out", str(tmp_path)]
-    given = ["--recipe", str(recipe), "recipe.batch_size=16", "execution.threads=1", "execution.precision=float32"]
+    common = ["evaluate", str(models[0]), "--tasks", "rte", "--data", str(glue), "--out", str(tmp_path), "--seeds", "1"]
+    given = ["recipe.batch_size=16", "execution.threads=1", "execution.precision=float32", "--recipe", str(recipe)]
     assert main([*common, *given, "--json"]) == 0
     (result,) = load(tmp_path).results
     assert result.setup == "fast, epochs 1, batch size 16, length 32"

@@ -167,6 +167,7 @@ def test_a_number_of_epochs_that_is_given_holds_for_every_task_and_however_few_t
         recipe = Recipe(name=name, epochs=5).completed(256)
         assert [recipe.epochs_of(task, batches) for task in ("rte", "sst2") for batches in (1, 100)] == [5] * 4
     assert Recipe(name="small", epochs=5, least_updates=40).completed(256).epochs_of("sst2", 4) == 10
+    assert Recipe(name="small", epochs_by_task={"rte": 2}).completed(256).epochs_of("rte", 1) == 2
 
 
 @pytest.mark.parametrize(

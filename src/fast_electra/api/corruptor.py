@@ -310,7 +310,10 @@ def rtd_loss(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] =
 
     Raises:
         ModelError: the shapes do not fit.
+        ConfigError: another reduction.
     """
+    if reduction not in ("mean", "sum"):
+        raise ConfigError(f"reduction is {reduction!r}: give mean or sum.")
     heads = [labels.shape, (*labels.shape, 1), (*labels.shape, 2)]
     if logits.shape not in heads:
         raise ModelError(

@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["GOMP_SPINCOUNT"] = "2500"
     try:
         _refuse_bytes(arguments)
-        arguments = import_plugins(arguments)
+        arguments = _settings_first(import_plugins(arguments))
         if {"--help", "-h"} & set(arguments):
             _add_to_help(arguments)
         result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
@@ -275,6 +275,17 @@ def import_plugins(arguments: Sequence[str]) -> list[str]:
 
         plugins.load_plugins(plugins.requested)
     return rest
+
+
+def _settings_first(arguments: Sequence[str]) -> list[str]:
+    """Put settings that follow `--seeds` before it, because it takes every word up to the next option."""
+    if "--seeds" not in arguments:
+        return list(arguments)
+    start = arguments.index("--seeds")
+    end = next((i for i, word in enumerate(arguments[start + 1 :], start + 1) if word.startswith("-")), len(arguments))
+    values = arguments[start:end]
+    settings = [word for word in values if re.match(r"[a-z]\w*(\.\w+)*=", word)]
+    return [*arguments[:start], *settings, *(word for word in values if word not in settings), *arguments[end:]]
 
 
 def _add_to_help(arguments: Sequence[str]) -> None:

@@ -88,6 +88,9 @@ def _check_names(
 
 def _unknown(layer: Layer, tree: dict[str, Any], path: Keys, value: Any, root: type[Section]) -> str:
     name = ".".join(path)
+    if "." in path[-1]:  # in a file, where sections are mappings
+        section, _, key = path[-1].rpartition(".")
+        return f"{layer.place(path)}: {path[-1]} is no key of YAML; write `{section}:`, and `{key}:` indented below it."
     if name in keys(root):  # of another kind
         kinds, kind = keys(root)[name].kinds, (*path[:-1], "kind")
         reason = f" ({layer.place(kind)})" if kind in layer.sources else ""

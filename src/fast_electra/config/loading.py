@@ -12,7 +12,7 @@ from fast_electra import plugins
 from fast_electra.config.checking import merge_layers, validate
 from fast_electra.config.keys import keys, one_of
 from fast_electra.config.reading import Keys, Layer, layer_of, read_named_file, read_overrides, read_text, setting
-from fast_electra.config.tree import BUDGETS, Config
+from fast_electra.config.tree import BUDGETS, Config, ExecutionConfig
 from fast_electra.errors import ConfigError
 
 _SHAPE = ("architecture", "layers", "hidden_size", "heads", "intermediate_size")
@@ -67,7 +67,17 @@ def _read_preset(name: str, visited: tuple[str, ...] = ()) -> Layer:
 def _read(source: str | Path) -> Layer:
     if isinstance(source, str) and source in preset_names():
         return _read_preset(source)
-    return _on_preset(read_named_file(source, "neither a preset", preset_names()))
+    layer = read_named_file(source, "neither a preset", preset_names())
+    _move_execution(layer)
+    return _on_preset(layer)
+
+
+def _move_execution(layer: Layer) -> None:
+    """Read the config.yaml of an earlier version, which has all keys of `execution` in `training`."""
+    training, names = layer.tree.get("training"), ExecutionConfig.model_fields
+    if isinstance(training, dict) and set(names) <= training.keys() and "execution" not in layer.tree:
+        layer.tree["execution"] = {name: training.pop(name) for name in names}
+        layer.sources |= {("execution", name): layer.sources.pop(("training", name)) for name in names}
 
 
 def _import_plugins(layer: Layer) -> None:

@@ -177,7 +177,7 @@ def layer_of(mapping: Mapping[str, Any], name: str) -> Layer:
 def read_overrides(overrides: Sequence[str]) -> Layer:
     """One layer of all overrides, so that their order means nothing."""
     layer = Layer("overrides")
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         place = f"override {override}"
         name, equals, text = override.partition("=")
         path = tuple(name.strip().split("."))

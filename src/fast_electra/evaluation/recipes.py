@@ -34,7 +34,7 @@ class Recipe(Section):
 
     name: Literal["auto", "electra", "bert", "small", "fast"] = "auto"
     """the recipe of the values that are not given; auto: small for encoders of a width up to 512, else electra"""
-    learning_rate: Rate | list[Rate] = 1e-4
+    learning_rate: Rate | Annotated[list[Rate], Field(min_length=1)] = 1e-4
     """peak, of the head; of a list, each task takes the best one on a part of train"""
     epochs: int = Field(default=3, ge=1)
     """passes over the training examples"""
@@ -42,7 +42,7 @@ class Recipe(Section):
     """where a task's number differs, by the task's name"""
     batch_size: int = Field(default=32, ge=1)
     """examples of an update"""
-    length: int = Field(default=128, ge=1)
+    length: int = Field(default=128, ge=8)
     """tokens of an example, special ones included; a model that takes fewer gets fewer"""
     train_examples: int | None = Field(default=None, ge=1)
     """training examples at most, the same ones for every model and seed; empty: all"""
@@ -93,7 +93,9 @@ class Recipe(Section):
         name = default_recipe(hidden_size) if self.name == "auto" else self.name
         given = dict(self.given)
         if "epochs" in given:  # the number that the user gives, for every task and however few the examples are
-            given = {"epochs_by_task": {}, "least_updates": 0} | given
+            given = {"epochs_by_task": {}} | given
+        if given.keys() & {"epochs", "epochs_by_task"}:
+            given = {"least_updates": 0} | given
         return recipe_for(name, hidden_size, kind).model_copy(update=given)
 
     def epochs_of(self, task: str, batches: int) -> int:
