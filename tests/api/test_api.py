@@ -148,6 +148,14 @@ def test_words_and_spans_are_masked_as_in_a_run_also_by_a_worker_that_is_not_for
         assert torch.equal(found.valid_BM, expected.valid_BM)
 
 
+def test_a_name_in_place_of_a_configuration_and_an_unknown_reduction_are_refused(tmp_path):
+    for call in (fast_electra.pretrain, fast_electra.corrupt, fast_electra.data_build):
+        with pytest.raises(ConfigError, match="config is 'text-hour': give a Config, such as load_config"):
+            call("text-hour", tmp_path)
+    with pytest.raises(ConfigError, match="reduction is 'none': give mean or sum"):
+        rtd_loss(torch.zeros(1, 2), torch.zeros(1, 2), "none")
+
+
 def test_the_same_call_gives_the_same_batch_whatever_ran_before(corrupt, frozen, tokenizer):
     ids, mask = rows(tokenizer)
     first = corrupt(ids, mask, progress=0.3, update=4)

@@ -299,7 +299,10 @@ def test_a_configuration_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
     assert refusal(missing) == (
         f"{missing} is neither a preset ({presets}) nor a file; give one of them, or the path of a YAML file."
     )
-    assert refusal(tmp_path) == f"{tmp_path} is a folder; give a YAML file, for example {tmp_path / 'config.yaml'}."
+    assert refusal(tmp_path) == f"{tmp_path} is a folder; give a YAML file."
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert refusal(tmp_path / "run").endswith(f"give a YAML file, for example {tmp_path / 'run' / 'config.yaml'}.")
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("# caf\xe9\n".encode("latin-1"))
     assert refusal(latin) == f"{latin}: byte 5 is not UTF-8; save the file as UTF-8."

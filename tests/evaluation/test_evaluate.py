@@ -526,7 +526,7 @@ def test_settings_of_the_recipe_and_of_the_execution_are_given_as_those_of_a_run
     capsys.readouterr()
     recipe.write_text("name: fast\nepoch: 1\n")
     for wrong, sentence in (
-        (["--recipe", str(recipe)], f"{recipe}, line 2: unknown key recipe.epoch; did you mean recipe.epochs?"),
+        (["--recipe", str(recipe)], f"{recipe}, line 2: unknown key epoch; did you mean epochs?"),
         (["recipe.epochs=0"], "override recipe.epochs=0: recipe.epochs must be at least 1, not 0."),
         (["recipe.lr=1"], "override recipe.lr=1: unknown key recipe.lr; did you mean recipe.learning_rate?"),
         (["training.threads=1"], "unknown key training.threads; did you mean execution.threads?"),

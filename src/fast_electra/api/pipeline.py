@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fast_electra.config.tree import Config
+from fast_electra.errors import ConfigError
 from fast_electra.terminal import Say
 
 if TYPE_CHECKING:
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 
 def _silent(sentence: str) -> None:
     """Say nothing."""
+
+
+def _checked(config: Config) -> Config:
+    """The configuration itself; a name or a mapping in its place is refused with what makes one."""
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config is {config!r}: give a Config, such as load_config('text-hour', ['data.shards=shards'])."
+        )
+    return config
 
 
 def data_build(config: Config, out: str | Path) -> "BuildReport":
@@ -41,7 +51,7 @@ def data_build(config: Config, out: str | Path) -> "BuildReport":
     """
     from fast_electra.data.shard_building import build_shards
 
-    return build_shards(None, None, out, config.data)
+    return build_shards(None, None, out, _checked(config).data)
 
 
 def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say: Say = _silent) -> "RunResult":
@@ -63,7 +73,7 @@ def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say:
     """
     from fast_electra.pipelines.pretrain import pretrain as run_pretraining
 
-    return run_pretraining(config, Path(run), say=say, extend=extend)
+    return run_pretraining(_checked(config), Path(run), say=say, extend=extend)
 
 
 def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1), say: Say = _silent) -> "CacheReport":
@@ -83,7 +93,7 @@ def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1),
     """
     from fast_electra.pipelines.corrupt import build_cache
 
-    return build_cache(config, Path(out), shard, say=say)
+    return build_cache(_checked(config), Path(out), shard, say=say)
 
 
 def evaluate(

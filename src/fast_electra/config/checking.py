@@ -106,7 +106,8 @@ def _unknown(layer: Layer, tree: dict[str, Any], path: Keys, value: Any, root: t
         return f"{layer.place(path)}: a preset isn't set by an override; give it as the configuration, or in the file."
     suggestion = nearest_key(name, root)
     sections = [field for field, info in root.model_fields.items() if sections_of(info.annotation)]
-    remedy = f"did you mean {suggestion}?" if suggestion else f"the sections are {', '.join(sections)}."
+    known = f"the sections are {', '.join(sections)}." if sections else f"the keys are {', '.join(keys(root))}."
+    remedy = f"did you mean {suggestion}?" if suggestion else known
     return f"{layer.place(path)}: unknown key {name}; {remedy}"
 
 

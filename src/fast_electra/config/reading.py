@@ -147,7 +147,8 @@ def read_named_file(source: str | Path, what: str, names: Sequence[str], base: K
         remedy = f"did you mean {close[0]}?" if close else "give one of them, or the path of a YAML file."
         raise ConfigError(f"{source} is {what} ({', '.join(names)}) nor a file; {remedy}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{source} is a folder; give a YAML file, for example {path / 'config.yaml'}.") from None
+        example = "" if base or not (path / "config.yaml").exists() else f", for example {path / 'config.yaml'}"
+        raise ConfigError(f"{source or 'an empty name'} is a folder; give a YAML file{example}.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
     except OSError as error:

@@ -10,7 +10,7 @@ Notable:
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,16 @@ Count = Annotated[int, Field(ge=1)]
 
 class Recipe(Section):
     """Everything about fine-tuning but the model, the task and the seed."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "bs": "batch_size",
+        "lr": "learning_rate",
+        "max_length": "length",
+        "max_seq_length": "length",
+        "num_train_epochs": "epochs",
+        "per_device_train_batch_size": "batch_size",
+        "wd": "weight_decay",
+    }
 
     name: Literal["auto", "electra", "bert", "small", "fast"] = "auto"
     """the recipe of the values that are not given; auto: small for encoders of a width up to 512, else electra"""

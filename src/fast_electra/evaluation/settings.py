@@ -52,6 +52,8 @@ def _numbers(kind: type[int] | type[float], option: str, such: str) -> BeforeVal
     """Reads numbers above 0 with commas between them."""
 
     def read(given: Any) -> Any:
+        if isinstance(given, kind) and not isinstance(given, bool):
+            return [given]
         if not isinstance(given, str):
             return given
         try:
@@ -71,6 +73,8 @@ def _seeds(given: Any) -> Any:
         if not 1 <= given <= 1000:
             raise ConfigError(f"--seeds {given} is not a number of seeds: give 1 to 1000, or two or more seeds.")
         return list(range(given))
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"--seeds {given}: give the number of seeds, or a list of seeds.")
     if len(set(given)) < len(given) or not all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in given):
         raise ConfigError(f"--seeds {' '.join(map(str, given))}: give different whole numbers from 0 to 4,294,967,295.")
     return given
@@ -83,16 +87,8 @@ class EvaluationConfig(Section):
     """What is evaluated on what, and how."""
 
     synonyms: ClassVar[Mapping[str, str]] = {
-        "bf16": "execution.precision",
-        "bs": "recipe.batch_size",
-        "dtype": "execution.precision",
-        "fp16": "execution.precision",
-        "lr": "recipe.learning_rate",
-        "max_length": "recipe.length",
-        "max_seq_length": "recipe.length",
-        "num_train_epochs": "recipe.epochs",
-        "per_device_train_batch_size": "recipe.batch_size",
-        "wd": "recipe.weight_decay",
+        **{name: f"recipe.{key}" for name, key in Recipe.synonyms.items()},
+        **dict.fromkeys(("bf16", "dtype", "fp16"), "execution.precision"),
     }
 
     model: str
@@ -168,6 +164,7 @@ class EvaluationConfig(Section):
             options["recipe"] = {"name": recipe}
         elif isinstance(recipe, str | Path):
             layers.insert(0, read_named_file(options.pop("recipe"), "neither a recipe", RECIPES, ("recipe",)))
+            validate(read_named_file(recipe, "neither a recipe", RECIPES), Recipe)  # names keys as the file does
         layer = layer_of(options, "the options")
         for above in layers:
             layer = merge_layers(layer, above, layer.name, cls)
