@@ -20,6 +20,7 @@ from sklearn.metrics import matthews_corrcoef
 from fast_electra.cli.main import main
 from fast_electra.data.files import write_sealed_json
 from fast_electra.data.python_corpus import Corpus, SourceFile
+from fast_electra.errors import ConfigError
 from fast_electra.evaluation import detector, evaluations, facts, recipes, runner, subject
 from fast_electra.evaluation.baselines import bag_of_words
 from fast_electra.evaluation.evaluations import Evaluation, find_evaluation, load, results_folder, store
@@ -528,6 +529,8 @@ def test_settings_of_the_recipe_and_of_the_execution_are_given_as_those_of_a_run
     for wrong, sentence in (
         (["--recipe", str(recipe)], f"{recipe}, line 2: unknown key epoch; did you mean epochs?"),
         (["recipe.epochs=0"], "override recipe.epochs=0: recipe.epochs must be at least 1, not 0."),
+        (["recipe.learning_rate=[]"], "recipe.learning_rate must be a number, not []."),
+        (["recipe.length=1"], "recipe.length must be at least 8, not 1."),
         (["recipe.lr=1"], "override recipe.lr=1: unknown key recipe.lr; did you mean recipe.learning_rate?"),
         (["training.threads=1"], "unknown key training.threads; did you mean execution.threads?"),
         (["--recipe", "elektra"], "elektra is neither a recipe (electra, bert, small, fast) nor a file"),
@@ -1002,3 +1005,11 @@ def test_a_file_where_a_folder_should_be_is_refused_in_one_sentence(
 def test_results_are_found_by_the_models_name(evaluated, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluations, "results_folder", lambda model: evaluated[0])
     assert find_evaluation("anything").digest == load(evaluated[0]).digest
+
+
+def test_a_single_number_is_taken_from_python_as_from_the_command_line():
+    one = EvaluationConfig.of({"model": "m", "tasks": "cola", "examples": 50, "learning_rates": 1e-3})
+    assert (one.examples, one.learning_rates) == ([50], [1e-3])
+    for seeds in (None, 1.5, "3"):
+        with pytest.raises(ConfigError, match="give the number of seeds, or a list of seeds"):
+            EvaluationConfig.of({"model": "m", "tasks": "cola", "seeds": seeds})
