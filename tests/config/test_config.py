@@ -326,11 +326,12 @@ def test_suggestions_name_keys_of_the_tree() -> None:
     assert nearest_key("qqqq.zzzz") is None
 
 
-@pytest.mark.parametrize("key", ["device", "precision", "threads"])
-def test_a_key_that_was_one_of_training_is_answered_with_its_name_in_execution(key: str) -> None:
-    assert refusal("quickstart", f"training.{key}=1") == (
-        f"override training.{key}=1: unknown key training.{key}; did you mean execution.{key}?"
-    )
+@pytest.mark.parametrize(("key", "value"), [("device", "cpu"), ("precision", "float32"), ("threads", 1)])
+def test_a_key_that_was_one_of_training_is_read_as_that_of_execution(tmp_path, key: str, value: object) -> None:
+    assert getattr(load_config("quickstart", [f"training.{key}={value}"]).execution, key) == value
+    (tmp_path / "a.yaml").write_text(f"preset: quickstart\ntraining:\n  {key}: {value}\n")
+    assert getattr(load_config(tmp_path / "a.yaml").execution, key) == value
+    assert "execution.threads must be at least 1" in refusal("quickstart", "training.threads=0")
 
 
 # What is written

@@ -45,7 +45,9 @@ def resolve(mapping: Mapping[str, Any], overrides: Sequence[str] = (), name: str
 
 
 def _checked(layer: Layer, overrides: Sequence[str]) -> Config:
-    layer = merge_layers(layer, read_overrides(overrides), layer.name, Config)
+    given = read_overrides(overrides)
+    _move_execution(given)
+    layer = merge_layers(layer, given, layer.name, Config)
     _import_plugins(layer)
     return validate(layer, Config, _missing)
 
@@ -73,11 +75,15 @@ def _read(source: str | Path) -> Layer:
 
 
 def _move_execution(layer: Layer) -> None:
-    """Read the config.yaml of an earlier version, which has all keys of `execution` in `training`."""
-    training, names = layer.tree.get("training"), ExecutionConfig.model_fields
-    if isinstance(training, dict) and set(names) <= training.keys() and "execution" not in layer.tree:
-        layer.tree["execution"] = {name: training.pop(name) for name in names}
-        layer.sources |= {("execution", name): layer.sources.pop(("training", name)) for name in names}
+    """Read the keys of `execution` where earlier versions had them, in `training`."""
+    training, execution = layer.tree.get("training"), layer.tree.get("execution", {})
+    if not isinstance(training, dict) or not isinstance(execution, dict):
+        return
+    for name in ExecutionConfig.model_fields:
+        if name in training and name not in execution:
+            layer.tree["execution"] = execution
+            execution[name] = training.pop(name)
+            layer.sources["execution", name] = layer.sources.pop(("training", name))
 
 
 def _import_plugins(layer: Layer) -> None:
