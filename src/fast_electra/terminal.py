@@ -31,6 +31,7 @@ Progress = Callable[[float, float, str], object]
 """called with the finished cost, the total cost and what is computed"""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ERRORS = "fast_electra.escaped"
+_SETTING = re.compile(r"[a-z]\w*(\.\w+)+=")
 
 
 class Terminal(Console):
@@ -86,9 +87,26 @@ arguments: list[str] = []
 """the words behind `fast-electra`, as they were given"""
 
 
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command without its settings (section.key=value), and the settings.
+
+    The word behind an option is the option's value, and stays.
+    """
+    others: list[str] = []
+    settings: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        is_setting = _SETTING.match(word) and not before.startswith("-")
+        (settings if is_setting else others).append(word)
+    return others, settings
+
+
 def command_given() -> str:
-    """The running command as a shell takes it, without `--json`, which changes no result; "" in other programs."""
-    return command(*(word for word in arguments if word != "--json")) if arguments else ""
+    """The running command as a shell takes it, its settings last; "" in other programs.
+
+    `--json`, which changes no result, is left out.
+    """
+    others, settings = split_settings([word for word in arguments if word != "--json"])
+    return command(*others, *settings) if arguments else ""
 
 
 def prepare_streams() -> None:

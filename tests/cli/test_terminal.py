@@ -24,7 +24,7 @@ from fast_electra.config.reading import setting
 from fast_electra.data.files import write_json_atomically
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.pipelines.pretrain import pretrain
-from fast_electra.terminal import Terminal, command, prepare_streams, spelled_out
+from fast_electra.terminal import Terminal, command, prepare_streams, spelled_out, split_settings
 from tests import tiny
 
 PACKAGE = Path(fast_electra.__file__).parent
@@ -319,3 +319,20 @@ def test_the_name_of_a_special_token_in_a_text_is_text(home, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path)("[MASK]", add_special_tokens=False)["input_ids"] == [
         tokenizer.mask_token_id
     ]
+
+
+def test_settings_are_distinguished_from_the_values_of_options():
+    words = [
+        "evaluate",
+        "m",
+        "--seeds",
+        "1",
+        "2",
+        "recipe.epochs=5",
+        "--run",
+        "exp.lr=1e-3",
+        "training.seed=1",
+        "--probe",
+    ]
+    others = shlex.split("evaluate m --seeds 1 2 --run exp.lr=1e-3 --probe")
+    assert split_settings(words) == (others, ["recipe.epochs=5", "training.seed=1"])

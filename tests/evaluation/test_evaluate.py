@@ -28,8 +28,7 @@ from fast_electra.evaluation.glue import load_glue
 from fast_electra.evaluation.own_files import load_own
 from fast_electra.evaluation.recipes import Recipe, recipe_for
 from fast_electra.evaluation.remarks import remarks
-from fast_electra.evaluation.runner import setup_name
-from fast_electra.evaluation.settings import EvaluationConfig
+from fast_electra.evaluation.settings import EvaluationConfig, setup_name
 from fast_electra.evaluation.tasks import Split, held_out, make_task, sample, without_tests
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import write_model
@@ -137,7 +136,7 @@ def test_the_json_holds_every_seeds_score_beside_its_baselines(evaluated, models
 def test_a_second_run_computes_nothing_and_prints_the_same(evaluated, models, glue, capsys, monkeypatch):
     main(again(evaluated[0], models[0], glue, "--json"))
     before = capsys.readouterr().out
-    forbid(monkeypatch, runner, "fine_tune", "_probe")
+    forbid(monkeypatch, runner, "fine_tune", "probe_record")
     forbid(monkeypatch, facts, "bag_of_words", "majority")
     assert main(again(evaluated[0], models[0], glue, "--json")) == 0
     assert capsys.readouterr().out == before
@@ -523,7 +522,7 @@ def test_settings_of_the_recipe_and_of_the_execution_are_given_as_those_of_a_run
     assert result.recipe == json.loads(json.dumps(fast.values()))
     cell = json.loads((tmp_path / "cells" / result.cells["0"]).read_text())
     assert (cell["updates"], cell["execution"]["precision"], cell["execution"]["threads"]) == (3, "float32", 1)
-    assert load(tmp_path).commands == [command(*common, *given)]
+    assert load(tmp_path).commands == [command(*common, *given[3:], *given[:3])]  # settings last
     capsys.readouterr()
     recipe.write_text("name: fast\nepoch: 1\n")
     for wrong, sentence in (

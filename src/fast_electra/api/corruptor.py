@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.auxiliary_kinds import AuxiliaryConfig
-from fast_electra.corruption.masking import Masked
+from fast_electra.corruption.masking import Masked, masked_tokens
 from fast_electra.corruption.masking_kinds import Masking, RandomMasking
 from fast_electra.corruption.replacement import OnTheFly
 from fast_electra.corruption.schedules import ExponentialSchedule, Schedule
@@ -223,7 +223,7 @@ class Corruptor:
         source = OnTheFly(self._auxiliary)
         corrupted = source.corrupt(rows, masked, Difficulty(temperature), self.masking.key(update))
         labels_BS = corrupted.replaced_BS.long().masked_fill_(~rows.eligible, NOT_SCORED)
-        masked_BS = torch.zeros_like(rows.padding).scatter(1, masked.positions_BM, masked.valid_BM)
+        masked_BS = masked_tokens(rows, masked)
         return CorruptedBatch(corrupted.ids_BS, labels_BS, masked_BS, temperature)
 
 

@@ -20,7 +20,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
 from fast_electra import __version__, terminal
 from fast_electra.errors import UserError
-from fast_electra.terminal import Terminal, discard, prepare_streams
+from fast_electra.terminal import Terminal, discard, prepare_streams, split_settings
 
 app = App(
     name="fast-electra",
@@ -278,14 +278,10 @@ def import_plugins(arguments: Sequence[str]) -> list[str]:
 
 
 def _settings_first(arguments: Sequence[str]) -> list[str]:
-    """Put settings that follow `--seeds` before it, because it takes every word up to the next option."""
-    if "--seeds" not in arguments:
-        return list(arguments)
-    start = arguments.index("--seeds")
-    end = next((i for i, word in enumerate(arguments[start + 1 :], start + 1) if word.startswith("-")), len(arguments))
-    values = arguments[start:end]
-    settings = [word for word in values if re.match(r"[a-z]\w*(\.\w+)*=", word)]
-    return [*arguments[:start], *settings, *(word for word in values if word not in settings), *arguments[end:]]
+    """The arguments with settings before the options, of which some, such as `--seeds`, take all words behind them."""
+    others, settings = split_settings(arguments)
+    first = next((place for place, word in enumerate(others) if word.startswith("-")), len(others))
+    return [*others[:first], *settings, *others[first:]]
 
 
 def _add_to_help(arguments: Sequence[str]) -> None:

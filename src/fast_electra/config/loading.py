@@ -12,7 +12,7 @@ from fast_electra import plugins
 from fast_electra.config.checking import merge_layers, validate
 from fast_electra.config.keys import keys, one_of
 from fast_electra.config.reading import Keys, Layer, layer_of, read_named_file, read_overrides, read_text, setting
-from fast_electra.config.tree import BUDGETS, Config, ExecutionConfig
+from fast_electra.config.tree import BUDGETS, Config, move_execution
 from fast_electra.errors import ConfigError
 
 _SHAPE = ("architecture", "layers", "hidden_size", "heads", "intermediate_size")
@@ -76,14 +76,8 @@ def _read(source: str | Path) -> Layer:
 
 def _move_execution(layer: Layer) -> None:
     """Read the keys of `execution` where earlier versions had them, in `training`."""
-    training, execution = layer.tree.get("training"), layer.tree.get("execution", {})
-    if not isinstance(training, dict) or not isinstance(execution, dict):
-        return
-    for name in ExecutionConfig.model_fields:
-        if name in training and name not in execution:
-            layer.tree["execution"] = execution
-            execution[name] = training.pop(name)
-            layer.sources["execution", name] = layer.sources.pop(("training", name))
+    for name in move_execution(layer.tree):
+        layer.sources["execution", name] = layer.sources.pop(("training", name))
 
 
 def _import_plugins(layer: Layer) -> None:

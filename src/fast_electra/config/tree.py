@@ -94,6 +94,21 @@ class TrainingConfig(Section):
         return self
 
 
+def move_execution(tree: dict[str, Any]) -> list[str]:
+    """Move the keys of `execution` out of `training`, where earlier versions had them; the tree is changed.
+
+    Returns:
+        the keys that were moved; a key that both sections have stays, and is refused as unknown.
+    """
+    training, execution = tree.get("training"), tree.get("execution", {})
+    if not isinstance(training, dict) or not isinstance(execution, dict):
+        return []
+    moved = [name for name in ExecutionConfig.model_fields if name in training and name not in execution]
+    if moved:
+        tree["execution"] = execution | {name: training.pop(name) for name in moved}
+    return moved
+
+
 class Config(Section):
     """One run."""
 

@@ -81,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
 
     Raises:
         ConfigError: the vocabulary has no room for the special tokens and all bytes.
-        DataError: there is no text, or too little for so many tokens.
+        DataError: there is no text, or too little for a vocabulary of this size.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(SPECIAL_TOKENS) + len(alphabet)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-from fast_electra.corruption.masking import originals
+from fast_electra.corruption.masking import masked_tokens, originals
 from fast_electra.diagnosis.curve_checks import Finding
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors
@@ -87,9 +87,7 @@ def labels_stay_out(objective: Objective, prepared: Prepared) -> list[Finding]:
         versions = (_inputs(objective, prepared, 0), _inputs(objective, prepared, 1))
         compared = _SEQUENCES
     leaks = set()
-    was_masked_BS = torch.zeros_like(prepared.batch.eligible).scatter(
-        1, prepared.masked.positions_BM, prepared.masked.valid_BM
-    )
+    was_masked_BS = masked_tokens(prepared.batch, prepared.masked)
     for (model, first), (_, second) in zip(*versions, strict=True):
         leaks |= {f"{model}: {name}" for name in first if "label" in name and first[name] is not None}
         for name in (first | second).keys() - set(compared):

@@ -11,7 +11,9 @@ Notable:
 Shapes: B examples, S positions, W words, N examples or words in total, d width of the hidden states.
 """
 
+import time
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
@@ -25,13 +27,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.data.files import canonical_digest
+from fast_electra.evaluation.cells import CellRecord
 from fast_electra.evaluation.encoding import EncodedSplit, Padding, collate, encode, encode_task, padding_for
 from fast_electra.evaluation.fine_tuning import unseen_class
 from fast_electra.evaluation.results import Scores
 from fast_electra.evaluation.scores import score_splits
+from fast_electra.evaluation.subject import Subject
 from fast_electra.evaluation.tasks import Split, Task, sample
 from fast_electra.evaluation.token_scores import batches_by_length
-from fast_electra.models.classifier import longest_text, uses_segments
+from fast_electra.models.classifier import (
+    load_classifier,
+    load_encoder,
+    load_task_tokenizer,
+    longest_text,
+    uses_segments,
+)
+from fast_electra.models.layers import cast_weights
+from fast_electra.training.precision import Execution, apply_threads
 
 TRAIN_EXAMPLES = 2_000
 DEV_EXAMPLES = 2_000
@@ -169,3 +181,34 @@ def _mean(hidden_BSd: Tensor, attention_BS: Tensor) -> Tensor:
     """Mean over tokens without padding, (B, d)."""
     weights_BS1 = attention_BS[:, :, None].to(hidden_BSd.dtype)
     return (hidden_BSd * weights_BS1).sum(1) / weights_BS1.sum(1)
+
+
+def probe_record(subject: Subject, task: Task, seed: int, untrained: bool, execution: Execution) -> CellRecord:
+    """The record of a frozen encoder under a linear model."""
+    began = time.perf_counter()
+    apply_threads(execution)
+    if untrained:
+        model = load_classifier(subject.source, "sequence", task.labels, seed, 0.0, untrained=True).eval()
+    else:
+        model = load_encoder(subject.source)
+    model.to(execution.device)  # type: ignore[arg-type]
+    cast_weights(model, execution.weights_dtype)
+    tokenizer = load_task_tokenizer(subject.source)
+    with execution.autocast():
+        layers, similarity = probe_layers(model, tokenizer, task), similarity_layers(model, tokenizer, task)
+    return {
+        "task": task.name,
+        "untrained": untrained,
+        "seed": seed,
+        "scores": layers[-1],
+        "layers": layers,
+        "similarity": similarity,
+        "predictions": {},
+        "test_predictions": {},
+        "truncated": {},
+        "failed": None,
+        "degenerate": [],
+        "execution": execution.record(),
+        "timing": {"seconds": time.perf_counter() - began},
+        "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
+    }

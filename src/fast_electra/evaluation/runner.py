@@ -9,17 +9,13 @@ Notable:
   and one for the untrained encoder. Nothing is chosen on dev; only the chosen rate is scored there.
 """
 
-import re
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_electra.config.reading import yaml_value
 from fast_electra.data.files import (
     canonical_digest,
 )
@@ -28,45 +24,22 @@ from fast_electra.evaluation.cells import Cell, CellRecord, finished_cell, keep_
 from fast_electra.evaluation.comparison import Runs, compare
 from fast_electra.evaluation.facts import facts_of
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
-from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_layers, probed, similarity_layers
+from fast_electra.evaluation.probing import (
+    DEV_EXAMPLES,
+    TRAIN_EXAMPLES,
+    probe_record,
+    probed,
+)
 from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.results import Result, Scores
-from fast_electra.evaluation.settings import EvaluationConfig
+from fast_electra.evaluation.settings import EvaluationConfig, setup_name
 from fast_electra.evaluation.subject import Subject, model_digest
 from fast_electra.evaluation.tasks import Task, held_out, with_examples, without_tests
-from fast_electra.models.classifier import load_classifier, load_encoder, load_task_tokenizer
-from fast_electra.models.layers import cast_weights
 from fast_electra.models.loading import stored_config
 from fast_electra.runs.models import resolve_model
 from fast_electra.terminal import Progress, Say
-from fast_electra.training.precision import Execution, apply_threads
+from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import QuietObserver
-
-
-def setup_name(config: EvaluationConfig, recipe: Recipe | None) -> str:
-    """What tells an evaluation from others of the same task, where it is learned by `recipe` (None: by a probe)."""
-    if recipe is None:
-        return "probe"
-    words = [str(recipe.name)]
-    for key, value in config.asked_recipe.given.items():
-        values = value if isinstance(value, list) else [value]
-        shown = [f"{one:g}" if isinstance(one, float) else yaml_value(one) for one in values]
-        words.append(f"{key.replace('_', ' ')} {' or '.join(shown)}")
-    if config.start is not None:
-        words.append(f"started from {_start_name(config.start)}")
-    return ", ".join(words)
-
-
-def _start_name(start: str) -> str:
-    """The name of a start without what identifies its model, so that two models can have starts of equal names.
-
-    A model that `save` keeps has the name of its cell: task, recipe, seed, and a digest. That of a run is the run's
-    folder model/.
-    """
-    path = Path(start).resolve()
-    if not path.exists():
-        return start
-    return path.parent.name if path.name == "model" else re.sub(r"-[0-9a-f]{12}$", "", path.name)
 
 
 class Work:
@@ -252,7 +225,7 @@ class TaskCells:
             doing += f", learning rate {job.recipe.rates[0]:g} on a part of train"
         work.advance(0, doing)
         if job.recipe is None:
-            record = _probe(work.subject, self.task, job.seed, job.untrained, work.execution)
+            record = probe_record(work.subject, self.task, job.seed, job.untrained, work.execution)
             work.advance(TRAIN_EXAMPLES, doing)
         else:
             saved = self.saved_to(job)
@@ -418,34 +391,3 @@ def _said(record: CellRecord) -> str:
         return record["failed"]
     scores = next(iter(record["scores"].values()))
     return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
-
-
-def _probe(subject: Subject, task: Task, seed: int, untrained: bool, execution: Execution) -> CellRecord:
-    """The record of a frozen encoder under a linear model."""
-    began = time.perf_counter()
-    apply_threads(execution)
-    if untrained:
-        model = load_classifier(subject.source, "sequence", task.labels, seed, 0.0, untrained=True).eval()
-    else:
-        model = load_encoder(subject.source)
-    model.to(execution.device)  # type: ignore[arg-type]
-    cast_weights(model, execution.weights_dtype)
-    tokenizer = load_task_tokenizer(subject.source)
-    with execution.autocast():
-        layers, similarity = probe_layers(model, tokenizer, task), similarity_layers(model, tokenizer, task)
-    return {
-        "task": task.name,
-        "untrained": untrained,
-        "seed": seed,
-        "scores": layers[-1],
-        "layers": layers,
-        "similarity": similarity,
-        "predictions": {},
-        "test_predictions": {},
-        "truncated": {},
-        "failed": None,
-        "degenerate": [],
-        "execution": execution.record(),
-        "timing": {"seconds": time.perf_counter() - began},
-        "versions": {name: version(name) for name in ("fast-electra", "torch", "transformers", "scikit-learn")},
-    }

@@ -8,6 +8,7 @@ Notable:
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from fast_electra.config.checking import merge_layers, validate
-from fast_electra.config.reading import layer_of, read_named_file, read_overrides
+from fast_electra.config.reading import layer_of, read_named_file, read_overrides, yaml_value
 from fast_electra.config.tree import ExecutionConfig
 from fast_electra.errors import ConfigError
 from fast_electra.evaluation.recipes import RECIPES, Count, Rate, Recipe
@@ -268,3 +269,29 @@ class EvaluationConfig(Section):
             if nearest is not None and not nearest.is_dir():
                 raise ConfigError(f"{option} {folder}: {nearest} is a file; name a folder.")
         return self
+
+
+def setup_name(config: EvaluationConfig, recipe: Recipe | None) -> str:
+    """What tells an evaluation from others of the same task, where it is learned by `recipe` (None: by a probe)."""
+    if recipe is None:
+        return "probe"
+    words = [str(recipe.name)]
+    for key, value in config.asked_recipe.given.items():
+        values = value if isinstance(value, list) else [value]
+        shown = [f"{one:g}" if isinstance(one, float) else yaml_value(one) for one in values]
+        words.append(f"{key.replace('_', ' ')} {' or '.join(shown)}")
+    if config.start is not None:
+        words.append(f"started from {_start_name(config.start)}")
+    return ", ".join(words)
+
+
+def _start_name(start: str) -> str:
+    """The name of a start without what identifies its model, so that two models can have starts of equal names.
+
+    A model that `save` keeps has the name of its cell: task, recipe, seed, and a digest. That of a run is the run's
+    folder model/.
+    """
+    path = Path(start).resolve()
+    if not path.exists():
+        return start
+    return path.parent.name if path.name == "model" else re.sub(r"-[0-9a-f]{12}$", "", path.name)

@@ -10,6 +10,7 @@ import transformers
 import fast_electra
 from fast_electra.config.tree import Config
 from fast_electra.corruption.augmentations import Difficulty
+from fast_electra.corruption.masking import masked_tokens
 from fast_electra.evaluation.bugs.scoring import BugScores
 from fast_electra.evaluation.bugs.tokens import Pair
 from fast_electra.evaluation.detector import detector_of
@@ -110,7 +111,7 @@ def snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> 
     prepared = prepared.split(count)[0]
     corrupted = objective.source.corrupt(prepared.batch, prepared.masked, Difficulty(1.0), 0)
     probabilities = detector_of(model)(corrupted.ids_BS, prepared.batch.padding).sigmoid()
-    masked = torch.zeros_like(corrupted.replaced_BS).scatter(1, prepared.masked.positions_BM, prepared.masked.valid_BM)
+    masked_BS = masked_tokens(prepared.batch, prepared.masked)
 
     def decode(ids: list[int]) -> str:
         return str(parts.tokenizer.decode(ids))
@@ -123,7 +124,7 @@ def snippets(parts: Assembled, model: Any, count: int = 4, tokens: int = 90) -> 
         entries = zip(
             pieces,
             originals,
-            masked[row, shown].tolist(),
+            masked_BS[row, shown].tolist(),
             corrupted.replaced_BS[row, shown].tolist(),
             probabilities[row, shown].tolist(),
             prepared.batch.eligible[row, shown].tolist(),

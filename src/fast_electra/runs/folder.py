@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 import fast_electra
 from fast_electra.config.printing import dump_config
-from fast_electra.config.tree import Config, ExecutionConfig
+from fast_electra.config.tree import Config, move_execution
 from fast_electra.data.files import write_json_atomically, write_text_atomically
 from fast_electra.errors import CheckpointError
 from fast_electra.plugins import digests, missing
@@ -240,11 +240,9 @@ def _as_now(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that an earlier version stored, with the keys of this version."""
     # In version 0.1, Muon had its own learning rate.
     optimizer = {key: value for key, value in tree["optimizer"].items() if key != "muon_learning_rate"}
-    training, execution = dict(tree["training"]), dict(tree.get("execution", {}))
-    for key in ExecutionConfig.model_fields:  # these were keys of `training`
-        if key in training:
-            execution[key] = training.pop(key)
-    return {**tree, "optimizer": optimizer, "training": training, "execution": execution}
+    now = {**tree, "optimizer": optimizer, "training": dict(tree["training"])}
+    move_execution(now)
+    return now
 
 
 def load_run(path: Path) -> RunFolder:

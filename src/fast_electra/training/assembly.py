@@ -146,28 +146,23 @@ def assemble(config: Config, execution: Execution) -> Assembled:
         ConfigError, DataError, ModelError: something is missing or does not fit.
     """
     inputs = read_inputs(config, execution)
-    shards, tokenizer = inputs.shards, inputs.tokenizer
-    schedule = BatchSchedule(inputs.rows("train"), config.training.batch_size, inputs.seed)
-    validation_rows = inputs.rows("validation")
     built = config.objective.build(inputs)
     objective = built.objective
     if config.training.compile:
         for model in objective.models().values():
             model.compile(dynamic=False)
-    batches = validation_batches(validation_rows, config)
-    main_digest = _digest(config.main.model) if config.main.model else None
     return Assembled(
-        objective,
-        schedule,
-        inputs.seed,
-        batches,
-        tokenizer,
-        shards,
-        built.corruption or config.corruption,
-        built.auxiliary_digest,
-        built.auxiliary_measures,
-        main_digest,
-        inputs.notes,
+        objective=objective,
+        schedule=BatchSchedule(inputs.rows("train"), config.training.batch_size, inputs.seed),
+        seed=inputs.seed,
+        validation=validation_batches(inputs.rows("validation"), config),
+        tokenizer=inputs.tokenizer,
+        shards=inputs.shards,
+        corruption=built.corruption or config.corruption,
+        auxiliary_digest=built.auxiliary_digest,
+        auxiliary_measures=built.auxiliary_measures,
+        main_digest=_digest(config.main.model) if config.main.model else None,
+        notes=inputs.notes,
     )
 
 
