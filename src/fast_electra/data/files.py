@@ -48,7 +48,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_json_atomically(path: Path, content: Any) -> None:
@@ -114,17 +114,14 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         try:
             _empty(staged)
             yield staged
-            for path in sorted(staged.rglob("*")):
-                if path.is_file():
-                    _sync(path)
-            _sync_folder(staged)
+            sync_tree(staged)
             staged.rename(folder)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
         finally:
             os.close(lock)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 def copy_folder_atomically(source: Path, target: Path) -> None:
@@ -290,7 +287,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, so that a rename in it survives a power failure."""
     # Some systems cannot open or sync a folder; the rename is atomic without it.
     with contextlib.suppress(OSError):
         _sync(path)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file and folder below `folder`, and the folder itself, durable."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            _sync(path)
+    sync_folder(folder)

@@ -4,9 +4,11 @@ Notable:
 - a checkpoint is written to a temporary folder, its digests last, and then renamed, so it is complete or absent;
 - digests are checked before a checkpoint is used, because no format detects a flipped byte; the newest undamaged
   checkpoint is used;
+- a checkpoint is deleted under the name UPDATE.partial, so that a kill leaves no half of one that looks whole;
 - nothing is ever unpickled: tensors are written by `HuggingFaceStorageWriter`, also with a single process.
 """
 
+import contextlib
 import json
 import shutil
 import warnings
@@ -21,8 +23,10 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from fast_electra.data.files import verify_manifest, write_json_atomically, write_manifest
+from fast_electra.data.files import sync_folder, sync_tree, verify_manifest, write_json_atomically, write_manifest
 from fast_electra.errors import CheckpointError, DataError
+
+_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ def save_checkpoint(
     keep: int,
     write_more: Callable[[Path], object] = lambda _: None,
 ) -> Path:
-    """Write `folder/<update>` and delete all but the newest `keep` checkpoints.
+    """Write `folder/<update>` and delete all but the newest `keep` checkpoints up to it, and what a kill left.
 
     Args:
         folder: the run's `checkpoints/`.
         update: number of updates done.
         tensors: tensors to save, by name.
         scalars: values that JSON can store.
-        keep: number of checkpoints to keep, this one included.
+        keep: number of checkpoints to keep, this one included; a damaged one is deleted and does not count.
         write_more: called with the temporary folder; what it writes there becomes part of the checkpoint.
 
     Returns:
@@ -59,8 +63,8 @@ def save_checkpoint(
         CheckpointError: the disk is full or cannot be written; earlier checkpoints are unchanged.
     """
     target = folder / f"{update:08d}"
-    staged = folder / f"{update:08d}.partial"
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = folder / f"{update:08d}{_PARTIAL}"
+    remove_partial(folder)
     try:
         staged.mkdir(parents=True)
         with warnings.catch_warnings():
@@ -73,16 +77,46 @@ def save_checkpoint(
         write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
         write_more(staged)
         write_manifest(staged)
+        sync_tree(staged)
         shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)
+        sync_folder(folder)
     except (OSError, CheckpointException, DataError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {target} could not be written ({_reason(error)}): free space and resume."
         ) from error
-    for old in sorted(folder.glob("[0-9]*[0-9]"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    _prune(folder, update, keep)
     return target
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the halves of checkpoints that a killed process left in `folder`, a run's `checkpoints/`."""
+    for path in folder.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _prune(folder: Path, newest: int, keep: int) -> None:
+    """Delete all checkpoints but that of update `newest`, which was just written, and the `keep` - 1 before it."""
+    kept = 1
+    for path in reversed(_checkpoints(folder)):
+        update = int(path.name)
+        # A later one is damaged, since the run would have continued from it.
+        if update == newest or (update < newest and kept < keep and _is_complete(path)):
+            kept += update < newest
+            continue
+        with contextlib.suppress(OSError):
+            path.rename(gone := path.with_name(path.name + _PARTIAL))
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint has the right size; its bytes are not read, because that takes long."""
+    try:
+        verify_manifest(checkpoint, digests=False)
+    except DataError:
+        return False
+    return True
 
 
 def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | None:
@@ -95,8 +129,8 @@ def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | No
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
-    found = sorted(folder.glob("[0-9]*[0-9]"), reverse=True)
-    for candidate in found:
+    found = _checkpoints(folder)
+    for candidate in reversed(found):
         try:
             verify_manifest(candidate)
         except DataError as error:
@@ -111,7 +145,7 @@ def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | No
 
 def checkpoint_updates(folder: Path) -> list[int]:
     """The updates that have a checkpoint in `folder`, a run's `checkpoints/`, in ascending order."""
-    return sorted(int(path.name) for path in folder.glob("[0-9]*[0-9]") if path.name.isdigit())
+    return [int(path.name) for path in _checkpoints(folder)]
 
 
 def checkpoint_at(folder: Path, update: int) -> Checkpoint:
@@ -145,6 +179,10 @@ def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
             load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=True)
     except (CheckpointException, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.folder} does not fit this model: {_reason(error)}") from error
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("[0-9]*") if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def _reason(error: BaseException) -> str:
