@@ -8,7 +8,7 @@ import fast_electra
 # Imports point down this list only (CONTRIBUTING.md shows it).
 LAYERS = [
     *("cli", "api", "studies", "pipelines", "report", "evaluation", "publishing", "diagnosis", "training", "runs"),
-    *("config", "objectives", "corruption", "models", "data", "plugins", "parts", "terminal", "errors"),
+    *("config", "objectives", "corruption", "models", "data", "plugins", "parts", "terminal", "stopping", "errors"),
 ]
 PACKAGE = Path(fast_electra.__file__).parent
 

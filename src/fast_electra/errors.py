@@ -1,11 +1,15 @@
 """Errors that a user can correct. Each message is one sentence with the file, line or key, and what to do.
 
-The command line prints only the sentence and exits with status 2 (`UserError`); other errors have status 1.
+The command line prints only the sentence, and exits with the error's `status`. For any other exception Python prints a
+traceback and exits with 1.
 """
 
 
 class UserError(Exception):
     """Wrong input or wrong use; the command line shows the message without a traceback."""
+
+    status = 2
+    """the exit status: 2 if the input was refused, 1 if the work failed"""
 
 
 class ConfigError(UserError):
@@ -26,3 +30,11 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that cannot continue, since a loss or gradient is not finite."""
+
+    status = 1
+
+
+class ResourceError(UserError):
+    """Not enough of the machine: a disk that is full or cannot be written, memory, a process that ended."""
+
+    status = 1

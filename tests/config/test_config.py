@@ -430,7 +430,8 @@ def test_exit_statuses_tell_interruption_and_failure_apart(
 
     monkeypatch.setattr("fast_electra.cli.config_commands.config_schema", interrupt)
     assert main(["config", "schema"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    sentence = "interrupted; no partial files are left; start it again with: fast-electra config schema\n"
+    assert capsys.readouterr().err == sentence
     monkeypatch.setattr("fast_electra.cli.config_commands.config_schema", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["config", "schema"])

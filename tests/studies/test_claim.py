@@ -586,7 +586,7 @@ def test_the_command_prints_its_tables_or_json_and_says_how_to_go_on(done, tmp_p
 
     monkeypatch.setattr(study_module, "claim", stopped)
     assert main(words) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "; finished work is kept; continue with: fast-electra study claim" in capsys.readouterr().err
 
 
 def test_a_study_refuses_the_same_seed_twice():

@@ -17,6 +17,7 @@ def corrupt(
     *overrides: str,
     out: Path,
     shard: str | None = None,
+    time_limit: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run the frozen auxiliary over all rows of a run, and store the replacements for every temperature.
@@ -35,6 +36,9 @@ def corrupt(
     shard
         i/n: compute only share i of n (1/n to n/n), so that n processes can fill one folder. Under torchrun the default
         is the rank of the process.
+    time_limit
+        Stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is then 75, and the same
+        command continues.
     json
         Print the report as one JSON object on standard output instead of text.
     """
@@ -42,8 +46,10 @@ def corrupt(
 
     from fast_electra.config.loading import load_config
     from fast_electra.config.reading import setting
+    from fast_electra.stopping import limit_time
     from fast_electra.terminal import Terminal, print_json
 
+    limit_time(time_limit)
     share = _share(shard)
     settings = load_config(config, overrides)
     from fast_electra.pipelines.corrupt import build_cache

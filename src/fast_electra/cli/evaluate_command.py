@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: str, /, *overrides: str, json: Annotated[bool, Parameter(negative="")] = False, **options: Any
+    model: str,
+    /,
+    *overrides: str,
+    time_limit: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    **options: Any,
 ) -> int:
     """Fine-tune a model on tasks with several seeds each, and compare its scores with baselines.
 
@@ -27,6 +32,9 @@ def evaluate(
         A run, a checkpoint of a run (RUN/checkpoints/UPDATE), a model folder or a hub name.
     overrides
         Settings of the recipe and of the execution, each as section.key=value.
+    time_limit
+        Stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is then 75, and the same
+        command continues.
     json
         Print one JSON object on standard output instead of text.
     options
@@ -35,8 +43,10 @@ def evaluate(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from fast_electra.pipelines.evaluate import REPORT_FILE, evaluate_model
+    from fast_electra.stopping import limit_time
     from fast_electra.terminal import Terminal, command_given, print_json
 
+    limit_time(time_limit)
     if len(seeds := options.get("seeds", [])) == 1:
         options["seeds"] = seeds[0]
     config = EvaluationConfig.of({"model": model, **options}, overrides)
@@ -88,7 +98,7 @@ _TYPES: dict[str, Any] = {"data": list[Path], "seeds": list[int], "recipe": str}
 
 def _signature() -> inspect.Signature:
     """The parameters of the command, with the fields of the settings as its options, in their order and words."""
-    *own, json, _ = inspect.signature(evaluate).parameters.values()
+    *own, limit, json, _ = inspect.signature(evaluate).parameters.values()
     options: list[inspect.Parameter] = []
     for name, field in EvaluationConfig.model_fields.items():
         if name in ("model", "execution"):
@@ -102,7 +112,7 @@ def _signature() -> inspect.Signature:
         )
         annotation = Annotated[kind | None, about]
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    return inspect.Signature([*own, *options, json], return_annotation=int)
+    return inspect.Signature([*own, *options, limit, json], return_annotation=int)
 
 
 evaluate.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -3,7 +3,8 @@
 Notable:
 - commands are import strings, imported only to run them or to show their own help: `--help` stays fast, and only
   commands that compute load torch;
-- exit status 0: done; 1: failed, with a traceback; 2: wrong use or wrong input, with one sentence; 130: interrupted;
+- exit statuses are decided here only. 0: done; 1: failed; 2: wrong use or refused input; 130: a person interrupted it;
+  75: SIGTERM, SIGUSR1 or the time limit stopped it. After 130 and 75, finished work is kept;
 - `pretrain --help` lists every setting; the list is made only for this help.
 """
 
@@ -18,9 +19,9 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
-from fast_electra import __version__, terminal
+from fast_electra import __version__, stopping, terminal
 from fast_electra.errors import UserError
-from fast_electra.terminal import Terminal, discard, prepare_streams, split_settings
+from fast_electra.terminal import Terminal, command, discard, prepare_streams, split_settings
 
 app = App(
     name="fast-electra",
@@ -213,12 +214,16 @@ Settings of the recipe and of the execution. A value that you do not give is tha
 """
 
 
+_CONTINUED = ("quickstart", "pretrain", "corrupt", "evaluate", "study")
+"""commands that keep what they have finished when they are stopped"""
+_AGAIN = "no partial files are left; start it again with"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status.
 
     A command returns None or its exit status. Errors of the package and of the system (a path that cannot be read or
-    written) become one sentence and status 2. Other exceptions pass through: Python prints the traceback and exits with
-    status 1.
+    written) become one sentence. Other exceptions pass through: Python prints the traceback and exits with status 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
     terminal.arguments[:] = arguments
@@ -231,6 +236,15 @@ def main(argv: list[str] | None = None) -> int:
     # speed (docs/speed.md). OpenMP reads it when torch is imported.
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2500"
+    with stopping.listening():
+        try:
+            return _run(arguments)
+        except (stopping.Interrupted, KeyboardInterrupt) as error:
+            return _stopped(error, arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status; exceptions of a stop pass through."""
     try:
         _refuse_bytes(arguments)
         arguments = _settings_first(import_plugins(arguments))
@@ -238,20 +252,28 @@ def main(argv: list[str] | None = None) -> int:
             _add_to_help(arguments)
         result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
     except UserError as error:
-        return _failed(str(error))
+        return _failed(str(error), error.status)
     except CycloptsError as error:
         return _failed(_sentence(error))
-    except KeyboardInterrupt:
-        Terminal(stderr=True).say("interrupted")
-        return 130
     except OSError as error:
         if error.filename is not None:
             return _failed(f"{error.filename}: {error.strerror}; give another path.")
         if error.errno != errno.ENOSPC:
             raise
         discard(sys.stdout)  # `> /dev/full`: buffered output would fail again when Python exits
-        return _failed(f"the output can't be written ({error.strerror}); free space, or write it elsewhere.")
+        return _failed(f"the output can't be written ({error.strerror}); free space, or write it elsewhere.", 1)
     return result if isinstance(result, int) else 0
+
+
+def _stopped(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say in one sentence what stopped the command and what to do next; returns the exit status."""
+    request = stopping.requested() or stopping.Request("SIGINT", stopping.BY_PERSON)
+    by = "interrupted" if request.status == stopping.BY_PERSON else f"stopped by {request.reason}"
+    if isinstance(error, stopping.Interrupted):
+        by = f"{error} by {request.reason}"
+    kept = "finished work is kept; continue with" if arguments[:1] and arguments[0] in _CONTINUED else _AGAIN
+    Terminal(stderr=True).say(f"{by}; {kept}: {command(*arguments)}")
+    return request.status
 
 
 def import_plugins(arguments: Sequence[str]) -> list[str]:
@@ -312,9 +334,9 @@ def _evaluate_help() -> str:
     return EVALUATE_EXAMPLES + "\n" + help_for_keys(width, EvaluationConfig, ("recipe", "execution"))
 
 
-def _failed(message: str) -> int:
+def _failed(message: str, status: int = 2) -> int:
     Terminal(stderr=True).say("error: " + message.replace("\n", " "))
-    return 2
+    return status
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ def pretrain(
     probe: str | None = None,
     probe_data: Annotated[list[Path] | None, Parameter(negative="")] = None,
     probe_every: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
+    time_limit: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Pre-train a main model against a frozen auxiliary, a masked language model as the auxiliary, or joint ELECTRA.
@@ -47,20 +48,23 @@ def pretrain(
         also .gz and .xz) as for evaluate --data. You can give this option twice, once for each.
     probe_every
         Number of updates between two probes.
+    time_limit
+        Write a checkpoint and stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is
+        then 75, and the same command continues.
     json
         Print the result as one JSON object on standard output instead of text.
     """
     from rich.table import Table
 
     from fast_electra.config.loading import load_config
+    from fast_electra.stopping import asked, limit_time
 
+    limit_time(time_limit)
     settings = load_config(config, overrides)
-    from fast_electra.cli.signals import stop_on_signals
     from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
     from fast_electra.pipelines.pretrain import pretrain as run_pretraining
-    from fast_electra.terminal import Terminal, command_given, print_json
-    from fast_electra.training.loop import Interrupted
+    from fast_electra.terminal import Terminal, print_json
     from fast_electra.training.precision import say_shared
     from fast_electra.training.telemetry import ProgressDisplay
 
@@ -72,20 +76,15 @@ def pretrain(
         )
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     say_shared(say)
-    with stop_on_signals() as stop:
-        try:
-            result = run_pretraining(
-                settings,
-                run,
-                observers=[ProgressDisplay(console, run.name), DoctorObserver(settings, say)],
-                say=say,
-                stop=stop,
-                extend=extend,
-                observe=probes,
-            )
-        except Interrupted as reason:
-            say(f"{reason}; the checkpoint is written. Continue with: {command_given()}")
-            return 130
+    result = run_pretraining(
+        settings,
+        run,
+        observers=[ProgressDisplay(console, run.name), DoctorObserver(settings, say)],
+        say=say,
+        stop=asked,
+        extend=extend,
+        observe=probes,
+    )
     facts = {
         "run": str(result.folder),
         "updates": result.updates,

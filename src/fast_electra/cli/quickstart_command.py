@@ -16,6 +16,7 @@ def quickstart(
     task_label: str | None = None,
     minutes: float | None = None,
     seed: int = 0,
+    time_limit: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Pre-train on this machine's Python code or on your own text, evaluate, and write a report.
@@ -44,34 +45,32 @@ def quickstart(
         Scale the number of updates so that everything except the task takes about this many minutes on this machine.
     seed
         Seed of the data order, masks, noise and weights.
+    time_limit
+        Save and stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is then 75, and
+        the same command continues.
     json
         Print the summary as one JSON object on standard output instead of text.
     """
     from fast_electra.errors import ConfigError
+    from fast_electra.stopping import asked, limit_time
 
+    limit_time(time_limit)
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes {minutes:g} is not a duration: give a number above 0.")
     own_seed = [override for override in overrides if override.partition("=")[0].strip() == "training.seed"]
     if own_seed and seed:
         raise ConfigError(f"--seed {seed} and {own_seed[0]} both set the seed; keep one.")
-    from fast_electra.cli.signals import stop_on_signals
     from fast_electra.pipelines.own_task import own_task
     from fast_electra.pipelines.quickstart import quickstart as run_quickstart
     from fast_electra.terminal import Terminal, print_json
-    from fast_electra.training.loop import Interrupted
     from fast_electra.training.precision import say_shared
 
     words = tuple(word.strip() for word in (task_text or "").split(",") if word.strip())
-    asked = own_task(task, dev, words, task_label)
+    own = own_task(task, dev, words, task_label)
     console = Terminal(stderr=json)
     say_shared(console.say)
-    with stop_on_signals() as stop:
-        try:
-            settings = overrides if own_seed else (f"training.seed={seed}", *overrides)
-            summary = run_quickstart(run, console, text or (), minutes, settings, stop, asked)
-        except Interrupted as reason:
-            console.say(f"{reason}; finished work is kept. The same command continues.")
-            return 130
+    given = overrides if own_seed else (f"training.seed={seed}", *overrides)
+    summary = run_quickstart(run, console, text or (), minutes, given, asked, own)
     if json:
         print_json(summary)
     return 0

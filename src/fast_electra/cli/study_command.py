@@ -23,6 +23,7 @@ def claim(
     auxiliary_share: float = 1 / 3,
     factors: Annotated[tuple[float, ...], _Several] = (0.5, 1.0, 2.0),
     examples: int = 4_000,
+    time_limit: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -54,14 +55,20 @@ def claim(
         Factors of the preset's learning rates. Each is tried for a third of --seconds, and each method uses its best.
     examples
         Largest number of training examples for fine-tuning; of functions, which are longer, a quarter as many.
+    time_limit
+        Save and stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is then 75, and
+        the same command continues.
     dry_run
         List the runs with their seconds, and train nothing.
     json
         Print one JSON object on standard output instead of text.
     """
     from fast_electra.config.loading import load_config
+    from fast_electra.stopping import asked, limit_time
     from fast_electra.studies.claim.methods import Study, plan
     from fast_electra.terminal import Terminal, command_given, print_json
+
+    limit_time(time_limit)
 
     console = Terminal(stderr=True)
     say = console.say
@@ -72,19 +79,12 @@ def claim(
         steps = plan(study, corpora)
         print_json(steps) if json else _print_plan(steps)
         return 0
-    from fast_electra.cli.signals import stop_on_signals
     from fast_electra.studies.claim.study import claim as run_claim
     from fast_electra.studies.claim.trial import Listener
-    from fast_electra.training.loop import Interrupted
     from fast_electra.training.telemetry import ProgressDisplay
 
-    with stop_on_signals() as stop:
-        listener = Listener(say, lambda name: ProgressDisplay(console, name), stop)
-        try:
-            results = run_claim(study, corpora, out, command_given(), listener)
-        except Interrupted as reason:
-            say(f"{reason}; the same command continues.")
-            return 130
+    listener = Listener(say, lambda name: ProgressDisplay(console, name), asked)
+    results = run_claim(study, corpora, out, command_given(), listener)
     if json:
         print_json(results)
         return 0

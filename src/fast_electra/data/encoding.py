@@ -2,26 +2,23 @@
 
 Notable:
 - results come in the order of the chunks, so the number of processes changes only the time;
-- processes are spawned, not forked, since a fork would copy the locks of running threads of PyTorch and Tokenizers.
-  They import neither PyTorch nor Transformers, so each starts in a fraction of a second;
+- processes import neither PyTorch nor Transformers, so each starts in a fraction of a second;
 - the name of a special token in the text is ordinary text.
 """
 
 import json
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import get_context
 
 import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
 
+from fast_electra.data.workers import worker_pool
 from fast_electra.errors import DataError
 
 CHUNK = 1_000_000
@@ -109,7 +106,6 @@ _worker: Encoder | None = None
 
 def _start_worker(content: str, separator: int, unknown: int | None) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is one process for each core
     _worker = Encoder(content, separator, unknown)
 
@@ -129,9 +125,9 @@ def encode_in_order(
         for chunk in chunks:
             yield chunk, encoder(chunk)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, encoder.arguments)
     waiting: deque[tuple[Chunk, Future[Encoded]]] = deque()
-    try:
+    remedy = "use fewer processes, or one with data.workers=1"
+    with worker_pool(workers, "tokenises", remedy, _start_worker, encoder.arguments) as pool:
         for chunk in chunks:
             waiting.append((chunk, pool.submit(_work, chunk)))
             if len(waiting) > 2 * workers:
@@ -139,13 +135,6 @@ def encode_in_order(
                 yield done, future.result()
         for done, future in waiting:
             yield done, future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that tokenises ended unexpectedly, perhaps for lack of memory; "
-            "use fewer processes, or one with data.workers=1."
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def available_cores() -> int:

@@ -3,24 +3,18 @@
 Notable:
 - a worker computes a cell and writes its file, as a single process would; `runner.evaluate` then finds it there. A
   killed command loses only the cells that were being computed;
-- workers hold the reading end of a pipe whose other end only the parent has: if the parent stops or is
-  killed, the pipe closes and the workers exit at once.
+- workers end with their parent (`data/workers.py`).
 """
 
 import os
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from fast_electra.errors import TrainingError
+from fast_electra.data.workers import SPAWN, worker_pool
 from fast_electra.evaluation.runner import Job, TaskCells, Work, plans_of, tell_missing
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.evaluation.subject import Subject
@@ -47,7 +41,7 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
 
     Raises:
         ModelError, DataError: the model can't be fine-tuned on a task.
-        TrainingError: a process ended unexpectedly.
+        ResourceError: a process ended unexpectedly.
     """
     workers = work.config.workers or workers_for(work.execution)
     plans = plans_of(tasks, work)
@@ -56,15 +50,13 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
         return
     count, total = tell_missing(plans, work.say)
     done, begun = 0, list[_Numbered]()
-    context = get_context("spawn")
-    places, examples = context.SimpleQueue(), context.Value("d", 0.0)
+    places, examples = SPAWN.SimpleQueue(), SPAWN.Value("d", 0.0)
     for place in range(workers):
         places.put(place)
-    held, lifeline = context.Pipe(duplex=False)
     shares = replace(work.execution, threads=max(1, work.execution.threads // workers))
-    shared = (work.subject, tasks, work.config, shares, places, examples, held)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, shared)
-    try:
+    shared = (work.subject, tasks, work.config, shares, places, examples)
+    remedy = "the same command continues: give it fewer of them by --workers"
+    with worker_pool(min(workers, len(jobs)), "fine-tunes", remedy, _start, shared) as pool:
         while jobs:
             begun += jobs
             waiting = {pool.submit(_compute, job) for job in jobs}
@@ -76,17 +68,6 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
                 done += len(finished)
                 work.progress(examples.value, total, f"{done} of {count} done")
             jobs = [numbered for numbered in _jobs(plans) if numbered not in begun]  # what trials have chosen
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            "a process that fine-tunes ended unexpectedly, perhaps for lack of memory; "
-            "the same command continues: give it fewer of them by --workers."
-        ) from error
-    except BaseException:
-        lifeline.close()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        lifeline.close()
 
 
 def _jobs(plans: Sequence[TaskCells]) -> list[_Numbered]:
@@ -106,10 +87,7 @@ def _start(
     execution: Execution,
     places: Any,
     examples: Any,
-    held: Connection,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, args=(held,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if execution.device.type == "cuda":
         device = torch.device("cuda", places.get() % torch.cuda.device_count())
@@ -124,11 +102,6 @@ def _start(
 
     work = Work(subject, config, execution, _said.append, progress)
     _plans[:] = plans_of(tasks, work)
-
-
-def _end_with_parent(held: Connection) -> None:
-    held.poll(None)  # nothing is ever sent: it is the end of the pipe
-    os._exit(1)
 
 
 def _compute(numbered: _Numbered) -> list[str]:

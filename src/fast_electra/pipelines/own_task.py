@@ -17,8 +17,8 @@ from fast_electra.evaluation.own_files import choose_columns, load_own
 from fast_electra.evaluation.results import BASELINES, Result, spread
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.pipelines.evaluate import evaluate_model
+from fast_electra.stopping import Interrupted
 from fast_electra.terminal import command_given
-from fast_electra.training.loop import Interrupted
 
 FOLDER = "evaluation"
 """of the quickstart's folder; `fast-electra compare` finds it there"""

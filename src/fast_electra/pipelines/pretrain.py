@@ -30,6 +30,7 @@ from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
 from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, open_run
 from fast_electra.runs.paths import as_recorded, located, started_from
+from fast_electra.stopping import postponed, unbroken
 from fast_electra.terminal import Say
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import write_models
@@ -101,16 +102,17 @@ def pretrain(
     own: list[Observer] = [session.internals, MetricsFile(run.metrics_file, keep_through=session.state.update)]
     if session.config.training.tensorboard:
         own.append(TensorBoard(folder / "tensorboard"))
-    train(
-        session.state,
-        plan,
-        batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
-        validate=lambda: validate(parts, execution),
-        save=lambda state: _save(state, run, session.config, parts),
-        execution=execution,
-        observers=[*observe(parts), *own, *observers],
-        stop=stop,
-    )
+    with postponed():
+        train(
+            session.state,
+            plan,
+            batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
+            validate=lambda: validate(parts, execution),
+            save=lambda state: _save(state, run, session.config, parts),
+            execution=execution,
+            observers=[*observe(parts), *own, *observers],
+            stop=stop,
+        )
     result = {
         "updates": plan.updates,
         "tokens": session.state.tokens,
@@ -229,14 +231,15 @@ def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> Non
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
     heads: dict[str, Head] = {name: config.objective.head_of(name) for name in models}
     length = text_length(config, "main", models["main"], parts.tokenizer)
-    save_checkpoint(
-        run.checkpoints,
-        state.update,
-        state.tensors(),
-        state.scalars(),
-        config.training.keep_checkpoints,
-        lambda staged: write_models(staged, models, heads, state.optimizers, parts.tokenizer, length),
-    )
+    with unbroken():
+        save_checkpoint(
+            run.checkpoints,
+            state.update,
+            state.tensors(),
+            state.scalars(),
+            config.training.keep_checkpoints,
+            lambda staged: write_models(staged, models, heads, state.optimizers, parts.tokenizer, length),
+        )
 
 
 def _digests(parts: Assembled) -> dict[str, str | None]:

@@ -19,13 +19,10 @@ from fast_electra.data.batches import Prefetcher, one_by_one
 from fast_electra.errors import TrainingError
 from fast_electra.objectives.base import Examples, Trainable
 from fast_electra.runs.metrics import Record
+from fast_electra.stopping import Interrupted
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import Observer
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and its checkpoint is written. The message says how to continue."""
 
 
 @dataclass

@@ -23,8 +23,6 @@ import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +34,7 @@ from torch.profiler import profile as torch_profile
 from fast_electra.config import Config
 from fast_electra.data.encoding import peak_memory
 from fast_electra.data.shards import open_shards
+from fast_electra.data.workers import worker_pool
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.studies.bench.parts import PARTS, BenchPart, Timing, build_part, build_parts, given
@@ -235,7 +234,7 @@ def in_a_process(name: str, setup: Bench) -> dict[str, float]:
         `peak_memory_bytes`: on a CPU the growth of the resident size after all imports, else PyTorch's allocations;
         `first_update_seconds`: from the start of the process to the end of the first update.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with worker_pool(1, f"measures {name}", "lower training.micro_batch_size") as pool:
         return pool.submit(_first_updates, name, setup, time.time()).result()
 
 

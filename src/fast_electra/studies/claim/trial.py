@@ -27,6 +27,7 @@ from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.models import resolve_model
+from fast_electra.stopping import Interrupted
 from fast_electra.studies.bench.setup import with_settings
 from fast_electra.studies.claim.corpora import Question, StudyCorpus, StudyRecord
 from fast_electra.studies.claim.findings import Measure, differences, summarise
@@ -34,7 +35,6 @@ from fast_electra.studies.claim.methods import METHODS, REFERENCE, Contestant, S
 from fast_electra.studies.claim.runs import Material, Planned, helper_shape, identity_of
 from fast_electra.studies.claim.speed import time_updates
 from fast_electra.training.assembly import assemble
-from fast_electra.training.loop import Interrupted
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import Observer, QuietObserver
 
