@@ -1,16 +1,21 @@
 """The run folder: what a command may do with it, and that it has one reader and writer."""
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
 
 import fast_electra
-from fast_electra.errors import CheckpointError
+from fast_electra.config.printing import dump_config
+from fast_electra.errors import CheckpointError, DataError
 from fast_electra.pipelines import pretrain as pretrain_module
+from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.publishing.export import export_run
-from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, load_run, open_run, run_of_checkpoint
+from fast_electra.runs.folder import RunFolder, load_run, run_of_checkpoint
+from fast_electra.runs.opening import Extend, Finished, New, Resume, open_run
 from fast_electra.training.loop import Interrupted
+from fast_electra.training.telemetry import QuietObserver
 from tests import tiny
 from tests.training.test_training import run
 
@@ -98,3 +103,59 @@ def test_no_other_module_knows_the_files_of_a_run():
             continue
         found = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
         assert not found & {"run.json", "config.yaml", "metrics.jsonl", "checkpoints"}, file
+
+
+def test_a_second_pretraining_in_the_same_folder_is_refused_and_destroys_nothing(tmp_path, shards):
+    config = tiny.settings(shards)
+    refusals = []
+
+    class Second(QuietObserver):
+        def updated(self, update):
+            with pytest.raises(DataError, match=f"run is being written by another process.*{os.getpid()}") as refused:
+                run(config, tmp_path / "run")
+            refusals.append(refused)
+
+    pretrain(config, tmp_path / "run", observers=[Second()])
+    assert len(refusals) == 12
+    run(config, tmp_path / "alone")
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "alone")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("left", [[".run.json.17.tmp"], ["config.yaml"], ["config.yaml", ".run.json.17.tmp", ".lock"]])
+def test_a_run_begins_where_a_kill_between_its_first_files_left_some_of_them(tmp_path, shards, left):
+    config = tiny.settings(shards, training__updates=1)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text(dump_config(config) if name == "config.yaml" else '{"sta')
+    assert run(config, folder).updates == 1
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_a_configuration_of_the_users_is_not_taken_for_one_that_a_kill_left(tmp_path, shards):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("training: {updates: 1}  # mine\n")
+    with pytest.raises(CheckpointError, match="no run of this program"):
+        run(tiny.settings(shards), tmp_path / "run")
+    assert "mine" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next_one_also_in_a_finished_run(tmp_path, shards):
+    config = tiny.settings(shards)
+    folder = tmp_path / "run"
+
+    def litter():
+        (folder / "checkpoints" / "00000008.partial").mkdir()
+        (folder / "checkpoints" / "00000008.partial" / "model.safetensors").touch()
+        for name in (".run.json.17.tmp", ".metrics.jsonl.18.tmp", ".config.yaml.19.tmp"):
+            (folder / name).touch()
+        (folder / ".notes.1.tmp").touch()  # not ours
+
+    with pytest.raises(Interrupted):
+        run(config, folder, stop_after=5)
+    for _ in range(2):
+        litter()
+        run(config, folder)
+        assert not list(folder.rglob("*.partial"))
+        assert [path.name for path in folder.glob(".*.tmp")] == [".notes.1.tmp"]

@@ -60,6 +60,7 @@ def quickstart(
     own_seed = [override for override in overrides if override.partition("=")[0].strip() == "training.seed"]
     if own_seed and seed:
         raise ConfigError(f"--seed {seed} and {own_seed[0]} both set the seed; keep one.")
+    from fast_electra.data.locks import folder_lock
     from fast_electra.pipelines.own_task import own_task
     from fast_electra.pipelines.quickstart import quickstart as run_quickstart
     from fast_electra.terminal import Terminal, print_json
@@ -70,7 +71,8 @@ def quickstart(
     console = Terminal(stderr=json)
     say_shared(console.say)
     given = overrides if own_seed else (f"training.seed={seed}", *overrides)
-    summary = run_quickstart(run, console, text or (), minutes, given, asked, own)
+    with folder_lock(run):
+        summary = run_quickstart(run, console, text or (), minutes, given, asked, own)
     if json:
         print_json(summary)
     return 0

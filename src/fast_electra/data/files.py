@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fast_electra.data.locks import name_lock
 from fast_electra.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -73,17 +74,6 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
     return content if seal == canonical_digest(content) else None
 
 
-@contextlib.contextmanager
-def waiting_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder, which is created if missing; wait for other processes that hold the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(folder, wait=True)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def canonical_digest(content: Any) -> str:
     """SHA-256 (hex) of JSON content in its canonical form, which is the same for equal contents."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -109,18 +99,16 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     staged = folder.with_name(folder.name + ".partial")
     with _disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staged.mkdir(exist_ok=True)
-        lock = _lock(staged)
-        try:
-            _empty(staged)
-            yield staged
-            sync_tree(staged)
-            staged.rename(folder)
-        except BaseException:
+        with name_lock(folder):
             shutil.rmtree(staged, ignore_errors=True)
-            raise
-        finally:
-            os.close(lock)
+            staged.mkdir()
+            try:
+                yield staged
+                sync_tree(staged)
+                staged.rename(folder)
+            except BaseException:
+                shutil.rmtree(staged, ignore_errors=True)
+                raise
         sync_folder(folder.parent)
 
 
@@ -252,31 +240,6 @@ def _full(folder: Path) -> DataError:
         f"the disk is full or a file-size limit was reached while {folder} was written; its files were removed: "
         "free space or choose another folder."
     )
-
-
-def _lock(folder: Path, wait: bool = False) -> int:
-    """Lock `folder` until the returned descriptor is closed; if another process holds it, wait or raise DataError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except ImportError:
-        pass  # this system has no such lock; the digests would show that two processes wrote
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise DataError(f"{folder} is being written by another process; wait for it to end.") from error
-        raise
-    return descriptor
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fast_electra.data.files import read_sealed_json, waiting_lock, write_sealed_json
+from fast_electra.data.files import read_sealed_json, write_sealed_json
+from fast_electra.data.locks import folder_lock
 from fast_electra.errors import DataError
 from fast_electra.evaluation.remarks import averages_of
 from fast_electra.evaluation.results import Result
@@ -79,7 +80,7 @@ def store(evaluation: Evaluation, say: Callable[[str], object] = lambda _: None)
     Returns:
         the evaluation with new and stored results.
     """
-    with waiting_lock(evaluation.folder):  # another command may be evaluating the same model on other tasks
+    with folder_lock(evaluation.folder, wait=True):  # another command may be evaluating the same model on other tasks
         return _store(evaluation, say)
 
 

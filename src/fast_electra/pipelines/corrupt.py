@@ -28,6 +28,7 @@ from fast_electra.corruption.masking import originals
 from fast_electra.corruption.replacement import race
 from fast_electra.data.batches import BatchSchedule, Prefetcher
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
+from fast_electra.data.locks import LOCK, folder_lock
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.objectives.base import Prepared
 from fast_electra.publishing.card import training_flops
@@ -114,17 +115,18 @@ def build_cache(
     execution = choose_execution(config.execution)
     apply_threads(execution)
     inputs = read_inputs(config, execution)
-    builder = _Builder.of(inputs, folder, updates * config.training.batch_size, part_tokens)
-    for note in inputs.notes:
-        say(note)
-    mine = [n for n in range(builder.parts + 1) if n % shard[1] == shard[0] - 1]
-    missing = [number for number in mine if not builder.is_finished(number)]
-    total, done = sum(map(builder.rows_of, missing)), 0
-    progress(0, total)
-    for number in missing:
-        for rows in builder.build(number):
-            progress(done := done + rows, total)
-    return builder.report(built=len(missing))
+    with folder_lock(folder, name=f"{LOCK}-{shard[0]}-of-{shard[1]}"):  # processes with other parts may write here too
+        builder = _Builder.of(inputs, folder, updates * config.training.batch_size, part_tokens)
+        for note in inputs.notes:
+            say(note)
+        mine = [n for n in range(builder.parts + 1) if n % shard[1] == shard[0] - 1]
+        missing = [number for number in mine if not builder.is_finished(number)]
+        total, done = sum(map(builder.rows_of, missing)), 0
+        progress(0, total)
+        for number in missing:
+            for rows in builder.build(number):
+                progress(done := done + rows, total)
+        return builder.report(built=len(missing))
 
 
 def _updates(config: Config) -> int:
@@ -228,6 +230,8 @@ class _Builder:
 
     def build(self, number: int) -> Iterator[int]:
         """Compute and write a part; yields the rows of each micro-batch."""
+        for left_over in self.folder.glob(f".{_name(number)}.*.tmp"):  # by a killed process
+            left_over.unlink(missing_ok=True)
         self.forward_seconds = self.race_seconds = 0.0
         began = time.perf_counter()
         pieces, tokens = [], 0

@@ -23,12 +23,14 @@ import fast_electra
 from fast_electra.config.reading import setting
 from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.corruption.cache import open_cache
+from fast_electra.data.locks import folder_lock
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
 from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
-from fast_electra.runs.folder import Extend, Finished, New, Resume, RunFolder, open_run
+from fast_electra.runs.folder import RunFolder
+from fast_electra.runs.opening import Extend, Finished, New, Resume, open_run
 from fast_electra.runs.paths import as_recorded, located, started_from
 from fast_electra.stopping import postponed, unbroken
 from fast_electra.terminal import Say
@@ -83,10 +85,25 @@ def pretrain(
             they can add to a record before it is written.
 
     Raises:
-        ConfigError, DataError, ModelError: something does not fit; nothing was written.
+        ConfigError, DataError, ModelError: something does not fit, or another process writes the folder; nothing was
+            written.
         CheckpointError: the folder holds another run, only damaged checkpoints, or no run that can be extended.
         Interrupted: `stop` returned True; the same call continues the run.
     """
+    with folder_lock(folder):
+        return _pretrain(config, folder, observers, say, stop, extend, observe)
+
+
+def _pretrain(
+    config: Config,
+    folder: Path,
+    observers: Sequence[Observer],
+    say: Say,
+    stop: Callable[[], bool],
+    extend: int | None,
+    observe: Callable[[Assembled], Sequence[Observer]],
+) -> RunResult:
+    """`pretrain` in a folder that no other process writes."""
     began = time.perf_counter()
     opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend)
     if isinstance(opened, Finished):

@@ -83,7 +83,7 @@ class Stages:
                 "seconds": before["seconds"] + seconds,
                 "found": findings[0] if findings else before["found"],
             }
-            if self._file.parent.is_dir():
+            if (self._file.parent / "shards").is_dir():  # a first command that fails leaves no folder
                 write_json_atomically(self._file, self._stages)
         self._console.say("      ", (duration(seconds), "green"), f"  {' '.join(findings)}")
 

@@ -8,9 +8,8 @@
     tensorboard/      if training.tensorboard asks for it
 
 Notable:
-- `open_run` decides before anything is built what a command does in a folder: start a run, resume it, extend it, or
-  nothing if the run is finished;
-- no other module knows the names of these files or the keys of run.json.
+- one command at a time writes: it holds `.lock` (`data.locks`), and `opening.py` decides what it does in the folder;
+- no module outside of `runs/` knows the names of these files or the keys of run.json.
 """
 
 import json
@@ -21,7 +20,6 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-import fast_electra
 from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config, move_execution
 from fast_electra.data.files import write_json_atomically, write_text_atomically
@@ -29,8 +27,8 @@ from fast_electra.errors import CheckpointError
 from fast_electra.plugins import digests, missing
 from fast_electra.runs.metrics import Record, read_metrics
 
-_CONFIGS = ("requested", "resolved")
-_RUN, _CONFIG, _METRICS, _CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
+CONFIGS = ("requested", "resolved")
+RUN, CONFIG, METRICS, CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,12 @@ class RunFolder:
     def find(cls, path: str | Path) -> Self | None:
         """The run in a folder; None if there is no run."""
         path = Path(path)
-        if not (path / _RUN).is_file():
+        if not (path / RUN).is_file():
             return None
-        record = json.loads((path / _RUN).read_text(encoding="utf-8"))
+        record = json.loads((path / RUN).read_text(encoding="utf-8"))
         # Runs of earlier versions lack these keys.
         defaults = {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}}
-        return cls(path, defaults | record | {name: _as_now(record[name]) for name in _CONFIGS})
+        return cls(path, defaults | record | {name: _as_now(record[name]) for name in CONFIGS})
 
     @classmethod
     def of_model(cls, source: str | Path) -> Self | None:
@@ -82,7 +80,7 @@ class RunFolder:
         }
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, {})._with(record)
-        run._write_config(resolved)
+        run.write_config(resolved)
         return run
 
     def extend(self, resolved: Config) -> Self:
@@ -96,19 +94,20 @@ class RunFolder:
                 "segments": [*self.segments, {"from": self.updates, "updates": updates}],
             }
         )
-        run._write_config(resolved)
+        run.write_config(resolved)
         return run
 
     def finish(self, result: Mapping[str, Any]) -> Self:
         """Write to run.json that the run is finished, with its `result`."""
         return self._with({"status": "finished", "result": dict(result)})
 
-    def _write_config(self, resolved: Config) -> None:
-        write_text_atomically(self.path / _CONFIG, dump_config(resolved))
+    def write_config(self, resolved: Config) -> None:
+        """Write config.yaml."""
+        write_text_atomically(self.path / CONFIG, dump_config(resolved))
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         record = {**self.record, **changes}
-        write_json_atomically(self.path / _RUN, record)
+        write_json_atomically(self.path / RUN, record)
         return type(self)(self.path, record)
 
     @property
@@ -126,7 +125,7 @@ class RunFolder:
         except ValidationError as error:
             reason = str(error).replace("\n", " ")[:200]
             raise CheckpointError(
-                f"{self.path / _RUN} cannot be read by this version ({reason}): use the one that wrote it."
+                f"{self.path / RUN} cannot be read by this version ({reason}): use the one that wrote it."
             ) from error
 
     @property
@@ -137,7 +136,7 @@ class RunFolder:
     @property
     def config_text(self) -> str:
         """The resolved configuration as YAML."""
-        return (self.path / _CONFIG).read_text(encoding="utf-8")
+        return (self.path / CONFIG).read_text(encoding="utf-8")
 
     @property
     def requested(self) -> Mapping[str, Any]:
@@ -207,7 +206,7 @@ class RunFolder:
     @property
     def metrics_file(self) -> Path:
         """The file of metrics, in JSON lines."""
-        return self.path / _METRICS
+        return self.path / METRICS
 
     def metrics(self) -> list[Record]:
         """The records of metrics that the run has written so far."""
@@ -220,7 +219,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder that holds one folder per checkpoint; `runs.checkpoints` reads them."""
-        return self.path / _CHECKPOINTS
+        return self.path / CHECKPOINTS
 
     def refuse_other_inputs(self, **digests: str | None) -> None:
         """Refuse inputs whose digests are not those of the run.
@@ -255,7 +254,7 @@ def load_run(path: Path) -> RunFolder:
     if run is None:
         inside = [str(path / name) for name in ("auxiliary", "main") if RunFolder.find(path / name)]
         raise CheckpointError(
-            f"{path} is no run, because it has no {_RUN}: give "
+            f"{path} is no run, because it has no {RUN}: give "
             + (" or ".join(inside) if inside else "a folder that `fast-electra pretrain` wrote")
             + "."
         )
@@ -268,120 +267,4 @@ def run_of_checkpoint(path: Path) -> RunFolder | None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.parent.name == _CHECKPOINTS and path.name.isdecimal()
-
-
-# --- What a command may do with a folder ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class New:
-    """An empty folder, or one that does not exist yet."""
-
-
-@dataclass(frozen=True)
-class Resume:
-    """A run that has not finished."""
-
-    run: RunFolder
-
-
-@dataclass(frozen=True)
-class Extend:
-    """A finished run to continue to a larger number of updates."""
-
-    run: RunFolder
-    updates: int
-    """new total number of updates"""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run with nothing left to do."""
-
-    run: RunFolder
-
-
-Opened = New | Resume | Extend | Finished
-
-
-def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
-    """Decide what a configuration does in a folder.
-
-    Args:
-        path: the folder; it may not exist yet.
-        asked: the configuration as the user gives it.
-        extend: the new total number of updates of a finished run; None: do not extend.
-
-    Raises:
-        CheckpointError: the folder holds something else, another run, a run of another version, or no run that can be
-            extended.
-    """
-    run = RunFolder.find(path)
-    if run is None:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise CheckpointError(
-                f"{path} holds something that is no run of this program: choose a new or empty folder."
-            )
-        if extend is not None:
-            raise CheckpointError(f"{path} holds no run to extend: run it without --extend first.")
-        return New()
-    _refuse_another_version(run)
-    _refuse_another(run, asked)
-    if extend is None or (extend == run.updates and run.first_update > 0):
-        if run.is_finished:
-            return Finished(run)
-        run._write_config(run.config)  # a kill may have come between run.json and config.yaml
-        return Resume(run)
-    if not run.is_finished:
-        raise CheckpointError(
-            f"{path} has not finished its {run.updates} updates, and only a finished run can be extended: run the same "
-            "command without --extend first."
-        )
-    if extend <= run.updates:
-        raise CheckpointError(
-            f"{path} has {run.updates} updates already: give --extend a larger total number of updates."
-        )
-    return Extend(run, extend)
-
-
-def _refuse_another_version(run: RunFolder) -> None:
-    """Refuse a run of another minor version, which may draw other batches and have other settings."""
-    began = run.environment["fast_electra"]
-    if began.split(".")[:2] != fast_electra.__version__.split(".")[:2]:
-        raise CheckpointError(
-            f"{run.path} is a run of fast-electra {began}, and this is {fast_electra.__version__}, whose batches and "
-            f"settings differ: continue with fast-electra {began}, or start in a new folder"
-            + (f"; main.model={run.path} continues from its weights." if run.is_finished else ".")
-        )
-
-
-def _refuse_another(run: RunFolder, asked: Config) -> None:
-    if sentence := missing(run.plugins):
-        raise CheckpointError(f"{run.path}: {sentence}.")
-    # Plug-ins are compared by their digests: a file may have moved.
-    now = _flat(asked.model_dump(mode="json", exclude={"plugins"}))
-    stored = [_flat({key: value for key, value in run.record[name].items() if key != "plugins"}) for name in _CONFIGS]
-    if now in stored:
-        return
-    differing = [
-        f"{key} is {now.get(key)} and was {stored[0].get(key)}"
-        for key in sorted(now | stored[0])
-        if now.get(key) != stored[0].get(key)
-    ]
-    raise CheckpointError(
-        f"{run.path} holds another run: {'; '.join(differing[:5])}"
-        + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
-        + "; choose another folder"
-        + (", or continue a finished run with --extend." if differing[0].startswith("training.updates") else ".")
-    )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return path.parent.name == CHECKPOINTS and path.name.isdecimal()

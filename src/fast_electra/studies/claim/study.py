@@ -28,12 +28,13 @@ import torch
 
 from fast_electra.config.loading import load_config
 from fast_electra.data.files import write_json_atomically, write_text_atomically
+from fast_electra.data.locks import folder_lock
 from fast_electra.report.claim_page import chart_of, markdown_of, page_of
 from fast_electra.report.plots import save_svg
 from fast_electra.studies.claim.corpora import StudyCorpus, StudyRecord
 from fast_electra.studies.claim.methods import METHODS, Study
 from fast_electra.studies.claim.trial import Listener, Trial
-from fast_electra.training.precision import choose_execution
+from fast_electra.training.precision import Execution, choose_execution
 
 
 def claim(study: Study, corpora: Sequence[StudyCorpus], out: Path, command: str, listener: Listener) -> StudyRecord:
@@ -55,6 +56,14 @@ def claim(study: Study, corpora: Sequence[StudyCorpus], out: Path, command: str,
     """
     execution = choose_execution(load_config("quickstart", study.overrides).execution)
     out = out.resolve()
+    with folder_lock(out):
+        return _claim(study, corpora, out, command, listener, execution)
+
+
+def _claim(
+    study: Study, corpora: Sequence[StudyCorpus], out: Path, command: str, listener: Listener, execution: Execution
+) -> StudyRecord:
+    """`claim` in a folder that no other process writes."""
     results: StudyRecord = {
         "command": command,
         "seconds": study.seconds,
