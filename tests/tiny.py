@@ -130,7 +130,8 @@ def as_version_0_1(run: Path) -> None:
         record[name]["optimizer"]["muon_learning_rate"] = 0.03
     (run / "run.json").write_text(json.dumps(record))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines = [json.dumps({key: value for key, value in record.items() if key != "internals"}) for record in records]
+    later = ("internals", "crc32")
+    lines = [json.dumps({key: value for key, value in record.items() if key not in later}) for record in records]
     (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 

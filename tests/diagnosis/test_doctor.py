@@ -35,6 +35,7 @@ from fast_electra.objectives.settings import ElectraObjective
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import newest_checkpoint
 from fast_electra.runs.folder import RunFolder
+from fast_electra.runs.metrics import metrics_line, read_metrics
 from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import choose_execution
 from tests import tiny
@@ -72,7 +73,7 @@ def parts(corpus, healthy_auxiliary):
 def trained(config: Config, folder: Path) -> Path:
     """Pre-train, and set the clock's figures to a quiet machine's, for this one may be anything."""
     pretrain(config, folder)
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(folder / "metrics.jsonl")
     quiet = {"timing": {"seconds": 1.0, "tokens_per_second": 1e4, "data_wait_share": 0.001}}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record | quiet) + "\n" for record in records))
     return folder
@@ -438,7 +439,7 @@ def test_a_reference_covers_its_runs_and_refuses_others(tmp_path, healthy):
         config = load_config("quickstart", [f"training.seed={number}"])
         run = RunFolder.create(tmp_path / str(number), config, config, {}).path
         lines = [{"update": u, "tokens": 4096 * u, "loss": level / u, "validation": {"loss": 2.0}} for u in (1, 2, 3)]
-        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (run / "metrics.jsonl").write_text("".join(map(metrics_line, lines)))
     made = make_reference("quickstart", [tmp_path / "0", tmp_path / "1", tmp_path / "2"])
     assert made.runs == 3
     assert made.curves["loss"] == {
@@ -486,9 +487,9 @@ def test_the_command_says_what_it_found_and_exits_by_it(healthy, tmp_path, capsy
     assert command_line(["doctor", str(healthy)]) == 0
     assert "0 problem(s), 0 warning(s)" in capsys.readouterr().out
     run = copied(healthy, tmp_path / "run")
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(run / "metrics.jsonl")
     records[-1]["validation"]["rtd_auc"] = 0.5
-    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (run / "metrics.jsonl").write_text("".join(map(metrics_line, records)))
     assert command_line(["doctor", str(run), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["healthy"]

@@ -29,6 +29,7 @@ from fast_electra.models.export import write_model
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.folder import load_run
+from fast_electra.runs.metrics import read_metrics
 from fast_electra.training import precision
 from tests import tiny
 
@@ -334,7 +335,7 @@ def test_pairs_are_a_probe_that_changes_nothing_and_ends_with_what_evaluate_says
     for name, options in (("plain", []), ("probed", ["--probe", "blimp", "--probe-data", str(file)])):
         run = tmp_path / name
         assert main(["pretrain", str(tmp_path / "run.yaml"), "--run", str(run), "--probe-every", "5", *options]) == 0
-        runs[name] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        runs[name] = read_metrics(run / "metrics.jsonl")
     said = capsys.readouterr().err
     assert "probes took" in said
     without = [{key: value for key, value in r.items() if key not in ("blimp", "timing")} for r in runs["probed"]]

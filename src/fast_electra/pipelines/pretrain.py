@@ -116,7 +116,8 @@ def _pretrain(
     else:
         session = _go_on(config, opened, execution, say)
     parts, plan, run = session.parts, session.plan, session.run
-    own: list[Observer] = [session.internals, MetricsFile(run.metrics_file, keep_through=session.state.update)]
+    metrics = MetricsFile(run.metrics_file, session.state.update, say)
+    own: list[Observer] = [session.internals, metrics]
     if session.config.training.tensorboard:
         own.append(TensorBoard(folder / "tensorboard"))
     with postponed():
@@ -125,7 +126,7 @@ def _pretrain(
             plan,
             batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
             validate=lambda: validate(parts, execution),
-            save=lambda state: _save(state, run, session.config, parts),
+            save=lambda state: _save(state, run, session.config, parts, metrics),
             execution=execution,
             observers=[*observe(parts), *own, *observers],
             stop=stop,
@@ -133,7 +134,7 @@ def _pretrain(
     result = {
         "updates": plan.updates,
         "tokens": session.state.tokens,
-        "validation": run.metrics()[-1]["validation"],
+        "validation": session.state.validation or validate(parts, execution),
         "flops": plan.updates * run.flops_per_update,
     }
     for name, model in parts.objective.models().items():
@@ -244,7 +245,8 @@ def _with_updates(config: Config, updates: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=budget)})
 
 
-def _save(state: State, run: RunFolder, config: Config, parts: Assembled) -> None:
+def _save(state: State, run: RunFolder, config: Config, parts: Assembled, metrics: MetricsFile) -> None:
+    metrics.sync()
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
     heads: dict[str, Head] = {name: config.objective.head_of(name) for name in models}
     length = text_length(config, "main", models["main"], parts.tokenizer)

@@ -37,6 +37,8 @@ class State:
     """number of non-padding tokens seen"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """metrics since the last record: (sum, count) as float64 (2,)"""
+    validation: dict[str, float] = field(default_factory=dict)
+    """the measures of the last validation; empty before the first"""
     settings: dict[str, float] = field(default_factory=dict)
     """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
 
@@ -50,12 +52,14 @@ class State:
             "tokens": self.tokens,
             "sums": {name: value.tolist() for name, value in self.sums.items()},
             "objective": self.objective.state_dict(),
+            "validation": self.validation,
         }
 
     def restore(self, update: int, scalars: dict[str, Any], device: torch.device) -> None:
         """Continue from a checkpoint's scalars. Its tensors must have been read into `tensors()` already."""
         self.update = update
         self.tokens = scalars["tokens"]
+        self.validation = scalars.get("validation", {})  # checkpoints of earlier versions lack it
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in scalars["sums"].items()
         }
@@ -122,7 +126,7 @@ def train(
             if validating or done % plan.log_every == 0:
                 record = _record(state, plan, clock)
                 if validating:
-                    record["validation"] = validate()
+                    record["validation"] = state.validation = validate()
                 for observer in observers:
                     observer.logged(record)
                 clock = _Clock()

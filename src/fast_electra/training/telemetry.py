@@ -2,11 +2,12 @@
 
 Notable:
 - `metrics.jsonl` has one object per logged update; everything that depends on the clock is under `timing`;
-- resuming removes the records after the checkpoint's update, so no update appears twice;
+- resuming removes the records after the checkpoint's update, so no update appears twice; no checkpoint exists without
+  the records before it;
 - the loop knows only the protocol `Observer`.
 """
 
-import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, Protocol
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fast_electra.runs.metrics import Record, cut_metrics
-from fast_electra.terminal import Terminal
+from fast_electra.runs.metrics import Record, cut_metrics, metrics_line
+from fast_electra.terminal import Say, Terminal
 
 
 class Observer(Protocol):
@@ -57,19 +58,24 @@ class QuietObserver:
 class MetricsFile(QuietObserver):
     """Appends records to `metrics.jsonl`."""
 
-    def __init__(self, path: Path, keep_through: int):
-        """Open the file, and remove the records after update `keep_through`."""
-        cut_metrics(path, keep_through)
+    def __init__(self, path: Path, keep_through: int, say: Say):
+        """Open the file, and remove the records after update `keep_through`; `say` hears of damaged lines."""
+        cut_metrics(path, keep_through, say)
         self._file = path.open("a", encoding="utf-8")
 
     def logged(self, record: Record) -> None:
         """Write one line and flush it."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(metrics_line(record))
         self._file.flush()
+
+    def sync(self) -> None:
+        """Make the lines durable: a checkpoint must not exist without the records before it."""
+        os.fsync(self._file.fileno())
 
     def finished(self) -> None:
         """Close the file."""
-        self._file.close()
+        with self._file:
+            self.sync()
 
 
 class TensorBoard(QuietObserver):
