@@ -113,9 +113,15 @@ def make_repetitive_shards(folder: Path) -> Path:
     return folder
 
 
+def unsealed_record(run: Path) -> dict:
+    """The content of a run's run.json without its digests, as versions before they were added wrote it."""
+    record = json.loads((run / "run.json").read_text())
+    return {key: value for key, value in record.items() if key not in ("sha256", "config_sha256")}
+
+
 def before_execution(run: Path) -> None:
     """Give a run folder's record the shape that it had when device, precision and threads were keys of `training`."""
-    record = json.loads((run / "run.json").read_text())
+    record = unsealed_record(run)
     for name in ("requested", "resolved"):
         record[name]["training"] |= record[name].pop("execution")
     (run / "run.json").write_text(json.dumps(record))
@@ -123,7 +129,7 @@ def before_execution(run: Path) -> None:
 
 def as_version_0_1(run: Path) -> None:
     """Give a run folder's record the shape that version 0.1.0 wrote."""
-    record = json.loads((run / "run.json").read_text())
+    record = unsealed_record(run)
     record["environment"]["fast_electra"] = "0.1.0"
     for name in ("requested", "resolved"):
         del record[name]["optimizer"]["kind"]

@@ -347,7 +347,7 @@ def test_what_cannot_be_exported_is_one_clear_sentence(tmp_path, finished, shard
         export_run(finished, tmp_path)
     other = tmp_path / "run"
     shutil.copytree(finished, other)
-    record = json.loads((other / "run.json").read_text()) | {"auxiliary": "0" * 64}
+    record = tiny.unsealed_record(other) | {"auxiliary": "0" * 64}
     (other / "run.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="is not the one that"):
         export_run(other, tmp_path / "out")

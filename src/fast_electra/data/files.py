@@ -69,7 +69,7 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         seal = content.pop("sha256")
-    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     return content if seal == canonical_digest(content) else None
 

@@ -105,7 +105,7 @@ def _pretrain(
 ) -> RunResult:
     """`pretrain` in a folder that no other process writes."""
     began = time.perf_counter()
-    opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend)
+    opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend, say)
     if isinstance(opened, Finished):
         say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
         return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
@@ -250,6 +250,11 @@ def _save(state: State, run: RunFolder, config: Config, parts: Assembled, metric
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
     heads: dict[str, Head] = {name: config.objective.head_of(name) for name in models}
     length = text_length(config, "main", models["main"], parts.tokenizer)
+
+    def write_more(staged: Path) -> None:
+        run.copy_record(staged)
+        write_models(staged, models, heads, state.optimizers, parts.tokenizer, length)
+
     with unbroken():
         save_checkpoint(
             run.checkpoints,
@@ -257,7 +262,7 @@ def _save(state: State, run: RunFolder, config: Config, parts: Assembled, metric
             state.tensors(),
             state.scalars(),
             config.training.keep_checkpoints,
-            lambda staged: write_models(staged, models, heads, state.optimizers, parts.tokenizer, length),
+            write_more,
         )
 
 

@@ -1,7 +1,7 @@
 """The folder of a pre-training run. All reading and writing of its files happens here.
 
-    config.yaml       the resolved configuration; running it again repeats the run
-    run.json          the requested configuration, digests of the inputs, the status and the result
+    config.yaml       the resolved configuration, for people; running it again repeats the run
+    run.json          the configuration as requested and resolved, digests of the inputs, the status and the result
     metrics.jsonl     one object per logged update
     checkpoints/      one folder per update
     model/            the main model, written at the end; generator/ and masked_lm/ if the objective has them
@@ -9,10 +9,14 @@
 
 Notable:
 - one command at a time writes: it holds `.lock` (`data.locks`), and `opening.py` decides what it does in the folder;
+- run.json holds a digest of itself and one of config.yaml; each checkpoint has a copy of it. The program reads the
+  configuration from run.json only;
 - no module outside of `runs/` knows the names of these files or the keys of run.json.
 """
 
+import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +26,16 @@ from pydantic import ValidationError
 
 from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config, move_execution
-from fast_electra.data.files import write_json_atomically, write_text_atomically
+from fast_electra.data.files import read_sealed_json, sha256_of_file, write_sealed_json, write_text_atomically
 from fast_electra.errors import CheckpointError
 from fast_electra.plugins import digests, missing
 from fast_electra.runs.metrics import Record, read_metrics
+from fast_electra.terminal import Say
 
 CONFIGS = ("requested", "resolved")
+_CONFIG_SEAL = "config_sha256"
+SEALS = ("sha256", _CONFIG_SEAL)
+"""keys of run.json that hold digests of run.json and of config.yaml; runs of earlier versions lack them"""
 RUN, CONFIG, METRICS, CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
 
 
@@ -41,14 +49,20 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: str | Path) -> Self | None:
-        """The run in a folder; None if there is no run."""
+        """The run in a folder; None if there is no run.
+
+        Raises:
+            CheckpointError: its run.json is damaged.
+        """
         path = Path(path)
-        if not (path / RUN).is_file():
+        if (record := _read_record(path / RUN)) is None:
             return None
-        record = json.loads((path / RUN).read_text(encoding="utf-8"))
-        # Runs of earlier versions lack these keys.
-        defaults = {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}}
-        return cls(path, defaults | record | {name: _as_now(record[name]) for name in CONFIGS})
+        try:
+            # Runs of earlier versions lack these keys.
+            defaults = {"segments": [{"from": 0, "updates": record["updates"]}], "main": None, "earlier_flops": {}}
+            return cls(path, defaults | record | {name: _as_now(record[name]) for name in CONFIGS})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path / RUN) from error
 
     @classmethod
     def of_model(cls, source: str | Path) -> Self | None:
@@ -79,35 +93,48 @@ class RunFolder:
             **inputs,
         }
         path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, {})._with(record)
-        run.write_config(resolved)
-        return run
+        return cls(path, {})._with_config(resolved, record)
 
     def extend(self, resolved: Config) -> Self:
         """Write config.yaml and run.json for an extension of the run to the updates of `resolved`."""
         updates = resolved.training.updates
-        run = self._with(
+        return self._with_config(
+            resolved,
             {
                 "status": "started",
                 "resolved": resolved.model_dump(mode="json"),
                 "updates": updates,
                 "segments": [*self.segments, {"from": self.updates, "updates": updates}],
-            }
+            },
         )
-        run.write_config(resolved)
-        return run
 
     def finish(self, result: Mapping[str, Any]) -> Self:
         """Write to run.json that the run is finished, with its `result`."""
         return self._with({"status": "finished", "result": dict(result)})
 
-    def write_config(self, resolved: Config) -> None:
-        """Write config.yaml."""
-        write_text_atomically(self.path / CONFIG, dump_config(resolved))
+    def with_sound_config(self, say: Say) -> Self:
+        """Write config.yaml again if it is missing or was changed; `say` hears of a change."""
+        file, wanted = self.path / CONFIG, self.record.get(_CONFIG_SEAL)
+        if file.exists() and wanted == sha256_of_file(file):
+            return self
+        if file.exists() and wanted is not None:
+            say(f"{file} was changed after the run wrote it: it is written again from {RUN}.")
+        return self._with_config(self.config, {})
+
+    def copy_record(self, folder: Path) -> None:
+        """Write a copy of run.json into a folder, from which it can be restored."""
+        write_sealed_json(folder / RUN, dict(self.record))
+
+    def _with_config(self, resolved: Config, changes: Mapping[str, Any]) -> Self:
+        """Write run.json with changes, and config.yaml."""
+        text = dump_config(resolved)
+        run = self._with({**changes, _CONFIG_SEAL: hashlib.sha256(text.encode()).hexdigest()})
+        write_text_atomically(self.path / CONFIG, text)
+        return run
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         record = {**self.record, **changes}
-        write_json_atomically(self.path / RUN, record)
+        write_sealed_json(self.path / RUN, record)
         return type(self)(self.path, record)
 
     @property
@@ -136,7 +163,7 @@ class RunFolder:
     @property
     def config_text(self) -> str:
         """The resolved configuration as YAML."""
-        return (self.path / CONFIG).read_text(encoding="utf-8")
+        return dump_config(self.config)
 
     @property
     def requested(self) -> Mapping[str, Any]:
@@ -233,6 +260,40 @@ class RunFolder:
                     f"{self.path} was started with another {name} (digest {str(self.digest(name))[:12]}, now "
                     f"{str(now)[:12]}): restore the old one, or choose another folder."
                 )
+
+
+def _read_record(file: Path) -> dict[str, Any] | None:
+    """The content of a run.json; None if there is none, or another program wrote it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        if not file.is_file():
+            return None
+        if (sealed := read_sealed_json(file)) is not None:
+            return sealed
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read ({error.strerror}): make it readable.") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file) from error
+    if isinstance(content, dict) and not content.keys().isdisjoint(SEALS):
+        raise _damaged(file)
+    # Earlier versions did not seal it.
+    return content if isinstance(content, dict) and not content.keys().isdisjoint(CONFIGS) else None
+
+
+def _damaged(file: Path) -> CheckpointError:
+    """The error about a damaged run.json, with the command that restores it from a checkpoint."""
+    copies = sorted((file.parent / CHECKPOINTS).glob(f"[0-9]*/{RUN}"))
+    sound = [copy for copy in copies if read_sealed_json(copy) is not None]
+    remedy = (
+        f"restore it with `{shlex.join(['cp', str(sound[-1]), str(file)])}`, and run the command that began the run"
+        if sound
+        else "restore it from a backup, or choose another folder"
+    )
+    return CheckpointError(f"{file} is damaged (its content differs from its digest): {remedy}.")
 
 
 def _as_now(tree: Mapping[str, Any]) -> dict[str, Any]:

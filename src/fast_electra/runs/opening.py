@@ -19,6 +19,7 @@ from fast_electra.errors import CheckpointError, ConfigError
 from fast_electra.plugins import missing
 from fast_electra.runs.checkpoints import remove_partial
 from fast_electra.runs.folder import CHECKPOINTS, CONFIG, CONFIGS, METRICS, RUN, RunFolder
+from fast_electra.terminal import Say
 
 # A file that was being written when its process was killed: `write_bytes_atomically` names it so.
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, (RUN, CONFIG, METRICS)))})\.\d+\.tmp")
@@ -55,17 +56,18 @@ class Finished:
 Opened = New | Resume | Extend | Finished
 
 
-def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
+def open_run(path: Path, asked: Config, extend: int | None = None, say: Say = lambda _: None) -> Opened:
     """Decide what a configuration does in a folder.
 
     Args:
         path: the folder; it may not exist yet.
         asked: the configuration as the user gives it.
         extend: the new total number of updates of a finished run; None: do not extend.
+        say: called with a sentence if config.yaml was changed and is written again.
 
     Raises:
-        CheckpointError: the folder holds something else, another run, a run of another version, or no run that can be
-            extended.
+        CheckpointError: run.json is damaged, or the folder holds something else, another run, a run of another version,
+            or no run that can be extended.
     """
     run = RunFolder.find(path)
     if run is None:
@@ -81,10 +83,8 @@ def open_run(path: Path, asked: Config, extend: int | None = None) -> Opened:
     _refuse_another(run, asked)
     _remove_left_over(path)
     if extend is None or (extend == run.updates and run.first_update > 0):
-        if run.is_finished:
-            return Finished(run)
-        run.write_config(run.config)  # a kill may have come between run.json and config.yaml
-        return Resume(run)
+        run = run.with_sound_config(say)  # a kill may have come between run.json and config.yaml
+        return Finished(run) if run.is_finished else Resume(run)
     if not run.is_finished:
         raise CheckpointError(
             f"{path} has not finished its {run.updates} updates, and only a finished run can be extended: run the same "
