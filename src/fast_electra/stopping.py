@@ -117,6 +117,7 @@ def listening() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in _requests.before.items():
             signal.signal(getattr(signal, name), handler)
+        _requests = _Requests()
 
 
 def limit_time(text: str | None) -> None:

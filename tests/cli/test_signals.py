@@ -110,6 +110,7 @@ def test_a_signal_in_the_last_update_leaves_a_run_that_the_same_command_finishes
         sends(patch, import_module("fast_electra.training.loop"), "make_update", 12, signal.SIGTERM)
         assert main(words) == 75
     assert "stopped by SIGTERM; finished work is kept" in capsys.readouterr().err
+    assert stopping.requested() is None  # a call of `pretrain` in this process is not stopped
     assert main(words) == 0
     assert weights(Path(words[-1])) == weights(auxiliary)
 

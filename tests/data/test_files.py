@@ -13,7 +13,7 @@ from fast_electra.data.files import (
     write_json_atomically,
     write_manifest,
 )
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, ResourceError
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, error):
             (staged / "a").write_text("a")
             raise error
 
-    with pytest.raises(DataError, match="disk is full"):
+    with pytest.raises(ResourceError, match=rf"{tmp_path}/made can't be written: .*; free space, and run the same"):
         write(tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
@@ -117,5 +117,8 @@ def test_two_processes_do_not_write_the_same_folder(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="can't be written"), staged_folder(tmp_path / "file" / "made"):
+    with (
+        pytest.raises(ResourceError, match="file/made can't be written: file exists; choose"),
+        staged_folder(tmp_path / "file" / "made"),
+    ):
         pass

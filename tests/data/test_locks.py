@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fast_electra.data.locks import LOCK, folder_lock
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, ResourceError
 
 HOLD = """
 import sys, time
@@ -75,7 +75,7 @@ def test_what_cannot_be_locked_is_said_or_left_to_the_caller(tmp_path):
     (tmp_path / "file").touch()
     with folder_lock(tmp_path / "file"):
         pass
-    refused = pytest.raises(DataError, match=r"file/run can't be written \(Not a directory\)")
+    refused = pytest.raises(ResourceError, match="file/run can't be written: not a directory; choose another place")
     with refused, folder_lock(tmp_path / "file" / "run"):
         pass
 

@@ -341,7 +341,7 @@ from fast_electra.data.settings import DataConfig
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import load_tokenizer
-from fast_electra.errors import DataError
+from fast_electra.errors import ResourceError
 from tests import tiny
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -351,13 +351,13 @@ if __name__ == "__main__":
         documents = (Document(f"document {n}" * 10, "") for n in range(20_000))
         try:
             build_shards(documents, tokenizer, folder / "shards", DataConfig(workers=1))
-        except DataError as error:
+        except ResourceError as error:
             print(error)
 """
     ran = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     lines = ran.stdout.splitlines()
     assert len(lines) == 2
-    assert all("the disk is full or a file-size limit was reached" in line for line in lines)
+    assert all("shards can't be written: file too large; free space" in line for line in lines)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
 
 

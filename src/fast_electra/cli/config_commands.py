@@ -83,7 +83,6 @@ def plot(
     from fast_electra.runs.folder import load_run
 
     chart = schedule_chart(configs, load_run(run).metrics() if run else ())
-    out.parent.mkdir(parents=True, exist_ok=True)
     (save_svg if out.suffix == ".svg" else save_png)(chart, out)
     Terminal().say(str(out))
 

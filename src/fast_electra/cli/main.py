@@ -9,7 +9,6 @@ Notable:
 """
 
 import difflib
-import errno
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
 from fast_electra import __version__, stopping, terminal
+from fast_electra.data.disk import not_written
 from fast_electra.errors import UserError
 from fast_electra.terminal import Terminal, command, discard, prepare_streams, split_settings
 
@@ -255,13 +255,14 @@ def _run(arguments: Sequence[str]) -> int:
         return _failed(str(error), error.status)
     except CycloptsError as error:
         return _failed(_sentence(error))
-    except OSError as error:
-        if error.filename is not None:
-            return _failed(f"{error.filename}: {error.strerror}; give another path.")
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if (full := not_written(None, error)) is not None:
+            if getattr(error, "filename", None) is None:
+                discard(sys.stdout)  # `> /dev/full`: buffered output would fail again when Python exits
+            return _failed(str(full), full.status)
+        if not isinstance(error, OSError) or error.filename is None:
             raise
-        discard(sys.stdout)  # `> /dev/full`: buffered output would fail again when Python exits
-        return _failed(f"the output can't be written ({error.strerror}); free space, or write it elsewhere.", 1)
+        return _failed(f"{error.filename}: {error.strerror}; give another path.")
     return result if isinstance(result, int) else 0
 
 

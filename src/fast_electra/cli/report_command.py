@@ -20,7 +20,6 @@ def report(run: Path, /, *, out: Path | None = None) -> int:
 
     target = out or run / "report.html"
     page = render_quickstart_page(report_content(run))
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(target, page)
     Terminal().say(str(target))
     return 0

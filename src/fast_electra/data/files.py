@@ -10,45 +10,45 @@ Notable:
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fast_electra.data.disk import writing
 from fast_electra.data.locks import name_lock
 from fast_electra.errors import DataError
 
 MANIFEST = "manifest.json"
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FULL_BY_RUST = re.compile(rf"os error ({'|'.join(str(number) for number in sorted(_FULL))})\b")
-
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that `path` always holds either the old text or the new.
-
-    Half of a surrogate pair becomes an escape, as in JSON.
-    """
+    """Write UTF-8 text as in `write_bytes_atomically`; half of a surrogate pair becomes an escape, as in JSON."""
     write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write bytes so that `path` always holds either the old content or the new."""
+    """Write bytes so that `path` always holds either the old content or the new; its folder is created if missing.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(staged, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(staged, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                staged.unlink()
+            raise
     sync_folder(path.parent)
 
 
@@ -58,8 +58,7 @@ def write_json_atomically(path: Path, content: Any) -> None:
 
 
 def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object with a digest of its content under "sha256"; the folder is created if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a JSON object with a digest of its content under "sha256"."""
     plain = json.loads(json.dumps(content, allow_nan=False))  # so that keys are as they will be read
     write_json_atomically(path, content | {"sha256": canonical_digest(plain)})
 
@@ -94,10 +93,11 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     Files that a killed process left under NAME.partial are removed first.
 
     Raises:
-        DataError: the disk is full or cannot be written, or another process is writing the same folder.
+        ResourceError: the disk is full or cannot be written.
+        DataError: another process is writing the same folder.
     """
     staged = folder.with_name(folder.name + ".partial")
-    with _disk_errors(folder):
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with name_lock(folder):
             shutil.rmtree(staged, ignore_errors=True)
@@ -113,7 +113,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def copy_folder_atomically(source: Path, target: Path) -> None:
-    """Copy a folder so that `target` appears complete; DataError as in `staged_folder`."""
+    """Copy a folder so that `target` appears complete; errors as in `staged_folder`."""
     with staged_folder(target) as staged:
         shutil.copytree(source, staged, dirs_exist_ok=True)
 
@@ -213,33 +213,6 @@ def _refuse_outside(folder: Path, name: str) -> None:
         raise DataError(
             f"{folder / MANIFEST} names {name!r}, which is not a file inside {folder}: do not use this folder."
         )
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _full(folder) from error
-        name = str(error.filename or "")
-        if name and (name.startswith(str(folder)) or folder.is_relative_to(name)):
-            raise DataError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
-        raise
-    except DataError:
-        raise
-    except Exception as error:
-        # Tokenizers' Rust code raises a plain Exception with the number in its text.
-        if _FULL_BY_RUST.search(str(error)):
-            raise _full(folder) from error
-        raise
-
-
-def _full(folder: Path) -> DataError:
-    return DataError(
-        f"the disk is full or a file-size limit was reached while {folder} was written; its files were removed: "
-        "free space or choose another folder."
-    )
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fast_electra.data.disk import writing
 from fast_electra.errors import DataError
 
 LOCK = ".lock"
@@ -34,18 +35,17 @@ def folder_lock(folder: Path, wait: bool = False, name: str = LOCK) -> Iterator[
         name: of the lock file; locks of different names do not exclude each other.
 
     Raises:
-        DataError: another process holds the lock, or the folder can't be written.
+        DataError: another process holds the lock.
+        ResourceError: the folder can't be written.
     """
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
         yield  # nothing can be written there, and the caller says so
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_held(folder / name, folder, wait))
-        except OSError as error:
-            raise DataError(f"{folder} can't be written ({error.strerror}); choose another folder.") from error
         try:
             yield
         finally:

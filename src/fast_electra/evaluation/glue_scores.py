@@ -110,7 +110,6 @@ def write_server_predictions(
         ValueError: the numbers of examples and predictions of a split differ.
     """
     glue = GLUE[task.name]
-    folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for split, values in predictions.items():
         if len(values) != len(task.test[split]):

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fast_electra.config.tree import Config
+from fast_electra.data.disk import writing
 from fast_electra.evaluation.detector import masked_prediction, suspicion_of
 from fast_electra.evaluation.minimal_pairs import (
     LONGEST,
@@ -126,7 +127,7 @@ class ProbeObserver(_Probing):
             "share": self._seconds / (time.perf_counter() - self._began),
         }
         record: Record = {"update": update, "scores": scores, "timing": timing}
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from fast_electra.data.disk import writing
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.sharing import fold
 
@@ -40,13 +41,17 @@ def export_model(
         folder: appears by rename.
         card: text of README.md.
         length: tokens of the longest text, for `model_max_length`; None: from `longest_export`.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
     """
     staged = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staged, ignore_errors=True)
-    write_model(model, tokenizer, staged, card, length)
-    if folder.exists():
-        shutil.rmtree(folder)
-    staged.rename(folder)
+    with writing(folder):
+        write_model(model, tokenizer, staged, card, length)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
 
 
 def longest_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

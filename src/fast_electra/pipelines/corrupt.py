@@ -205,7 +205,6 @@ class _Builder:
             "flops_per_row": flops,
             "training_flops": training_flops(named, config.auxiliary.checkpoint) if named else 0,
         }
-        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / IDENTITY).exists():
             write_json_atomically(folder / IDENTITY, about)
         return cls(folder, inputs, auxiliary, _begun(folder, about), rows, micro_batch)

@@ -79,7 +79,6 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
         path: of the file; its folder is created if it is missing.
     """
     chart = comparison_chart(contests, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
     match path.suffix.lower():
         case ".svg":
             save_svg(chart, path)

@@ -12,7 +12,6 @@ The page does hovering and zooming (`templates/page.js`); the specification has 
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import vl_convert
 
-from fast_electra.data.files import write_text_atomically
+from fast_electra.data.files import write_bytes_atomically, write_text_atomically
 from fast_electra.report.figures import finite, look_up
 from fast_electra.report.figures import percent as written_percent
 
@@ -375,10 +374,4 @@ def save_png(specification: Specification, path: str | Path, scale: float = 2.0)
     png = vl_convert.vegalite_to_png(
         specification, vl_version=VEGA_LITE, config=theme(), scale=scale, allowed_base_urls=[]
     )
-    path = Path(path)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        staged.write_bytes(png)
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    write_bytes_atomically(Path(path), png)

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from fast_electra.data.disk import writing
 from fast_electra.data.files import sync_folder, sync_tree, verify_manifest, write_json_atomically, write_manifest
 from fast_electra.errors import CheckpointError, DataError
 
@@ -60,32 +61,31 @@ def save_checkpoint(
         the checkpoint's folder.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written; earlier checkpoints are unchanged.
+        ResourceError: the disk is full or cannot be written; earlier checkpoints are unchanged.
     """
     target = folder / f"{update:08d}"
     staged = folder / f"{update:08d}{_PARTIAL}"
     remove_partial(folder)
-    try:
-        staged.mkdir(parents=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            save(
-                dict(tensors),
-                storage_writer=HuggingFaceStorageWriter(str(staged), save_distributed=True),
-                no_dist=True,
-            )
-        write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
-        write_more(staged)
-        write_manifest(staged)
-        sync_tree(staged)
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
-        sync_folder(folder)
-    except (OSError, CheckpointException, DataError) as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise CheckpointError(
-            f"the checkpoint {target} could not be written ({_reason(error)}): free space and resume."
-        ) from error
+    with writing(target):
+        try:
+            staged.mkdir(parents=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                save(
+                    dict(tensors),
+                    storage_writer=HuggingFaceStorageWriter(str(staged), save_distributed=True),
+                    no_dist=True,
+                )
+            write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
+            write_more(staged)
+            write_manifest(staged)
+            sync_tree(staged)
+            shutil.rmtree(target, ignore_errors=True)
+            staged.rename(target)
+            sync_folder(folder)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
     _prune(folder, update, keep)
     return target
 

@@ -92,7 +92,6 @@ class RunFolder:
             "plugins": digests(resolved.plugins),
             **inputs,
         }
-        path.mkdir(parents=True, exist_ok=True)
         return cls(path, {})._with_config(resolved, record)
 
     def extend(self, resolved: Config) -> Self:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fast_electra.data.disk import writing
 from fast_electra.runs.metrics import Record, cut_metrics, metrics_line
 from fast_electra.terminal import Say, Terminal
 
@@ -60,17 +61,21 @@ class MetricsFile(QuietObserver):
 
     def __init__(self, path: Path, keep_through: int, say: Say):
         """Open the file, and remove the records after update `keep_through`; `say` hears of damaged lines."""
-        cut_metrics(path, keep_through, say)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            cut_metrics(path, keep_through, say)
+            self._file = path.open("a", encoding="utf-8")
 
     def logged(self, record: Record) -> None:
         """Write one line and flush it."""
-        self._file.write(metrics_line(record))
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(metrics_line(record))
+            self._file.flush()
 
     def sync(self) -> None:
         """Make the lines durable: a checkpoint must not exist without the records before it."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
     def finished(self) -> None:
         """Close the file."""
