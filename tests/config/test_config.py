@@ -536,3 +536,37 @@ def test_a_dotted_key_of_a_file_is_to_be_a_section(tmp_path):
 
 def test_one_setting_may_be_given_as_text():
     assert load_config("quickstart", "training.seed=4").training.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x: " + "[" * 600 + "]" * 600, "line 2: lists and mappings are nested more than 30 deep; no setting is."),
+        ("x: " + "{a: " * 60_000, "line 2: lists and mappings are nested more than 30 deep; no setting is."),
+        ("- " * 600, "line 2: "),
+        ("? " * 600, "line 2: "),
+        (f"training: {{seed: {'9' * 5000}}}", "line 2: a number of 5,000 characters is too long; shorten it."),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "line 2: anchors and aliases are not read; write the value out."),
+        ("a: &x [*x]", "line 2: anchors and aliases are not read; write the value out."),
+    ],
+)
+def test_yaml_that_was_made_to_do_harm_is_one_sentence(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"preset: quickstart\n{text}\n")
+    assert main(["config", "show", str(tmp_path / "c.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/c.yaml, {said}")
+    assert error.count("\n") == 1
+
+
+def test_lone_carriage_returns_end_lines(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("preset: quickstart\rtraining:\r  seed: 3\r", newline="")
+    assert load_config(tmp_path / "c.yaml").training.seed == 3
+
+
+def test_a_number_of_thousands_of_digits_on_the_command_line_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["config", "show", "quickstart", f"optimizer.learning_rate={'9' * 5000}"]) == 2
+    assert "a number of 5,000 characters is too long; shorten it." in capsys.readouterr().err

@@ -17,11 +17,16 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from fast_electra.errors import ConfigError
 
 Keys = tuple[str, ...]
+_DEEPEST = 30
+"""lists and mappings inside each other"""
+_LONGEST_NUMBER = 100
+"""characters"""
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,24 @@ def parse(text: str, name: str, base: Keys = (), place: str | None = None) -> tu
         if kind not in ("null", "bool", "int", "float"):
             # Text, and what YAML 1.1 would make a date or a merge. JSON escapes a rare character as a pair: join it.
             return node.value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
+            raise ConfigError(
+                f"{at(node.start_mark.line)}: a number of {len(node.value):,} characters is too long; shorten it."
+            )
         result = yaml.constructor.construct_object(node)
         if kind == "float" and not math.isfinite(result):
             raise ConfigError(f"{at(node.start_mark.line)}: {node.value} is not a finite number; give a finite one.")
         return result
 
+    depth = 0
     try:
         for event in yaml.parse(text):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ConfigError(
+                    f"{at(event.start_mark.line)}: lists and mappings are nested more than {_DEEPEST} deep; no setting "
+                    "is."
+                )
             if getattr(event, "tag", None) is not None:
                 tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
                 raise ConfigError(f"{at(event.start_mark.line)}: the tag {tag} is not read; leave it out.")

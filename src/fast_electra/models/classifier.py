@@ -34,7 +34,7 @@ from transformers import (
 from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
-from fast_electra.models.build import BUILDING_ERRORS, not_built, prepare_model, set_dropout
+from fast_electra.models.build import not_built, prepare_model, set_dropout
 from fast_electra.models.export import drop_attention_keys, longest_export, save_tokenizer
 from fast_electra.models.inputs import first_position, longest_row
 from fast_electra.models.layers import layer_stacks
@@ -88,7 +88,7 @@ def load_classifier(
         torch.manual_seed(seed)
         try:
             model = _HEADS[unit].from_config(config, dtype=torch.float32, attn_implementation=MATMUL_ATTENTION)
-        except BUILDING_ERRORS as error:
+        except Exception as error:  # a wrong value can raise anything
             raise not_built(config, f"{unit} classification", error) from error
     if not untrained:
         encoder, absent, _ = read_checkpoint(name, copy.deepcopy(config), AutoModel)

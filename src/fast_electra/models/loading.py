@@ -26,6 +26,7 @@ from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import Head, build_model, head_class, one_line, prepare_model, set_dropout
 from fast_electra.models.export import LABELS
+from fast_electra.models.folder_checks import refuse_absurd, refuse_weights
 
 # A layer's stack and number in the name of a weight: bert.encoder.layer.1.…
 _LAYER = re.compile(r"(\D*?)\.(\d+)\.")
@@ -137,7 +138,7 @@ def read_checkpoint(
                 ignore_mismatched_sizes=True,
                 attn_implementation=MATMUL_ATTENTION,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        except Exception as error:  # as for the configuration
             raise _not_loaded(source, error, what) from error
     unused = sorted(report["unexpected_keys"])
     _refuse_other_names(source, model, min(report["missing_keys"], default=None), unused)
@@ -158,29 +159,24 @@ def stored_config(source: str) -> PreTrainedConfig:
         ModelError: there is no model, it needs code of its own, or its weights are not in safetensors.
     """
     refuse_no_model(source)
-    local = Path(source)
-    if local.is_dir() and not list(local.glob("*.safetensors")):
-        other = next((name for name in ("pytorch_model.bin", "tf_model.h5") if list(local.glob(f"{name}*"))), None)
-        raise ModelError(
-            f"{local} has no *.safetensors file"
-            + (f", only {other}" if other else "")
-            + ": only safetensors weights are read, since other formats can run code; "
-            "save the model again with a current Transformers."
-        )
-    for file in sorted(local.glob("*.safetensors")) if local.is_dir() else ():
-        _refuse_damaged(file)
+    refuse_weights(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Transformers checks little, and a wrong value can raise anything
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise ModelError(
                 f"{source} needs code that comes with it, and such code is never run: take a model whose class "
                 "Transformers has itself."
             ) from error
+        if Path(source).is_dir():
+            raise ModelError(
+                f"{source}/config.json cannot be used ({_reason(error)}): correct it, or fetch or export it again."
+            ) from error
         raise _not_loaded(source, error) from error
-    for key in ("auto_map", "_attn_implementation_internal"):
+    for key in ("auto_map", "transformers_weights", "_attn_implementation_internal"):
         if hasattr(config, key):
             delattr(config, key)
+    refuse_absurd(source, config)
     return config
 
 
@@ -279,39 +275,24 @@ def refuse_no_model(source: str | Path) -> None:
         raise ModelError(f"{source} is not a folder; give a run, a folder with a Transformers model, or a hub name.")
 
 
-def _refuse_damaged(file: Path) -> None:
-    """Raise ModelError if a safetensors file is only a pointer to one, or is not as long as its header says."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        if start == b"version ":
-            raise ModelError(
-                f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder, or fetch the file "
-                "itself."
-            )
-        header = int.from_bytes(start, "little")
-        try:
-            if len(start) < 8 or header > size:
-                raise ValueError
-            tensors = json.loads(opened.read(header))
-            whole = (
-                8 + header + max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(f"{file} is not a complete safetensors file: fetch or export it again.") from error
-    if size != whole:
-        raise ModelError(f"{file} has {size:,} bytes and should have {whole:,}: fetch or export it again.")
-
-
 def _not_loaded(source: str, error: Exception, what: str = "model") -> ModelError:
     """One sentence, with a remedy, about an error of Transformers while loading."""
     if Path(source).is_dir():
-        return ModelError(f"no {what} can be loaded from {source}: {one_line(error)}")
+        return ModelError(
+            f"no {what} can be loaded from {source} ({_reason(error)}): correct its config.json, or fetch or export it "
+            "again."
+        )
     return ModelError(
         f"{source} is not a folder here, and the Hugging Face hub gives no such {what} ({one_line(error, 120)}): "
         f"without network, fetch it elsewhere by `hf download {shlex.quote(source)} --local-dir FOLDER`, and name the "
         "folder."
     )
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error, and its type where the message says little."""
+    said = one_line(error)
+    return said if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {said}"
 
 
 def _first_of(names: Sequence[str]) -> str:
