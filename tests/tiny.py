@@ -119,6 +119,12 @@ def unsealed_record(run: Path) -> dict:
     return {key: value for key, value in record.items() if key not in ("sha256", "config_sha256")}
 
 
+def unsealed(model: Path) -> Path:
+    """A model's folder without its seal, as Transformers or an earlier version wrote it."""
+    (model / "manifest.json").unlink()
+    return model
+
+
 def before_execution(run: Path) -> None:
     """Give a run folder's record the shape that it had when device, precision and threads were keys of `training`."""
     record = unsealed_record(run)

@@ -165,6 +165,8 @@ def test_an_auxiliary_whose_weights_changed_is_told(corpus, healthy_auxiliary, t
     name = next(iter(weights))
     weights[name][0] += 0.01
     save_file(weights, auxiliary / "model" / "model.safetensors", metadata={"format": "pt"})
+    assert "its digest differs" in str(examine(tmp_path / "main"))
+    tiny.unsealed(auxiliary / "model")
     assert sick(examine(tmp_path / "main"))["auxiliary unchanged"] == "problem"
 
 

@@ -172,7 +172,7 @@ def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path,
 
 
 def test_what_a_worker_cannot_do_is_told_as_without_workers(tmp_path, models, glue, capsys):
-    model = shutil.copytree(models[0], tmp_path / "model")
+    model = tiny.unsealed(shutil.copytree(models[0], tmp_path / "model"))
     weights = load_file(model / "model.safetensors")
     for tensor in weights.values():
         tensor[:1] = float("nan")  # found when a cell is computed
@@ -244,7 +244,7 @@ def test_a_cell_belongs_to_its_weights_task_recipe_and_seed(tmp_path, evaluated,
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
 def test_a_cell_belongs_to_what_its_model_and_start_are_read_with(file, tmp_path, models, glue, monkeypatch, capsys):
     """A shorter row is cut, a configuration computes otherwise: the weights alone do not say what comes out."""
-    model, start = (shutil.copytree(models[0], tmp_path / name) for name in ("model", "start"))
+    model, start = (tiny.unsealed(shutil.copytree(models[0], tmp_path / name)) for name in ("model", "start"))
     plain = again(tmp_path / "plain", model, glue, "--tasks", "rte", "--seeds", "1")
     started = again(tmp_path / "started", model, glue, "--tasks", "rte", "--seeds", "1", "--start", str(start))
     for options, changed, cells in ((plain, model, "2 cells"), (started, start, "1 cell")):
@@ -848,7 +848,7 @@ def test_probes_of_pre_training_are_refused_by_their_own_options(tmp_path, glue,
 
 
 def test_a_model_without_a_tokenizer_or_none_at_all_is_refused(tmp_path, models, glue, capsys):
-    bare = shutil.copytree(models[0], tmp_path / "bare")
+    bare = tiny.unsealed(shutil.copytree(models[0], tmp_path / "bare"))
     for path in bare.glob("token*"):
         path.unlink()
     for model, sentence in ((bare, "holds no tokenizer"), (tmp_path / "x y", "is not a folder")):

@@ -364,6 +364,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, tagger, tokenizer):
     model = load_model(tagger, "mlm")
     broken = tmp_path / "broken"
     write_model(model, tokenizer, broken, "")
+    tiny.unsealed(broken)
     save_file({k: v for k, v in weights.items() if "layers.1" not in k}, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"broken has no weights for layers\.1\..* and \d+ more: its encoder is not a"):
         load_classifier(broken, "sequence", CLASSES, 0, 0.1)

@@ -313,7 +313,7 @@ def test_what_does_not_go_together_is_refused_before_a_model_is_looked_at(tmp_pa
 
 
 def test_a_model_without_a_head_that_judges_is_refused(tmp_path, models, file, capsys):
-    bare = shutil.copytree(models / "rtd", tmp_path / "bare")
+    bare = tiny.unsealed(shutil.copytree(models / "rtd", tmp_path / "bare"))
     config = json.loads((bare / "config.json").read_text())
     config |= {"id2label": {"0": "x", "1": "y"}, "label2id": {"x": 0, "y": 1}}
     (bare / "config.json").write_text(json.dumps(config))

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
+from fast_electra.cli.main import main
 from fast_electra.models.classifier import save_classifier
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.publishing.export import export_run
@@ -86,3 +88,62 @@ def test_every_part_of_a_run_is_wrapped_on_its_device(tmp_path, shards, auxiliar
         config = tiny.settings(shards, kind, data__attention="document", **changes)
         assembly.assemble(config, meta)
     assert seen == [{meta.device}] * 3
+
+
+def test_a_link_in_the_place_of_a_runs_model_is_replaced_and_what_it_leads_to_stays(tmp_path, shards):
+    config = tiny.settings(shards, training__updates=2)
+    pretrain(config, tmp_path / "run")
+    model = tmp_path / "run" / "model"
+    elsewhere = model.rename(tmp_path / "elsewhere")
+    before = (elsewhere / "model.safetensors").read_bytes()
+    for target in (elsewhere, tmp_path / "nowhere"):
+        model.symlink_to(target)
+        updates = 3 if target == elsewhere else 4
+        pretrain(config, tmp_path / "run", extend=updates)
+        assert not model.is_symlink()
+        assert (elsewhere / "model.safetensors").read_bytes() == before
+        assert (model / "model.safetensors").read_bytes() != before
+        if target == elsewhere:
+            for file in model.iterdir():
+                file.unlink()
+            model.rmdir()
+
+
+def test_a_failed_upload_is_one_sentence_and_the_same_command_uploads_again(
+    tmp_path, shards, auxiliary, monkeypatch, capsys
+):
+    run_folder, out = tmp_path / "run", tmp_path / "out"
+    pretrain(tiny.settings(shards, "fast_electra", auxiliary, training__updates=2), run_folder)
+    command = ["export", str(run_folder), str(out), "--push", "me/encoder"]
+    uploaded = []
+
+    class NoNetwork(Exception):  # httpx's errors are no OSError
+        pass
+
+    def refuse(*_, **__):
+        raise NoNetwork("[Errno -2] Name or service not known\n in two lines")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HfApi, "create_repo", refuse)
+        for _ in range(2):
+            assert main(command) == 2
+            said = capsys.readouterr().err.strip().splitlines()[-1]
+            assert said.startswith("error: ")
+            assert "could not be uploaded to me/encoder ([Errno -2] Name or service not known in two lines)" in said
+            assert said.endswith("and run the same command again.")
+    (out / "README.md").write_text("# edited between the two")
+    repository = type("Repository", (str,), {"repo_id": "me/encoder"})("https://hub/me/encoder")
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: repository)
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: type("Info", (), {"private": True}))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda *_, folder_path, **__: uploaded.append(folder_path))
+    assert main(command) == 0
+    assert uploaded == [out]
+    assert (out / "README.md").read_text() == "# edited between the two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    other = ["export", str(run_folder), str(out), "--no-auxiliary", "--push", "me/encoder"]
+    assert main(other) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["export", str(run_folder), str(out)]) == 2
+    (out / "config.json").write_text("{}")
+    assert main(command) == 2
+    assert "config.json has 2 bytes" in capsys.readouterr().err

@@ -62,12 +62,12 @@ def test_a_kill_while_old_checkpoints_are_deleted_leaves_nothing_that_looks_like
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "_prune", lambda *_: None)
+        patched.setattr(checkpoints, "prune_checkpoints", lambda *_: None)
         save(tmp_path, 4)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", killed)
         with pytest.raises(Killed):
-            checkpoints._prune(tmp_path, 4, keep=1)
+            checkpoints.prune_checkpoints(tmp_path, 4, keep=1)
     assert checkpoint_updates(tmp_path) == [4]
     assert (tmp_path / "00000002.partial").exists()
     save(tmp_path, 6, keep=1)

@@ -97,7 +97,7 @@ def test_a_run_from_before_the_seals_is_read_resumed_and_sealed(tmp_path, shards
     with pytest.raises(Interrupted):
         run(config, tmp_path / "run", stop_after=5)
     (tmp_path / "run" / "run.json").write_text(json.dumps(tiny.unsealed_record(tmp_path / "run")))
-    for copied in (tmp_path / "run" / "checkpoints").glob("*/run.json"):
+    for copied in (tmp_path / "run" / "checkpoints").glob("*/run-copy.json"):
         copied.unlink()
         shutil.rmtree(copied.parent)
     assert load_run(tmp_path / "run").status == "started"

@@ -52,6 +52,7 @@ def export(
         "all" if checkpoint == "all" else int(checkpoint) if checkpoint else None,
         auxiliary,
         say=Terminal(stderr=True).say,
+        again=push is not None,  # an upload failed before
     )
     Terminal().say(push_to_hub(out, push, public) if push else str(out))
     return 0

@@ -30,7 +30,7 @@ from fast_electra.corruption.cache_files import KNOTS, PartFile, PathReader, int
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.replacement import Corrupted, replace
 from fast_electra.data.batches import Batch
-from fast_electra.data.files import MANIFEST, canonical_digest, verify_manifest, write_json_atomically
+from fast_electra.data.files import MANIFEST, canonical_digest, differing_parts, verify_manifest, write_json_atomically
 from fast_electra.errors import ConfigError, DataError
 
 FORMAT = "fast-electra corruption cache"
@@ -200,12 +200,20 @@ def write_cache_manifest(
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The differences between two identities, in words; empty if there are none."""
     return "; ".join(
-        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        f"{key} is {one} there and {other} here"
         for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
+        for one, other in _differing(there.get(key), here.get(key))
     )
+
+
+def _differing(there: Any, here: Any) -> list[tuple[str, str]]:
+    """Two values in words, if they differ; of digests their beginnings."""
+    if all(isinstance(value, str) and len(value) >= 64 for value in (there, here)):
+        found = differing_parts(there, here)
+        return [(f"{found[0]}…", f"{found[1]}…")] if found else []
+    return [(_short(there), _short(here))] if there != here else []
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return f"{text[1:13]}…" if isinstance(value, str) and len(value) == 64 else text
+    return f"{text[1:13]}…" if isinstance(value, str) and len(value) >= 64 else text

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,6 +80,16 @@ def canonical_digest(content: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def differing_parts(there: str | None, here: str | None) -> tuple[str, str] | None:
+    """The beginnings of the first parts of two digests that differ; None if they agree.
+
+    A digest of a model has two parts, WEIGHTS+CONFIGURATION. Earlier versions stored the first one only, so a part that
+    one side lacks is not compared.
+    """
+    parts = zip(str(there).split("+"), str(here).split("+"), strict=False)
+    return next(((one[:12], other[:12]) for one, other in parts if one != other), None)
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
@@ -87,10 +97,11 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
+def staged_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     """Give NAME.partial to write in. When the block ends, it is renamed to `folder`; if the block fails, it is removed.
 
-    Files that a killed process left under NAME.partial are removed first.
+    Files that a killed process left under NAME.partial are removed first. With `replace`, a folder or a link of this
+    name is removed before the renaming; the folder that a link leads to stays as it is.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
@@ -105,6 +116,10 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             try:
                 yield staged
                 sync_tree(staged)
+                if replace and folder.is_symlink():
+                    folder.unlink()
+                elif replace and folder.exists():
+                    shutil.rmtree(folder)
                 staged.rename(folder)
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
@@ -119,26 +134,31 @@ def copy_folder_atomically(source: Path, target: Path) -> None:
 
 
 def write_manifest(
-    folder: Path, content: Mapping[str, Any] | None = None, digests: Mapping[str, str] | None = None
+    folder: Path,
+    content: Mapping[str, Any] | None = None,
+    digests: Mapping[str, str] | None = None,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Any]:
-    """Write `manifest.json` over all files under `folder`.
+    """Write `manifest.json` over files under `folder`.
 
     Args:
         folder: holds the files.
         content: further keys, JSON.
         digests: SHA-256 by name, of files that need not be read again.
+        names: of the files; None: all.
 
     Returns:
         the manifest: `content`, `files` ({name: {bytes, sha256}}) and `digest`.
     """
     digests = digests or {}
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    if names is None:
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {
         name: {
             "bytes": (folder / name).stat().st_size,
             "sha256": digests.get(name) or sha256_of_file(folder / name),
         }
-        for name in names
+        for name in sorted(names)
         if name != MANIFEST
     }
     manifest = {**(content or {}), "files": files}
@@ -147,12 +167,13 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(folder: Path, remedy: str = "write the folder again") -> dict[str, Any]:
+def read_manifest(folder: Path, remedy: str = "write the folder again", links: bool = False) -> dict[str, Any]:
     """Read the manifest of `folder`, and check its own digest and that every name in it is inside the folder.
 
     Args:
         folder: holds `manifest.json`.
         remedy: the end of the error's sentence.
+        links: files may be symbolic links, as in the cache of the Hugging Face hub.
 
     Raises:
         DataError: it is missing, damaged, or names a file outside the folder.
@@ -173,7 +194,7 @@ def read_manifest(folder: Path, remedy: str = "write the folder again") -> dict[
     if not sound:
         raise DataError(f"{path} is damaged: {remedy}.")
     for name in files:
-        _refuse_outside(folder, name)
+        _refuse_outside(folder, name, links)
     return manifest
 
 
@@ -190,24 +211,28 @@ def verify_manifest(folder: Path, digests: bool = True, remedy: str = "write the
     """
     manifest = read_manifest(folder, remedy)
     for name, expected in manifest["files"].items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-            if size != expected["bytes"]:
-                raise DataError(f"{path} has {size:,} bytes instead of {expected['bytes']:,}: {remedy}.")
-            if digests and sha256_of_file(path) != expected["sha256"]:
-                raise DataError(f"{path} is damaged (its digest differs from the manifest's): {remedy}.")
-        except FileNotFoundError:
-            raise DataError(f"{path} is missing: {remedy}.") from None
-        except OSError as error:
-            raise DataError(f"{path} can't be read ({error.strerror}): {remedy}.") from error
+        verify_file(folder / name, expected, digests, remedy)
     return manifest
 
 
-def _refuse_outside(folder: Path, name: str) -> None:
+def verify_file(path: Path, expected: Mapping[str, Any], digest: bool, remedy: str) -> None:
+    """Check one file against its entry in a manifest; arguments and DataError as in `verify_manifest`."""
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise DataError(f"{path} has {size:,} bytes instead of {expected['bytes']:,}: {remedy}.")
+        if digest and sha256_of_file(path) != expected["sha256"]:
+            raise DataError(f"{path} is damaged (its digest differs from the manifest's): {remedy}.")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: {remedy}.") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}): {remedy}.") from error
+
+
+def _refuse_outside(folder: Path, name: str, links: bool) -> None:
     parts = PurePosixPath(name).parts
     inside = bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and ":" not in name
-    if inside:
+    if inside and not links:
         inside = not any((folder / PurePosixPath(*parts[:depth])).is_symlink() for depth in range(1, len(parts) + 1))
     if not inside:
         raise DataError(

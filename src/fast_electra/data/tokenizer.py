@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from fast_electra.data.files import canonical_digest
+from fast_electra.data.seals import refuse_broken_seal
 from fast_electra.data.text_files import open_text
 from fast_electra.errors import ConfigError, DataError
 
@@ -145,7 +146,9 @@ def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
 
     Raises:
         DataError: there is none, or it cannot be loaded.
+        ModelError: it belongs to a model whose seal is broken.
     """
+    refuse_broken_seal(path, weights=False)
     from transformers import AutoTokenizer
 
     absent = DataError(

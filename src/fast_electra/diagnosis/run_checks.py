@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from fast_electra.config.tree import Config
+from fast_electra.data.files import differing_parts
 from fast_electra.data.shards import open_shards
 from fast_electra.diagnosis.curve_checks import Curves, Finding, plateau_finding
 from fast_electra.diagnosis.internal_checks import judge
@@ -111,9 +112,11 @@ def unchanged_inputs(run: Run, parts: Assembled) -> list[Finding]:
         before = run.folder.digest(name)
         if before is None or now is None:
             continue
-        measured = f"digest {before[:12]} at the start" + ("" if before == now else f", {now[:12]} now")
+        differing = differing_parts(before, now)
+        at_start, at_end = differing or (before[:12], "")
+        measured = f"digest {at_start} at the start" + (f", {at_end} now" if differing else "")
         normal = "the same from start to end" + (", because it is frozen" if name == "auxiliary" else "")
-        if before == now:
+        if differing is None:
             findings.append(Finding(f"{name} unchanged", "ok", measured, normal))
         else:
             remedy = f"restore the old {name}, or start again in another folder: this run's curves mix two of them"

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import fast_electra
 from fast_electra.data.files import staged_folder
+from fast_electra.data.seals import seal_model
 from fast_electra.errors import TrainingError
 from fast_electra.evaluation.encoding import (
     NO_LABEL,
@@ -333,3 +334,4 @@ def _save(objective: FineTuning, optimizer: GroupOptimizer, tokenizer: PreTraine
             layer.bias.mul_(objective.deviation).add_(objective.mean)
     with staged_folder(folder) as staged:
         save_classifier(model, tokenizer, staged)
+        seal_model(staged)

@@ -6,12 +6,11 @@ Notable:
   "original" is zero: softmax over (0, z) is exactly the sigmoid of z;
 - the tokenizer's `model_max_length` is the length that the model takes;
 - embeddings that consist of a base and a difference become one table;
-- the folder appears by rename, complete or not at all.
+- the folder appears by rename, complete or not at all, and is sealed (`data.seals`).
 """
 
 import copy
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -23,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from fast_electra.data.disk import writing
+from fast_electra.data.files import staged_folder
+from fast_electra.data.seals import seal_model
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.sharing import fold
 
@@ -45,13 +45,8 @@ def export_model(
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    staged = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    with writing(folder):
+    with staged_folder(folder, replace=True) as staged:
         write_model(model, tokenizer, staged, card, length)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staged.rename(folder)
 
 
 def longest_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -67,6 +62,7 @@ def write_model(
     drop_attention_keys(folder)
     save_tokenizer(tokenizer, folder, length or longest_export(model.config, tokenizer))
     (folder / "README.md").write_text(card, encoding="utf-8")
+    seal_model(folder)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int) -> None:

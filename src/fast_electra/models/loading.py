@@ -3,6 +3,7 @@
 `build.py` makes models with fresh weights; `classifier.py` puts an encoder under the head of a task.
 
 Notable:
+- files are checked against the seal that this program's exports have (`data.seals`);
 - only safetensors are read, and never remote code: keys of a `config.json` that could choose code are dropped;
 - a checkpoint is refused, with the way out, where a file is damaged, a name does not fit, a weight is missing, NaN or
   infinite;
@@ -22,12 +23,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from fast_electra.data.files import canonical_digest
+from fast_electra.data.seals import refuse_broken_seal
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import Head, build_model, head_class, one_line, prepare_model, set_dropout
 from fast_electra.models.export import LABELS
 from fast_electra.models.folder_checks import refuse_absurd, refuse_weights
 
+# Keys of a config.json that change nothing: weights are always read in float32, and the class is chosen by its use.
+_NO_FUNCTION = {"transformers_version", "dtype", "torch_dtype", "architectures"}
 # A layer's stack and number in the name of a weight: bert.encoder.layer.1.…
 _LAYER = re.compile(r"(\D*?)\.(\d+)\.")
 
@@ -124,8 +129,9 @@ def read_checkpoint(
         drawn at random; and the names in the checkpoint that the model does not use.
 
     Raises:
-        ModelError: it cannot be loaded, its names do not fit, or a weight is NaN or infinite.
+        ModelError: it cannot be loaded, its seal is broken, its names do not fit, or a weight is NaN or infinite.
     """
+    refuse_broken_seal(source)
     with torch.random.fork_rng(devices=[]):  # missing weights are drawn; the caller's random numbers stay the same
         try:
             model, report = auto_class.from_pretrained(
@@ -156,10 +162,12 @@ def stored_config(source: str) -> PreTrainedConfig:
         source: a folder or a hub name, as `runs.models.resolve_model` returns it.
 
     Raises:
-        ModelError: there is no model, it needs code of its own, or its weights are not in safetensors.
+        ModelError: there is no model, its seal is broken, it needs code of its own, or its weights are not in
+            safetensors.
     """
     refuse_no_model(source)
     refuse_weights(source)
+    refuse_broken_seal(source, weights=False)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # Transformers checks little, and a wrong value can raise anything
@@ -178,6 +186,18 @@ def stored_config(source: str) -> PreTrainedConfig:
             delattr(config, key)
     refuse_absurd(source, config)
     return config
+
+
+def function_digest(weights: str, source: str | Path) -> str:
+    """The digest of everything that decides what a model computes: WEIGHTS+CONFIGURATION.
+
+    Args:
+        weights: the digest of its tensors.
+        source: the folder or hub name whose config.json describes it.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(str(source))
+    kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in _NO_FUNCTION}
+    return f"{weights}+{canonical_digest(kept)}"
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -28,7 +28,13 @@ from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
 from fast_electra.publishing.card import earlier_flops, model_card, text_length
-from fast_electra.runs.checkpoints import Checkpoint, load_tensors, newest_checkpoint, save_checkpoint
+from fast_electra.runs.checkpoints import (
+    Checkpoint,
+    load_tensors,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.opening import Extend, Finished, New, Resume, open_run
 from fast_electra.runs.paths import as_recorded, located, started_from
@@ -131,6 +137,8 @@ def _pretrain(
             observers=[*observe(parts), *own, *observers],
             stop=stop,
         )
+    # A kill may have come between the last checkpoint and the deletion of earlier ones.
+    prune_checkpoints(run.checkpoints, plan.updates, session.config.training.keep_checkpoints)
     result = {
         "updates": plan.updates,
         "tokens": session.state.tokens,

@@ -19,6 +19,7 @@ from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
 from fast_electra.data.python_corpus import HELD_OUT, Corpus, collect
+from fast_electra.data.seals import refuse_broken_seal
 from fast_electra.data.settings import DataConfig
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.shards import open_shards
@@ -137,7 +138,9 @@ def quickstart(
         auc = main.validation.get("rtd_auc")  # None if all tokens of the validation rows have the same label
         found(f"detects replaced tokens with a ROC-AUC of {decimal(auc)}")
     if not (folder / "model").exists():
-        copy_folder_atomically(load_run(folder / "main").model(), folder / "model")
+        trained = load_run(folder / "main").model()
+        refuse_broken_seal(trained)
+        copy_folder_atomically(trained, folder / "model")
     execution = choose_execution(main_config.execution)
     finished = load_run(folder / "main")
     resolved = located(finished.config, finished)

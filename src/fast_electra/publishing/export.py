@@ -14,16 +14,16 @@ Notable:
 """
 
 import re
-import shlex
 import shutil
+import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from fast_electra.config.tree import Config
-from fast_electra.data.files import staged_folder
+from fast_electra.data.files import MANIFEST, differing_parts, read_manifest, staged_folder
+from fast_electra.data.seals import is_sealed, refuse_broken_seal, seal_model
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_any_tokenizer, load_tokenizer
 from fast_electra.errors import CheckpointError, DataError, ModelError
@@ -39,7 +39,12 @@ from fast_electra.training.checkpoint_models import model_names, read_model, rea
 
 
 def export_run(
-    run: Path, out: Path, checkpoint: int | Literal["all"] | None = None, auxiliary: bool = True, say: Say = print
+    run: Path,
+    out: Path,
+    checkpoint: int | Literal["all"] | None = None,
+    auxiliary: bool = True,
+    say: Say = print,
+    again: bool = False,
 ) -> None:
     """Write a run's models to a new folder. After an error the folder does not exist.
 
@@ -49,6 +54,7 @@ def export_run(
         checkpoint: the update of a checkpoint, or "all"; None: the finished run's models.
         auxiliary: also write the frozen auxiliary that the run used.
         say: called with one sentence at a time.
+        again: `out` may hold the same export already, which stays as it is.
 
     Raises:
         DataError: `out` exists, or the disk is full.
@@ -56,6 +62,11 @@ def export_run(
         CheckpointError: the checkpoint does not exist or is damaged.
     """
     if out.exists():
+        if again and _seals(out):
+            with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+                export_run(run, same := Path(folder) / out.name, checkpoint, auxiliary, lambda _: None)
+                if _seals(same) == _seals(out):
+                    return say(f"{out} holds this export already.")
         raise DataError(f"{out} exists already: choose a new folder.")
     found = RunFolder.find(run)
     if found is None and checkpoint is not None:
@@ -65,10 +76,10 @@ def export_run(
             model = Path(resolve_model(run))
             if not model.is_dir():
                 raise ModelError(f"{run} is no folder here: give a run, or a folder with a Transformers model.")
-            shutil.copytree(model, staged, dirs_exist_ok=True)
+            _copy_model(model, staged)
             for part in ("generator", "masked_lm"):
                 if found is not None and found.model(part).exists():
-                    shutil.copytree(found.model(part), staged / part)
+                    _copy_model(found.model(part), staged / part)
         else:
             assert found is not None
             updates = checkpoint_updates(found.checkpoints) if checkpoint == "all" else [checkpoint]
@@ -100,13 +111,36 @@ def push(folder: Path, name: str, public: bool = False) -> str:
         if not public and not api.repo_info(address.repo_id).private:
             raise ModelError(f"{name} is a public repository: give --public to upload to it, or give another name.")
         api.upload_folder(folder_path=folder, repo_id=address.repo_id, commit_message="Export from fast-electra")
-    except (LocalTokenNotFoundError, HFValidationError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's client passes on the errors of the library that it connects with
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"{folder} is written, but could not be uploaded to {name} ({reason}): check the network and "
-            f"`hf auth login`, and upload it with `{shlex.join(['hf', 'upload', name, str(folder)])}`."
+            "`hf auth login`, and run the same command again."
         ) from error
     return str(address)
+
+
+def _seals(folder: Path) -> dict[str, Any]:
+    """What the seals of all models in an export say, by folder.
+
+    Raises:
+        ModelError: a model was changed after it was sealed.
+    """
+    seals = {}
+    for place in sorted(file.parent for file in folder.rglob(MANIFEST)):
+        refuse_broken_seal(place)
+        seals[str(place.relative_to(folder))] = read_manifest(place, links=True)
+    return seals
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """Copy a folder with a model, and seal the copy if the folder has no seal."""
+    refuse_broken_seal(source)
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    if not is_sealed(target):
+        seal_model(target)
 
 
 def _export_checkpoint(run: RunFolder, update: int, folder: Path) -> None:
@@ -141,7 +175,7 @@ def _export_auxiliary(run: RunFolder, out: Path, say: Say) -> None:
     loaded = load_auxiliary(config, shards, load_tokenizer(shards.folder / "tokenizer"))
     if loaded.model is None:
         return
-    if loaded.digest != run.digest("auxiliary"):
+    if differing_parts(loaded.digest, run.digest("auxiliary")):
         raise CheckpointError(
             f"the auxiliary {name} is not the one that {run.path} used: restore that one, or give --no-auxiliary."
         )

@@ -86,7 +86,7 @@ def save_checkpoint(
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-    _prune(folder, update, keep)
+    prune_checkpoints(folder, update, keep)
     return target
 
 
@@ -96,8 +96,8 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _prune(folder: Path, newest: int, keep: int) -> None:
-    """Delete all checkpoints but that of update `newest`, which was just written, and the `keep` - 1 before it."""
+def prune_checkpoints(folder: Path, newest: int, keep: int) -> None:
+    """Delete all checkpoints but that of update `newest`, which is known to be sound, and the `keep` - 1 before it."""
     kept = 1
     for path in reversed(_checkpoints(folder)):
         update = int(path.name)

@@ -26,13 +26,20 @@ from pydantic import ValidationError
 
 from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config, move_execution
-from fast_electra.data.files import read_sealed_json, sha256_of_file, write_sealed_json, write_text_atomically
+from fast_electra.data.files import (
+    differing_parts,
+    read_sealed_json,
+    sha256_of_file,
+    write_sealed_json,
+    write_text_atomically,
+)
 from fast_electra.errors import CheckpointError
 from fast_electra.plugins import digests, missing
 from fast_electra.runs.metrics import Record, read_metrics
 from fast_electra.terminal import Say
 
 CONFIGS = ("requested", "resolved")
+_COPY = "run-copy.json"  # another name than RUN, since a checkpoint is no run
 _CONFIG_SEAL = "config_sha256"
 SEALS = ("sha256", _CONFIG_SEAL)
 """keys of run.json that hold digests of run.json and of config.yaml; runs of earlier versions lack them"""
@@ -121,8 +128,8 @@ class RunFolder:
         return self._with_config(self.config, {})
 
     def copy_record(self, folder: Path) -> None:
-        """Write a copy of run.json into a folder, from which it can be restored."""
-        write_sealed_json(folder / RUN, dict(self.record))
+        """Write a copy of run.json into a checkpoint's folder, from which it can be restored."""
+        write_sealed_json(folder / _COPY, dict(self.record))
 
     def _with_config(self, resolved: Config, changes: Mapping[str, Any]) -> Self:
         """Write run.json with changes, and config.yaml."""
@@ -254,10 +261,10 @@ class RunFolder:
             CheckpointError: the run was started with others.
         """
         for name, now in digests.items():
-            if self.digest(name) != now:
+            if differing := differing_parts(self.digest(name), now):
                 raise CheckpointError(
-                    f"{self.path} was started with another {name} (digest {str(self.digest(name))[:12]}, now "
-                    f"{str(now)[:12]}): restore the old one, or choose another folder."
+                    f"{self.path} was started with another {name} (digest {differing[0]}, now {differing[1]}): restore "
+                    "the old one, or choose another folder."
                 )
 
 
@@ -285,7 +292,7 @@ def _read_record(file: Path) -> dict[str, Any] | None:
 
 def _damaged(file: Path) -> CheckpointError:
     """The error about a damaged run.json, with the command that restores it from a checkpoint."""
-    copies = sorted((file.parent / CHECKPOINTS).glob(f"[0-9]*/{RUN}"))
+    copies = sorted((file.parent / CHECKPOINTS).glob(f"[0-9]*/{_COPY}"))
     sound = [copy for copy in copies if read_sealed_json(copy) is not None]
     remedy = (
         f"restore it with `{shlex.join(['cp', str(sound[-1]), str(file)])}`, and run the command that began the run"

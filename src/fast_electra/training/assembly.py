@@ -27,7 +27,7 @@ from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.models.build import start_from
 from fast_electra.models.corrective import CorrectiveHead
-from fast_electra.models.loading import weights_digest
+from fast_electra.models.loading import function_digest, weights_digest
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.sharing import disentangle, tie
@@ -71,11 +71,11 @@ class Assembled:
     corruption: CorruptionConfig
     """the configuration's settings; with a frozen auxiliary, the chosen T0 replaces `schedule.initial=auto`"""
     auxiliary_digest: str | None
-    """digest of the auxiliary's weights; None without an auxiliary and for one that is counted"""
+    """digest of the auxiliary's weights and configuration; None without an auxiliary and for one that is counted"""
     auxiliary_measures: dict[str, float]
     """result of `corruption.auxiliary.measure` on some validation rows; empty without an auxiliary"""
     main_digest: str | None
-    """digest of the weights that the main model continues from; None for fresh weights and for a hub name"""
+    """digest of the model that the main model continues from; None for fresh weights and for a hub name"""
     notes: list[str]
     """sentences for the user to read before the run starts"""
 
@@ -302,9 +302,9 @@ def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
 
 
 def _digest(name: str) -> str | None:
-    """The digest of a model's weights; None if they come from the hub."""
+    """The digest of a model's weights and configuration; None if they come from the hub."""
     source = Path(resolve_model(name))
-    return weights_digest(source) if source.is_dir() else None
+    return function_digest(weights_digest(source), source) if source.is_dir() else None
 
 
 def validation_batches(rows: Rows, config: Config, most: int | None = None) -> list[Prepared]:

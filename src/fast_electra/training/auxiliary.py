@@ -3,7 +3,8 @@
 Notable:
 - an auxiliary that does not fit is refused in one sentence: other tokens than the shards', a model that predicts no
   tokens, rows that are too long, an augmentation that has no effect on the model;
-- its digest covers exactly the weights in use: those of the chosen checkpoint, without layers that were removed.
+- its digest covers the configuration and exactly the weights in use: those of the chosen checkpoint, without layers
+  that were removed.
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,12 @@ from fast_electra.data.tokenizer import fingerprint, load_any_tokenizer, load_to
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import truncate
-from fast_electra.models.loading import load_model, stored_config, tensors_digest
+from fast_electra.models.loading import function_digest, load_model, stored_config, tensors_digest
 from fast_electra.objectives.base import Prepared
-from fast_electra.runs.checkpoints import checkpoint_at
+from fast_electra.runs.checkpoints import Checkpoint, checkpoint_at
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.models import resolve_model
-from fast_electra.training.checkpoint_models import read_model
+from fast_electra.training.checkpoint_models import config_folder, read_model
 from fast_electra.training.precision import Execution
 
 _GENERATOR = "generator"
@@ -62,12 +63,20 @@ class FoundAuxiliary:
         if self.part.checkpoint is None:
             model = load_model(self.source, self.part.head)
         else:
-            which = _GENERATOR if Path(self.source).name == _GENERATOR else "main"
-            checkpoint = checkpoint_at(load_run(Path(self.name)).checkpoints, self.part.checkpoint)
-            model = read_model(checkpoint, which, rounded=False)
+            model = read_model(*self._place(self.part.checkpoint), rounded=False)
         if self.part.layers is not None:
             truncate(model, self.part.layers)
         return model
+
+    def digest(self, model: PreTrainedModel) -> str:
+        """The digest of the loaded model: of the weights in use and of the configuration."""
+        source = self.source if self.part.checkpoint is None else config_folder(*self._place(self.part.checkpoint))
+        return function_digest(tensors_digest(model.named_parameters()), source)
+
+    def _place(self, update: int) -> tuple[Checkpoint, str]:
+        """A checkpoint of the run, verified, and the name of the auxiliary in it."""
+        which = _GENERATOR if Path(self.source).name == _GENERATOR else "main"
+        return checkpoint_at(load_run(Path(self.name)).checkpoints, update), which
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class LoadedAuxiliary:
     excluded_V: Tensor
     """bool (V,): tokens that are never drawn: special tokens, sentinels, and ids that the tokenizer does not have"""
     digest: str | None
-    """digest of the weights; None for an auxiliary that is counted, because the shards' fingerprint determines it"""
+    """digest of weights and configuration; None for an auxiliary that is counted: the shards determine it"""
 
 
 def needs_auxiliary(config: Config) -> bool:
@@ -172,7 +181,7 @@ def fit_auxiliary(found: FoundAuxiliary, model: PreTrainedModel, excluded_V: Ten
     sentinels = found.part.sentinels(found.name, found.tokenizer, slots)
     excluded_V = excluded_V.clone()
     excluded_V[sentinels] = True
-    return LoadedAuxiliary(found.part, model, sentinels, excluded_V, tensors_digest(model.named_parameters()))
+    return LoadedAuxiliary(found.part, model, sentinels, excluded_V, found.digest(model))
 
 
 def make_auxiliary(

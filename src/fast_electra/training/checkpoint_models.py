@@ -76,6 +76,11 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     return load_tokenizer(checkpoint.folder / _MODELS / "tokenizer")
 
 
+def config_folder(checkpoint: Checkpoint, name: str = "main") -> Path:
+    """The folder that holds the config.json of one of a checkpoint's models."""
+    return checkpoint.folder / _MODELS / name
+
+
 def read_model(checkpoint: Checkpoint, name: str = "main", rounded: bool = True) -> PreTrainedModel:
     """One of a checkpoint's models, in float32 and in evaluation mode.
 
@@ -90,7 +95,8 @@ def read_model(checkpoint: Checkpoint, name: str = "main", rounded: bool = True)
     """
     about = _index(checkpoint)[name]
     folder = checkpoint.folder / _MODELS
-    model = build_model(AutoConfig.from_pretrained(folder / name, trust_remote_code=False), about["head"], seed=0)
+    config = AutoConfig.from_pretrained(config_folder(checkpoint, name), trust_remote_code=False)
+    model = build_model(config, about["head"], seed=0)
     fixed = load_file(folder / _FIXED)
     places = {place["trained"]: place["shape"] for place in about["weights"].values() if "trained" in place}
     trained = {master: torch.empty(shape) for master, shape in places.items()}
