@@ -8,10 +8,12 @@ import pytest
 from fast_electra.data.files import (
     MANIFEST,
     canonical_digest,
+    read_kept_json,
     staged_folder,
     verify_manifest,
     write_json_atomically,
     write_manifest,
+    write_sealed_json,
 )
 from fast_electra.errors import DataError, ResourceError
 
@@ -122,3 +124,24 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         staged_folder(tmp_path / "file" / "made"),
     ):
         pass
+
+
+def test_every_flipped_bit_of_a_kept_file_is_found_and_one_of_an_earlier_version_is_read(tmp_path):
+    path, content = (
+        tmp_path / "report.json",
+        {"title": "é", "curve": [1.5, 1e-05], "stages": {"main": {"seconds": 3.0}}},
+    )
+    assert read_kept_json(path, "write it again") == {}
+    write_json_atomically(path, content)
+    assert read_kept_json(path, "write it again") == content
+    write_sealed_json(path, content)
+    sound = path.read_bytes()
+    for place in range(len(sound) * 8):
+        damaged = bytearray(sound)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert read_kept_json(path, "write it again") == content  # 1e-05 as 1E-05
+        except DataError as error:
+            said = str(error)
+    assert said == f"{path} is damaged: write it again."

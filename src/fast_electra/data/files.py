@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -71,6 +72,31 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     return content if seal == canonical_digest(content) else None
+
+
+def read_kept_json(path: Path, remedy: str) -> dict[str, Any]:
+    """What `write_sealed_json` wrote, or an object that an earlier version wrote without a digest; {} if missing.
+
+    Args:
+        path: of the file.
+        remedy: the end of the error's sentence.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    if (content := read_sealed_json(path)) is None:
+        with contextlib.suppress(ValueError, RecursionError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+        # A damaged seal has another key or another value, not both.
+        if not isinstance(content, dict) or "sha256" in content or any(map(_is_digest, content.values())):
+            raise DataError(f"{path} is damaged: {remedy}.")
+    return content
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def canonical_digest(content: Any) -> str:

@@ -332,6 +332,7 @@ def _save(objective: FineTuning, optimizer: GroupOptimizer, tokenizer: PreTraine
         with torch.no_grad():
             layer.weight.mul_(objective.deviation)
             layer.bias.mul_(objective.deviation).add_(objective.mean)
-    with staged_folder(folder) as staged:
+    # The folder may be there: of a command that was killed before it wrote its cell, or that computes the same one.
+    with staged_folder(folder, replace=True) as staged:
         save_classifier(model, tokenizer, staged)
         seal_model(staged)

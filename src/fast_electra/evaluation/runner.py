@@ -9,7 +9,6 @@ Notable:
   and one for the untrained encoder. Nothing is chosen on dev; only the chosen rate is scored there.
 """
 
-import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -229,8 +228,6 @@ class TaskCells:
             work.advance(TRAIN_EXAMPLES, doing)
         else:
             saved = self.saved_to(job)
-            if saved is not None:  # a command that was killed before it wrote the cell
-                shutil.rmtree(saved, ignore_errors=True)
             record = fine_tune(
                 work.subject.source,
                 self._task(job),

@@ -17,7 +17,12 @@ from typing import Any
 
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
-from fast_electra.data.files import copy_folder_atomically, write_json_atomically, write_text_atomically
+from fast_electra.data.files import (
+    copy_folder_atomically,
+    write_json_atomically,
+    write_sealed_json,
+    write_text_atomically,
+)
 from fast_electra.data.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.data.seals import refuse_broken_seal
 from fast_electra.data.settings import DataConfig
@@ -173,7 +178,7 @@ def quickstart(
             "environment": environment_of(main_config, execution.precision, execution.threads),
             **shown,
         }
-        write_json_atomically(folder / REPORT_FILE, content)
+        write_sealed_json(folder / REPORT_FILE, content)
         evaluation = evaluation_page.report_content(folder)
         write_text_atomically(folder / "report.html", render_quickstart_page(content | {"evaluation": evaluation}))
     console.print()

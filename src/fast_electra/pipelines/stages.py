@@ -1,6 +1,5 @@
 """The stages of a quickstart: they are announced, timed and recorded, over several sessions."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.config.tree import Config
-from fast_electra.data.files import write_json_atomically
+from fast_electra.data.files import read_kept_json, write_sealed_json
 from fast_electra.report.figures import duration
 from fast_electra.terminal import Terminal
 from fast_electra.training.telemetry import QuietObserver
@@ -36,7 +35,9 @@ class Stages:
         self._console = console
         self._names = [name for name in self.TITLES if has_task or name != "task"]
         self._file = folder / "stages.json"
-        self._stages: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._stages: dict[str, dict[str, Any]] = read_kept_json(
+            self._file, "delete it, and run the same command again; only the times of earlier stages are lost"
+        )
         self._began = time.perf_counter()
         source = "your text" if own_text else "this machine's Python code"
         console.say(("fast-electra quickstart", "bold"), f" on {source}, into {folder}")
@@ -84,7 +85,7 @@ class Stages:
                 "found": findings[0] if findings else before["found"],
             }
             if (self._file.parent / "shards").is_dir():  # a first command that fails leaves no folder
-                write_json_atomically(self._file, self._stages)
+                write_sealed_json(self._file, self._stages)
         self._console.say("      ", (duration(seconds), "green"), f"  {' '.join(findings)}")
 
 

@@ -1,9 +1,9 @@
 """Content of a run's page: the stored content of a quickstart, or curves and settings of a single run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from fast_electra.data.files import read_kept_json
 from fast_electra.errors import CheckpointError
 from fast_electra.report import evaluation_page
 from fast_electra.runs.folder import RunFolder
@@ -16,10 +16,11 @@ def report_content(run: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the folder is not a run, or has no metrics yet.
+        DataError: report.json is damaged.
     """
     evaluation = evaluation_page.report_content(run)
-    if (run / REPORT_FILE).exists():
-        return json.loads((run / REPORT_FILE).read_text(encoding="utf-8")) | {"evaluation": evaluation}
+    if kept := read_kept_json(run / REPORT_FILE, "run the same quickstart again, which writes it again"):
+        return kept | {"evaluation": evaluation}
     found = RunFolder.find(run)
     if found is None:
         raise CheckpointError(f"{run} is neither a quickstart nor a run: give a folder that one of them wrote.")
