@@ -8,7 +8,8 @@ import fast_electra
 # Imports point down this list only (CONTRIBUTING.md shows it).
 LAYERS = [
     *("cli", "api", "studies", "pipelines", "report", "evaluation", "publishing", "diagnosis", "training", "runs"),
-    *("config", "objectives", "corruption", "models", "data", "plugins", "parts", "terminal", "stopping", "errors"),
+    *("config", "objectives", "corruption", "models", "data", "plugins", "parts", "terminal"),
+    *("stopping", "distributed", "errors"),
 ]
 PACKAGE = Path(fast_electra.__file__).parent
 

@@ -312,7 +312,7 @@ def test_adam_without_bias_correction_is_the_published_formula():
             second[name] = 0.999 * second[name] + 0.001 * gradient**2
             decay = 0.1 if name == "layer.weight" else 0.0
             expected[name] = value - rate * (first[name] / (np.sqrt(second[name]) + 1e-6) + decay * value)
-        optimizer.step(rate, update)
+        tiny.step(optimizer, rate, update)
     for name, value in expected.items():
         # float32 against float64 over thirty steps
         np.testing.assert_allclose(parameters[name].detach().numpy(), value, rtol=2e-5, atol=2e-6)
@@ -325,7 +325,7 @@ def test_the_first_step_without_bias_correction_is_the_smaller_one():
         weight = nn.Parameter(torch.zeros(2, 2))
         settings = AdamWOptimizer(learning_rate=0.1, beta2=0.999, epsilon=1e-12, bias_correction=corrected)
         weight.grad = torch.ones(2, 2)
-        GroupOptimizer(ParameterGroup("main", {"weight": weight}, settings, {})).step(0.1, update=0)
+        tiny.step(GroupOptimizer(ParameterGroup("main", {"weight": weight}, settings, {})), 0.1)
         steps.append(-weight[0, 0].item())
     assert steps[0] == pytest.approx(0.1, rel=1e-5)
     assert steps[1] == pytest.approx(0.1 * 0.1 / 0.001**0.5, rel=1e-4)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from fast_electra.config.tree import Config
@@ -13,6 +14,7 @@ from fast_electra.data.batches import Batch
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import train_tokenizer
+from fast_electra.training.optimizer import GroupOptimizer
 
 ROOT = Path(__file__).parent.parent
 WORDS = ["red", "oak", "moon", "grey", "fox", "ripe", "plum", "lake"]
@@ -98,6 +100,12 @@ def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int =
         indices=torch.arange(rows),
         samples=torch.arange(rows),
     )
+
+
+def step(optimizer: GroupOptimizer, rate: float, update: int = 0) -> tuple[Tensor, Tensor]:
+    """One step by the parameters' gradients: their norm, and 1.0 if they were clipped."""
+    norm = optimizer.take_gradients()
+    return norm, optimizer.step(rate, update, norm, (~norm.isfinite()).float())
 
 
 def make_repetitive_shards(folder: Path) -> Path:

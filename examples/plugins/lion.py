@@ -32,10 +32,11 @@ class Lion:
         self.tensors, self.decays, self.beta1, self.beta2 = tensors, decays, beta1, beta2
         self.state = {"momentum": [tensor.new_zeros(tensor.shape) for tensor in tensors]}
 
-    def step(self, rate):
-        """Update the tensors from their gradients, and clear the gradients."""
+    def step(self, rate, skipped):
+        """Update the tensors from their gradients, unless these are not finite, and clear the gradients."""
         for tensor, momentum, decay in zip(self.tensors, self.state["momentum"], self.decays, strict=True):
-            direction = momentum.lerp(tensor.grad, 1.0 - self.beta1).sign_()
-            tensor.mul_(1.0 - rate * decay).add_(direction, alpha=-rate)
-            momentum.lerp_(tensor.grad, 1.0 - self.beta2)
+            if not skipped:  # on a GPU, this waits for the gradients; Muon's rule does not wait
+                direction = momentum.lerp(tensor.grad, 1.0 - self.beta1).sign_()
+                tensor.mul_(1.0 - rate * decay).add_(direction, alpha=-rate)
+                momentum.lerp_(tensor.grad, 1.0 - self.beta2)
             tensor.grad = None

@@ -38,3 +38,12 @@ class ResourceError(UserError):
     """Not enough of the machine: a disk that is full or cannot be written, memory, a process that ended."""
 
     status = 1
+
+
+class OtherProcessError(UserError):
+    """Another process of the same command failed; its message is the reason."""
+
+    def __init__(self, message: str, status: int):
+        """Store the message and the other process's exit status."""
+        super().__init__(message)
+        self.status = status

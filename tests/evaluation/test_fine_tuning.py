@@ -289,7 +289,7 @@ def test_a_factor_scales_the_step_and_the_decay():
     optimizer = GroupOptimizer(ParameterGroup("main", parameters, settings, maps, rate_factors={"b": 0.25}))
     for parameter in parameters.values():
         parameter.grad = torch.full((2, 2), 7.0)
-    optimizer.step(0.1, 0)
+    tiny.step(optimizer, 0.1)
     # Adam's first step is the rate times the gradient's sign.
     assert parameters["a"][0, 0].item() == pytest.approx(3.0 * (1 - 0.1 * 0.5) - 0.1)
     assert parameters["b"][0, 0].item() == pytest.approx(3.0 * (1 - 0.025 * 0.5) - 0.025)

@@ -187,7 +187,7 @@ def test_folding_base_and_difference_into_one_table_changes_no_bit_of_the_output
         build_model(transformers_config(shape, 320, tiny.SPECIAL, 32), head, seed).eval()
         for seed, head in enumerate(("mlm", "rtd"))
     )
-    disentangle(main, generator.get_input_embeddings().weight)
+    disentangle(main, generator.get_input_embeddings())
     with torch.no_grad():
         main.get_input_embeddings().delta.normal_(std=0.01)
     main.to(dtype), generator.to(dtype)

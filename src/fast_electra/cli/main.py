@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
-from fast_electra import __version__, stopping, terminal
+from fast_electra import __version__, distributed, stopping, terminal
 from fast_electra.data.disk import not_written
-from fast_electra.errors import UserError
+from fast_electra.errors import OtherProcessError, UserError
 from fast_electra.terminal import Terminal, command, discard, prepare_streams, split_settings
 
 app = App(
@@ -214,6 +214,8 @@ Settings of the recipe and of the execution. A value that you do not give is tha
 """
 
 
+_PARALLEL = ("pretrain", "corrupt")
+"""commands that several processes may run together"""
 _CONTINUED = ("quickstart", "pretrain", "corrupt", "evaluate", "study")
 """commands that keep what they have finished when they are stopped"""
 _AGAIN = "no partial files are left; start it again with"
@@ -250,7 +252,12 @@ def _run(arguments: Sequence[str]) -> int:
         arguments = _settings_first(import_plugins(arguments))
         if {"--help", "-h"} & set(arguments):
             _add_to_help(arguments)
+        elif distributed.size() > 1 and arguments[:1] and arguments[0] not in _PARALLEL:
+            more = ", which computes on every GPU of the machine" if arguments[0] == "evaluate" else ""
+            raise UserError(f"{arguments[0]} runs in one process{more}: start it without torchrun.")
         result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
+    except OtherProcessError as error:
+        return _failed(str(error), error.status) if distributed.is_main() else error.status
     except UserError as error:
         return _failed(str(error), error.status)
     except CycloptsError as error:
@@ -269,11 +276,14 @@ def _run(arguments: Sequence[str]) -> int:
 def _stopped(error: BaseException, arguments: Sequence[str]) -> int:
     """Say in one sentence what stopped the command and what to do next; returns the exit status."""
     request = stopping.requested() or stopping.Request("SIGINT", stopping.BY_PERSON)
+    if not distributed.is_main():
+        return request.status
     by = "interrupted" if request.status == stopping.BY_PERSON else f"stopped by {request.reason}"
     if isinstance(error, stopping.Interrupted):
         by = f"{error} by {request.reason}"
     kept = "finished work is kept; continue with" if arguments[:1] and arguments[0] in _CONTINUED else _AGAIN
-    Terminal(stderr=True).say(f"{by}; {kept}: {command(*arguments)}")
+    under = " under the same launcher" if distributed.size() > 1 else ""
+    Terminal(stderr=True).say(f"{by}; {kept}: {command(*arguments)}{under}")
     return request.status
 
 
@@ -336,7 +346,8 @@ def _evaluate_help() -> str:
 
 
 def _failed(message: str, status: int = 2) -> int:
-    Terminal(stderr=True).say("error: " + message.replace("\n", " "))
+    by = f"process {distributed.rank()} of {distributed.size()}: " if distributed.size() > 1 else ""
+    Terminal(stderr=True).say(f"error: {by}" + message.replace("\n", " "))
     return status
 
 

@@ -32,7 +32,11 @@ class ExecutionConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "bfloat16_autocast"] = "auto"
     """bfloat16: weights in bfloat16 with float32 masters; auto: by device and instruction set"""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; empty: one a core. Part of a run: another number gives another rounding"""
+    """CPU threads of a process; empty: one for each core, divided among the machine's processes"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """with several processes: each has the whole models (ddp), or a share of every weight and optimizer state (fsdp)"""
+    reduction: Literal["float32", "weights"] = "float32"
+    """type in which several processes add their gradients: float32, or that of the weights"""
 
 
 class TrainingConfig(Section):
@@ -64,6 +68,10 @@ class TrainingConfig(Section):
     """updates between two checkpoints"""
     keep_checkpoints: int = Field(default=2, ge=1)
     """newest checkpoints kept"""
+    longest_update: float = Field(default=60.0, gt=0)
+    """minutes without a finished update, a validation and a checkpoint included, before the run counts as hanging"""
+    most_skipped: int = Field(default=3, ge=1)
+    """updates in a row whose loss or gradient is not finite, before the run goes back to its newest checkpoint"""
     tensorboard: bool = False
     """also write TensorBoard events (extra `tensorboard`)"""
 

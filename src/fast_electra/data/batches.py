@@ -173,10 +173,17 @@ class Rows:
 
 
 class BatchSchedule:
-    """The rows of each update: a pure function of (seed, update)."""
+    """The rows of each update, or a process's share of them: a pure function of (seed, update)."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         """Prepare the order; a batch may hold the end of one epoch and the beginning of the next.
+
+        Args:
+            rows: the rows of a split.
+            batch_size: number of rows of an update, of all processes together.
+            seed: of the order.
+            share: this process's rank and the number of processes. Each gets consecutive rows of a batch, the first
+                ones one more if the batch cannot be divided evenly.
 
         Raises:
             DataError: there are fewer rows than a batch holds.
@@ -189,16 +196,38 @@ class BatchSchedule:
         self.rows = rows
         self.batch_size = batch_size
         self.seed = seed
+        self.left_out: list[int] = []
+        """numbers of the batches that no update reads, ascending; the updates after them read the following batches"""
+        rank, size = share
+        self._share = slice(*((batch_size * end + size - 1) // size for end in (rank, rank + 1)))
 
     def at(self, update: int) -> Batch:
-        """The batch of an update; the first update is 0."""
-        indices_B, epochs_B = self.order(update)
-        samples_B = update * self.batch_size + torch.arange(self.batch_size)
+        """The batch of an update, or this process's share of it; the first update is 0."""
+        numbers_B = self._numbers(update)
+        indices_B, epochs_B = self._order(numbers_B)
+        samples_B = torch.from_numpy(numbers_B)
         return self.rows.rows(torch.from_numpy(indices_B), torch.from_numpy(epochs_B), samples=samples_B)
+
+    def batch_number(self, update: int) -> int:
+        """The number of the batch that an update reads: the update's own, and more after batches that are left out."""
+        for number in self.left_out:
+            update += number <= update
+        return update
 
     def order(self, update: int) -> tuple[np.ndarray, np.ndarray]:
         """The row numbers (B,) and epochs (B,) of an update, int64."""
-        numbers_B = update * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        return self._order(self._numbers(update))
+
+    def rows_of(self, batch: int) -> np.ndarray:
+        """The row numbers of a whole batch, int64, ascending batch numbers from 0."""
+        return self._order(batch * self.batch_size + np.arange(self.batch_size, dtype=np.int64))[0]
+
+    def _numbers(self, update: int) -> np.ndarray:
+        """Places in the run's order over all epochs, int64."""
+        first = self.batch_number(update) * self.batch_size
+        return first + np.arange(self.batch_size, dtype=np.int64)[self._share]
+
+    def _order(self, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         epochs_B, places_B = np.divmod(numbers_B, self.rows.count)
         indices_B = np.empty_like(places_B)
         for epoch in np.unique(epochs_B):

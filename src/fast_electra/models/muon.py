@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fast_electra.models.shares import as_shares_of, own_share, share_of, whole
+
 # Jordan et al.: the quintic with the steepest slope at zero; five steps bring singular values between 0.7 and 1.2.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
@@ -71,15 +73,25 @@ class Muon:
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Update the matrices from their gradients at learning rate `rate`, and clear the gradients."""
+    def step(self, rate: float, skipped: Tensor) -> None:
+        """Update the matrices from their gradients at learning rate `rate`, and clear the gradients.
+
+        Args:
+            rate: the learning rate.
+            skipped: scalar: 1.0 if nothing may change, because a gradient is not finite, else 0.0.
+        """
+        applied = 1.0 - skipped
         for matrix, buffer, parts in zip(self.matrices, self.state["momentum"], self._parts, strict=True):
-            gradient = matrix.grad
-            assert gradient is not None
-            buffer.lerp_(gradient, 1.0 - self._momentum)
-            nesterov_PRC = gradient.lerp(buffer, self._momentum).unflatten(0, (parts, -1))
+            assert matrix.grad is not None
+            own, momentum, gradient = map(own_share, (matrix, buffer, matrix.grad))
+            gradient = gradient.where(skipped == 0, 0.0)
+            momentum.lerp_(gradient, (1.0 - self._momentum) * applied)
+            nesterov_PRC = whole(as_shares_of(matrix, gradient.lerp(momentum, self._momentum))).unflatten(
+                0, (parts, -1)
+            )
             # R · C entries share min(R, C) singular values of one: their root mean square is 1 / sqrt(max(R, C)).
             scale = rate * _UPDATE_RMS * max(nesterov_PRC.shape[1:]) ** 0.5
-            matrix.mul_(1.0 - rate * self._weight_decay)
-            matrix.add_(orthogonalise(nesterov_PRC, self._dtype).flatten(0, 1), alpha=-scale)
+            change = share_of(matrix, orthogonalise(nesterov_PRC, self._dtype).flatten(0, 1))
+            own.mul_(1.0 - rate * self._weight_decay * applied)
+            own.sub_(change * (scale * applied))
             matrix.grad = None

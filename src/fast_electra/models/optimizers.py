@@ -27,8 +27,11 @@ class Stepper(Protocol):
         """The state for checkpoints: by name, a tensor for each updated tensor, in the same order."""
         ...
 
-    def step(self, rate: float) -> None:
-        """Update the tensors from their gradients at learning rate `rate`, and clear the gradients."""
+    def step(self, rate: float, skipped: "Tensor") -> None:
+        """Update the tensors from their gradients at learning rate `rate`, and clear the gradients.
+
+        Where the scalar `skipped` is 1.0 and not 0.0, a gradient is not finite, and neither tensors nor state change.
+        """
         ...
 
 
@@ -69,7 +72,8 @@ class Optimizer(Part):
         """The object that updates the owned parameters.
 
         Args:
-            tensors: float32, in the order of their names; `step` reads their gradients and clears them.
+            tensors: float32, in the order of their names; `step` reads their gradients and clears them. Under FSDP2
+                each process holds a share of them (models/shares.py).
             maps: number of linear maps stacked in each.
             dtype: type of matrix products.
         """

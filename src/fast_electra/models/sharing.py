@@ -22,48 +22,48 @@ from fast_electra.errors import ModelError
 class DeltaEmbedding(nn.Module):
     """Embeddings `base + delta`: `base` is another model's current table, and `delta` is trained from zero."""
 
-    def __init__(self, base: Tensor, padding_idx: int | None = None):
+    def __init__(self, owner: nn.Embedding, padding_idx: int | None = None):
         """Embeddings on top of a table.
 
         Args:
-            base: (V, d), kept by reference. It is not a parameter of this module nor in its state; its owner moves it.
+            owner: its weight (V, d) is the base. It is not a part of this module nor in its state, and may be trained.
             padding_idx: id of the token whose delta gets no gradient, as in `nn.Embedding`.
         """
         super().__init__()
-        self.num_embeddings, self.embedding_dim = base.shape
+        self.num_embeddings, self.embedding_dim = owner.weight.shape
         self.padding_idx = padding_idx
-        self._base = (base,)  # in a tuple, so that Module does not register it
-        self.delta = nn.Parameter(torch.zeros(base.shape, device=base.device))
+        self._owner = (owner,)  # in a tuple, so that Module does not register it
+        self.delta = nn.Parameter(torch.zeros(owner.weight.shape, device=owner.weight.device))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings (..., d) of `ids` (...), in the type of the difference; no gradient reaches the base."""
-        base = nn.functional.embedding(ids, self._base[0].detach())
+        base = nn.functional.embedding(ids, self.base.detach())
         return base.to(self.delta.dtype) + nn.functional.embedding(ids, self.delta, self.padding_idx)
 
     @property
     def base(self) -> Tensor:
         """The other model's table (V, d), by reference."""
-        return self._base[0]
+        return self._owner[0].weight
 
     @property
     def weight(self) -> Tensor:
         """The sum (V, d) of base and difference, with the same bits as the vectors of `forward`."""
-        return self._base[0].detach().to(self.delta.dtype) + self.delta
+        return self.base.detach().to(self.delta.dtype) + self.delta
 
 
-def disentangle(model: PreTrainedModel, base: Tensor) -> None:
-    """Replace a model's token embeddings by `base` plus a trained difference that starts at zero.
+def disentangle(model: PreTrainedModel, owner: nn.Embedding) -> None:
+    """Replace a model's token embeddings by those of `owner` plus a trained difference that starts at zero.
 
     Args:
         model: changed in place; its own table is dropped.
-        base: (V, d), kept by reference; its owner may train it.
+        owner: another model's token embeddings (V, d), kept by reference; that model may train them.
 
     Raises:
         ModelError: the shapes differ.
     """
     own = _token_embeddings(model)
-    _refuse_other_shape(own.weight, base)
-    model.set_input_embeddings(DeltaEmbedding(base, own.padding_idx))
+    _refuse_other_shape(own.weight, owner.weight)
+    model.set_input_embeddings(DeltaEmbedding(owner, own.padding_idx))
 
 
 def fold(model: PreTrainedModel) -> PreTrainedModel:

@@ -42,7 +42,8 @@ def detection_measures(
         masked_weight: weight of masked positions in the loss; the AUCs count every token once.
 
     Returns:
-        the measures, and `replaced_fraction_expected`; an AUC is missing if all tokens are of one class.
+        the measures, and `replaced_fraction_expected`; an AUC is missing if all tokens are of one class, and NaN if a
+            logit is not finite.
     """
     logits, replaced, masked, loss, count, expected, masked_count = [], [], [], 0.0, 0.0, 0.0, 0
     for prepared in batches:
@@ -64,7 +65,8 @@ def detection_measures(
     for name, chosen in (("rtd_auc", slice(None)), ("rtd_auc_masked", masked_all)):
         labels = replaced_all[chosen]
         if labels.any() and not labels.all():
-            found[name] = float(roc_auc_score(labels, logits_all[chosen]))
+            scores = logits_all[chosen]
+            found[name] = float(roc_auc_score(labels, scores)) if np.isfinite(scores).all() else float("nan")
     return found
 
 

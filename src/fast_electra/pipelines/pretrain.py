@@ -11,6 +11,7 @@ Notable:
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,9 @@ import transformers
 from transformers import PreTrainedModel
 
 import fast_electra
+from fast_electra import distributed
 from fast_electra.config.reading import setting
-from fast_electra.config.tree import Config, ExecutionConfig
+from fast_electra.config.tree import Config
 from fast_electra.corruption.cache import open_cache
 from fast_electra.data.locks import folder_lock
 from fast_electra.errors import CheckpointError
@@ -30,6 +32,8 @@ from fast_electra.models.export import export_model
 from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import (
     Checkpoint,
+    checkpoint_at,
+    checkpoint_updates,
     load_tensors,
     newest_checkpoint,
     prune_checkpoints,
@@ -41,14 +45,15 @@ from fast_electra.runs.paths import as_recorded, located, started_from
 from fast_electra.stopping import postponed, unbroken
 from fast_electra.terminal import Say
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.checkpoint_models import write_models
+from fast_electra.training.checkpoint_models import read_model, write_models
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import Plan, State, make_update, train
+from fast_electra.training.loop import Diverged, Plan, State, make_update, train
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, warnings
-from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.setup import start, validate
+from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
+from fast_electra.training.setup import plan_of, start, validate
 from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
+from fast_electra.training.watchdog import Watchdog
 
 _SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
 
@@ -96,62 +101,43 @@ def pretrain(
         CheckpointError: the folder holds another run, only damaged checkpoints, or no run that can be extended.
         Interrupted: `stop` returned True; the same call continues the run.
     """
-    with folder_lock(folder):
-        return _pretrain(config, folder, observers, say, stop, extend, observe)
-
-
-def _pretrain(
-    config: Config,
-    folder: Path,
-    observers: Sequence[Observer],
-    say: Say,
-    stop: Callable[[], bool],
-    extend: int | None,
-    observe: Callable[[Assembled], Sequence[Observer]],
-) -> RunResult:
-    """`pretrain` in a folder that no other process writes."""
     began = time.perf_counter()
-    opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend, say)
-    if isinstance(opened, Finished):
-        say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
-        return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
     execution = choose_execution(config.execution)
-    apply_threads(execution)
-    if isinstance(opened, New):
-        session = _begin(config, folder, execution, say)
-    else:
-        session = _go_on(config, opened, execution, say)
-    parts, plan, run = session.parts, session.plan, session.run
-    metrics = MetricsFile(run.metrics_file, session.state.update, say)
-    own: list[Observer] = [session.internals, metrics]
-    if session.config.training.tensorboard:
-        own.append(TensorBoard(folder / "tensorboard"))
-    with postponed():
-        train(
-            session.state,
-            plan,
-            batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
-            validate=lambda: validate(parts, execution),
-            save=lambda state: _save(state, run, session.config, parts, metrics),
-            execution=execution,
-            observers=[*observe(parts), *own, *observers],
-            stop=stop,
-        )
-    # A kill may have come between the last checkpoint and the deletion of earlier ones.
-    prune_checkpoints(run.checkpoints, plan.updates, session.config.training.keep_checkpoints)
-    result = {
-        "updates": plan.updates,
-        "tokens": session.state.tokens,
-        "validation": session.state.validation or validate(parts, execution),
-        "flops": plan.updates * run.flops_per_update,
-    }
-    for name, model in parts.objective.models().items():
-        assert isinstance(model, PreTrainedModel)
-        length = text_length(run.config, name, model, parts.tokenizer)
-        card = model_card(run, result, name, model, length)
-        export_model(model, parts.tokenizer, run.model(name), card, length)
-    run.finish(result)
+    if not distributed.is_main():
+        say = _say_nothing
+    with distributed.connected(execution.device), ExitStack() as stack:
+        with distributed.together():
+            if distributed.is_main():
+                stack.enter_context(folder_lock(folder))
+            opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend, say)
+        if isinstance(opened, Finished):
+            say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
+            return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
+        apply_threads(execution)
+        if isinstance(opened, New):
+            session = _begin(config, folder, execution, say)
+        else:
+            session = _go_on(config, opened, execution, say)
+        recovered: set[int] = set()
+        while (trouble := _train(session, execution, observers, say, stop, observe)) is not None:
+            run, left_out = session.run, _left_out(session, trouble, recovered)
+            del session  # its memory is needed
+            session = _go_on(config, Resume(run), execution, say)
+            session.parts.schedule.left_out = left_out
+            say(
+                f"{trouble.reason}: the run goes back to update {session.state.update} and leaves out "
+                f"{len(left_out)} batches."
+            )
+        with distributed.together(), session.state.parallel.whole_weights():
+            validation = session.state.validation or validate(session.parts, execution)
+        with distributed.together():
+            result = _finish(session, validation) if distributed.is_main() else {}
+        result = distributed.from_main(result)
     return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
+
+
+def _say_nothing(_: str) -> None:
+    """What processes other than rank 0 say."""
 
 
 @dataclass(frozen=True)
@@ -167,21 +153,110 @@ class _Session:
     internals: InternalsObserver
 
 
+def _train(
+    session: _Session,
+    execution: Execution,
+    observers: Sequence[Observer],
+    say: Say,
+    stop: Callable[[], bool],
+    observe: Callable[[Assembled], Sequence[Observer]],
+) -> Diverged | None:
+    """Train a session to its end; returns why it has to go back to a checkpoint, if it must."""
+    parts, plan, run = session.parts, session.plan, session.run
+    metrics = MetricsFile(run.metrics_file, session.state.update, say) if distributed.is_main() else None
+    writers: list[Observer] = []
+    if metrics:
+        writers.append(metrics)
+        if session.config.training.tensorboard:
+            writers.append(TensorBoard(run.path / "tensorboard"))
+        writers += observers
+    watchdog = Watchdog(60 * session.config.training.longest_update)
+    try:
+        with postponed(), watchdog.watching():
+            train(
+                session.state,
+                plan,
+                batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
+                validate=lambda: validate(parts, execution),
+                save=lambda state: _save(state, run, session.config, parts, execution, metrics),
+                execution=execution,
+                observers=[*observe(parts), session.internals, *writers, watchdog],
+                stop=stop,
+            )
+    except Diverged as trouble:
+        return trouble
+    return None
+
+
+def _left_out(session: _Session, trouble: Diverged, recovered: set[int]) -> list[int]:
+    """The numbers of the batches to leave out after going back to the newest checkpoint.
+
+    Args:
+        session: the session that diverged.
+        trouble: why.
+        recovered: updates of the checkpoints that the run went back to before; this one is added.
+
+    Raises:
+        Diverged: the run went back to the same checkpoint before.
+    """
+    schedule = session.parts.schedule
+    batches = [schedule.batch_number(update - 1) for update in trouble.updates]
+    newest = max(checkpoint_updates(session.run.checkpoints), default=0)
+    if newest in recovered:
+        if distributed.is_main():
+            rows = {batch: schedule.rows_of(batch).tolist() for batch in batches}
+            session.run.write_divergence({"reason": trouble.reason, "updates": trouble.updates, "rows": rows})
+        raise trouble
+    recovered.add(newest)
+    return sorted({*schedule.left_out, *batches})
+
+
+def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
+    """Export the models of the last checkpoint, and record the result, with the last `validation`."""
+    run, plan, parts = session.run, session.plan, session.parts
+    result = {
+        "updates": plan.updates,
+        "tokens": session.state.tokens,
+        "validation": validation,
+        "flops": plan.updates * run.flops_per_update,
+    }
+    # A kill may have come between the last checkpoint and the deletion of earlier ones.
+    prune_checkpoints(run.checkpoints, plan.updates, session.config.training.keep_checkpoints)
+    checkpoint = checkpoint_at(run.checkpoints, plan.updates)
+    for name in parts.objective.models():
+        model = read_model(checkpoint, name)
+        length = text_length(run.config, name, model, parts.tokenizer)
+        card = model_card(run, result, name, model, length)
+        export_model(model, parts.tokenizer, run.model(name), card, length)
+    run.finish(result)
+    return result
+
+
 def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Session:
     """Prepare a new run: its budget becomes a number of updates, and its folder is written last."""
     resolved, parts, internals = _assembled(_resolve(config, execution), execution, say)
     per_update = flops_per_update(resolved, parts, execution)
+    state: State | None = None
     if resolved.training.updates is None:
-        resolved = _with_updates(resolved, _updates_for_budget(resolved, parts, execution, per_update))
+        if resolved.training.flops is not None:
+            updates = max(1, int(resolved.training.flops / per_update))
+        else:
+            assert resolved.training.hours is not None
+            state, plan = start(_with_updates(resolved, 10**6), parts, execution)
+            updates = _updates_within(resolved.training.hours, state, plan, parts, execution)
+        resolved = _with_updates(resolved, updates)
         say(f"the budget is {resolved.training.updates} updates.")
         if resolved.corruption.cache is not None:
             assert resolved.training.rows is not None
             open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training.rows)
     for sentence in warnings(config, resolved, parts, execution):
         say(sentence)
-    state, plan = start(resolved, parts, execution)
+    if state is None:
+        state, _ = start(resolved, parts, execution)
     inputs = _digests(parts) | _about(resolved, parts, execution, per_update) | {"started_from": started_from(folder)}
-    return _Session(RunFolder.create(folder, config, resolved, inputs), resolved, parts, state, plan, internals)
+    with distributed.together():
+        run = RunFolder.create(folder, config, resolved, inputs)
+    return _Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
 
 
 def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: Say) -> _Session:
@@ -202,16 +277,19 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
     if checkpoint:
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
+        parts.schedule.left_out = checkpoint.scalars.get("left_out", [])
         say(f"continuing from update {checkpoint.update} of {plan.updates}.")
         for name, now in _numerics(execution).items():
-            if run.environment[name] != now:
-                say(f"{name} is {now} and was {run.environment[name]}: results are no longer bit-identical.")
-    return _Session(run, resolved, parts, state, plan, internals)
+            before = run.environment.get(name, now)
+            if before != now:
+                say(f"{name} is {now} and was {before}: results are no longer bit-identical.")
+    return _Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
 
 
 def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, Assembled, InternalsObserver]:
     """The configuration with T0 as a number, the run's parts, and the observer that measures inside the models."""
-    parts = assemble(config, execution)
+    with distributed.together():
+        parts = assemble(config, execution)
     for note in parts.notes:
         say(note)
     rows, by_document = parts.validation[0].batch, config.data.attention == "document"
@@ -221,31 +299,25 @@ def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, 
 
 def _resolve(config: Config, execution: Execution) -> Config:
     """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
-    resolved = config.model_copy(update={"execution": ExecutionConfig.model_validate(execution.record())})
+    resolved = config.model_copy(update={"execution": execution.settings})
     if config.training.tokens is None or config.known_updates is None:
         return resolved
     return _with_updates(resolved, config.known_updates)
 
 
-def _updates_for_budget(config: Config, parts: Assembled, execution: Execution, flops: int) -> int:
-    """A budget in FLOPs or hours as a number of updates of `flops` each. The models' weights do not change."""
-    if config.training.flops is not None:
-        return max(1, int(config.training.flops / flops))
-    assert config.training.hours is not None
-    models = parts.objective.models().values()
-    weights = {id(p): p.detach().clone() for model in models for p in model.parameters()}
-    curriculum = parts.objective.state_dict()
-    state, plan = start(_with_updates(config, 10**6), parts, execution)
+def _updates_within(hours: float, state: State, plan: Plan, parts: Assembled, execution: Execution) -> int:
+    """The number of updates that take `hours`, by the speed of a few; `state` is the same afterwards."""
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}, state.scalars()
     seconds = []
     for update in range(_SPEED_UPDATES + 1):
         began = time.perf_counter()
         make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
+        synchronize(execution.device)
         seconds.append(time.perf_counter() - began)
-    for model in models:
-        for parameter in model.parameters():
-            parameter.data = weights[id(parameter)]
-    parts.objective.load_state_dict(curriculum)
-    return max(1, int(config.training.hours * 3600 / (sum(seconds[1:]) / _SPEED_UPDATES)))
+    for name, tensor in state.tensors().items():
+        tensor.copy_(before[0][name])
+    state.restore(0, before[1], execution.device)
+    return distributed.from_main(max(1, int(hours * 3600 / (sum(seconds[1:]) / _SPEED_UPDATES))))
 
 
 def _with_updates(config: Config, updates: int) -> Config:
@@ -253,22 +325,26 @@ def _with_updates(config: Config, updates: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=budget)})
 
 
-def _save(state: State, run: RunFolder, config: Config, parts: Assembled, metrics: MetricsFile) -> None:
-    metrics.sync()
+def _save(
+    state: State, run: RunFolder, config: Config, parts: Assembled, execution: Execution, metrics: MetricsFile | None
+) -> None:
+    if metrics:
+        metrics.sync()
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
     heads: dict[str, Head] = {name: config.objective.head_of(name) for name in models}
     length = text_length(config, "main", models["main"], parts.tokenizer)
 
     def write_more(staged: Path) -> None:
-        run.copy_record(staged)
-        write_models(staged, models, heads, state.optimizers, parts.tokenizer, length)
+        if distributed.is_main():
+            run.copy_record(staged)
+        write_models(staged, models, heads, state.optimizers, parts.tokenizer, length, execution.weights_dtype)
 
     with unbroken():
         save_checkpoint(
             run.checkpoints,
             state.update,
             state.tensors(),
-            state.scalars(),
+            state.scalars() | {"left_out": parts.schedule.left_out},
             config.training.keep_checkpoints,
             write_more,
         )
@@ -301,7 +377,11 @@ def _about(config: Config, parts: Assembled, execution: Execution, flops: int) -
 
 def _numerics(execution: Execution) -> dict[str, Any]:
     """What the rounding of a run depends on besides its configuration."""
-    return {"cpu": torch.backends.cpu.get_cpu_capability(), **execution.record()}
+    return {
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        **execution.record(),
+        "processes": distributed.size(),
+    }
 
 
 def _refuse_lost_segment(opened: Resume | Extend, checkpoint: Checkpoint | None) -> None:

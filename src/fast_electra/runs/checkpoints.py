@@ -23,9 +23,17 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from fast_electra import distributed
 from fast_electra.data.disk import writing
-from fast_electra.data.files import sync_folder, sync_tree, verify_manifest, write_json_atomically, write_manifest
-from fast_electra.errors import CheckpointError, DataError
+from fast_electra.data.files import (
+    sha256_of_file,
+    sync_folder,
+    sync_tree,
+    verify_manifest,
+    write_json_atomically,
+    write_manifest,
+)
+from fast_electra.errors import CheckpointError, DataError, OtherProcessError
 
 _PARTIAL = ".partial"
 
@@ -52,10 +60,12 @@ def save_checkpoint(
     Args:
         folder: the run's `checkpoints/`.
         update: number of updates done.
-        tensors: tensors to save, by name.
+        tensors: tensors to save, by name, of which each process may hold a share. With several processes all of them
+            must call this.
         scalars: values that JSON can store.
         keep: number of checkpoints to keep, this one included; a damaged one is deleted and does not count.
-        write_more: called with the temporary folder; what it writes there becomes part of the checkpoint.
+        write_more: called on every process with the temporary folder; what rank 0 writes there becomes part of the
+            checkpoint.
 
     Returns:
         the checkpoint's folder.
@@ -65,29 +75,47 @@ def save_checkpoint(
     """
     target = folder / f"{update:08d}"
     staged = folder / f"{update:08d}{_PARTIAL}"
-    remove_partial(folder)
+    is_main = distributed.is_main()
     with writing(target):
         try:
-            staged.mkdir(parents=True)
+            with distributed.together():
+                if is_main:
+                    remove_partial(folder)
+                    staged.mkdir(parents=True)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
                 save(
                     dict(tensors),
                     storage_writer=HuggingFaceStorageWriter(str(staged), save_distributed=True),
-                    no_dist=True,
+                    no_dist=distributed.size() == 1,
                 )
-            write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
-            write_more(staged)
-            write_manifest(staged)
-            sync_tree(staged)
-            shutil.rmtree(target, ignore_errors=True)
-            staged.rename(target)
-            sync_folder(folder)
+            with distributed.together():
+                write_more(staged)
+            digests = _digests(staged)
+            with distributed.together():
+                if is_main:
+                    write_json_atomically(staged / "scalars.json", {"update": update, **scalars})
+                    write_manifest(staged, digests=digests)
+                    sync_tree(staged)
+                    shutil.rmtree(target, ignore_errors=True)
+                    staged.rename(target)
+                    sync_folder(folder)
+                    prune_checkpoints(folder, update, keep)
         except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
+            if is_main:
+                shutil.rmtree(staged, ignore_errors=True)
             raise
-    prune_checkpoints(folder, update, keep)
     return target
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files under a folder by name; each process computes those of its share."""
+    found: dict[str, str] = {}
+    with distributed.together():
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        own = names[distributed.rank() :: distributed.size()]
+        found = {name: sha256_of_file(folder / name) for name in own}
+    return {name: digest for share in distributed.gather(found) for name, digest in share.items()}
 
 
 def remove_partial(folder: Path) -> None:
@@ -132,8 +160,9 @@ def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | No
     found = _checkpoints(folder)
     for candidate in reversed(found):
         try:
-            verify_manifest(candidate)
-        except DataError as error:
+            with distributed.together():
+                verify_manifest(candidate, share=(distributed.rank(), distributed.size()))
+        except (DataError, OtherProcessError) as error:
             say(f"{candidate} is damaged and skipped: {error}")
             continue
         scalars = json.loads((candidate / "scalars.json").read_text())
@@ -166,8 +195,13 @@ def checkpoint_at(folder: Path, update: int) -> Checkpoint:
     return Checkpoint(path, update, json.loads((path / "scalars.json").read_text()))
 
 
-def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
-    """Read a checkpoint's tensors into `tensors`, in place.
+def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], alone: bool = False) -> None:
+    """Read a checkpoint's tensors into `tensors`, in place; a process reads its share of those that it has a share of.
+
+    Args:
+        checkpoint: written by any number of processes.
+        tensors: by name.
+        alone: only this process calls; otherwise all processes must.
 
     Raises:
         CheckpointError: names or shapes differ.
@@ -176,7 +210,8 @@ def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             state = dict(tensors)
-            load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=True)
+            alone = alone or distributed.size() == 1
+            load(state, storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)), no_dist=alone)
     except (CheckpointException, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.folder} does not fit this model: {_reason(error)}") from error
 

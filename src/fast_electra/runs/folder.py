@@ -4,11 +4,13 @@
     run.json          the configuration as requested and resolved, digests of the inputs, the status and the result
     metrics.jsonl     one object per logged update
     checkpoints/      one folder per update
+    divergence.json   after a run that stopped because it diverged: the updates and batches
     model/            the main model, written at the end; generator/ and masked_lm/ if the objective has them
     tensorboard/      if training.tensorboard asks for it
 
 Notable:
 - one command at a time writes: it holds `.lock` (`data.locks`), and `opening.py` decides what it does in the folder;
+- under torchrun, rank 0 alone writes;
 - run.json holds a digest of itself and one of config.yaml; each checkpoint has a copy of it. The program reads the
   configuration from run.json only;
 - no module outside of `runs/` knows the names of these files or the keys of run.json.
@@ -24,12 +26,14 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from fast_electra import distributed
 from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config, move_execution
 from fast_electra.data.files import (
     differing_parts,
     read_sealed_json,
     sha256_of_file,
+    write_json_atomically,
     write_sealed_json,
     write_text_atomically,
 )
@@ -44,6 +48,7 @@ _CONFIG_SEAL = "config_sha256"
 SEALS = ("sha256", _CONFIG_SEAL)
 """keys of run.json that hold digests of run.json and of config.yaml; runs of earlier versions lack them"""
 RUN, CONFIG, METRICS, CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
+_DIVERGENCE = "divergence.json"
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,10 @@ class RunFolder:
             say(f"{file} was changed after the run wrote it: it is written again from {RUN}.")
         return self._with_config(self.config, {})
 
+    def write_divergence(self, facts: Mapping[str, Any]) -> None:
+        """Write divergence.json: why the run stopped, its updates, and the rows of their batches by batch number."""
+        write_json_atomically(self.path / _DIVERGENCE, facts)
+
     def copy_record(self, folder: Path) -> None:
         """Write a copy of run.json into a checkpoint's folder, from which it can be restored."""
         write_sealed_json(folder / _COPY, dict(self.record))
@@ -135,12 +144,14 @@ class RunFolder:
         """Write run.json with changes, and config.yaml."""
         text = dump_config(resolved)
         run = self._with({**changes, _CONFIG_SEAL: hashlib.sha256(text.encode()).hexdigest()})
-        write_text_atomically(self.path / CONFIG, text)
+        if distributed.is_main():
+            write_text_atomically(self.path / CONFIG, text)
         return run
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         record = {**self.record, **changes}
-        write_sealed_json(self.path / RUN, record)
+        if distributed.is_main():
+            write_sealed_json(self.path / RUN, record)
         return type(self)(self.path, record)
 
     @property

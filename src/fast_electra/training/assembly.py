@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fast_electra import distributed
 from fast_electra.config.tree import Config
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import CachedCorruption
@@ -153,7 +154,9 @@ def assemble(config: Config, execution: Execution) -> Assembled:
             model.compile(dynamic=False)
     return Assembled(
         objective=objective,
-        schedule=BatchSchedule(inputs.rows("train"), config.training.batch_size, inputs.seed),
+        schedule=BatchSchedule(
+            inputs.rows("train"), config.training.batch_size, inputs.seed, (distributed.rank(), distributed.size())
+        ),
         seed=inputs.seed,
         validation=validation_batches(inputs.rows("validation"), config),
         tokenizer=inputs.tokenizer,
@@ -212,13 +215,14 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         initial = cache.about["auxiliary"]["initial_temperature"]
     if config.main.embeddings == "auxiliary_plus_delta":
         # The frozen auxiliary's own table, not a copy: this saves memory, and the delta refers to the table in use.
-        table = cast(nn.Embedding, model.get_input_embeddings()).weight
+        table = cast(nn.Embedding, model.get_input_embeddings())
         if config.corruption.cache is not None:
-            table = table.detach().to(inputs.execution.device, inputs.execution.auxiliary_dtype)
+            weights = table.weight.detach().to(inputs.execution.device, inputs.execution.auxiliary_dtype)
+            table = nn.Embedding.from_pretrained(weights)
         disentangle(main, table)
         inputs.notes.append(
-            f"the token embeddings are the auxiliary's {table.numel():,} frozen weights plus a trained difference; "
-            "the export folds them into one table."
+            f"the token embeddings are the auxiliary's {table.weight.numel():,} frozen weights plus a trained "
+            "difference; the export folds them into one table."
         )
     corruption = config.corruption if initial is None else config.corruption.with_initial(initial)
     curriculum = corruption.schedule.curriculum(corruption.augmentation)
@@ -281,11 +285,10 @@ def build_electra(inputs: Inputs, settings: ElectraObjective) -> Built:
         count = sum(p.numel() for name, p in main.named_parameters() if name in shared)
         inputs.notes.append(f"main model and generator share {count:,} parameters: {', '.join(sorted(shared))}.")
     elif settings.sharing == "disentangled":
-        table = generator.get_input_embeddings().weight
-        assert isinstance(table, Tensor)
+        table = cast(nn.Embedding, generator.get_input_embeddings())
         disentangle(main, table)
         inputs.notes.append(
-            f"the main model's token embeddings are the generator's {table.numel():,} parameters plus a trained "
+            f"the main model's token embeddings are the generator's {table.weight.numel():,} parameters plus a trained "
             "difference; the export folds them into one table."
         )
     objective = Electra(

@@ -9,6 +9,7 @@ Notable:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import cast
 
@@ -234,10 +235,16 @@ def check_auxiliary(
 
     Raises:
         ConfigError: the augmentation changes nothing.
+        ModelError: the auxiliary's logits are not finite.
     """
     _refuse_augmentation_without_effect(auxiliary, config, batches[0])
     unigram_V = unigram_log_probabilities(shards.split("train"), ~loaded.excluded_V)
     found = measure(auxiliary, ((b.batch, b.masked) for b in batches), shards.most_frequent_token(), unigram_V)
+    if not all(map(isfinite, found.values())):
+        raise ModelError(
+            f"the auxiliary {config.auxiliary.model} gives logits that are not finite on rows of the run's text: "
+            "its training diverged, or its weights are damaged; use another one."
+        )
     rows = sum(len(b.batch.ids) for b in batches)
     sentences = [
         f"checked on {rows} held-out rows, the auxiliary predicts {found['masked_accuracy']:.1%} of masked tokens "

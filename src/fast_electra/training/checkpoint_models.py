@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from fast_electra import distributed
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head, build_model
 from fast_electra.models.export import save_tokenizer
+from fast_electra.models.shares import own_share, whole
 from fast_electra.models.sharing import DeltaEmbedding
 from fast_electra.runs.checkpoints import Checkpoint, load_tensors
 from fast_electra.training.optimizer import GroupOptimizer
@@ -37,8 +39,9 @@ def write_models(
     optimizers: list[GroupOptimizer],
     tokenizer: PreTrainedTokenizerBase,
     length: int,
+    dtype: torch.dtype,
 ) -> None:
-    """Write `models/` in a checkpoint's folder.
+    """Write `models/` in a checkpoint's folder. All processes must call this; rank 0 writes.
 
     Args:
         checkpoint: the checkpoint's folder, before it is renamed into place.
@@ -47,16 +50,20 @@ def write_models(
         optimizers: the optimizers that train the models.
         tokenizer: of the run.
         length: largest number of tokens of a text, for the tokenizer's configuration.
+        dtype: type of the weights in a forward pass.
     """
     folder = checkpoint / _MODELS
     masters = {key: name for optimizer in optimizers for key, name in optimizer.master_names().items()}
     fixed: dict[str, Tensor] = {}
     index = {}
     for name, model in models.items():
-        model.config.save_pretrained(folder / name)
         weights = {key: _place(f"{name}.{key}", tensor, masters, fixed) for key, tensor in _weights(model).items()}
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        index[name] = {"head": heads[name], "dtype": dtype, "weights": weights}
+        index[name] = {"head": heads[name], "dtype": str(dtype).removeprefix("torch."), "weights": weights}
+    fixed = {key: whole(tensor) for key, tensor in fixed.items()}
+    if not distributed.is_main():
+        return
+    for name, model in models.items():
+        model.config.save_pretrained(folder / name)
     save_file(fixed, folder / _FIXED)
     save_tokenizer(tokenizer, folder / "tokenizer", length)
     (folder / _INDEX).write_text(json.dumps(index))
@@ -100,7 +107,7 @@ def read_model(checkpoint: Checkpoint, name: str = "main", rounded: bool = True)
     fixed = load_file(folder / _FIXED)
     places = {place["trained"]: place["shape"] for place in about["weights"].values() if "trained" in place}
     trained = {master: torch.empty(shape) for master, shape in places.items()}
-    load_tensors(checkpoint, trained)
+    load_tensors(checkpoint, trained, alone=True)
     dtype = getattr(torch, about["dtype"]) if rounded else torch.float32
     found = {
         key: trained[place["trained"]].to(dtype) if "trained" in place else fixed[place["fixed"]]
@@ -130,10 +137,15 @@ def _place(key: str, tensor: Tensor, masters: Mapping[int, str], fixed: dict[str
     """The place of a weight in the checkpoint; a weight that no optimizer changes is added to `fixed`."""
     if id(tensor) in masters:
         return {"trained": masters[id(tensor)], "shape": list(tensor.shape)}
-    same = next((name for name, other in fixed.items() if other.data_ptr() == tensor.data_ptr()), None)
+    same = next((name for name, other in fixed.items() if _is_same(other, tensor)), None)
     if same is None:
         fixed[same := key] = tensor.detach().contiguous()
     return {"fixed": same}
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape share their memory."""
+    return one.shape == other.shape and own_share(one).data_ptr() == own_share(other).data_ptr() != 0
 
 
 def _index(checkpoint: Checkpoint) -> dict[str, dict]:

@@ -2,14 +2,18 @@
 
 Notable:
 - a batch is a pure function of (seed, update), so a resumed run sees the same batches as an unbroken run;
-- objectives return sums of losses; the loop divides them by the count of the whole update, whatever the micro-batches;
+- objectives return sums of losses; the loop divides them by the count of the whole update, whatever the micro-batches
+  and the number of processes;
 - metrics stay on the device as sums until they are logged, and those sums are part of a checkpoint;
+- an update whose loss or gradient is not finite changes nothing, and is counted. Several of them in a row, or weights
+  that are not finite, raise `Diverged`; the caller goes back to a checkpoint (pipelines/pretrain.py);
 - metrics files and progress bars are observers that the caller passes.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -21,8 +25,21 @@ from fast_electra.objectives.base import Examples, Trainable
 from fast_electra.runs.metrics import Record
 from fast_electra.stopping import Interrupted
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
+from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import Observer
+
+
+class Diverged(TrainingError):
+    """Losses, gradients or weights are not finite."""
+
+    def __init__(self, reason: str, updates: list[int]):
+        """Store the reason, a clause, and the numbers of these updates; the first update is 1."""
+        super().__init__(
+            f"{reason}: lower optimizer.learning_rate or raise optimizer.warmup, and start in a new folder."
+        )
+        self.reason = reason
+        self.updates = updates
 
 
 @dataclass
@@ -31,45 +48,86 @@ class State:
 
     objective: Trainable[Any]
     optimizers: list[GroupOptimizer]
+    parallel: Alone = None  # type: ignore[assignment]  # made from the objective
+    """how processes share the work; by default this process is alone"""
     update: int = 0
     """number of updates done"""
     tokens: int = 0
-    """number of non-padding tokens seen"""
+    """number of non-padding tokens seen, until the last look at the device"""
+    skipped: list[int] = field(default_factory=list)
+    """numbers of the updates that changed nothing, until the last look at the device; the first update is 1"""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """metrics since the last record: (sum, count) as float64 (2,)"""
+    """metrics since the last record, of this process: (sum, count) as float64 (2,)"""
     validation: dict[str, float] = field(default_factory=dict)
     """the measures of the last validation; empty before the first"""
     settings: dict[str, float] = field(default_factory=dict)
     """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
+    unread: list[Tensor] = field(default_factory=list)
+    """for each update since the last look at the device: its tokens and whether it was skipped, float64 (2,)"""
+
+    def __post_init__(self) -> None:
+        self.parallel = self.parallel or Alone(self.objective)
+
+    def look(self) -> None:
+        """Read from the device what the updates since the last look have counted."""
+        if not self.unread:
+            return
+        first = self.update - len(self.unread) + 1
+        for update, (tokens, skipped) in enumerate(torch.stack(self.unread).tolist(), start=first):
+            self.tokens += int(tokens)
+            self.skipped += [update] if skipped else []
+        self.unread = []
+
+    def skipped_in_a_row(self) -> int:
+        """The number of updates up to the last one that were all skipped."""
+        count = 0
+        while count < len(self.skipped) and self.skipped[-1 - count] == self.update - count:
+            count += 1
+        return count
+
+    def is_finite(self) -> bool:
+        """Whether every weight is finite."""
+        return bool(torch.stack([optimizer.weights_norm() for optimizer in self.optimizers]).isfinite().all())
 
     def tensors(self) -> dict[str, Tensor]:
         """The float32 masters and optimizer states by name, not copied."""
         return {name: tensor for optimizer in self.optimizers for name, tensor in optimizer.tensors().items()}
 
     def scalars(self) -> dict[str, Any]:
-        """Counters, metric sums and the objective's own state, ready for JSON, which keeps every float exactly."""
+        """Counters, metric sums of all processes and the objective's own state, ready for JSON, which is exact."""
+        self.look()
         return {
             "tokens": self.tokens,
-            "sums": {name: value.tolist() for name, value in self.sums.items()},
+            "skipped": self.skipped,
+            "sums": self.whole_sums(),
             "objective": self.objective.state_dict(),
             "validation": self.validation,
         }
 
+    def whole_sums(self) -> dict[str, list[float]]:
+        """The metrics since the last record: sum and count over all processes, by name."""
+        if not self.sums:
+            return {}
+        whole = self.parallel.add(torch.stack(list(self.sums.values())))
+        return dict(zip(self.sums, whole.tolist(), strict=True))
+
     def restore(self, update: int, scalars: dict[str, Any], device: torch.device) -> None:
         """Continue from a checkpoint's scalars. Its tensors must have been read into `tensors()` already."""
         self.update = update
+        self.unread = []
         self.tokens = scalars["tokens"]
         self.validation = scalars.get("validation", {})  # checkpoints of earlier versions lack it
+        self.skipped = scalars.get("skipped", [])
         self.sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in scalars["sums"].items()
+            name: torch.tensor(value, dtype=torch.float64, device=device) * self.parallel.counts_once
+            for name, value in scalars["sums"].items()
         }
         self.objective.load_state_dict(scalars["objective"])
         for optimizer in self.optimizers:
             optimizer.write_back()
 
-    def add(self, name: str, total: Tensor, count: Tensor | float) -> None:
-        """Add a sum and a count to a metric."""
-        pair = torch.stack((total.detach().double(), torch.as_tensor(count, device=total.device).double()))
+    def add(self, name: str, pair: Tensor) -> None:
+        """Add a sum and a count, (2,) float64, to a metric."""
         self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
 
@@ -83,6 +141,8 @@ class Plan:
     log_every: int
     validate_every: int
     checkpoint_every: int
+    most_skipped: int = 1
+    """number of updates in a row that may be skipped, before the run diverges; 1: the first one is the end"""
 
 
 def train(
@@ -108,32 +168,38 @@ def train(
         stop: called after each update; if it returns True, a checkpoint is written and `Interrupted` raised.
 
     Raises:
-        TrainingError: a loss or gradient is not finite; this update has changed no weight.
+        Diverged: too many updates in a row were skipped, or the weights are not finite.
         Interrupted: `stop` returned True.
     """
     for observer in observers:
         observer.started(state.update, plan.updates)
-    clock = _Clock()
+    clock = _Clock(state)
     load = one_by_one if execution.device.type == "cpu" else Prefetcher
     loader = load(batches, state.update, plan.updates)
     try:
         for prepared, waited in loader:
-            tokens = make_update(state, plan, prepared, execution)
-            clock.add(tokens, waited)
+            make_update(state, plan, prepared, execution)
+            clock.waited += waited
             done = state.update
             last = done == plan.updates
             validating = last or done % plan.validate_every == 0
-            if validating or done % plan.log_every == 0:
-                record = _record(state, plan, clock)
-                if validating:
-                    record["validation"] = state.validation = validate()
-                for observer in observers:
-                    observer.logged(record)
-                clock = _Clock()
+            saving = last or done % plan.checkpoint_every == 0
+            logging = validating or done % plan.log_every == 0
+            if logging or saving:
+                _refuse_divergence(state, plan, validating, saving)
+            if logging and (record := _record(state, plan, clock)):
+                with state.parallel.whole_weights():
+                    if validating:
+                        record["validation"] = state.validation = validate()
+                        if not all(map(isfinite, state.validation.values())):
+                            raise Diverged(f"the validation after update {done} is not finite", [done])
+                    for observer in observers:
+                        observer.logged(record)
+                clock = _Clock(state)
             for observer in observers:
                 observer.updated(done)
-            stopping = stop() and not last
-            if last or stopping or done % plan.checkpoint_every == 0:
+            stopping = not last and state.parallel.agrees(stop(), done)
+            if saving or stopping:
                 save(state)
             if stopping:
                 raise Interrupted(f"stopped after update {done} of {plan.updates}")
@@ -143,53 +209,63 @@ def train(
             observer.finished()
 
 
-def make_update(state: State, plan: Plan, prepared: Examples, execution: Execution) -> int:
-    """Make one optimizer step on one global batch.
-
-    Returns:
-        the number of non-padding tokens in the batch.
-
-    Raises:
-        TrainingError: a loss or gradient is not finite; no weight has changed.
-    """
-    objective = state.objective
+def make_update(state: State, plan: Plan, prepared: Examples, execution: Execution) -> None:
+    """Make one optimizer step on this process's share of one batch."""
+    objective, parallel, device = state.objective, state.parallel, execution.device
     progress = state.update / plan.updates
     state.settings = objective.settings(progress)
-    tokens = prepared.tokens
-    # Dropout depends on (seed, update) only.
-    torch.manual_seed((plan.seed * 1_000_003 + state.update) % 2**63)
-    totals = {name: count.to(execution.device) for name, count in objective.counts(prepared).items()}
+    # Dropout depends on (seed, update, process) only.
+    torch.manual_seed((plan.seed * 1_000_003 + state.update + (parallel.rank << 40)) % 2**63)
+    counts = objective.counts(prepared) | {"tokens": torch.tensor(prepared.tokens)}
+    counted = torch.stack([count.double() for count in counts.values()]).to(device)
+    totals = dict(zip(counts, parallel.add(counted).unbind(), strict=True))
+    tokens = totals.pop("tokens")
     # A batch may have no token to predict, for example if all its tokens are [UNK]. Then its loss is 0.
-    totals = {name: torch.where(count == 0, 1, count) for name, count in totals.items()}
-    observed: dict[str, tuple[float, float]] = {}
-    for micro in prepared.split(plan.micro_batch_size):
+    totals = {name: torch.where(count == 0, 1, count).float() for name, count in totals.items()}
+    found: dict[str, Tensor] = {}
+    micros = prepared.split(plan.micro_batch_size)
+    for number, micro in enumerate(micros, start=1):
         with execution.autocast():
-            terms = objective.terms(micro.to(execution.device), progress, plan.seed)
+            terms = parallel.terms(micro.to(device), progress, plan.seed, last=number == len(micros))
         loss = torch.stack(
             [objective.weights[name] * total / totals[name] for name, (total, _) in terms.losses.items()]
         ).sum()
-        if not loss.isfinite():
-            raise TrainingError(
-                f"the loss of update {state.update + 1} is {loss.item()}: lower optimizer.learning_rate, "
-                "and start in a new folder."
-            )
         loss.backward()
-        state.add("loss", loss, 0.0)
-        for name, (total, count) in (terms.losses | terms.metrics).items():
-            state.add(name, total, count)
-            if objective.observes:
-                total_before, count_before = observed.get(name, (0.0, 0.0))
-                observed[name] = (total_before + float(total.detach()), count_before + float(count))
-    state.sums["loss"][1] += 1
-    for optimizer in state.optimizers:
-        norm, clipped = optimizer.step(learning_rate(optimizer.settings, state.update, plan.updates), state.update)
-        state.add(_of(optimizer, state, "gradient_norm"), norm, 1.0)
-        state.add(_of(optimizer, state, "clipped"), clipped, 1.0)
-    if objective.observes:
-        objective.observe({name: total / count for name, (total, count) in observed.items() if count})
+        for name, (total, count) in ({"loss": (loss, 0.0)} | terms.losses | terms.metrics).items():
+            pair = torch.stack((total.detach().double(), torch.as_tensor(count, device=device).double()))
+            found[name] = found[name] + pair if name in found else pair
+    found["loss"][1] += parallel.counts_once
+    norms = [optimizer.take_gradients() for optimizer in state.optimizers]
+    # Metrics too: an auxiliary whose logits overflow draws noise, and shows in its entropy alone.
+    is_bad = ~torch.stack([*found.values()]).isfinite().all() | ~torch.stack(norms).isfinite().all()
+    skipped = parallel.add(is_bad.float()).clamp(max=1.0)
+    for optimizer, norm in zip(state.optimizers, norms, strict=True):
+        rate = learning_rate(optimizer.settings, state.update, plan.updates)
+        clipped = optimizer.step(rate, state.update, norm, skipped)
+        for name, value in (("gradient_norm", norm), ("clipped", clipped)):
+            found[_of(optimizer, state, name)] = torch.stack((value, torch.ones_like(value))).double()
+    for name, pair in found.items():
+        state.add(name, torch.where(skipped == 0, pair, 0.0))
+    if objective.observes and not skipped:
+        whole = parallel.add(torch.stack(list(found.values()))).tolist()
+        objective.observe({name: total / count for name, (total, count) in zip(found, whole, strict=True) if count})
     state.update += 1
-    state.tokens += tokens
-    return tokens
+    state.unread.append(torch.stack((tokens, skipped.double())))
+
+
+def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool) -> None:
+    """Raise `Diverged` if too many updates in a row were skipped, or if weights to validate or save are not finite."""
+    state.look()
+    count = state.skipped_in_a_row()
+    done = state.update
+    applied = state.sums[_of(state.optimizers[0], state, "gradient_norm")][1]
+    if count >= plan.most_skipped or (validating and not applied):
+        raise Diverged(
+            f"the loss or a gradient was not finite in {count} updates in a row, up to update {done}",
+            list(range(done - count + 1, done + 1)),
+        )
+    if (validating or saving) and not state.is_finite():
+        raise Diverged(f"weights are not finite after update {done}", [done])
 
 
 def _of(optimizer: GroupOptimizer, state: State, metric: str) -> str:
@@ -198,25 +274,31 @@ def _of(optimizer: GroupOptimizer, state: State, metric: str) -> str:
 
 
 class _Clock:
-    """Start time, tokens, and seconds spent waiting for data since the last record."""
+    """Start time, and since then tokens and seconds spent waiting for data."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: State) -> None:
         self.began = time.perf_counter()
-        self.tokens = 0
         self.waited = 0.0
+        self._tokens = state.tokens
 
-    def add(self, tokens: int, waited: float) -> None:
-        self.tokens += tokens
-        self.waited += waited
+    def timing(self, state: State) -> dict[str, float]:
+        """The record's figures that depend on the clock."""
+        seconds = time.perf_counter() - self.began
+        return {
+            "seconds": seconds,
+            "tokens_per_second": (state.tokens - self._tokens) / seconds,
+            "data_wait_share": self.waited / seconds,
+        }
 
 
-def _record(state: State, plan: Plan, clock: _Clock) -> Record:
-    """Make a record of the metrics since the last one, and clear their sums."""
+def _record(state: State, plan: Plan, clock: _Clock) -> Record | None:
+    """Make a record of the metrics since the last one, and clear their sums; None if every update was skipped."""
     means = {}
-    for name, pair in state.sums.items():
-        total, count = pair.tolist()
+    for name, (total, count) in state.whole_sums().items():
         if count:  # no position in the whole interval: there is nothing to record
             means[name] = total / count
+    if "loss" not in means:
+        return None
     state.sums = {}
     before = state.update - 1
     rates = {  # the first group is the main model's, so every record of every objective has `learning_rate`
@@ -225,12 +307,7 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record:
         )
         for number, optimizer in enumerate(state.optimizers)
     }
-    seconds = time.perf_counter() - clock.began
     record: Record = {"update": state.update, "tokens": state.tokens, "loss": means.pop("loss"), **means}
-    record |= state.settings | rates
-    record["timing"] = {
-        "seconds": seconds,
-        "tokens_per_second": clock.tokens / seconds,
-        "data_wait_share": clock.waited / seconds,
-    }
-    return record
+    if state.skipped:
+        record["skipped"] = len(state.skipped)
+    return record | state.settings | rates | {"timing": clock.timing(state)}

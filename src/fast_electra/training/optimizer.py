@@ -4,16 +4,18 @@ Notable:
 - the optimizer changes float32 masters and copies them to the model, because a bfloat16 weight would lose every update
   that is smaller than 1/256 of its value;
 - weight decay applies to linear maps, not to tables, norms and biases (models/linear_maps.py defines linear maps);
-- a gradient that is not finite stops the run before any weight changes.
+- masters share the memory of weights that are float32 themselves;
+- an update whose gradient is not finite changes nothing. The device decides that, so no update waits for the host;
+- under FSDP2 a process holds a share of each master, and of the optimizer's state for it.
 """
 
 from math import cos, pi
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fast_electra.errors import TrainingError
 from fast_electra.models.optimizers import Optimizer
+from fast_electra.models.shares import as_shares_of, norm_of, own_share
 from fast_electra.objectives.base import ParameterGroup
 
 
@@ -43,10 +45,10 @@ def learning_rate(settings: Optimizer, update: int, updates: int) -> float:
 
 
 class GroupOptimizer:
-    """Updates one parameter group: clips gradients, steps the masters, copies them to the parameters."""
+    """Updates one parameter group: takes gradients, clips them, steps the masters, copies them to the parameters."""
 
     def __init__(self, group: ParameterGroup, dtype: torch.dtype = torch.float32):
-        """Copy float32 masters from the parameters. Create it before the model is cast.
+        """Take float32 masters from the parameters. Create it before the model is cast.
 
         Args:
             group: the parameters and their settings.
@@ -56,15 +58,17 @@ class GroupOptimizer:
         self.settings = group.settings
         self._loss_weight = group.loss_weight
         self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
-        self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
-        self._masters = list(self.masters.values())
+        self._gradients: list[Tensor] = []
+        self.masters = {name: p.detach().float() for name, p in self._parameters.items()}
+        self._shares = {name: own_share(master) for name, master in self.masters.items()}
+        self._are_cut = any(self._shares[name] is not master for name, master in self.masters.items())
         owned = group.settings.owned(group.parameters, group.linear_maps)
         rest = [name for name in self._parameters if name not in owned]
         buckets: dict[tuple[float, bool], list[Tensor]] = {}
         for factor in sorted({1.0, *group.rate_factors.values()}, reverse=True):
             buckets |= {(factor, True): [], (factor, False): []}
         for name in rest:
-            buckets[group.rate_factors.get(name, 1.0), name in group.linear_maps].append(self.masters[name])
+            buckets[group.rate_factors.get(name, 1.0), name in group.linear_maps].append(self._shares[name])
         self._buckets = list(buckets)
         self._owned = sorted(owned)
         self._stepper = (
@@ -79,52 +83,65 @@ class GroupOptimizer:
             lr=group.settings.learning_rate,
             betas=(group.settings.beta1, group.settings.beta2),
             eps=group.settings.epsilon,
-            fused=self._masters[0].device.type in ("cpu", "cuda"),
+            fused=True,
         )
 
     @torch.no_grad()
-    def step(self, rate: float, update: int) -> tuple[Tensor, Tensor]:
-        """Make one update from the parameters' gradients, and clear them.
+    def take_gradients(self) -> Tensor:
+        """Move the parameters' gradients to the masters; returns their norm, a scalar, the same on every process."""
+        gradients = []
+        for name, parameter in self._parameters.items():
+            share = self._shares[name]
+            gradient = None if parameter.grad is None else own_share(parameter.grad).float()
+            gradients.append(torch.zeros_like(share) if gradient is None else gradient)
+            if self._loss_weight != 1.0:
+                gradients[-1].div_(self._loss_weight)
+            parameter.grad = None
+            if name in self._owned:
+                self.masters[name].grad = as_shares_of(self.masters[name], gradients[-1])
+            else:
+                share.grad = gradients[-1]
+        self._gradients = gradients
+        return norm_of(gradients, self._are_cut)
+
+    @torch.no_grad()
+    def step(self, rate: float, update: int, norm: Tensor, skipped: Tensor) -> Tensor:
+        """Change the weights by the gradients of `take_gradients`, and clear these.
 
         Args:
             rate: the learning rate.
             update: number of updates done before, for the bias correction.
+            norm: of the gradients.
+            skipped: scalar: 1.0 if nothing may change, because a gradient is not finite, else 0.0.
 
         Returns:
-            two scalars: the gradient's norm before clipping, and 1.0 if it was clipped, else 0.0.
-
-        Raises:
-            TrainingError: a gradient is NaN or infinite; no weight has changed.
+            scalar: 1.0 if the gradients were clipped, else 0.0.
         """
-        for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
-            gradient = parameter.grad
-            master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
-            if self._loss_weight != 1.0:
-                master.grad.div_(self._loss_weight)
-            parameter.grad = None
-        norm = nn.utils.get_total_norm([master.grad for master in self._masters if master.grad is not None])
-        if not norm.isfinite():
-            raise TrainingError(
-                f"the gradient of {self.name} is not finite: lower optimizer.learning_rate "
-                f"({self.settings.learning_rate:g}) or raise optimizer.warmup, and start in a new folder."
-            )
-        clipped = torch.zeros(())
+        clipped = torch.zeros((), device=norm.device)
         if self.settings.clip is not None:
             clipped = (norm > self.settings.clip).float()
-            nn.utils.clip_grads_with_norm_(self._masters, self.settings.clip, norm)
+            factor = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(self._gradients, factor)  # type: ignore[attr-defined]
         self._set_rates(rate, update)
+        self.adamw.found_inf = skipped  # type: ignore[attr-defined]  # how GradScaler skips a step on the device
         self.adamw.step()
         if self._stepper is not None:
-            self._stepper.step(rate)
+            self._stepper.step(rate, skipped)
         self.adamw.zero_grad()
+        self._gradients = []
         self.write_back()
-        return norm, clipped
+        return clipped
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the masters into the parameters, rounded to the parameters' type."""
-        for parameter, master in zip(self._parameters.values(), self._masters, strict=True):
-            parameter.copy_(master)
+        for name, parameter in self._parameters.items():
+            if parameter.dtype != torch.float32:
+                parameter.copy_(self.masters[name])
+
+    def weights_norm(self) -> Tensor:
+        """The norm of the masters, a scalar, the same on every process."""
+        return norm_of(list(self._shares.values()), self._are_cut)
 
     def master_names(self) -> dict[int, str]:
         """The name in `tensors` of each trained parameter's master, by the parameter's `id`."""
@@ -138,13 +155,15 @@ class GroupOptimizer:
         for name, master in self.masters.items():
             if name in self._owned:
                 continue
-            state = self.adamw.state[master]
+            share = self._shares[name]
+            state = self.adamw.state[share]
             if not state:  # before the first step: AdamW's initial state
-                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
-                state["exp_avg"] = torch.zeros_like(master)
-                state["exp_avg_sq"] = torch.zeros_like(master)
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                found[f"{self.name}.{key}.{name}"] = state[key]
+                state["step"] = torch.zeros((), dtype=torch.float32, device=share.device)
+                state["exp_avg"] = torch.zeros_like(share)
+                state["exp_avg_sq"] = torch.zeros_like(share)
+            found[f"{self.name}.step.{name}"] = state["step"]
+            for key in ("exp_avg", "exp_avg_sq"):
+                found[f"{self.name}.{key}.{name}"] = as_shares_of(master, state[key])
         return found
 
     def _set_rates(self, rate: float, update: int) -> None:

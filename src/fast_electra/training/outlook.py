@@ -30,6 +30,15 @@ def flops_per_update(config: Config, parts: Assembled, execution: Execution) -> 
     return flops * config.training.batch_size // rows + stepping
 
 
+def some_weights_are_unused(config: Config, parts: Assembled, execution: Execution) -> bool:
+    """Whether a weight that is trained gets no gradient, as a pooler that no head reads."""
+    _step(config, parts, execution, 2)[0]()
+    weights = (weight for model in parts.objective.models().values() for weight in model.parameters())
+    unused = any(weight.requires_grad and weight.grad is None for weight in weights)
+    _clear(parts)
+    return unused
+
+
 def warnings(asked: Config, config: Config, parts: Assembled, execution: Execution) -> list[str]:
     """Sentences that warn of too many passes over the text or too many days, each with a better budget.
 
@@ -50,8 +59,8 @@ def warnings(asked: Config, config: Config, parts: Assembled, execution: Executi
             f"the run reads its {corpus:,} tokens {epochs:,.0f} times, but more than {MOST_EPOCHS} passes teach "
             f"little: give more text, or start in a new folder with {budget} as its budget."
         )
-    days = updates * _seconds_per_update(config, parts, execution) / 86_400
-    if days > _MOST_DAYS and asked.training.hours is None:
+    days = 0.0 if asked.training.hours else updates * _seconds_per_update(config, parts, execution) / 86_400
+    if days > _MOST_DAYS:
         found.append(
             f"the run takes roughly {days:,.0f} days on this machine: to finish within a day, start in a new folder "
             "with training.hours=24 as its budget."

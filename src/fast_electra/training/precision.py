@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from fast_electra import distributed
 from fast_electra.config.tree import ExecutionConfig
 from fast_electra.data.encoding import available_cores
 from fast_electra.errors import ConfigError
@@ -36,10 +37,17 @@ class Execution:
     precision: str
     auxiliary_dtype: torch.dtype
     threads: int
+    parallel: str = "ddp"
+    reduction: str = "float32"
 
     def record(self) -> dict[str, Any]:
         """`device`, `precision` and `threads`, as records hold them."""
         return {"device": self.device.type, "precision": self.precision, "threads": self.threads}
+
+    @property
+    def settings(self) -> ExecutionConfig:
+        """The section of a configuration that chooses this."""
+        return ExecutionConfig.model_validate(self.record() | {"parallel": self.parallel, "reduction": self.reduction})
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -81,10 +89,12 @@ def choose_execution(settings: ExecutionConfig | None = None) -> Execution:
     if precision == "auto":
         precision = ("bfloat16" if name == "cpu" else "bfloat16_autocast") if native else "float32"
     return Execution(
-        device=torch.device(name),
+        device=torch.device(name, distributed.local_rank()) if name == "cuda" else torch.device(name),
         precision=precision,
         auxiliary_dtype=torch.bfloat16 if native and precision != "float32" else torch.float32,
-        threads=settings.threads or available_cores(),
+        threads=settings.threads or max(1, available_cores() // distributed.local_size()),
+        parallel=settings.parallel,
+        reduction=settings.reduction,
     )
 
 

@@ -78,12 +78,12 @@ class Trained:
         load = one_by_one if self._execution.device.type == "cpu" else Prefetcher
         loader = load(self._prepared, first, first + updates + 1)
         for number, (prepared, waited) in enumerate(loader):
-            seen = make_update(self._state, self._plan, prepared, self._execution)
+            make_update(self._state, self._plan, prepared, self._execution)
             if number == 0:
                 synchronize(self._execution.device)
                 began = time.perf_counter()
             else:
-                tokens, all_waited = tokens + seen, all_waited + waited
+                tokens, all_waited = tokens + prepared.tokens, all_waited + waited
         synchronize(self._execution.device)
         return Timing(time.perf_counter() - began, updates, tokens, all_waited)
 

@@ -1,0 +1,231 @@
+"""The processes of one command under `torchrun`: their number, this one's rank, and what they tell each other.
+
+Notable:
+- no other module calls `torch.distributed`, but training/parallel.py, which hands the models to DDP and FSDP2, and
+  runs/checkpoints.py, which hands the tensors to PyTorch's distributed checkpoint;
+- a process that was started alone is rank 0 of 1, and every function here then does nothing;
+- torch is imported inside functions, since commands that compute nothing ask for the rank too;
+- messages are JSON, so nothing is unpickled;
+- every process tells the launcher's store every few seconds that it lives. If one ends or stops, the others say which
+  and end too, instead of waiting for it.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fast_electra.errors import OtherProcessError, ResourceError, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+
+_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_ALIVE, _FAILED = "fast_electra/alive/{}", "fast_electra/failed/{}"
+_BEAT, _SILENCE = 2.0, 15.0
+"""seconds between two signs of life, and seconds after which a process without one is lost"""
+# Only rank 0 writes an export or reads a budget's speed, while the others wait for it.
+_LONGEST_WAIT = timedelta(minutes=30)
+
+
+def size() -> int:
+    """The number of processes."""
+    return int(os.environ["WORLD_SIZE"]) if _is_launched() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ["RANK"]) if _is_launched() else 0
+
+
+def local_size() -> int:
+    """The number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _is_launched() else 1
+
+
+def local_rank() -> int:
+    """The number of this process among those on this machine, from 0; it chooses the GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if _is_launched() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files and messages: rank 0."""
+    return rank() == 0
+
+
+@contextmanager
+def connected(device: "torch.device") -> Iterator[None]:
+    """Within the block, the processes can exchange tensors on the CPU and on `device`; without a launcher nothing.
+
+    A group that the caller's own program has made is used, and left as it is.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if size() == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
+    else:
+        dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+    pulse = _Pulse()
+    try:
+        yield
+        # Without both, one of nine runs under gloo aborted when its group was destroyed (torch 2.13).
+        gc.collect()
+        barrier()
+    except Exception as error:
+        if isinstance(error, RuntimeError):  # an exchange failed, or the program: the others know which
+            pulse.refuse_lost()
+        pulse.tell_failure(error)
+        raise
+    finally:
+        pulse.stop()
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    import torch
+
+    add(torch.zeros(()))
+
+
+def add(tensor: "Tensor") -> "Tensor":
+    """The sum of a tensor over the processes, in place; returns the tensor."""
+    if size() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks.
+
+    Args:
+        value: what JSON can hold.
+    """
+    if size() == 1:
+        return [value]
+    import torch
+    import torch.distributed as dist
+
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size())]
+    dist.all_gather(lengths, torch.tensor([len(own)]))
+    longest = max(int(length) for length in lengths)
+    found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(size())]
+    dist.all_gather(found, torch.nn.functional.pad(own, (0, longest - len(own))))
+    return [json.loads(bytes(text[: int(length)].tolist())) for text, length in zip(found, lengths, strict=True)]
+
+
+def from_main(value: T) -> T:
+    """The value that rank 0 has; what JSON can hold."""
+    return gather(value if is_main() else None)[0]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block without exchanges that ends on every process, or fails on every process.
+
+    Raises:
+        OtherProcessError: it failed on another process; the message says on which and why.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as own:
+        error = own
+    failures = gather(None if error is None else (_sentence(error), getattr(error, "status", 1)))
+    if error is not None and (is_main() or failures[0] is None):
+        raise error
+    for other, failure in enumerate(failures):
+        if failure is not None:
+            raise OtherProcessError(f"process {other} of {size()}: {failure[0]}", failure[1])
+
+
+class _Pulse:
+    """Tells the other processes that this one lives, and ends this one if another does not."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self._store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+        self._stopped = threading.Event()
+        self._found = threading.Event()
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._beat, name="fast-electra-pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, so that the process may end."""
+        self._stopped.set()
+        self._thread.join()
+
+    def tell_failure(self, error: Exception) -> None:
+        """Tell the others why this process ends."""
+        with contextlib.suppress(Exception):
+            self._store.set(_FAILED.format(rank()), json.dumps(_sentence(error)))
+
+    def refuse_lost(self) -> None:
+        """Raise an error that names a process that failed, ended or stopped; return if every process lives.
+
+        Raises:
+            ResourceError: one does not.
+        """
+        if self._found.wait(2 * _SILENCE):
+            raise ResourceError(f"{self._lost}; start the same command again, and it continues.")
+
+    def _beat(self) -> None:
+        """Until another process is lost, tell that this one lives; if this one still waits then, end it."""
+        seen = {other: (0, time.monotonic()) for other in range(size()) if other != rank()}
+        count = 0
+        while not self._stopped.wait(_BEAT) and self._lost is None:
+            count += 1
+            try:
+                self._store.set(_ALIVE.format(rank()), str(count))
+                self._lost = self._look(seen)
+            except Exception:  # rank 0 has the store, unless torchrun has it
+                self._lost = f"process 0 of {size()} ended"
+        if self._lost is not None:
+            self._found.set()
+        if self._lost is not None and not self._stopped.wait(2 * _SILENCE):
+            print(f"error: {self._lost}: process {rank()} waited for it and ends", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def _look(self, seen: dict[int, tuple[int, float]]) -> str | None:
+        """What happened to a process that is lost; `seen` has the last count of each, and when it changed."""
+        now = time.monotonic()
+        for other, (before, since) in seen.items():
+            if self._store.check([_FAILED.format(other)]):
+                return f"process {other} of {size()}: {json.loads(self._store.get(_FAILED.format(other)))}"
+            if not self._store.check([_ALIVE.format(other)]):
+                continue  # it has not started to tell
+            count = int(self._store.get(_ALIVE.format(other)))
+            if count != before:
+                seen[other] = count, now
+            elif now - since > _SILENCE:
+                return f"process {other} of {size()} ended or does not answer"
+        return None
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _is_launched() -> bool:
+    return all(name in os.environ for name in _LAUNCHER)

@@ -1,0 +1,214 @@
+"""Several processes train as one does: the same rows, masks, losses and weights."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fast_electra import distributed
+from fast_electra.config.tree import Config
+from fast_electra.data.batches import BatchSchedule
+from fast_electra.errors import ConfigError, DataError, UserError
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.runs.checkpoints import checkpoint_at
+from fast_electra.runs.folder import load_run
+from fast_electra.stopping import Interrupted
+from fast_electra.training.checkpoint_models import read_model
+from fast_electra.training.setup import refuse_uneven
+from tests import processes, tiny
+
+pytestmark = pytest.mark.timeout(500)
+UPDATES = 20
+GENERATOR = {"layers": 1, "hidden_size": 32, "heads": 2, "intermediate_size": 32}
+JOINT = {"kind": "electra", "objective__generator": GENERATOR}
+SETTINGS: dict[str, dict] = {
+    "mlm": {"kind": "mlm"},
+    "frozen": {"kind": "fast_electra"},
+    "muon": {"kind": "fast_electra", "optimizer__kind": "muon"},
+    "delta": {"kind": "fast_electra", "main__embeddings": "auxiliary_plus_delta"},
+    "corrective": {"kind": "fast_electra", "objective__corrective_weight": 0.2},
+    "adaptive": {"kind": "fast_electra", "corruption__schedule": {"kind": "adaptive"}},
+    "tied": JOINT | {"objective__sharing": "tied"},
+    "disentangled": JOINT | {"objective__sharing": "disentangled"},
+    "low": {"kind": "fast_electra", "execution__precision": "bfloat16"},
+    "uneven": {"kind": "fast_electra", "training__batch_size": 7, "training__micro_batch_size": None},
+}
+# With FSDP2 a batch must be divided evenly.
+CASES = [(name, by) for name in SETTINGS for by in ("ddp", "fsdp") if (name, by) != ("uneven", "fsdp")]
+PARTS = {1: 5, 2: 10, 4: 15}
+"""the number of processes, and the update at which they stop; at the end one process continues"""
+
+
+def config_of(name: str, folder: Path, parallel: str) -> Config:
+    changes = {"training__batch_size": 8, "training__micro_batch_size": 2} | SETTINGS[name]
+    kind = changes.pop("kind")
+    return tiny.settings(
+        folder / "shards",
+        kind,
+        folder / "auxiliary" if kind == "fast_electra" else None,
+        training__updates=UPDATES,
+        training__log_every=1,
+        training__checkpoint_every=UPDATES,
+        execution__parallel=parallel,
+        **changes,
+    )
+
+
+def train_part(folder: Path, parallel: str, until: int) -> None:
+    """Begin or continue a run, and stop at an update."""
+    updates = iter(range(1, UPDATES))
+    run = folder / f"parts-{parallel}"
+    done = checkpoint_of(run)
+
+    def stop() -> bool:
+        return done + next(updates) == until
+
+    with contextlib.suppress(Interrupted):
+        pretrain(config_of("muon", folder, parallel), run, stop=stop)
+
+
+def checkpoint_of(run: Path) -> int:
+    return max((int(path.name) for path in run.glob("checkpoints/*")), default=0)
+
+
+def train_all(folder: Path, size: int) -> None:
+    with distributed.connected(torch.device("cpu")):
+        for parallel in ("ddp", "fsdp"):
+            train_part(folder, parallel, PARTS[size])
+        for name, parallel in CASES:
+            pretrain(config_of(name, folder, parallel), folder / f"{name}-{parallel}-{size}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Shards, an auxiliary, and the runs of one process."""
+    folder = tmp_path_factory.mktemp("parallel")
+    tiny.make_shards(folder / "shards")
+    pretrain(tiny.settings(folder / "shards", training__updates=2), folder / "auxiliary")
+    for name in SETTINGS:
+        pretrain(config_of(name, folder, "ddp"), folder / f"{name}-1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """The same folder, with the runs of 2 and 4 processes."""
+    for parallel in ("ddp", "fsdp"):
+        train_part(folder, parallel, PARTS[1])
+    for size in (2, 4):
+        assert processes.run(size, train_all, folder, size) == [0] * size
+    for parallel in ("ddp", "fsdp"):
+        train_part(folder, parallel, UPDATES)
+    return folder
+
+
+def assert_same_run(alone: Path, several: Path) -> None:
+    """Losses within 1e-6, and weights within 1e-5, except for keys' biases, whose gradient is zero but for rounding."""
+    runs = load_run(alone), load_run(several)
+    for one, other in zip(*(run.metrics() for run in runs), strict=True):
+        assert one["tokens"] == other["tokens"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert one.get("temperature", 1.0) == pytest.approx(other.get("temperature", 1.0), rel=1e-6)
+    models = [read_model(checkpoint_at(run.checkpoints, UPDATES)).state_dict() for run in runs]
+    for name, weight in models[0].items():
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(models[1][name], weight, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("name", "parallel"), CASES)
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_train_as_one_does(trained, name, size, parallel):
+    if name != "low":
+        assert_same_run(trained / f"{name}-1", trained / f"{name}-{parallel}-{size}")
+        return
+    losses = [
+        [record["loss"] for record in load_run(trained / run).metrics()] for run in ("low-1", f"low-{parallel}-{size}")
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_continues_with_another_number_of_processes(trained, parallel):
+    assert_same_run(trained / "muon-1", trained / f"parts-{parallel}")
+
+
+def test_the_shares_of_a_batch_are_its_rows_in_order(folder):
+    from fast_electra.training.assembly import read_inputs
+    from fast_electra.training.precision import choose_execution
+
+    config = config_of("mlm", folder, "ddp")
+    rows = read_inputs(config, choose_execution(config.execution)).rows("train")
+    for size in (1, 2, 3, 7, 8):
+        whole = BatchSchedule(rows, 8, 5)
+        shares = [BatchSchedule(rows, 8, 5, (rank, size)) for rank in range(size)]
+        for update in (0, 3):
+            parts = [share.at(update) for share in shares]
+            assert torch.equal(torch.cat([part.samples for part in parts]), whole.at(update).samples)
+            assert torch.equal(torch.cat([part.ids for part in parts]), whole.at(update).ids)
+            assert max(len(part.ids) for part in parts) - min(len(part.ids) for part in parts) <= 1
+
+
+# --- A process that fails, ends or stops ------------------------------------------------------------------------------
+
+
+def lose_one(folder: Path, how: str) -> None:
+    """Train until process 1 is lost at the fourth update."""
+    distributed._BEAT, distributed._SILENCE = 0.2, 2.0
+    updates = iter(range(1, UPDATES))
+
+    def stop() -> bool:
+        if distributed.rank() == 1 and next(updates) == 4:
+            if how == "error":
+                raise DataError("shards/train-00000.bin is damaged")
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+        return False
+
+    # The command line prints the sentence of an error.
+    try:
+        pretrain(config_of("mlm", folder, "ddp"), folder / f"lost-{how}", stop=stop)
+    except UserError as error:
+        (folder / f"lost-{how}-{distributed.rank()}").write_text(str(error))
+        raise SystemExit(error.status) from None
+
+
+@pytest.mark.parametrize("how", ["error", "kill", "stop"])
+def test_the_others_end_and_say_which_process_is_lost(folder, how):
+    began = time.monotonic()
+    statuses = processes.run(2, lose_one, folder, how, kill_after_first=True)
+    assert statuses[0] == 1
+    assert time.monotonic() - began < 60
+    said = folder / f"lost-{how}-0"
+    if how == "stop":  # the main thread waits for the exchange, so the process ends from another thread
+        assert not said.exists()
+    else:
+        reason = {"error": "shards/train-00000.bin is damaged", "kill": "ended or does not answer"}[how]
+        assert f"process 1 of 2{': ' if how == 'error' else ' '}{reason}" in said.read_text()
+    pretrain(config_of("mlm", folder, "ddp"), folder / f"lost-{how}")
+    assert_same_run(folder / "mlm-1", folder / f"lost-{how}")
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(folder, monkeypatch):
+    config = config_of("mlm", folder, "fsdp")
+    for size, message in ((9, "less than the 9 processes"), (3, "cannot be divided evenly among 3 processes")):
+        monkeypatch.setattr(distributed, "size", lambda size=size: size)
+        with pytest.raises(ConfigError, match=message):
+            refuse_uneven(config, sharding=True)
+
+
+def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads():
+    program = (
+        "import time\nfrom fast_electra.training.watchdog import Watchdog\n"
+        "dog = Watchdog(1.0)\n"
+        "with dog.watching():\n    time.sleep(0.6)\n    dog.updated(1)\n    time.sleep(0.6)\n    time.sleep(60)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert found.returncode == 1
+    assert "no update was finished for 0.0167 minutes" in found.stderr
+    assert 'File "<string>", line 8' in found.stderr
