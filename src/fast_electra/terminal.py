@@ -25,6 +25,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from fast_electra import distributed
+
 Say = Callable[[str], None]
 """called with a message for the user"""
 Progress = Callable[[float, float, str], object]
@@ -38,8 +40,12 @@ class Terminal(Console):
     """A console on standard output or standard error; the program prints through it only."""
 
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None, **options: Any):
-        """Open a console with the arguments of `rich.console.Console`, without markup, emoji and highlighting."""
-        super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False, **options)
+        """Open a console with the arguments of `rich.console.Console`, without markup, emoji and highlighting.
+
+        Of several processes only rank 0 prints, except with `quiet=False`.
+        """
+        options = {"markup": False, "emoji": False, "highlight": False, "quiet": not distributed.is_main()} | options
+        super().__init__(stderr=stderr, file=file, width=width, **options)
         if width is None and (self.width < 1 or not (self.is_terminal or os.environ.get("COLUMNS"))):
             self.width = 10_000  # a file has no width
 

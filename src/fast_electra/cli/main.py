@@ -347,7 +347,7 @@ def _evaluate_help() -> str:
 
 def _failed(message: str, status: int = 2) -> int:
     by = f"process {distributed.rank()} of {distributed.size()}: " if distributed.size() > 1 else ""
-    Terminal(stderr=True).say(f"error: {by}" + message.replace("\n", " "))
+    Terminal(stderr=True, quiet=False).say(f"error: {by}" + message.replace("\n", " "))
     return status
 
 
