@@ -137,7 +137,10 @@ def before_execution(run: Path) -> None:
     """Give a run folder's record the shape that it had when device, precision and threads were keys of `training`."""
     record = unsealed_record(run)
     for name in ("requested", "resolved"):
-        record[name]["training"] |= record[name].pop("execution")
+        training, execution = record[name]["training"], record[name].pop("execution")
+        training |= {key: execution[key] for key in ("device", "precision", "threads")}
+        for key in ("longest_update", "most_skipped"):
+            training.pop(key, None)
     (run / "run.json").write_text(json.dumps(record))
 
 

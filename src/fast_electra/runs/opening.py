@@ -5,10 +5,14 @@ Notable:
 - what a killed command left in the folder (files under temporary names, halves of checkpoints) is removed.
 """
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 import fast_electra
 from fast_electra.config.loading import load_config
@@ -130,7 +134,7 @@ def _refuse_another(run: RunFolder, asked: Config) -> None:
         raise CheckpointError(f"{run.path}: {sentence}.")
     # Plug-ins are compared by their digests: a file may have moved.
     now = _flat(asked.model_dump(mode="json", exclude={"plugins"}))
-    stored = [_flat({key: value for key, value in run.record[name].items() if key != "plugins"}) for name in CONFIGS]
+    stored = [_flat(_completed(run.record[name])) for name in CONFIGS]
     if now in stored:
         return
     differing = [
@@ -144,6 +148,15 @@ def _refuse_another(run: RunFolder, asked: Config) -> None:
         + "; choose another folder"
         + (", or continue a finished run with --extend." if differing[0].startswith("training.updates") else ".")
     )
+
+
+def _completed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration without plug-ins, with the defaults of settings that its version did not have."""
+    stored = {key: value for key, value in tree.items() if key != "plugins"}
+    try:
+        return Config.model_validate_json(json.dumps(stored)).model_dump(mode="json", exclude={"plugins"})
+    except ValidationError:
+        return stored
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
