@@ -9,6 +9,7 @@ from fast_electra.data.files import (
     MANIFEST,
     canonical_digest,
     read_kept_json,
+    read_sealed_json,
     staged_folder,
     verify_manifest,
     write_json_atomically,
@@ -145,3 +146,14 @@ def test_every_flipped_bit_of_a_kept_file_is_found_and_one_of_an_earlier_version
         except DataError as error:
             said = str(error)
     assert said == f"{path} is damaged: write it again."
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[" * 9999, b"9" * 9999, b"\xff", b'{"a": NaN, "sha256": "0"}'])
+def test_a_kept_file_that_is_no_json_is_named_and_a_list_of_an_earlier_version_is_read(tmp_path, damage):
+    path = tmp_path / "a.json"
+    path.write_bytes(damage)
+    assert read_sealed_json(path) is None
+    with pytest.raises(DataError, match=r"a\.json is damaged: delete it\."):
+        read_kept_json(path, "delete it")
+    write_json_atomically(path, [1])
+    assert read_kept_json(path, "x") == [1]

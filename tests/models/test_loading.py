@@ -174,6 +174,7 @@ def test_the_index_of_a_model_on_the_hub_is_checked_too(folder, monkeypatch):
         ({"num_attention_heads": 0}, ""),
         ({"hidden_act": "gelo"}, ""),
         ({"layer_norm_eps": "x"}, "config.json cannot be used (StrictDataclass"),
+        ({"layer_norm_eps": float("nan")}, "config.json says layer_norm_eps is nan: correct it, or fetch"),
         ({"model_type": "no such"}, "config.json cannot be used ("),
         ({"model_type": 5}, "config.json cannot be used ("),
         ({"pad_token_id": 10**6}, ""),

@@ -159,7 +159,7 @@ def test_scores_are_of_the_cells_in_the_runs(done):
 
 
 def test_learning_rates_are_kept_and_chosen_by_the_best_score(done):
-    records = json.loads((done.out / "lr.json").read_text())
+    records = json.loads((done.out / "lr.json").read_text())["records"]
     assert [record["method"] for record in records] == ["joint", "exponential"]
     for record in records:
         assert all("-code-99-" in name for name in record["runs"])
@@ -220,7 +220,7 @@ def test_a_method_that_comes_later_is_put_on_the_scale_of_those_that_are_there(d
         "mlm": 10.0,
         "joint": 6.0,
     }
-    (stored,) = json.loads((tmp_path / "calibration.json").read_text()).values()
+    stored, _ = json.loads((tmp_path / "calibration.json").read_text()).values()
     assert (stored["corpus"], stored["rates"]["exponential"]["median"]) == ("code", 8.0)
     other = Study(seconds=1.5, seeds=(1, 2), methods=("mlm", "joint"), overrides=[*TINY, "main.dropout=0.1"])
     assert Trial(other, code(), tmp_path, CPU, Listener()).rates["joint"]["median"] == 3.0
@@ -253,6 +253,8 @@ def test_a_choice_of_learning_rate_belongs_to_the_auxiliary_that_it_was_judged_b
     shutil.copytree(done.out / "corpora", tmp_path / "corpora")
     for name in ("calibration.json", "lr.json"):
         shutil.copy(done.out / name, tmp_path)
+    file = tmp_path / "lr.json"
+    file.write_text(json.dumps(json.loads(file.read_text())["records"]))  # as earlier versions wrote it
     before = Trial(STUDY, code(), tmp_path, CPU, Listener()).choices
     monkeypatch.setattr(Trial, "_choosing_score", lambda *_: 0.5)
     assert Trial(STUDY, code(), tmp_path, CPU, Listener()).choices == before

@@ -218,6 +218,12 @@ _PARALLEL = ("pretrain", "corrupt")
 """commands that several processes may run together"""
 _CONTINUED = ("quickstart", "pretrain", "corrupt", "evaluate", "study")
 """commands that keep what they have finished when they are stopped"""
+_MICRO_BATCH = "lower training.micro_batch_size, which changes a result by no more than rounding"
+_LESS_MEMORY = {
+    "evaluate": "lower recipe.batch_size or recipe.length, or give fewer processes by --workers",
+    "data": "set data.workers=1",
+    **dict.fromkeys(("compare", "report", "doctor", "inspect", "export", "config"), "use a machine with more memory"),
+}
 _AGAIN = "no partial files are left; start it again with"
 
 
@@ -263,6 +269,9 @@ def _run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         return _failed(_sentence(error))
     except Exception as error:
+        if _is_out_of_memory(error):
+            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            return _failed(f"memory ran out ({reason}): {_LESS_MEMORY.get(arguments[0], _MICRO_BATCH)}.", 1)
         if (full := not_written(None, error)) is not None:
             if getattr(error, "filename", None) is None:
                 discard(sys.stdout)  # `> /dev/full`: buffered output would fail again when Python exits
@@ -285,6 +294,12 @@ def _stopped(error: BaseException, arguments: Sequence[str]) -> int:
     under = " under the same launcher" if distributed.size() > 1 else ""
     Terminal(stderr=True).say(f"{by}; {kept}: {command(*arguments)}{under}")
     return request.status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python, NumPy or PyTorch says that there is no more memory, on a CPU or a GPU."""
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text
 
 
 def import_plugins(arguments: Sequence[str]) -> list[str]:

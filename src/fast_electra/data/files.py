@@ -68,14 +68,13 @@ def read_sealed_json(path: Path) -> dict[str, Any] | None:
     """What `write_sealed_json` wrote, without the digest; None if the file is missing or was changed."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        seal = content.pop("sha256")
+        return content if content.pop("sha256") == canonical_digest(content) else None  # ValueError: NaN
     except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-    return content if seal == canonical_digest(content) else None
 
 
-def read_kept_json(path: Path, remedy: str) -> dict[str, Any]:
-    """What `write_sealed_json` wrote, or an object that an earlier version wrote without a digest; {} if missing.
+def read_kept_json(path: Path, remedy: str) -> Any:
+    """What `write_sealed_json` wrote, or what an earlier version wrote without a digest; {} if missing.
 
     Args:
         path: of the file.
@@ -89,6 +88,8 @@ def read_kept_json(path: Path, remedy: str) -> dict[str, Any]:
     if (content := read_sealed_json(path)) is None:
         with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, list):
+            return content
         # A damaged seal has another key or another value, not both.
         if not isinstance(content, dict) or "sha256" in content or any(map(_is_digest, content.values())):
             raise DataError(f"{path} is damaged: {remedy}.")

@@ -159,7 +159,10 @@ def build_shards(
         raise DataError(f"the tokenizer has no {' and no '.join(missing)} token; take one for encoders.")
     report.vocabulary_size = vocabulary_size(tokenizer)
     with staged_folder(folder) as staged:
-        tokenizer.save_pretrained(str(staged / "tokenizer"))
+        try:
+            tokenizer.save_pretrained(str(staged / "tokenizer"))
+        except (ValueError, TypeError) as error:  # such as half of a surrogate pair in its settings
+            raise DataError(f"the tokenizer can't be saved ({error}): name another in data.tokenizer.path.") from error
         # Some tokenizers change when they are saved; the stored one must be the one that was used.
         if fingerprint(load_tokenizer(staged / "tokenizer")) != fingerprint(tokenizer):
             raise DataError("the tokenizer changes when it is saved and loaded; use the saved one instead.")

@@ -8,7 +8,6 @@ Notable:
 Shapes: B sequences, S positions.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from fast_electra.models.build import build_model
 from fast_electra.models.classifier import longest_text
 from fast_electra.models.inputs import longest_row
 from fast_electra.models.layers import cast_weights
-from fast_electra.models.loading import load_model
+from fast_electra.models.loading import load_model, stored_config
 from fast_electra.models.masked_lm import MaskedLM
 from fast_electra.models.rtd import replaced_logits
 from fast_electra.runs.checkpoints import checkpoint_at
@@ -179,5 +178,5 @@ def _read(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 
 def _architectures(folder: str) -> list[str]:
-    file = Path(folder) / "config.json"
-    return (json.loads(file.read_text()).get("architectures") or []) if file.exists() else []
+    is_local = (Path(folder) / "config.json").exists()
+    return (stored_config(folder).architectures or []) if is_local else []

@@ -153,7 +153,7 @@ def load(folder: Path) -> Evaluation | None:
         if read_sealed_json(path) is None:
             raise ValueError("changed by hand")
         results = [Result(**result) for result in content["results"]]
-    except (ValueError, TypeError) as error:  # TypeError: by another version
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: by another version
         raise DataError(f"{path} is damaged: delete it, and evaluate the model again; no cell is lost.") from error
     return Evaluation(content["model"], content["digest"], folder, results, content["commands"])
 

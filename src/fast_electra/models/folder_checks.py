@@ -7,6 +7,7 @@ Notable:
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def refuse_absurd(source: str, config: PreTrainedConfig) -> None:
     folder = Path(source)
     if not folder.is_dir():
         return
+    for key, value in config.to_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"{folder / 'config.json'} says {key} is {value}: correct it, or {_AGAIN}.")
     shapes = [entry["shape"] for file in sorted(folder.glob("*.safetensors")) for entry in _header(file).values()]
     largest = max((size for shape in shapes for size in shape), default=0)
     bounds = dict.fromkeys(_SIZES, 4 * largest + 2**16) | dict.fromkeys(_LAYERS, len(shapes) + 2**6)

@@ -1,6 +1,5 @@
 """One corpus of the claim study: its shards, speeds, learning rates, runs and answers. Each is made once and stored."""
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
-from fast_electra.data.files import canonical_digest, write_json_atomically
+from fast_electra.data.files import canonical_digest, read_kept_json, write_sealed_json
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.shards import open_shards
 from fast_electra.diagnosis.doctor import examine
@@ -39,6 +38,7 @@ from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import Observer, QuietObserver
 
 _AUXILIARY = "auxiliary"
+_LOST = "restore it, or delete it to measure again; runs of other numbers of updates are then trained again"
 _DETECTION = Measure("rtd_auc", "replaced tokens of validation text", "rtd_auc", zero_shot=True)
 
 
@@ -84,7 +84,7 @@ class Trial:
         finished runs keep their number of updates, and a machine that is slower today reduces no budget.
         """
         path = self._out / "calibration.json"
-        stored = json.loads(path.read_text()) if path.exists() else {}
+        stored = read_kept_json(path, _LOST)
         execution = self._execution
         identity = canonical_digest(
             [
@@ -105,7 +105,7 @@ class Trial:
             scale = statistics.median([known[name]["median"] / measured[name]["median"] for name in known] or [1.0])
             scaled = {name: {key: scale * value for key, value in rate.items()} for name, rate in measured.items()}
             known = scaled | known
-            write_json_atomically(path, stored | {identity: {"corpus": self.corpus.name, "rates": known}})
+            write_sealed_json(path, stored | {identity: {"corpus": self.corpus.name, "rates": known}})
         return {name: known[name] for name in wanted}
 
     def _timed(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -148,7 +148,7 @@ class Trial:
         folder = self.material.runs / planned.name
         run, failure = RunFolder.find(folder), folder / "diverged.json"
         if failure.exists():  # it would diverge again; delete the folder to repeat it
-            raise TrainingError(json.loads(failure.read_text())["said"])
+            raise TrainingError(read_kept_json(failure, "delete it to train the run again")["said"])
         if run is None or not run.is_finished:
             if planned.auxiliary is not None:
                 self.trained(planned.auxiliary)
@@ -156,7 +156,7 @@ class Trial:
             try:
                 pretrain(planned.config, folder, [self._listener.display(planned.name)], stop=self._listener.stop)
             except TrainingError as error:
-                write_json_atomically(failure, {"said": f"{planned.name}: {error}"})
+                write_sealed_json(failure, {"said": f"{planned.name}: {error}"})
                 raise TrainingError(f"{planned.name}: {error}") from error
         return folder
 
@@ -166,7 +166,8 @@ class Trial:
     def choices(self) -> dict[str, StudyRecord]:
         """For each method, the record of the trials of learning rates; `factor` is that of the best trial."""
         path = self._out / "lr.json"
-        records: list[StudyRecord] = json.loads(path.read_text()) if path.exists() else []
+        stored = read_kept_json(path, _LOST)  # earlier versions wrote only the list
+        records: list[StudyRecord] = stored.get("records", []) if isinstance(stored, dict) else stored
         chosen: dict[str, StudyRecord] = {}
         for method in self.study.methods:
             runs = {
@@ -189,7 +190,7 @@ class Trial:
                     "identity": identity,
                 }
                 records.append(record)
-                write_json_atomically(path, records)
+                write_sealed_json(path, {"records": records})
             chosen[method] = record
         return chosen
 
