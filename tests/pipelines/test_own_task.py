@@ -1,6 +1,7 @@
 """`fast-electra quickstart --task`: whether pre-training paid on one's own labelled examples."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,22 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, text, small_fine_tuning, capsys
     assert main(command(tmp_path, text, "--task", str(table))) == 0
     task = json.loads(capsys.readouterr().out)["task"]
     assert (task["metric"], set(task["baselines"])) == ("accuracy", {"chance", "majority", "bag_of_words", "untrained"})
+
+
+def test_a_quickstart_that_is_stopped_while_it_tokenises_ends_at_once_and_continues(
+    tmp_path, text, capsys, monkeypatch
+):
+    def stopped(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fast_electra.data.shard_building.write_manifest", stopped)
+        assert main(command(tmp_path, text)) == 75
+    assert (
+        "stopped by SIGTERM; finished work is kept; continue with: fast-electra quickstart" in capsys.readouterr().err
+    )
+    assert not list(tmp_path.rglob("*.partial"))
+    assert main(command(tmp_path, text)) == 0
 
 
 def test_bad_task_files_are_refused_before_anything_is_trained(tmp_path, text, capsys):
