@@ -82,6 +82,19 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_works_afterwards(name,
     assert failures >= 3
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_file_where_a_folder_should_be_is_wrong_use(name, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        words = [word.replace("OUT", str(out)).replace("RUN", "run") for word in COMMANDS[name].split(" ")]
+        assert main(words) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ")
+        assert str(tmp_path / "file") in last
+    assert (tmp_path / "file").read_text() == "x"
+
+
 def test_an_output_that_is_full_is_one_sentence(home, monkeypatch, capsys):
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)

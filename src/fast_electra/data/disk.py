@@ -17,6 +17,8 @@ from fast_electra.errors import ResourceError, UserError
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """numbers of the system's errors that always concern a file that is written"""
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MISUSED = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
+"""numbers that say that the path itself is wrong, for example a file where a folder should be"""
 _NUMBER = re.compile(r"(?:os error |\[Errno )(\d+)\b")
 
 
@@ -45,15 +47,26 @@ def not_written(path: str | Path | None, error: BaseException) -> ResourceError 
     """
     for number, name in _found(error):
         if number in FULL or (path is not None and (name is None or _concerns(path, name))):
-            reason = os.strerror(number)
+            said = f"{path or name or 'the output'} can't be written: {_reason(number, path)}"
+            if number in _MISUSED:
+                misused = ResourceError(f"{said}; give another path.")
+                misused.status = 2
+                return misused
             remedy = "free space" if number in FULL else "choose another place"
             if number in _FORBIDDEN:
                 remedy = f"make it writable, or {remedy}"
-            return ResourceError(
-                f"{path or name or 'the output'} can't be written: {reason[:1].lower()}{reason[1:]}; {remedy}, and run "
-                "the same command again."
-            )
+            return ResourceError(f"{said}; {remedy}, and run the same command again.")
     return None
+
+
+def _reason(number: int, path: str | Path | None) -> str:
+    """What the system's number of an error says; it also names the file where a folder should be."""
+    if number in (errno.ENOTDIR, errno.EEXIST) and path is not None:
+        for place in (Path(path), *Path(path).parents):
+            if place.is_file():
+                return f"{place} is a file and no folder"
+    reason = os.strerror(number)
+    return f"{reason[:1].lower()}{reason[1:]}"
 
 
 def _found(error: BaseException | None) -> Iterator[tuple[int, str | None]]:
