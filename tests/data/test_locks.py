@@ -75,7 +75,7 @@ def test_what_cannot_be_locked_is_said_or_left_to_the_caller(tmp_path):
     (tmp_path / "file").touch()
     with folder_lock(tmp_path / "file"):
         pass
-    refused = pytest.raises(ResourceError, match=r"file/run can't be written: .*file is a file and no folder; give another")
+    refused = pytest.raises(ResourceError, match=r"file/run can't be written: .*file is a file and no folder; ")
     with refused, folder_lock(tmp_path / "file" / "run"):
         pass
 
