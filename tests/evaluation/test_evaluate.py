@@ -998,7 +998,8 @@ def test_a_file_where_a_folder_should_be_is_refused_in_one_sentence(
     assert main(["compare", *map(str, evaluated), "--page", str(tmp_path / "compare.pdf")]) == 2
     assert "compare.pdf: give a name that ends in .html, .svg or .png" in capsys.readouterr().err
     assert main(["compare", *map(str, evaluated), "--page", str(file / "compare.html")]) == 2
-    assert f"/compare.html can't be written: {file} is a file and no folder; give another path." in capsys.readouterr().err
+    sentence = f"compare.html can't be written: {file} is a file and no folder; give another path."
+    assert sentence in capsys.readouterr().err
 
 
 def test_results_are_found_by_the_models_name(evaluated, monkeypatch, tmp_path):
