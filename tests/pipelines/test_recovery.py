@@ -13,6 +13,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
+from fast_electra.training import loop
 from tests import tiny
 
 
@@ -129,3 +130,24 @@ def test_an_auxiliary_that_overflows_is_refused_before_a_folder_is_written(shard
     with pytest.raises(ModelError, match="not finite on rows"):
         pretrain(tiny.settings(shards, "fast_electra", tmp_path / "bare"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_spike_is_skipped_where_asked(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_WINDOW", 4)
+    terms = MLM.terms
+
+    def spiking(self, prepared, progress, seed):
+        found = terms(self, prepared, progress, seed)
+        total, count = found.losses["mlm"]
+        factor = 3.0 if int(prepared.batch.samples[0]) // 8 == 8 else 1.0
+        return Terms({"mlm": (total * factor, count)}, found.metrics)
+
+    monkeypatch.setattr(MLM, "terms", spiking)
+    for spike, skipped in ((None, []), (5.0, [9])):
+        config = tiny.settings(shards, training__log_every=1, training__spike=spike)
+        run = tmp_path / f"run-{spike}"
+        updates = iter(range(1, 100))
+        with pytest.raises(Interrupted):  # the window is a part of the checkpoint
+            pretrain(config, run, stop=lambda updates=updates: next(updates) == 7)
+        pretrain(config, run)
+        assert checkpoint_at(load_run(run).checkpoints, 12).scalars["skipped"] == skipped

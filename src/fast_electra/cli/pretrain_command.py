@@ -61,6 +61,7 @@ def pretrain(
 
     limit_time(time_limit)
     settings = load_config(config, overrides)
+    from fast_electra import distributed
     from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
     from fast_electra.pipelines.pretrain import pretrain as run_pretraining
@@ -74,6 +75,8 @@ def pretrain(
         raise ConfigError(
             "--probe-data needs --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
         )
+    if probe and settings.execution.parallel == "fsdp" and distributed.size() > 1:
+        raise ConfigError("--probe needs whole models on rank 0: set execution.parallel=ddp, or leave --probe out.")
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     say_shared(say)
     result = run_pretraining(

@@ -68,10 +68,12 @@ class TrainingConfig(Section):
     """updates between two checkpoints"""
     keep_checkpoints: int = Field(default=2, ge=1)
     """newest checkpoints kept"""
+    spike: float | None = Field(default=None, gt=0)
+    """skip an update whose loss is this many standard deviations above the mean of the last 128; empty: never"""
     longest_update: float = Field(default=60.0, gt=0)
     """minutes without a finished update, a validation and a checkpoint included, before the run counts as hanging"""
     most_skipped: int = Field(default=3, ge=1)
-    """updates in a row whose loss or gradient is not finite, before the run goes back to its newest checkpoint"""
+    """updates in a row that are skipped (not finite, or a spike), before the run goes back to its newest checkpoint"""
     tensorboard: bool = False
     """also write TensorBoard events (extra `tensorboard`)"""
 

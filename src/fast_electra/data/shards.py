@@ -91,12 +91,13 @@ class TokenShards:
         return self.manifest["most_frequent_token"]
 
 
-def open_shards(folder: str | Path, verify: bool = True) -> TokenShards:
+def open_shards(folder: str | Path, verify: bool = True, share: tuple[int, int] = (0, 1)) -> TokenShards:
     """Open a folder that `build_shards` wrote.
 
     Args:
         folder: holds manifest.json.
         verify: read every byte and compare digests (about 1 s per GB); otherwise only the manifest and sizes.
+        share: see `verify_manifest`.
 
     Raises:
         DataError: names the file that is missing, cut short or changed, and what to do.
@@ -104,7 +105,7 @@ def open_shards(folder: str | Path, verify: bool = True) -> TokenShards:
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         raise DataError(_no_shards(folder))
-    manifest = verify_manifest(folder, verify, _REBUILD)
+    manifest = verify_manifest(folder, verify, _REBUILD, share)
     _refuse_other_format(folder, manifest)
     _refuse_inconsistent(folder, manifest)
     return TokenShards(folder, manifest)

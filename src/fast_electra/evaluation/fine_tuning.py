@@ -31,7 +31,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import fast_electra
 from fast_electra.data.files import staged_folder
 from fast_electra.data.seals import seal_model
-from fast_electra.errors import TrainingError
 from fast_electra.evaluation.encoding import (
     NO_LABEL,
     EncodedSplit,
@@ -60,7 +59,7 @@ from fast_electra.models.classifier import (
 from fast_electra.models.dropout import FastDropout
 from fast_electra.models.layers import cast_weights
 from fast_electra.objectives.base import ParameterGroup, Terms, Trainable
-from fast_electra.training.loop import Plan, State, train
+from fast_electra.training.loop import Diverged, Plan, State, train
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import Observer
@@ -225,8 +224,8 @@ def fine_tune(
     training = time.perf_counter()
     try:
         train(state, plan, batches.at, lambda: {}, lambda _: None, execution, observers)
-    except TrainingError:
-        failed = f"diverged: loss or gradient was not finite at update {state.update + 1} of {updates}"
+    except Diverged as error:
+        failed = f"diverged: loss or gradient was not finite at update {error.updates[0]} of {updates}"
     trained = time.perf_counter() - training
     if failed is None:
         unseen = unseen_class(task) if task.kind == "tokens" else 0

@@ -164,6 +164,7 @@ def _train(
     """Train a session to its end; returns why it has to go back to a checkpoint, if it must."""
     parts, plan, run = session.parts, session.plan, session.run
     metrics = MetricsFile(run.metrics_file, session.state.update, say) if distributed.is_main() else None
+    probes = observe(parts) if metrics else []
     writers: list[Observer] = []
     if metrics:
         writers.append(metrics)
@@ -180,7 +181,7 @@ def _train(
                 validate=lambda: validate(parts, execution),
                 save=lambda state: _save(state, run, session.config, parts, execution, metrics),
                 execution=execution,
-                observers=[*observe(parts), session.internals, *writers, watchdog],
+                observers=[*probes, session.internals, *writers, watchdog],
                 stop=stop,
             )
     except Diverged as trouble:

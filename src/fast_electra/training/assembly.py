@@ -134,7 +134,8 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
         needs_auxiliary(config)
         if config.corruption.replays:
             refuse_unreplayable(config.corruption)
-    shards = open_shards(config.data.shards, verify=True)
+    # Several processes check a share each, and all end if one finds damage.
+    shards = open_shards(config.data.shards, verify=True, share=(distributed.rank(), distributed.size()))
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
     masker = config.corruption.masking.masker(tokenizer)
     return Inputs(config, execution, shards, tokenizer, special_ids(tokenizer), masker, [])

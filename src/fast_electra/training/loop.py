@@ -29,6 +29,9 @@ from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution
 from fast_electra.training.telemetry import Observer
 
+_WINDOW = 128
+"""number of losses that a spike is measured against"""
+
 
 class Diverged(TrainingError):
     """Losses, gradients or weights are not finite."""
@@ -60,6 +63,8 @@ class State:
     """metrics since the last record, of this process: (sum, count) as float64 (2,)"""
     validation: dict[str, float] = field(default_factory=dict)
     """the measures of the last validation; empty before the first"""
+    losses: Tensor | None = None
+    """the losses of the last updates that were applied, float32 (128,), NaN before the first ones; None: not needed"""
     settings: dict[str, float] = field(default_factory=dict)
     """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
     unread: list[Tensor] = field(default_factory=list)
@@ -99,6 +104,7 @@ class State:
         return {
             "tokens": self.tokens,
             "skipped": self.skipped,
+            "losses": [] if self.losses is None else self.losses[~self.losses.isnan()].tolist(),
             "sums": self.whole_sums(),
             "objective": self.objective.state_dict(),
             "validation": self.validation,
@@ -118,6 +124,9 @@ class State:
         self.tokens = scalars["tokens"]
         self.validation = scalars.get("validation", {})  # checkpoints of earlier versions lack it
         self.skipped = scalars.get("skipped", [])
+        if losses := scalars.get("losses"):
+            self.losses = _window(device)
+            self.losses[-len(losses) :] = torch.tensor(losses)
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=device) * self.parallel.counts_once
             for name, value in scalars["sums"].items()
@@ -142,7 +151,9 @@ class Plan:
     validate_every: int
     checkpoint_every: int
     most_skipped: int = 1
-    """number of updates in a row that may be skipped, before the run diverges; 1: the first one is the end"""
+    """number of updates in a row that are skipped, when the run diverges"""
+    spike: float | None = None
+    """skip an update whose loss is this many standard deviations above the mean of `State.losses`"""
 
 
 def train(
@@ -238,7 +249,12 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     norms = [optimizer.take_gradients() for optimizer in state.optimizers]
     # Metrics too: an auxiliary whose logits overflow draws noise, and shows in its entropy alone.
     is_bad = ~torch.stack([*found.values()]).isfinite().all() | ~torch.stack(norms).isfinite().all()
-    skipped = parallel.add(is_bad.float()).clamp(max=1.0)
+    is_bad, loss = parallel.add(torch.stack((is_bad.float(), found["loss"][0].float()))).unbind()
+    if plan.spike is not None:
+        is_bad = is_bad + _is_spike(state, loss, plan.spike)
+    skipped = is_bad.clamp(max=1.0)
+    if state.losses is not None:
+        state.losses = torch.where(skipped == 0, torch.cat((state.losses[1:], loss[None])), state.losses)
     for optimizer, norm in zip(state.optimizers, norms, strict=True):
         rate = learning_rate(optimizer.settings, state.update, plan.updates)
         clipped = optimizer.step(rate, state.update, norm, skipped)
@@ -253,6 +269,18 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     state.unread.append(torch.stack((tokens, skipped.double())))
 
 
+def _window(device: torch.device) -> Tensor:
+    return torch.full((_WINDOW,), float("nan"), device=device)
+
+
+def _is_spike(state: State, loss: Tensor, deviations: float) -> Tensor:
+    """Scalar: 1.0 if the loss is far above those of the last updates; 0.0 as long as there are too few of them."""
+    if state.losses is None:
+        state.losses = _window(loss.device)
+    # The mean and deviation of a window with a NaN are NaN, and nothing is above NaN.
+    return (loss > state.losses.mean() + deviations * state.losses.std()).float()
+
+
 def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool) -> None:
     """Raise `Diverged` if too many updates in a row were skipped, or if weights to validate or save are not finite."""
     state.look()
@@ -260,8 +288,9 @@ def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool)
     done = state.update
     applied = state.sums[_of(state.optimizers[0], state, "gradient_norm")][1]
     if count >= plan.most_skipped or (validating and not applied):
+        spike = "" if plan.spike is None else ", or the loss too large,"
         raise Diverged(
-            f"the loss or a gradient was not finite in {count} updates in a row, up to update {done}",
+            f"the loss or a gradient was not finite{spike} in {count} updates in a row, up to update {done}",
             list(range(done - count + 1, done + 1)),
         )
     if (validating or saving) and not state.is_finite():

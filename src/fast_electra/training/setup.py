@@ -51,6 +51,7 @@ def plan_of(config: Config, parts: Assembled) -> Plan:
         validate_every=config.training.validate_every or updates,
         checkpoint_every=config.training.checkpoint_every,
         most_skipped=config.training.most_skipped,
+        spike=config.training.spike,
     )
 
 
