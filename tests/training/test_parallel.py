@@ -46,7 +46,20 @@ SETTINGS: dict[str, dict] = {
     "uneven": {"kind": "fast_electra", "training__batch_size": 7, "training__micro_batch_size": None},
 }
 # With FSDP2 a batch must be divided evenly.
-CASES = [(name, by) for name in SETTINGS for by in ("ddp", "fsdp") if (name, by) != ("uneven", "fsdp")]
+ALL = [
+    (name, by, size)
+    for size in (2, 4)
+    for name in SETTINGS
+    for by in ("ddp", "fsdp")
+    if (name, by) != ("uneven", "fsdp")
+]
+QUICK = [
+    *(("mlm", "ddp", 2), ("frozen", "fsdp", 2), ("delta", "ddp", 2), ("corrective", "fsdp", 2), ("adaptive", "ddp", 2)),
+    *(("disentangled", "fsdp", 2), ("tied", "ddp", 2), ("low", "fsdp", 2), ("low, added low", "ddp", 2)),
+    *(("muon", "fsdp", 4), ("uneven", "ddp", 4)),
+]
+"""each setting once; the other cases are slow tests"""
+CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in ALL]
 PARTS = {1: 5, 2: 10, 4: 15}
 """the number of processes, and the update at which they stop; at the end one process continues"""
 
@@ -83,11 +96,11 @@ def checkpoint_of(run: Path) -> int:
     return max((int(path.name) for path in run.glob("checkpoints/*")), default=0)
 
 
-def train_all(folder: Path, size: int) -> None:
+def train_all(folder: Path, size: int, cases: list[tuple[str, str, int]]) -> None:
     with distributed.connected(torch.device("cpu")):
         for parallel in ("ddp", "fsdp"):
             train_part(folder, parallel, PARTS[size])
-        for name, parallel in CASES:
+        for name, parallel, _ in cases:
             pretrain(config_of(name, folder, parallel), folder / f"{name}-{parallel}-{size}")
 
 
@@ -103,12 +116,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(folder):
-    """The same folder, with the runs of 2 and 4 processes."""
+def trained(folder, request):
+    """The same folder, with the runs of 2 and 4 processes that the chosen tests need."""
+    chosen = {item.callspec.params.get("case") for item in request.session.items if hasattr(item, "callspec")}
     for parallel in ("ddp", "fsdp"):
         train_part(folder, parallel, PARTS[1])
     for size in (2, 4):
-        assert processes.run(size, train_all, folder, size) == [0] * size
+        cases = [case for case in ALL if case in chosen and case[2] == size]
+        assert processes.run(size, train_all, folder, size, cases) == [0] * size
     for parallel in ("ddp", "fsdp"):
         train_part(folder, parallel, UPDATES)
     return folder
@@ -127,9 +142,9 @@ def assert_same_run(alone: Path, several: Path) -> None:
             torch.testing.assert_close(models[1][name], weight, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize(("name", "parallel"), CASES)
-@pytest.mark.parametrize("size", [2, 4])
-def test_several_processes_train_as_one_does(trained, name, size, parallel):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_several_processes_train_as_one_does(trained, case):
+    name, parallel, size = case
     if not name.startswith("low"):
         assert_same_run(trained / f"{name}-1", trained / f"{name}-{parallel}-{size}")
         return
