@@ -121,7 +121,7 @@ def test_two_processes_do_not_write_the_same_folder(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ResourceError, match="file/made can't be written: .*file is a file and no folder"),
+        pytest.raises(ResourceError, match=r"file/made can't be written: .*file is a file and no folder"),
         staged_folder(tmp_path / "file" / "made"),
     ):
         pass
