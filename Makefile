@@ -8,9 +8,10 @@ TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) --constraint requirements/constraints.txt
 MINUTES ?=
+SCALE ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-slow lint types format golden references clean
+.PHONY: help quickstart test test-slow torture lint types format golden references clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +39,9 @@ test: $(VENV)/installed-test  ## the tests, without those marked slow
 
 test-slow: $(VENV)/installed-test  ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/installed-test  ## damage, kill and starve everything, and write the table of docs/reliability.md (SCALE=0.05: a twentieth)
+	@$(BIN)/python -m tests.torture --scale $(SCALE)
 
 lint: $(VENV)/installed-lint  ## ruff: rules and formatting
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

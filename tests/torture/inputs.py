@@ -161,7 +161,9 @@ def attempt(reads: str) -> tuple[str, str]:
     return "accepted", output
 
 
-def trials(one: Input, count: int, first: int = 0) -> Iterator[tuple[str, str, str]]:
+def trials(
+    one: Input, count: int, first: int = 0, damage: Callable[[bytes, int], tuple[str, bytes]] = mutated
+) -> Iterator[tuple[str, str, str]]:
     """Damage the files of an input `count` times; gives what was done, the outcome, and what was said."""
     files = sorted(path for path in Path().glob(one.pattern) if path.is_file() and path.stat().st_size)
     files = [path for path in files if not path.name.startswith(".")]
@@ -171,7 +173,7 @@ def trials(one: Input, count: int, first: int = 0) -> Iterator[tuple[str, str, s
     assert expected[0] == "accepted", (one, expected)
     for seed in range(first, first + count):
         file = random.Random(-seed - 1).choice(files)
-        name, damaged = mutated(contents[file], seed)
+        name, damaged = damage(contents[file], seed)
         try:
             file.write_bytes(damaged)
             outcome, said = attempt(one.reads)

@@ -1,22 +1,12 @@
 """A part of `python -m tests.torture.inputs` in seconds: every kind of file, damaged a few times."""
 
-import os
-
 import pytest
 
-from tests.torture.inputs import INPUTS, Input, make_inputs, trials
+from tests.torture.inputs import INPUTS, Input, trials
 from tests.torture.mutations import MUTATIONS, mutated
 
 FEW = ("pretrain ", "evaluate ", "export ", "report ", "inspect ", "build ")
 """commands that take longer than the others"""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, shards, auxiliary):
-    folder, before = tmp_path_factory.mktemp("inputs"), os.getcwd()
-    make_inputs(folder, shards, auxiliary)
-    yield folder
-    os.chdir(before)
 
 
 @pytest.mark.parametrize("one", INPUTS, ids=[one.name for one in INPUTS])
