@@ -12,6 +12,7 @@ Notable:
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import sys
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ALIVE, _FAILED = "fast_electra/alive/{}", "fast_electra/failed/{}"
+_ALIVE, _FAILED = "alive/{}", "failed/{}"
+_CONNECTIONS = itertools.count()
 _BEAT, _SILENCE = 2.0, 15.0
 """seconds between two signs of life, and seconds after which a process without one is lost"""
 # Only rank 0 writes an export or reads a budget's speed, while the others wait for it.
@@ -77,10 +79,12 @@ def connected(device: "torch.device") -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
-    else:
-        dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
-    pulse = _Pulse()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, *_ = next(dist.rendezvous("env://", rank(), size(), timeout=_LONGEST_WAIT))  # type: ignore[attr-defined]
+    keys = f"fast_electra/{_attempt()}/{next(_CONNECTIONS)}"
+    store = dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=size(), timeout=_LONGEST_WAIT)
+    pulse = _Pulse(keys)
     try:
         yield
         # Without both, one of nine runs under gloo aborted when its group was destroyed (torch 2.13).
@@ -94,6 +98,15 @@ def connected(device: "torch.device") -> Iterator[None]:
     finally:
         pulse.stop()
         dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """The number of times that torchrun has restarted the processes.
+
+    Its store keeps what earlier processes wrote: their addresses, and why they failed. Machines count their restarts
+    apart, so several of them have no common number.
+    """
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if local_size() == size() else "0"
 
 
 def barrier() -> None:
@@ -160,11 +173,14 @@ def together() -> Iterator[None]:
 class _Pulse:
     """Tells the other processes that this one lives, and ends this one if another does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: str) -> None:
+        """Start to tell, under a prefix of the keys in the launcher's store."""
         import torch.distributed as dist
 
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self._store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+        store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
+        self._store.set(_ALIVE.format(rank()), "0")
         self._stopped = threading.Event()
         self._found = threading.Event()
         self._lost: str | None = None
@@ -200,7 +216,7 @@ class _Pulse:
                 self._store.set(_ALIVE.format(rank()), str(count))
                 self._lost = self._look(seen)
             except Exception:  # rank 0 has the store, unless torchrun has it
-                self._lost = f"process 0 of {size()} ended"
+                self._lost = f"torchrun, or process 0 of {size()}, ended"
         if self._lost is not None:
             self._found.set()
         if self._lost is not None and not self._stopped.wait(2 * _SILENCE):

@@ -1,14 +1,18 @@
 """A run that meets losses, gradients or weights that are not finite."""
 
 import json
+import weakref
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fast_electra.errors import ModelError, TrainingError
+from fast_electra.errors import DataError, ModelError, TrainingError
 from fast_electra.objectives.base import Terms
+from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
+from fast_electra.pipelines import pretrain as pipeline
+from fast_electra.pipelines.corrupt import build_cache
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
@@ -151,3 +155,44 @@ def test_a_spike_is_skipped_where_asked(shards, tmp_path, monkeypatch):
             pretrain(config, run, stop=lambda updates=updates: next(updates) == 7)
         pretrain(config, run)
         assert checkpoint_at(load_run(run).checkpoints, 12).scalars["skipped"] == skipped
+
+
+def test_the_models_that_diverged_are_freed_before_the_run_goes_back(shards, tmp_path, bad_batches, monkeypatch):
+    bad_batches |= {5, 6, 7}
+    begin, go_on = pipeline._begin, pipeline._go_on
+    states = []
+
+    def beginning(*arguments):
+        session = begin(*arguments)
+        states.append(weakref.ref(session.parts.objective))
+        return session
+
+    def going_on(*arguments):
+        assert states[0]() is None
+        states.append(None)
+        return go_on(*arguments)
+
+    monkeypatch.setattr(pipeline, "_begin", beginning)
+    monkeypatch.setattr(pipeline, "_go_on", going_on)
+    pretrain(tiny.settings(shards), tmp_path / "run")
+    assert len(states) == 2
+
+
+def test_a_cache_without_the_rows_that_replace_batches_left_out_is_one_sentence(shards, tmp_path, monkeypatch):
+    pretrain(tiny.settings(shards, training__updates=1), tmp_path / "auxiliary")
+    cached = {"corruption__cache": tmp_path / "cache"}
+    build_cache(tiny.settings(shards, "fast_electra", tmp_path / "auxiliary"), tmp_path / "cache")
+    terms = FastElectra.terms
+
+    def broken(self, prepared, progress, seed):
+        found = terms(self, prepared, progress, seed)
+        bad = int(prepared.batch.samples[0]) // 8 in (5, 6, 7)
+        return Terms({k: (v * float("nan") if bad else v, n) for k, (v, n) in found.losses.items()}, found.metrics)
+
+    monkeypatch.setattr(FastElectra, "terms", broken)
+    config = tiny.settings(shards, "fast_electra", tmp_path / "auxiliary", **cached)
+    with pytest.raises(DataError, match=r"left out batches .* corrupt` with a larger training\.updates"):
+        pretrain(config, tmp_path / "run")
+    longer = tiny.settings(shards, "fast_electra", tmp_path / "auxiliary", training__updates=15)
+    build_cache(longer, tmp_path / "cache")
+    assert pretrain(config, tmp_path / "run").updates == 12

@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from fast_electra import distributed
+from fast_electra.cli.main import _stopped
 from fast_electra.config.tree import Config
 from fast_electra.data.batches import BatchSchedule
-from fast_electra.errors import ConfigError, DataError, UserError
+from fast_electra.errors import ConfigError, DataError, OtherProcessError, UserError
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
+from fast_electra.training import outlook
 from fast_electra.training.checkpoint_models import read_model
+from fast_electra.training.precision import choose_execution
 from fast_electra.training.setup import refuse_uneven
 from tests import processes, tiny
 
@@ -235,3 +238,48 @@ def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads():
     assert found.returncode == 1
     assert "no update was finished for 0.0167 minutes" in found.stderr
     assert 'File "<string>", line 8' in found.stderr
+
+
+def test_only_the_process_with_the_lock_lets_the_others_remove_what_a_killed_command_left(
+    folder, tmp_path, monkeypatch
+):
+    @contextlib.contextmanager
+    def refused():
+        yield
+        raise OtherProcessError("process 0 of 2: the folder is being written", 2)
+
+    half = tmp_path / "run" / "checkpoints" / "00000004.partial"
+    half.mkdir(parents=True)
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr(distributed, "together", refused)
+    with pytest.raises(OtherProcessError):
+        pretrain(tiny.settings(tmp_path / "shards"), tmp_path / "run")
+    assert half.exists()
+
+
+def test_a_restart_does_not_read_what_earlier_processes_left(monkeypatch):
+    for name, value in processes.environment(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
+    assert distributed._attempt() == "3"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # each machine counts its own restarts
+    assert distributed._attempt() == "0"
+
+
+def test_a_process_that_stops_for_another_one_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    assert _stopped(Interrupted("stopped after update 3 of 9"), ["pretrain", "my.yaml"]) == 75
+    assert "stopped after update 3 of 9 by a request to another process" in capsys.readouterr().err
+
+
+def test_the_processes_share_the_estimated_time(monkeypatch):
+    monkeypatch.setattr(outlook, "_step", lambda *_: (lambda: None, 2))
+    monkeypatch.setattr(outlook, "_clear", lambda _: None)
+    times = []
+    for size in (1, 4):
+        clock = iter((0.0, 10.0))
+        monkeypatch.setattr(outlook.time, "perf_counter", lambda clock=clock: next(clock))
+        monkeypatch.setattr(distributed, "size", lambda size=size: size)
+        config = tiny.settings(Path("shards"))
+        times.append(outlook._seconds_per_update(config, None, choose_execution(config.execution)))
+    assert times == [40.0, 10.0]

@@ -284,7 +284,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _stopped(error: BaseException, arguments: Sequence[str]) -> int:
     """Say in one sentence what stopped the command and what to do next; returns the exit status."""
-    request = stopping.requested() or stopping.Request("SIGINT", stopping.BY_PERSON)
+    request = stopping.requested() or (
+        stopping.Request("a request to another process", stopping.BY_SYSTEM)
+        if isinstance(error, stopping.Interrupted) and distributed.size() > 1
+        else stopping.Request("SIGINT", stopping.BY_PERSON)
+    )
     if not distributed.is_main():
         return request.status
     by = "interrupted" if request.status == stopping.BY_PERSON else f"stopped by {request.reason}"

@@ -141,7 +141,11 @@ class CorruptionCache:
             yield np.arange(len(samples_B)), self._open(self._validation), rows_B
             return
         if samples_B.max() >= self.rows:
-            raise DataError(f"{self.folder} holds {self.rows:,} rows, not row {samples_B.max():,}: {_REBUILD}.")
+            raise DataError(
+                f"{self.folder} holds {self.rows:,} rows, not row {samples_B.max():,}, which a run reads that left out "
+                "batches that diverged: run `fast-electra corrupt` with a larger training.updates, which adds what is "
+                "missing."
+            )
         parts_B, rows_B = np.divmod(samples_B, self.about["chunk_rows"])
         for number in np.unique(parts_B):
             chosen_B = np.flatnonzero(parts_B == number)

@@ -9,6 +9,7 @@ Notable:
   and run.json lists the segments (`runs.folder` describes the run's folder).
 """
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -109,6 +110,7 @@ def pretrain(
         with distributed.together():
             if distributed.is_main():
                 stack.enter_context(folder_lock(folder))
+        with distributed.together():  # not before rank 0 holds the lock: this removes what a killed command left
             opened = open_run(folder, as_recorded(config, RunFolder.find(folder)), extend, say)
         if isinstance(opened, Finished):
             say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
@@ -121,7 +123,8 @@ def pretrain(
         recovered: set[int] = set()
         while (trouble := _train(session, execution, observers, say, stop, observe)) is not None:
             run, left_out = session.run, _left_out(session, trouble, recovered)
-            del session  # its memory is needed
+            del session  # its memory is needed, and DDP and FSDP2 make cycles
+            gc.collect()
             session = _go_on(config, Resume(run), execution, say)
             session.parts.schedule.left_out = left_out
             say(
@@ -185,7 +188,7 @@ def _train(
                 stop=stop,
             )
     except Diverged as trouble:
-        return trouble
+        return trouble.with_traceback(None)  # its frames hold the session
     return None
 
 
@@ -236,7 +239,8 @@ def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
 def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Session:
     """Prepare a new run: its budget becomes a number of updates, and its folder is written last."""
     resolved, parts, internals = _assembled(_resolve(config, execution), execution, say)
-    per_update = flops_per_update(resolved, parts, execution)
+    # Processes count on different rows.
+    per_update = distributed.from_main(flops_per_update(resolved, parts, execution))
     state: State | None = None
     if resolved.training.updates is None:
         if resolved.training.flops is not None:

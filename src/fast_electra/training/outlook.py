@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from fast_electra import distributed
 from fast_electra.config.tree import Config
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.flops import count_flops
@@ -69,7 +70,10 @@ def warnings(asked: Config, config: Config, parts: Assembled, execution: Executi
 
 
 def _seconds_per_update(config: Config, parts: Assembled, execution: Execution) -> float:
-    """An estimate from the second of two steps: on two rows on a CPU, elsewhere on a micro-batch."""
+    """An estimate from the second of two steps: on two rows on a CPU, elsewhere on a micro-batch.
+
+    The processes share the rows of an update.
+    """
     training = config.training
     most = 2 if execution.device.type == "cpu" else training.micro_batch_size or training.batch_size
     step, rows = _step(config, parts, execution, most)
@@ -80,7 +84,7 @@ def _seconds_per_update(config: Config, parts: Assembled, execution: Execution) 
     synchronize(execution.device)
     seconds = time.perf_counter() - began
     _clear(parts)
-    return seconds * training.batch_size / rows
+    return seconds * training.batch_size / rows / distributed.size()
 
 
 def _step(config: Config, parts: Assembled, execution: Execution, most: int) -> tuple[Callable[[], None], int]:
