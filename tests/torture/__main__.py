@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from tests import tiny
 from tests.torture import disks, files, numbers, stops
 from tests.torture.inputs import make_inputs
-from tests.torture.trial import FAILED, Row
+from tests.torture.trial import FAILED, Row, Trial
 
 ROWS = [
     Row("Kills", "SIGKILL to `pretrain` at random moments; the same command again until it ends", stops.kills),
@@ -67,8 +68,11 @@ def table(scale: float, names: list[str]) -> tuple[list[str], int]:
                 continue
             began, outcomes, trials = time.monotonic(), Counter[str](), row.trials(scale)
             while True:
-                with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                    trial = next(trials, None)
+                try:
+                    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                        trial = next(trials, None)
+                except Exception:
+                    trial = Trial("the row ended", FAILED, traceback.format_exc())
                 quiet.truncate(quiet.seek(0))
                 if trial is None:
                     break
