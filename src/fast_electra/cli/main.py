@@ -21,7 +21,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError
 from fast_electra import __version__, distributed, stopping, terminal
 from fast_electra.data.disk import not_written
 from fast_electra.errors import OtherProcessError, UserError
-from fast_electra.terminal import Terminal, command, discard, prepare_streams, split_settings
+from fast_electra.terminal import Terminal, command_given, discard, prepare_streams, split_settings
 
 app = App(
     name="fast-electra",
@@ -296,7 +296,7 @@ def _stopped(error: BaseException, arguments: Sequence[str]) -> int:
         by = f"{error} by {request.reason}"
     kept = "finished work is kept; continue with" if arguments[:1] and arguments[0] in _CONTINUED else _AGAIN
     under = " under the same launcher" if distributed.size() > 1 else ""
-    Terminal(stderr=True).say(f"{by}; {kept}: {command(*arguments)}{under}")
+    Terminal(stderr=True).say(f"{by}; {kept}: {command_given()}{under}")
     return request.status
 
 
