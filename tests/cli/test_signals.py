@@ -1,5 +1,6 @@
 """Signals and time limits: the exit status says who stopped a command, and the same command continues."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -113,6 +114,20 @@ def test_a_signal_in_the_last_update_leaves_a_run_that_the_same_command_finishes
     assert stopping.requested() is None  # a call of `pretrain` in this process is not stopped
     assert main(words) == 0
     assert weights(Path(words[-1])) == weights(auxiliary)
+
+
+def test_a_signal_that_breaks_an_import_is_no_traceback(words, monkeypatch, capsys):
+    def importing(*_, **__):
+        with contextlib.suppress(stopping.Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr("fast_electra.config.loading.load_config", importing)
+    assert main(words) == 75
+    assert capsys.readouterr().err.startswith("stopped by SIGTERM; ")
+    monkeypatch.setattr("fast_electra.config.loading.load_config", lambda *_: import_module("no_such_module"))
+    with pytest.raises(ImportError):
+        main(words)
 
 
 def test_a_stop_before_training_starts_leaves_no_run(words, monkeypatch):

@@ -249,6 +249,10 @@ def main(argv: list[str] | None = None) -> int:
             return _run(arguments)
         except (stopping.Interrupted, KeyboardInterrupt) as error:
             return _stopped(error, arguments)
+        except ImportError as error:  # what a module in C makes of a signal while it is imported
+            if stopping.requested() is None:
+                raise
+            return _stopped(error, arguments)
 
 
 def _run(arguments: Sequence[str]) -> int:
