@@ -37,7 +37,10 @@ class TrainingError(UserError):
 class ResourceError(UserError):
     """Not enough of the machine: a disk that is full or cannot be written, memory, a process that ended."""
 
-    status = 1
+    def __init__(self, message: str, status: int = 1):
+        """Store the message and the exit status: 2 if a path is wrong in itself."""
+        super().__init__(message)
+        self.status = status
 
 
 class OtherProcessError(UserError):

@@ -200,9 +200,9 @@ def test_a_time_limit_leaves_the_time_of_the_slowest_save_so_far(monkeypatch):
 @pytest.mark.timeout(120, method="thread")
 def test_a_run_ends_within_its_time_limit_with_a_checkpoint(words, capsys):
     began = time.monotonic()
-    assert main([*words, "training.updates=1000000", "--time-limit", "3s"]) == 75
-    assert time.monotonic() - began < 60  # a busy machine is late; the test above has the arithmetic
-    assert "by the time limit of 3s; finished work is kept; continue with: " in capsys.readouterr().err
+    assert main([*words, "training.updates=1000000", "--time-limit", "6s"]) == 75
+    assert time.monotonic() - began < 6
+    assert "by the time limit of 6s; finished work is kept; continue with: " in capsys.readouterr().err
     assert newest_checkpoint(Path(words[-1]) / "checkpoints")
     with pytest.raises(ConfigError):
         stopping.limit_time("soon")

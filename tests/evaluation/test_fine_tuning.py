@@ -42,7 +42,7 @@ from fast_electra.models.linear_maps import LinearMap
 from fast_electra.models.loading import load_model
 from fast_electra.models.optimizers import AdamWOptimizer
 from fast_electra.models.shapes import ModelConfig
-from fast_electra.objectives.base import ParameterGroup
+from fast_electra.objectives.base import ParameterGroup, Terms
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.precision import Execution
 from tests import tiny
@@ -693,6 +693,19 @@ def test_an_intermediate_task_gives_its_encoder_and_not_its_head(tagger, tmp_pat
 
 
 # Failures
+
+
+def test_one_update_that_is_not_finite_is_a_failure_also_if_later_ones_are(tagger, monkeypatch):
+    terms, calls = FineTuning.terms, iter(range(1, 1000))
+
+    def broken(self, prepared, progress, seed):
+        found = terms(self, prepared, progress, seed)
+        loss, count = found.losses["task"]
+        return Terms({"task": (loss * (float("nan") if next(calls) == 7 else 1.0), count)})
+
+    monkeypatch.setattr(FineTuning, "terms", broken)
+    cell = fine_tune(tagger, words_task(), changed(epochs=1), 0, CPU)
+    assert cell.failed.startswith("diverged: loss or gradient was not finite at update 7 of ")
 
 
 def test_a_run_that_diverges_is_recorded_with_its_reason(tagger):

@@ -3,13 +3,12 @@
 import contextlib
 import io
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cli.test_full_disk import COMMANDS
+from tests.cli.test_full_disk import COMMANDS, largest_file
 from tests.torture.trial import FAILED, Trial, content, judged, left_over, main, some, words_of
 
 LEVELS = 20
@@ -46,12 +45,8 @@ class SmallDisk:
             self._remount(f"size={max(4096, size)}")
             yield
             return
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
+        with largest_file(size):
             yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:

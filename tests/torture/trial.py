@@ -91,7 +91,7 @@ class Started:
                 time.sleep(random.random() * 0.02)
 
     def wait(self, seconds: float) -> None:
-        """Wait for so many seconds, or until the process has ended."""
+        """Wait until this number of seconds has passed or the process has ended."""
         self._process.join(seconds)
 
     def end(self, seconds: float = 200.0) -> int:

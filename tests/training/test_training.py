@@ -30,6 +30,7 @@ from fast_electra.training.flops import count_flops
 from fast_electra.training.loop import Interrupted, Plan, State, make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import flops_per_update, warnings
+from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution, choose_execution, cpu_has_bfloat16
 from fast_electra.training.setup import start
 from tests import tiny
@@ -374,7 +375,7 @@ class TwoOptimizers:
 
 def test_an_objective_may_have_two_optimizers_and_a_state():
     objective = TwoOptimizers()
-    state = State(objective, [GroupOptimizer(group) for group in objective.parameter_groups()])
+    state = State(objective, [GroupOptimizer(group) for group in objective.parameter_groups()], Alone(objective))
     plan = Plan(10, 0, 2, 1, 10, 10)
     before = objective.first.weight.clone(), objective.second.weight.clone()
     make_update(state, plan, objective.prepare(tiny.batch(rows=4), 0), CPU)
@@ -385,7 +386,7 @@ def test_an_objective_may_have_two_optimizers_and_a_state():
     assert moved[0] == pytest.approx(10 * moved[1], rel=2e-2)  # each at its own learning rate
     assert {"gradient_norm.main", "gradient_norm.generator", "clipped.main"} <= set(state.sums)
     assert objective.seen != 0.0  # `observe` was called with the update's means
-    again = State(TwoOptimizers(), [])
+    again = State(TwoOptimizers(), [], Alone(TwoOptimizers()))
     again.restore(1, json.loads(json.dumps(state.scalars())), torch.device("cpu"))
     assert again.objective.state_dict() == {"seen": objective.seen}
 

@@ -2,7 +2,7 @@
 
 Notable:
 - libraries wrap what the system says: safetensors and Tokenizers, written in Rust, raise a text with `os error 28`,
-  PyTorch's checkpoints an exception that holds others, `shutil.copytree` a list. The reason is found in all of them.
+  PyTorch's checkpoints an exception that holds others, `shutil.copytree` a list. The reason is found in each of them.
 """
 
 import errno
@@ -49,9 +49,7 @@ def not_written(path: str | Path | None, error: BaseException) -> ResourceError 
         if number in FULL or (path is not None and (name is None or _concerns(path, name))):
             said = f"{path or name or 'the output'} can't be written: {_reason(number, path)}"
             if number in _MISUSED:
-                misused = ResourceError(f"{said}; give another path.")
-                misused.status = 2
-                return misused
+                return ResourceError(f"{said}; give another path.", status=2)
             remedy = "free space" if number in FULL else "choose another place"
             if number in _FORBIDDEN:
                 remedy = f"make it writable, or {remedy}"

@@ -61,6 +61,7 @@ from fast_electra.models.layers import cast_weights
 from fast_electra.objectives.base import ParameterGroup, Terms, Trainable
 from fast_electra.training.loop import Diverged, Plan, State, train
 from fast_electra.training.optimizer import GroupOptimizer
+from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution, apply_threads
 from fast_electra.training.telemetry import Observer
 
@@ -219,13 +220,16 @@ def fine_tune(
         validate_every=updates,
         checkpoint_every=updates + 1,
     )
-    state = State(objective, [optimizer])
+    state = State(objective, [optimizer], Alone(objective))
     failed, predictions, tests = None, {}, {}
     training = time.perf_counter()
     try:
         train(state, plan, batches.at, lambda: {}, lambda _: None, execution, observers)
+        bad = state.skipped  # one update that is not finite is a failure, also if later ones are
     except Diverged as error:
-        failed = f"diverged: loss or gradient was not finite at update {error.updates[0]} of {updates}"
+        bad = [*state.skipped, *error.updates]
+    if bad:
+        failed = f"diverged: loss or gradient was not finite at update {bad[0]} of {updates}"
     trained = time.perf_counter() - training
     if failed is None:
         unseen = unseen_class(task) if task.kind == "tokens" else 0

@@ -124,7 +124,7 @@ class RunFolder:
         return self._with({"status": "finished", "result": dict(result)})
 
     def with_sound_config(self, say: Say) -> Self:
-        """Write config.yaml again if it is missing or was changed; `say` hears of a change."""
+        """Write config.yaml again if it is missing or was changed; `say` is called about a change."""
         file, wanted = self.path / CONFIG, self.record.get(_CONFIG_SEAL)
         if file.exists() and wanted == sha256_of_file(file):
             return self

@@ -51,8 +51,8 @@ class State:
 
     objective: Trainable[Any]
     optimizers: list[GroupOptimizer]
-    parallel: Alone = None  # type: ignore[assignment]  # made from the objective
-    """how processes share the work; by default this process is alone"""
+    parallel: Alone
+    """how processes share the work"""
     update: int = 0
     """number of updates done"""
     tokens: int = 0
@@ -69,9 +69,6 @@ class State:
     """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
     unread: list[Tensor] = field(default_factory=list)
     """for each update since the last look at the device: its tokens and whether it was skipped, float64 (2,)"""
-
-    def __post_init__(self) -> None:
-        self.parallel = self.parallel or Alone(self.objective)
 
     def look(self) -> None:
         """Read from the device what the updates since the last look have counted."""

@@ -33,7 +33,7 @@ _AGREE_EVERY = 4
 
 
 class Alone:
-    """One process that makes every update by itself; also the interface of the others."""
+    """One process without others. `Replicated` and `Sharded` have the same methods."""
 
     def __init__(self, objective: Trainable[Any]) -> None:
         self._objective = objective

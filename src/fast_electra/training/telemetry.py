@@ -60,7 +60,7 @@ class MetricsFile(QuietObserver):
     """Appends records to `metrics.jsonl`."""
 
     def __init__(self, path: Path, keep_through: int, say: Say):
-        """Open the file, and remove the records after update `keep_through`; `say` hears of damaged lines."""
+        """Open the file, and remove the records after update `keep_through`; `say` is called about damaged lines."""
         self._path = path
         with writing(path):
             cut_metrics(path, keep_through, say)
