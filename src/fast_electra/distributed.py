@@ -38,6 +38,8 @@ _BEAT, _SILENCE = 2.0, 15.0
 """seconds between two signs of life, and seconds after which a process without one is lost"""
 # Only rank 0 writes an export or reads a budget's speed, while the others wait for it.
 _LONGEST_WAIT = timedelta(minutes=30)
+UNLIMITED = timedelta(days=365)
+"""the longest wait where processes compute for themselves; a process that is lost is found in any case"""
 
 
 def size() -> int:
@@ -66,10 +68,14 @@ def is_main() -> bool:
 
 
 @contextmanager
-def connected(device: "torch.device") -> Iterator[None]:
+def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -> Iterator[None]:
     """Within the block, the processes can exchange tensors on the CPU and on `device`; without a launcher nothing.
 
     A group that the caller's own program has made is used, and left as it is.
+
+    Args:
+        device: of this process.
+        longest_wait: an exchange fails if another process takes longer to join it.
     """
     import torch
     import torch.distributed as dist
@@ -80,10 +86,10 @@ def connected(device: "torch.device") -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, *_ = next(dist.rendezvous("env://", rank(), size(), timeout=_LONGEST_WAIT))  # type: ignore[attr-defined]
+    store, *_ = next(dist.rendezvous("env://", rank(), size(), timeout=longest_wait))  # type: ignore[attr-defined]
     keys = f"fast_electra/{_attempt()}/{next(_CONNECTIONS)}"
     store = dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=size(), timeout=_LONGEST_WAIT)
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=size(), timeout=longest_wait)
     pulse = _Pulse(keys)
     try:
         yield
@@ -168,6 +174,22 @@ def together() -> Iterator[None]:
     for other, failure in enumerate(failures):
         if failure is not None:
             raise OtherProcessError(f"process {other} of {size()}: {failure[0]}", failure[1])
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """A block without exchanges that rank 0 ends before the others begin it, because they read what it writes.
+
+    Raises:
+        OtherProcessError: it failed on rank 0, and this process has not begun it.
+    """
+    if not is_main():
+        with together():
+            pass
+        yield
+        return
+    with together():
+        yield
 
 
 class _Pulse:

@@ -17,6 +17,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import matthews_corrcoef
 
+from fast_electra import distributed
 from fast_electra.cli.main import main
 from fast_electra.data.files import write_sealed_json
 from fast_electra.data.python_corpus import Corpus, SourceFile
@@ -38,7 +39,7 @@ from fast_electra.report import page
 from fast_electra.report.evaluation_tables import score_tables
 from fast_electra.terminal import command
 from fast_electra.training import precision
-from tests import tiny
+from tests import processes, tiny
 from tests.evaluation.test_results import result
 
 WORDS = ["value", "total", "count", "items", "name", "limit"]
@@ -169,6 +170,28 @@ def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path,
     for path in sorted((evaluated[0] / "cells").iterdir()):
         ours, others = (json.loads((folder / "cells" / path.name).read_text()) for folder in (tmp_path, evaluated[0]))
         assert ours["predictions"] == others["predictions"]
+
+
+def evaluate_twice(first: list[str], second: list[str], folder: Path) -> None:
+    """In a process of a launcher: run two commands, and write what they say to a file."""
+    precision.available_cores = lambda: 1
+    with (folder / f"said-{distributed.rank()}").open("w") as file, contextlib.redirect_stderr(file):
+        assert main(first) == main(second) == 0
+
+
+def test_processes_of_a_launcher_share_the_fine_tunings_of_one(evaluated, tmp_path, models, glue):
+    rates = ["--tasks", "cola", "--learning-rates", "1e-3,1e-2"]
+    several = [again(tmp_path / name, models[0], glue, *more) for name, more in (("plain", []), ("rates", rates))]
+    assert main(again(tmp_path / "rates-1", models[0], glue, *rates)) == 0
+    assert processes.run(2, evaluate_twice, *several, tmp_path) == [0, 0]
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
+    assert said[0].count(" s\n") == 8 + 8  # of each cell, also of those of the other process
+    assert not said[1]
+    for one, other in ((evaluated[0], tmp_path / "plain"), (tmp_path / "rates-1", tmp_path / "rates")):
+        names = [sorted(path.name for path in (folder / "cells").iterdir()) for folder in (one, other)]
+        assert names[0] == names[1]
+        results = [[replace(result, seconds=0.0) for result in load(folder).results] for folder in (one, other)]
+        assert results[0] == results[1]
 
 
 def test_what_a_worker_cannot_do_is_told_as_without_workers(tmp_path, models, glue, capsys):

@@ -214,7 +214,7 @@ Settings of the recipe and of the execution. A value that you do not give is tha
 """
 
 
-_PARALLEL = ("pretrain", "corrupt")
+_PARALLEL = ("pretrain", "corrupt", "evaluate")
 """commands that several processes may run together"""
 _CONTINUED = ("quickstart", "pretrain", "corrupt", "evaluate", "study")
 """commands that keep what they have finished when they are stopped"""
@@ -263,8 +263,7 @@ def _run(arguments: Sequence[str]) -> int:
         if {"--help", "-h"} & set(arguments):
             _add_to_help(arguments)
         elif distributed.size() > 1 and arguments[:1] and arguments[0] not in _PARALLEL:
-            more = ", which computes on every GPU of the machine" if arguments[0] == "evaluate" else ""
-            raise UserError(f"{arguments[0]} runs in one process{more}: start it without torchrun.")
+            raise UserError(f"{arguments[0]} runs in one process: start it without torchrun.")
         result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
     except OtherProcessError as error:
         return _failed(str(error), error.status) if distributed.is_main() else error.status

@@ -154,6 +154,12 @@ class TaskCells:
             found += trials or self._absent(self.jobs(untrained))
         return found
 
+    def possible(self) -> list[Job]:
+        """Every job that may be needed: all trials, and every seed with every learning rate."""
+        sides = (False, True)
+        jobs = [Job(recipe, seed, side) for recipe in self.recipes for seed in self.seeds for side in sides]
+        return [*(job for side in sides for job in self.trials(side)), *jobs]
+
     def left(self) -> tuple[int, float]:
         """The number of cells to compute, with those that wait for a choice, and of their training examples."""
         missing = self.missing()

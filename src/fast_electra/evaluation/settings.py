@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from fast_electra import distributed
 from fast_electra.config.checking import merge_layers, validate
 from fast_electra.config.reading import layer_of, read_named_file, read_overrides, yaml_value
 from fast_electra.config.tree import ExecutionConfig
@@ -142,7 +143,8 @@ class EvaluationConfig(Section):
     save: bool = False
     """Keep the fine-tuned model of the first seed of each task, under models/ in the folder of the results."""
     workers: int | None = None
-    """Number of processes that fine-tune in parallel and share the cores; default: one per CUDA device, or else one."""
+    """Number of processes that fine-tune in parallel and share the cores; default: one per CUDA device, or else one.
+    Under torchrun its processes fine-tune."""
     out: Path | None = None
     """The folder of the results; default: evaluation/ in the run, or evaluations/NAME in the current folder for other
     models."""
@@ -202,6 +204,8 @@ class EvaluationConfig(Section):
 
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: give a number from 1.")
+        if self.workers is not None and distributed.size() > 1:
+            raise ConfigError("--workers: torchrun has started the processes that fine-tune; leave this option out.")
         if not self.tasks and self.train is None:
             raise ConfigError("nothing to evaluate on: give --tasks, or --train with --text and --label.")
         known = [*GLUE, BUGS, BLIMP]

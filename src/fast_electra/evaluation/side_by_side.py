@@ -1,9 +1,10 @@
-"""Compute cells in parallel: one process for each device, or several processes that share a machine's cores.
+"""Compute cells in parallel: by the processes of a launcher, or by worker processes of this machine.
 
 Notable:
-- a worker computes a cell and writes its file, as a single process would; `runner.evaluate` then finds it there. A
+- a process computes a cell and writes its file, as a single process would; `runner.evaluate` then finds it there. A
   killed command loses only the cells that were being computed;
-- workers end with their parent (`data/workers.py`).
+- under a launcher rank 0 alone writes everything that the cells share: results, baselines, the page;
+- workers, one for each CUDA device or as many as asked for, end with their parent (`data/workers.py`).
 """
 
 import os
@@ -14,7 +15,10 @@ from typing import Any
 
 import torch
 
+from fast_electra import distributed
 from fast_electra.data.workers import SPAWN, worker_pool
+from fast_electra.errors import DataError
+from fast_electra.evaluation.cells import keep_cell
 from fast_electra.evaluation.runner import Job, TaskCells, Work, plans_of, tell_missing
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.evaluation.subject import Subject
@@ -37,12 +41,15 @@ def workers_for(execution: Execution) -> int:
 def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
     """Compute the missing cells in several processes; do nothing if one process is enough.
 
-    The processes share the threads, and take the CUDA devices in turn.
+    Workers share the threads, and take the CUDA devices in turn.
 
     Raises:
         ModelError, DataError: the model can't be fine-tuned on a task.
         ResourceError: a process ended unexpectedly.
     """
+    if distributed.size() > 1:
+        _compute_shares(plans_of(tasks, work), work)
+        return
     workers = work.config.workers or workers_for(work.execution)
     plans = plans_of(tasks, work)
     jobs = _jobs(plans)
@@ -72,6 +79,47 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
 
 def _jobs(plans: Sequence[TaskCells]) -> list[_Numbered]:
     return [(number, job) for number, plan in enumerate(plans) for job in plan.missing()]
+
+
+def _compute_shares(plans: Sequence[TaskCells], work: Work) -> None:
+    """Compute the missing cells in the processes of the launcher; rank 0 then has all of them.
+
+    Rank 0 says which cells are missing, and gets the records of the others as messages: a network file system may show
+    it their files only later.
+    """
+    _, total = tell_missing(plans, work.say)
+    work.total = total / distributed.size()
+    said: list[str] = []
+    if not distributed.is_main():
+        work.say = said.append  # rank 0 prints it
+    cells = {plan.cell(job).name: (plan, job) for plan in plans for job in plan.possible()}
+    begun: set[str] = set()
+    while names := distributed.from_main([name for name in _longest_first(plans) if name not in begun]):
+        begun.update(names)
+        if other := set(names) - cells.keys():
+            raise DataError(
+                f"{min(other)} is no result that this process would compute: all processes must read the same tasks "
+                "and the same weights; copy them to every machine."
+            )
+        records = {}
+        for name in names[distributed.rank() :: distributed.size()]:
+            plan, job = cells[name]
+            records[name] = plan.record(job)
+        shares = distributed.gather([records, said])
+        said.clear()
+        for found, sentences in shares if distributed.is_main() else ():
+            for sentence in sentences:
+                work.say(sentence)
+            for name, record in found.items():
+                plan, job = cells[name]
+                keep_cell(work.out, plan.cell(job), record)
+
+
+def _longest_first(plans: Sequence[TaskCells]) -> list[str]:
+    """The names of the missing cells, the longest first, so that shares of every n-th cell take about equally long."""
+    missing = [(plan, job) for plan in plans for job in plan.missing()]
+    missing.sort(key=lambda pair: pair[0].examples(pair[1]), reverse=True)
+    return [plan.cell(job).name for plan, job in missing]
 
 
 # --- In a worker ------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ Notable:
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fast_electra import distributed
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_text_atomically
 from fast_electra.data.python_corpus import Corpus, collect
 from fast_electra.errors import ConfigError, DataError, ModelError
@@ -54,7 +55,8 @@ def evaluate_model(
         command: the command that repeats this, for the page.
 
     Returns:
-        all results of the model that the folder now holds, and the results that `config` asks for.
+        all results of the model that the folder now holds, and the results that `config` asks for. All processes of a
+        launcher return the same.
 
     Raises:
         UserError: data or model can't be used.
@@ -71,61 +73,97 @@ def evaluate_model(
         from fast_electra.evaluation.minimal_pairs import read_minimal_pairs
 
         pairs = read_minimal_pairs(config.pairs_file)
-    from fast_electra.evaluation.glue_scores import write_predictions
     from fast_electra.evaluation.overlap import count_seen
     from fast_electra.evaluation.runner import Work, evaluate
     from fast_electra.evaluation.side_by_side import compute_side_by_side
     from fast_electra.evaluation.subject import open_subject
-    from fast_electra.report.evaluation_charts import curve_chart
-    from fast_electra.report.evaluation_page import render_evaluation_page
-    from fast_electra.report.plots import save_svg
     from fast_electra.training.precision import choose_execution
 
     out = config.folder
-    subject = open_subject(config.model, out, say)
-    held = load(out)
+    results: list[Result] = []
+    execution = choose_execution(config.execution)
+    with distributed.connected(execution.device, distributed.UNLIMITED):
+        with distributed.main_first():
+            subject = open_subject(config.model, out, say)
+            _refuse_other_weights(config, subject)
+        if BUGS in config.tasks:
+            tasks.append(checked(load_bugs(say)))
+        seen: dict[str, dict[str, Any]] = {}
+
+        def keep(found: Sequence[Result]) -> Evaluation:
+            results.extend(
+                replace(
+                    result,
+                    overlap=seen.get(result.task),
+                    repeated=repeated.get(result.task, {}),
+                    drops_repeated=config.drop_overlap,
+                )
+                for result in found
+            )
+            commands = [command] if command else []
+            return store(Evaluation(subject.name, subject.digest, out, results, commands), say)
+
+        work = Work(subject, config, execution, say, progress)
+        with distributed.together():
+            if distributed.is_main():
+                for note in _unknown(subject, tasks, pairs):
+                    say(note)
+                if config.overlap is not None:
+                    seen = count_seen(tasks, config.overlap, out, say)
+                if pairs is not None:  # first, since a model without a head for it is refused
+                    from fast_electra.evaluation.blimp import judge_minimal_pairs
+
+                    keep([judge_minimal_pairs(subject, pairs, config.pairs, out, execution, say, progress)])
+        compute_side_by_side(tasks, work)
+        stored: tuple[Evaluation, list[Result]] | None = None
+        with distributed.together():
+            if distributed.is_main():
+                for result in evaluate(tasks, work):
+                    keep([result])
+                stored = keep(zero_shot(subject, out, say) if BUGS in config.tasks else []), results
+                _write(*stored, tasks, config, say)
+        return _of_main(stored)
+
+
+def _of_main(stored: tuple[Evaluation, list[Result]] | None) -> tuple[Evaluation, list[Result]]:
+    """What rank 0 has stored, on every process."""
+    if distributed.size() == 1:
+        assert stored is not None
+        return stored
+    sent: Any = stored and [
+        asdict(stored[0]) | {"folder": str(stored[0].folder)},
+        [asdict(result) for result in stored[1]],
+    ]
+    about, found = distributed.from_main(sent)
+    results = [[Result(**result) for result in of] for of in (about["results"], found)]
+    return Evaluation(**about | {"folder": Path(about["folder"]), "results": results[0]}), results[1]
+
+
+def _refuse_other_weights(config: EvaluationConfig, subject: "Subject") -> None:
+    """Refuse a folder, given by --out, that holds the results of another model."""
+    held = load(config.folder)
     if config.out is not None and held is not None and held.digest != subject.digest:
         raise ConfigError(
-            f"{out} holds the results of other weights, given as {held.model}; give another folder by --out, or delete "
-            f"{RESULTS_FILE} there: the cells stay."
+            f"{config.out} holds the results of other weights, given as {held.model}; give another folder by --out, or "
+            f"delete {RESULTS_FILE} there: the cells stay."
         )
-    if BUGS in config.tasks:
-        tasks.append(checked(load_bugs(say)))
-    for note in _unknown(subject, tasks, pairs):
-        say(note)
-    execution = choose_execution(config.execution)
-    seen = {} if config.overlap is None else count_seen(tasks, config.overlap, out, say)
-    results: list[Result] = []
 
-    def keep(found: Sequence[Result]) -> Evaluation:
-        results.extend(
-            replace(
-                result,
-                overlap=seen.get(result.task),
-                repeated=repeated.get(result.task, {}),
-                drops_repeated=config.drop_overlap,
-            )
-            for result in found
-        )
-        commands = [command] if command else []
-        return store(Evaluation(subject.name, subject.digest, out, results, commands), say)
 
-    if pairs is not None:  # first, since a model without a head for it is refused
-        from fast_electra.evaluation.blimp import judge_minimal_pairs
+def _write(
+    whole: Evaluation, results: Sequence[Result], tasks: Sequence[Task], config: EvaluationConfig, say: Say
+) -> None:
+    """Write the page, the chart, and the predictions that were asked for."""
+    from fast_electra.evaluation.glue_scores import write_predictions
+    from fast_electra.report.evaluation_charts import curve_chart
+    from fast_electra.report.evaluation_page import render_evaluation_page
+    from fast_electra.report.plots import save_svg
 
-        keep([judge_minimal_pairs(subject, pairs, config.pairs, out, execution, say, progress)])
-    work = Work(subject, config, execution, say, progress)
-    compute_side_by_side(tasks, work)
-    for result in evaluate(tasks, work):
-        keep([result])
-    whole = keep(zero_shot(subject, out, say) if BUGS in config.tasks else [])
     if config.predictions is not None:
-        files = write_predictions(results, tasks, out, config.predictions)
+        files = write_predictions(results, tasks, whole.folder, config.predictions)
         say(f"predictions for GLUE's server: {', '.join(path.name for path in files)} in {config.predictions}.")
-    write_text_atomically(out / REPORT_FILE, render_evaluation_page(whole))
+    write_text_atomically(whole.folder / REPORT_FILE, render_evaluation_page(whole))
     if (curve := curve_chart(whole.results)) is not None:
-        save_svg(curve, out / CURVE_FILE)
-    return whole, results
+        save_svg(curve, whole.folder / CURVE_FILE)
 
 
 def _unknown(subject: "Subject", tasks: Sequence[Task], pairs: "MinimalPairs | None") -> list[str]:
