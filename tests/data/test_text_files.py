@@ -60,8 +60,6 @@ REFUSED = {
     "tar": (lambda _: _tar(), "tar archive"),
     "tar.gz": (lambda _: _tar("w:gz"), "packed, and inside is a tar archive"),
     "gz.gz": (lambda _: gzip.compress(gzip.compress(TEXT.encode())), "packed twice"),
-    "zst": (lambda _: b"\x28\xb5\x2f\xfd\x04\x00hello", "Zstandard"),
-    "parquet": (lambda _: b"PAR1\x15\x04\x15" + random.Random(0).randbytes(300), "Parquet"),
     "pdf": (lambda _: b"%PDF-1.7\n" + random.Random(0).randbytes(300), "PDF"),
     "sqlite": (_sqlite, "SQLite"),
     "rtf": (lambda _: rb"{\rtf1\ansi hello}", "RTF"),

@@ -16,7 +16,7 @@ from tests.task_files import own, sentiment, write
 def test_the_same_rows_are_the_same_task_in_every_format(ending, tmp_path):
     rows = [{"id": i, **row} for i, row in enumerate(sentiment(6))]
     if ending == "parquet":
-        pyarrow = pytest.importorskip("pyarrow")
+        import pyarrow
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
@@ -257,9 +257,8 @@ def test_files_of_other_kinds_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="the ending of the name is not known"):
         load_own(tmp_path / "a.xlsx", None, ["text"], "label")
     (tmp_path / "a.parquet").write_text(GOOD)
-    if "pyarrow" in sys.modules:
-        with pytest.raises(DataError, match="can't be read as Parquet"):
-            load_own(tmp_path / "a.parquet", None, ["text"], "label")
+    with pytest.raises(DataError, match="can't be read as Parquet"):
+        load_own(tmp_path / "a.parquet", None, ["text"], "label")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match="reading Parquet needs pyarrow: pip install pyarrow"):
         load_own(tmp_path / "a.parquet", None, ["text"], "label")

@@ -64,6 +64,9 @@ INPUTS = [
     Input("corpus, text", "text.txt", "build data.sources=[text.txt]"),
     Input("corpus, JSON lines", "text.jsonl", "build data.sources=[text.jsonl]"),
     Input("corpus, packed", "text.txt.gz", "build data.sources=[text.txt.gz]"),
+    Input("corpus, Zstandard", "text.txt.zst", "build data.sources=[text.txt.zst]"),
+    Input("corpus, Parquet", "text.parquet", "build data.sources=[text.parquet]"),
+    Input("corpus, Arrow", "text.arrow", "build data.sources=[text.arrow]"),
     Input("tokenizer to use", "model/tokenizer*.json", "build data.sources=[text.txt] data.tokenizer.path=model"),
     Input("shards", "shards/**/*", _TRAIN, checked=True),
     Input("auxiliary's config.json", "model/config.json", _TRAIN),
@@ -109,6 +112,7 @@ def make_inputs(folder: Path, shards: Path, auxiliary: Path) -> None:
     import gzip
 
     Path("text.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    _columns(text)
     pairs = [{"sentence_good": f"a {n}", "sentence_bad": f"b {n}", "UID": "x"} for n in range(6)]
     Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     task_files.glue_folder(Path("GLUE"), "rte")
@@ -118,6 +122,19 @@ def make_inputs(folder: Path, shards: Path, auxiliary: Path) -> None:
     Path("recipe.yaml").write_text("name: small\nepochs: 3\nlearning_rate: [1e-4, 3e-4]\nbatch_size: 16\n")
     for out in ("one", "two"):
         assert _command(f"evaluate run --tasks blimp --data pairs.jsonl --out {out}")[0] == 0
+
+
+def _columns(text: str) -> None:
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    from fast_electra.data.text_files import zstd_module
+
+    Path("text.txt.zst").write_bytes(zstd_module().compress(text.encode()))
+    table = pyarrow.table({"text": text.split("\n\n")})
+    parquet.write_table(table, "text.parquet")
+    with ipc.new_stream("text.arrow", table.schema) as opened:
+        opened.write_table(table)
 
 
 def _shard(model: Path) -> None:

@@ -20,8 +20,8 @@ def build(
 ) -> int:
     """Make a tokenizer and token shards from text, and report what was kept, what was left out and why.
 
-    The command reads data.sources: folders, text files, code and JSON lines, also compressed by gzip, xz or bzip2. It
-    does not change a folder that contains the same shards already.
+    The command reads data.sources: folders, text files, code, JSON lines, Parquet and Arrow, also compressed by gzip,
+    xz, bzip2 or Zstandard. It does not change a folder that contains the same shards already.
 
     Parameters
     ----------

@@ -24,10 +24,10 @@ class DataConfig(Section):
 
     sources: list[Path] = Field(default=[])
     """files and folders of text, read by `data build`"""
-    format: Literal["auto", "text", "code", "jsonl"] = "auto"
-    """auto: by file name; text: a blank line or a file's end ends a document; code: one a file; jsonl: one a line"""
+    format: Literal["auto", "text", "code", "jsonl", "parquet"] = "auto"
+    """auto: by name and content; text: blank lines end a document; code: one a file; jsonl and parquet: one a row"""
     text_field: str = "text"
-    """key of the text in JSON lines"""
+    """key of the text in JSON lines, or column of the text in Parquet and Arrow"""
     invalid_utf8: Literal["replace", "refuse"] = "replace"
     """what to do with bytes that are not UTF-8"""
     tokenizer: TokenizerConfig = TokenizerConfig()

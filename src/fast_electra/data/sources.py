@@ -1,7 +1,8 @@
-"""Reads documents from folders, text files, code and JSON lines, as a stream.
+"""Reads documents from folders, text files, code, JSON lines, Parquet and Arrow, as a stream.
 
 Notable:
-- only one document is in memory, and a document of over 16 million bytes is cut at a line break;
+- only one document is in memory; in text and code, one of over 16 million bytes is cut at a line break; in the other
+  formats, a row of over 64 million bytes is refused;
 - folders are read in the order of their names, links in them are not followed, hidden files are left out;
 - a file's content decides what it is, not its name (text_files.py): packed text is unpacked, binary files are refused;
 - no text is lost silently: `Reading` counts files left out, files with broken UTF-8 and documents that were cut;
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from fast_electra.data.columns import column_cells, is_columns
 from fast_electra.data.text_files import (
     CONVERT,
     LOOKED_AT,
@@ -28,11 +30,12 @@ from fast_electra.data.text_files import (
 )
 from fast_electra.errors import DataError
 
-Format = Literal["auto", "text", "code", "jsonl"]
+Format = Literal["auto", "text", "code", "jsonl", "parquet"]
 
 _NAMES = {
     "text": ".txt .text .md .markdown .rst .tex .org .adoc",
     "jsonl": ".jsonl .ndjson",
+    "parquet": ".parquet .arrow",
     "code": ".py .pyi .pyx .c .h .cc .cpp .cxx .hpp .cu .cuh .java .kt .scala .js .jsx .ts .tsx .go .rs .rb .php .pl "
     ".sh .lua .r .jl .swift .cs .hs .ml .sql .f90",
 }
@@ -40,6 +43,8 @@ ENDINGS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
 """endings of the names that are read from folders, by format"""
 LARGEST_DOCUMENT = 16_000_000
 """bytes of a text or code document; a larger one is cut at a line break"""
+LARGEST_ROW = 64_000_000
+"""bytes of a line of JSON, or of a cell of Parquet; a larger one is refused"""
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _EXPANSION = 4  # bytes of text in a packed byte, a rough estimate
 
@@ -105,10 +110,11 @@ class Sources:
     def sizes(self) -> tuple[int, int]:
         """Bytes of all files that would be read, on disk and as text; the second is a guess for compressed files."""
         on_disk = text = 0
-        for path, _ in self._files(Reading()):
+        for path, kind in self._files(Reading()):
             size = path.stat().st_size
             on_disk += size
-            text += size * _EXPANSION if path.suffix.lower() in PACKED_ENDINGS else size
+            packed = path.suffix.lower() in PACKED_ENDINGS or kind == "parquet"
+            text += size * _EXPANSION if packed else size
         return on_disk, text
 
     def __iter__(self) -> Iterator[Document]:
@@ -131,7 +137,7 @@ class Sources:
             )
 
     def _files(self, reading: Reading) -> Iterator[tuple[Path, str]]:
-        """The files and their formats (text, code, jsonl), in the order in which they are read."""
+        """The files and their formats (text, code, jsonl, parquet), in the order in which they are read."""
         for path in self.paths:
             if not path.is_dir():
                 yield path, (_kind_of(path) or "text") if self.format == "auto" else self.format
@@ -151,55 +157,55 @@ class Sources:
     def _documents(self, path: Path, kind: str, reading: Reading) -> Iterator[Document]:
         source = str(path)
         try:
-            with open_text(path, "correct it or leave it out of data.sources") as (raw, file):
+            columns = "parquet" in (kind, self.format) or self.format == "auto"
+            with open_text(path, "correct it or leave it out of data.sources", columns) as (raw, file):
                 reading._open = raw
-                if kind == "jsonl" or (kind == "text" and self.format == "auto"):
-                    head = file.read(LOOKED_AT)
-                    file.seek(0)
-                    refuse_whole_json(head, path)
-                    if kind == "text" and json_in(head) == "lines":
-                        raise DataError(
-                            f"{path} holds one JSON object per line, not plain text: set data.format=jsonl, or give it "
-                            "a name in .jsonl; data.format=text reads it as it is."
-                        )
-                lines = self._lines(file, path, reading, whole=kind == "jsonl")
-                if kind == "jsonl":
-                    yield from self._from_json(lines, path, reading)
+                head = file.read(LOOKED_AT)
+                file.seek(0)
+                if is_columns(head) and columns:
+                    cells = column_cells(file, path, self.text_field, packed=file is not raw)
+                    yield from self._from_cells(cells, path, reading)
+                elif kind == "parquet":
+                    raise DataError(f"{path} is neither Parquet nor Arrow: give it the ending of what it is.")
                 else:
-                    for text in _join(lines, kind == "text", reading):
-                        yield Document(text, source)
-                reading._bytes_done += raw.tell()
+                    self._refuse_other_json(head, kind, path)
+                    lines = self._lines(file, path, reading, whole=kind == "jsonl")
+                    if kind == "jsonl":
+                        yield from self._from_json(lines, path, reading)
+                    else:
+                        for text in _join(lines, kind == "text", reading):
+                            yield Document(text, source)
+                reading._bytes_done += path.stat().st_size
         finally:
             reading._open = None
+
+    def _refuse_other_json(self, head: bytes, kind: str, path: Path) -> None:
+        if kind != "jsonl" and (kind != "text" or self.format != "auto"):
+            return
+        refuse_whole_json(head, path)
+        if kind == "text" and json_in(head) == "lines":
+            raise DataError(
+                f"{path} holds one JSON object per line, not plain text: set data.format=jsonl, or give it "
+                "a name in .jsonl; data.format=text reads it as it is."
+            )
 
     def _lines(self, file: BinaryIO, path: Path, reading: Reading, whole: bool) -> Iterator[str]:
         """Decoded lines with line feeds as ends; a line longer than a document comes in pieces, unless `whole`."""
         rest = b""
         replaced = characters = 0
-        limit = -1 if whole else LARGEST_DOCUMENT
+        limit = LARGEST_ROW + 1 if whole else LARGEST_DOCUMENT
         number = 0
         while line := rest + file.readline(limit):
             if number == 0:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             number += 1
             rest = b""
-            if not line.endswith(b"\n") and len(line) >= LARGEST_DOCUMENT and not whole:
+            if whole:
+                _refuse_huge(line, f"{path}, line {number}")
+            elif not line.endswith(b"\n") and len(line) >= LARGEST_DOCUMENT:
                 line, rest = _whole_characters(line)
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                if self.invalid_utf8 == "refuse":
-                    raise DataError(
-                        f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file, or set "
-                        "data.invalid_utf8=replace."
-                    ) from error
-                text = line.decode(errors="replace")
-                replaced += text.count(_REPLACED) - line.count(_REPLACED.encode())
-            if "\0" in text:  # after the first bytes of the file, where it would have been refused
-                if self.invalid_utf8 == "refuse":
-                    raise DataError(f"{path}, line {number}: a NUL byte; remove it, or set data.invalid_utf8=replace.")
-                replaced += text.count("\0")
-                text = text.replace("\0", _REPLACED)
+            text, broken = self._decoded(line, f"{path}, line {number}")
+            replaced += broken
             characters += len(text)
             yield text[:-2] + "\n" if text.endswith("\r\n") else text
         if is_other_encoding(replaced, characters):
@@ -209,6 +215,38 @@ class Sources:
             )
         reading.replaced_files += replaced > 0
         reading.replaced_characters += replaced
+
+    def _decoded(self, line: bytes, where: str) -> tuple[str, int]:
+        """Bytes as text, and the number of U+FFFD for bytes that are not UTF-8 and NUL bytes."""
+        replaced = 0
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            if self.invalid_utf8 == "refuse":
+                raise DataError(
+                    f"{where}: not UTF-8 ({error.reason}); convert the file, or set data.invalid_utf8=replace."
+                ) from error
+            text = line.decode(errors="replace")
+            replaced = text.count(_REPLACED) - line.count(_REPLACED.encode())
+        if "\0" in text:  # after the first bytes of the file, where it would have been refused
+            if self.invalid_utf8 == "refuse":
+                raise DataError(f"{where}: a NUL byte; remove it, or set data.invalid_utf8=replace.")
+            replaced += text.count("\0")
+            text = text.replace("\0", _REPLACED)
+        return text, replaced
+
+    def _from_cells(self, cells: Iterator[bytes | None], path: Path, reading: Reading) -> Iterator[Document]:
+        broken = 0
+        for number, cell in enumerate(cells, 1):
+            where = f"{path}, row {number}"
+            if cell is None:
+                raise DataError(f"{where}: no text under {self.text_field!r}; remove the row, or write its text there.")
+            _refuse_huge(cell, where)
+            text, replaced = self._decoded(cell, where)
+            broken += replaced
+            yield Document(text.replace("\r\n", "\n"), where)
+        reading.replaced_files += broken > 0
+        reading.replaced_characters += broken
 
     def _from_json(self, lines: Iterator[str], path: Path, reading: Reading) -> Iterator[Document]:
         replaced = False
@@ -279,6 +317,11 @@ def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[
     if held or not blank_ends:
         text = "".join(held)
         yield text.removesuffix("\n") if blank_ends else text
+
+
+def _refuse_huge(row: bytes, where: str) -> None:
+    if len(row) > LARGEST_ROW:
+        raise DataError(f"{where}: more than {LARGEST_ROW / 1e6:.0f} MB; split its text into several rows.")
 
 
 def _kind_of(path: Path) -> str | None:

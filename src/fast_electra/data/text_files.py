@@ -4,8 +4,9 @@
 
 Notable:
 - every text of a user is opened here: corpora, tables, minimal pairs, texts to inspect;
-- gzip, xz and bzip2 are unpacked, whatever the file's name. Anything else that is not UTF-8 text is refused, with a
-  remedy. A further format is one more line of `_PACKED` or `_REFUSED`;
+- gzip, xz, bzip2 and Zstandard are unpacked, whatever the file's name. Anything else that is not UTF-8 text is refused,
+  with a remedy; a reader of columns may accept Parquet and Arrow. A further format is one more line of `_PACKED` or
+  `_REFUSED`;
 - the first 64 KiB decide. Bytes that are not UTF-8 are refused here only if they are many, as in another encoding or
   in a binary file. The caller decides what to do about a few of them.
 """
@@ -18,17 +19,19 @@ import json
 import lzma
 import re
 import shlex
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
+from fast_electra.data.columns import is_columns
 from fast_electra.errors import DataError
 
 LOOKED_AT = 65_536
 """number of bytes at the beginning of a file that decide what it is"""
-PACKED_ENDINGS = (".gz", ".xz", ".bz2")
+PACKED_ENDINGS = (".gz", ".xz", ".bz2", ".zst")
 """endings of packed files, after the ending of the name"""
 LARGEST_UNDECODABLE = 0.1
 """largest share of characters that are not UTF-8; most other encodings of other scripts have more than half"""
@@ -38,10 +41,27 @@ _FEW = 16  # as many broken bytes are not enough to refuse a file
 # Without \b \t \n \v \f \r and escape, which occur in logs and manuals
 _CONTROL = bytes([*range(0x08), *range(0x0E, 0x1B), *range(0x1C, 0x20), 0x7F])
 
+
+def zstd_module() -> Any:
+    """Python's own module from 3.14 on, or its backport; unlike `zstandard`, it refuses a file that was cut short."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd  # pyright: ignore[reportMissingImports]
+    else:
+        from backports import zstd  # pyright: ignore[reportMissingImports]
+    return zstd
+
+
+def _unpack_zstd(file: BinaryIO) -> Any:
+    zstd = zstd_module()
+    # The default is 27; files of `zstd --long=31` need the most.
+    return zstd.ZstdFile(file, options={zstd.DecompressionParameter.window_log_max: 31})
+
+
 _PACKED: dict[re.Pattern[bytes], Callable[[BinaryIO], Any]] = {
     re.compile(rb"\x1f\x8b"): lambda file: gzip.GzipFile(fileobj=file),
     re.compile(rb"\xfd7zXZ\x00"): lzma.LZMAFile,
     re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"): bz2.BZ2File,
+    re.compile(rb"\x28\xb5\x2f\xfd"): _unpack_zstd,
 }
 _CONVERT = "save it as UTF-8, for example by `iconv -f {0} -t UTF-8 {1} > NEW`, and give the new file"
 CONVERT = "save it as UTF-8, for example by `iconv -f ENCODING -t UTF-8`, and give the new file"
@@ -50,10 +70,6 @@ CONVERT = "save it as UTF-8, for example by `iconv -f ENCODING -t UTF-8`, and gi
 _REFUSED = {
     rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff": ("UTF-32 text, not UTF-8", _CONVERT.replace("{0}", "UTF-32")),
     rb"\xff\xfe|\xfe\xff": ("UTF-16 text, not UTF-8", _CONVERT.replace("{0}", "UTF-16")),
-    rb"\x28\xb5\x2f\xfd": (
-        "packed by Zstandard, not text",
-        "unpack it by `zstd -d {1}`, and give the new file",
-    ),
     rb"PK(\x03\x04|\x05\x06|\x07\x08)": (
         "a ZIP archive, or a document of Word or Excel, not text",
         "unpack it, or save the document as text or CSV, and give the new files",
@@ -62,11 +78,11 @@ _REFUSED = {
     rb"(?s:.{257})ustar": ("a tar archive, not text", "unpack it by `tar -xf {1}`, and give the new files"),
     rb"PAR1\x15": (
         "a Parquet file, not text",
-        "write its rows as JSON lines (.jsonl); a table of a task may be named .parquet",
+        "`data build` reads it with data.format=auto, and a table of a task may be named .parquet",
     ),
     rb"ARROW1|\xff\xff\xff\xff(?s:.{3})\x00\x10\x00\x00\x00": (
         "an Arrow file, not text",
-        "write its rows as JSON lines (.jsonl), as `to_json` of `datasets` does",
+        "`data build` reads it with data.format=auto; otherwise write its rows as JSON lines (.jsonl)",
     ),
     rb"%PDF-": ("a PDF, not text", "write its text to a file, for example by `pdftotext {1}`, and give the file"),
     rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("a document of Word or Excel, not text", "save it as text or CSV"),
@@ -87,12 +103,15 @@ def is_other_encoding(undecodable: int, characters: int) -> bool:
 
 
 @contextmanager
-def open_text(path: Path, remedy: str = "give another file") -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def open_text(
+    path: Path, remedy: str = "give another file", columns: bool = False
+) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Open a file; gives the file as it is on disk, and the bytes of its UTF-8 text, unpacked.
 
     Args:
         path: the file.
         remedy: the end of the sentence about a file that cannot be read.
+        columns: also accept Parquet and Arrow (`is_columns`).
 
     Raises:
         DataError: it is not text or cannot be read, also if this is found later, inside the block.
@@ -100,18 +119,24 @@ def open_text(path: Path, remedy: str = "give another file") -> Iterator[tuple[B
     try:
         with open(path, "rb") as opened:
             file = opened if opened.seekable() else io.BytesIO(opened.read())  # else a pipe: /dev/stdin, <(command)
-            yield file, text_bytes(file, path)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            yield file, text_bytes(file, path, columns)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, *_zstd_errors()) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{path} can't be read ({reason}); {remedy}.") from error
 
 
-def text_bytes(file: BinaryIO, name: object) -> BinaryIO:
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    names = ("compression.zstd", "backports.zstd")
+    return tuple(sys.modules[name].ZstdError for name in names if name in sys.modules)
+
+
+def text_bytes(file: BinaryIO, name: object, columns: bool = False) -> BinaryIO:
     """The bytes of a text file, unpacked, from the beginning.
 
     Args:
         file: a seekable file.
         name: its name, for messages.
+        columns: also accept Parquet and Arrow.
 
     Raises:
         DataError: it is not UTF-8 text; the message says what it is, and what to do.
@@ -119,10 +144,15 @@ def text_bytes(file: BinaryIO, name: object) -> BinaryIO:
     head = _head(file)
     unpack = next((opener for mark, opener in _PACKED.items() if mark.match(head)), None)
     if unpack is not None:
-        file = unpack(file)
+        try:
+            file = unpack(file)
+        except ImportError:
+            raise DataError(f"{name} is packed by Zstandard: pip install backports.zstd, or unpack it.") from None
         head = _head(file)
     elif _PAGE.match(head) and Path(str(name)).suffix.lower() in PACKED_ENDINGS:
         raise DataError(f"{name} is a web page, not what its name says: download the file again.")
+    if columns and is_columns(head):
+        return cast(BinaryIO, file)
     if (found := _refusal(head)) is not None:
         what, remedy = found
         if unpack is not None:

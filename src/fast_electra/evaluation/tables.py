@@ -11,11 +11,11 @@ import io
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fast_electra.data.columns import opened_parquet
 from fast_electra.data.text_files import CONVERT, LOOKED_AT, flat, open_text, refuse_whole_json
 from fast_electra.errors import DataError
 
@@ -183,25 +183,11 @@ def _lines_of_json(path: Path) -> io.StringIO:
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> Table:
-    with _opened_parquet(path) as file:
+    with opened_parquet(path, path) as file:
         for name in wanted:
             require_column(path, name, file.schema_arrow.names)
         columns = file.read(columns=list(wanted)).to_pydict()
     return Table(path, "row", list(range(1, len(columns[wanted[0]]) + 1)), columns)
-
-
-@contextmanager
-def _opened_parquet(path: Path) -> Iterator[Any]:
-    try:
-        from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow.") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            yield file
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(f"{path} cannot be read as Parquet ({reason}); write it again.") from error
 
 
 def _refuse_another_divider(path: Path, name: str, header: Sequence[str]) -> None:
@@ -251,7 +237,7 @@ def column_names(path: Path) -> list[str]:
                 content = None
             return list(flat(content)) if isinstance(content, dict) else []
         case ".parquet":
-            with _opened_parquet(path) as file:
+            with opened_parquet(path, path) as file:
                 return list(file.schema_arrow.names)
     raise DataError(
         f"{path} is not a CoNLL file, and the ending of its name is not known; rename it so that it ends with one of "
