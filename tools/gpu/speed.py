@@ -1,0 +1,196 @@
+"""Checks that measure: the first update, a shape's steps, where a step's time goes, and the largest micro-batch."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
+
+from fast_electra.config.loading import load_config
+from fast_electra.config.tree import Config
+from fast_electra.corruption.masking import Masked
+from fast_electra.data.batches import Batch
+from fast_electra.objectives.base import Prepared
+from fast_electra.studies.bench.bench import bench
+from fast_electra.studies.bench.setup import prepare
+from fast_electra.training.assembly import assemble
+from fast_electra.training.loop import make_update
+from fast_electra.training.precision import Execution, apply_threads, synchronize
+from fast_electra.training.setup import start
+from tools.gpu.running import Skipped, Trial
+
+_TINY = {
+    "main.layers": 2,
+    "main.hidden_size": 32,
+    "main.heads": 2,
+    "main.intermediate_size": 48,
+    "data.length": 32,
+    "data.tokenizer.vocabulary_size": 320,
+    "training.batch_size": 8,
+    "execution.threads": 1,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of the bench."""
+
+    name: str
+    preset: str
+    settings: Mapping[str, object]
+    limit: float = 75.0
+
+    def config(self, tiny: bool) -> Config:
+        """Its configuration, or a tiny one of the same architecture."""
+        settings = {**self.settings, **(_TINY if tiny else {})}
+        if tiny and self.preset == "electra-small":  # its table of tokens is narrower than its layers
+            settings["main.options"] = "{}"
+        return load_config(self.preset, [f"{key}={value}" for key, value in settings.items()])
+
+
+BENCHES = (
+    Shape("electra-small", "electra-small", {"training.batch_size": 128}),
+    Shape("paper-base", "paper-base", {"training.batch_size": 32, "training.micro_batch_size": "null"}),
+    Shape("modern-small-1024", "modern-small", {"data.length": 1024, "training.batch_size": 32}),
+    Shape("modern-small", "modern-small", {"training.batch_size": 64}),
+    Shape("electra-small-512", "electra-small", {"data.length": 512, "training.batch_size": 32}),
+    Shape("electra-small-compiled", "electra-small", {"training.batch_size": 128, "training.compile": "true"}, 120.0),
+)
+
+
+def bench_check(shape: Shape) -> Callable[[Trial], None]:
+    """The check that runs the bench of a shape."""
+    return partial(_bench, shape)
+
+
+def _bench(shape: Shape, trial: Trial) -> None:
+    """Tokens per second of each part, ratios, and the share of the matrix products."""
+    if trial.tiny and shape.name != "electra-small":
+        raise Skipped("tiny checks bench one shape")
+    updates, rounds = (1, 1) if trial.tiny else (10, 3)
+    trial.report(bench(shape.config(trial.tiny), trial.folder, updates, rounds, print))
+
+
+def start_up(trial: Trial) -> None:
+    """Seconds to the end of the first update of a process, after all imports, and of the second."""
+    clock = _Clock(trial)
+    torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu")
+    clock.report("device")
+    _, execution, update = _updates("electra-small", trial, clock)
+    for name in ("first_update", "second_update", "third_update"):
+        update()
+        synchronize(execution.device)
+        clock.report(name)
+
+
+def profile_step(trial: Trial) -> None:
+    """Where an update's time goes: the device's busy share, kernels, launches and waits."""
+    _, execution, update = _updates("electra-small", trial)
+    count = 3 if trial.tiny else 20
+    for _ in range(3):
+        update()
+    synchronize(execution.device)
+    began = time.perf_counter()
+    for _ in range(count):
+        update()
+    synchronize(execution.device)
+    wall = (time.perf_counter() - began) / count
+    on_gpu = execution.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
+    profiled = 2 if trial.tiny else 5
+    with torch_profile(activities=activities) as found:
+        for _ in range(profiled):
+            update()
+        synchronize(execution.device)
+    averages = found.key_averages()
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    (trial.folder / "profile.txt").write_text(averages.table(sort_by=order, row_limit=60, max_name_column_width=80))
+    kernels = [one for one in averages if one.device_type.name == "CUDA"] if on_gpu else list(averages)
+    total = sum(getattr(one, order) for one in kernels)
+    top = sorted(kernels, key=lambda one: -getattr(one, order))[:10]
+    waits = sum(one.count for one in averages if "Synchronize" in one.key)
+    trial.report(
+        {
+            "milliseconds_per_update": 1e3 * wall,
+            "kernels_per_update": sum(one.count for one in kernels) / profiled,
+            "synchronizations_per_update": waits / profiled,
+            "top_ten": {one.key[:60]: getattr(one, order) / total for one in top},
+        }
+    )
+    if on_gpu:
+        trial.report({"device_idle_share": max(0.0, 1.0 - total / profiled / 1e6 / wall)})
+
+
+def largest_micro_batch(trial: Trial) -> None:
+    """The largest power of two of rows that fits, and the bytes that a row takes."""
+    for name in ("electra-small", "paper-base"):
+        config, execution, update = _updates(name, trial)
+        rows, most = config.training.batch_size, 4 * config.training.batch_size if trial.tiny else 2**14
+        try:
+            while rows < most:
+                if execution.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(execution.device)
+                update(rows)
+                found: dict[str, float] = {f"{name}_rows": rows}
+                if execution.device.type == "cuda":
+                    found[f"{name}_gb"] = torch.cuda.max_memory_allocated(execution.device) / 1e9
+                trial.report(found)
+                rows *= 2
+        except torch.OutOfMemoryError:
+            print(f"{name}: {rows} rows do not fit", flush=True)
+        del update
+        torch.cuda.empty_cache()
+
+
+class _Clock:
+    """Reports the seconds since its last report."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._since = time.monotonic()
+
+    def report(self, name: str) -> None:
+        now = time.monotonic()
+        self._trial.report({f"{name}_seconds": now - self._since})
+        self._since = now
+
+
+def _updates(preset: str, trial: Trial, clock: _Clock | None = None) -> tuple[Config, Execution, Callable[..., None]]:
+    """The configuration and precision of a preset with replacements on the fly, and a function that makes an update.
+
+    The function takes a number of rows; without one it makes whole batches.
+    """
+    shape = next(shape for shape in BENCHES if shape.name == preset)
+    setup = prepare(shape.config(trial.tiny), trial.folder / preset)
+    apply_threads(setup.execution)
+    if clock:
+        clock.report("random_data")
+    parts = assemble(setup.online, setup.execution)
+    state, plan = start(setup.online, parts, setup.execution)
+    if clock:
+        clock.report("models")
+    prepared = parts.objective.prepare(parts.schedule.at(0), plan.seed)
+
+    def update(rows: int | None = None) -> None:
+        size = len(prepared.batch.ids) if rows is None else rows
+        batch = prepared if rows is None else _repeated(prepared, size)
+        make_update(state, dataclasses.replace(plan, micro_batch_size=size), batch, setup.execution)
+
+    return setup.online, setup.execution, update
+
+
+def _repeated(prepared: Prepared, rows: int) -> Prepared:
+    """A batch of `rows` rows, which repeats the rows of another."""
+    times = -(-rows // len(prepared.batch.ids))
+
+    def repeat(values: Any) -> Any:
+        return type(values)(*(torch.cat([getattr(values, field.name)] * times)[:rows] for field in fields(values)))
+
+    assert isinstance(prepared.batch, Batch)
+    assert isinstance(prepared.masked, Masked)
+    return Prepared(repeat(prepared.batch), repeat(prepared.masked))

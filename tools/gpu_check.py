@@ -1,0 +1,60 @@
+"""Checks on one GPU what no CPU can tell: correctness, speed and memory. It needs no network.
+
+    python tools/gpu_check.py --out gpu                      all checks, in at most eight minutes
+    python tools/gpu_check.py --out gpu --only smoke bench-paper-base
+    python tools/gpu_check.py --out gpu --tiny               small models, also on a CPU
+
+Notable:
+- checks run in order of value, each in a process of its own with a time limit. A failure or a damaged GPU context
+  never stops the next check;
+- the processes are forked after all imports, so they start at once. The parent process never touches the GPU;
+- OUT/gpu_check.json and OUT/gpu_check.md are written after every figure of a check, so nothing is lost at a time limit.
+  OUT/NAME.log has what a check printed, and where it hung;
+- the exit status is 1 if a check failed.
+
+gpu_check.json holds `command`, `seconds` and `checks`, a list of objects: `name`, `status` (passed, failed, skipped),
+`seconds`, `figures`, and `reason` if the check failed or was skipped.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# Read when CUDA starts: cuBLAS gives the same bits again only with a fixed workspace.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from tools.gpu.correctness import environment, fsdp, modern, smoke, torchrun  # noqa: E402
+from tools.gpu.running import Check, run_checks  # noqa: E402
+from tools.gpu.speed import BENCHES, bench_check, largest_micro_batch, profile_step, start_up  # noqa: E402
+
+CHECKS = [
+    Check("environment", environment, seconds=60),
+    Check("smoke", smoke, seconds=120),
+    Check("modern", modern, seconds=90),
+    Check("torchrun", torchrun, seconds=90),
+    Check("fsdp", fsdp, seconds=60),
+    Check("start", start_up, seconds=60),
+    *(Check(f"bench-{shape.name}", bench_check(shape), seconds=shape.limit) for shape in BENCHES),
+    Check("profile", profile_step, seconds=60),
+    Check("memory", largest_micro_batch, seconds=60),
+]
+
+
+def main() -> int:
+    """Run the checks and return the exit status."""
+    parser = argparse.ArgumentParser(description="Check on a GPU what no CPU can tell.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no check runs longer than until then")
+    parser.add_argument("--tiny", action="store_true", help="small models and few updates; also on a CPU")
+    parser.add_argument("--only", nargs="+", choices=[check.name for check in CHECKS], help="only these checks")
+    given = parser.parse_args()
+    chosen = [check for check in CHECKS if given.only is None or check.name in given.only]
+    return run_checks(chosen, given.out, 60 * given.minutes, given.tiny)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
