@@ -1,22 +1,25 @@
 """The bench: what its JSON holds, and how its ratios and intervals are made."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from fast_electra import distributed
 from fast_electra.cli.main import main
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.settings import ElectraObjective
 from fast_electra.studies.bench.bench import alone, interval, measure, profile, rates, ratios, summary
 from fast_electra.studies.bench.parts import Given, Timing, build_part, build_parts, given
+from fast_electra.studies.bench.processes import WithoutExchange, bench_processes
 from fast_electra.studies.bench.setup import prepare
 from fast_electra.studies.bench.tune import tune
 from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import cpu_has_bfloat16
-from tests import tiny
+from tests import processes, tiny
 
 
 def settings(**changes):
@@ -155,3 +158,40 @@ def test_every_choice_of_precision_and_compilation_is_timed_beside_the_table_s(t
             assert row["failed"] == "no C++ compiler"
         else:
             assert row["tokens_per_second"]["median"] > 0
+
+
+def bench_of_processes(folder):
+    found = bench_processes(settings(), folder / str(distributed.rank()), updates=1, rounds=2)
+    if distributed.is_main():
+        (folder / "found.json").write_text(json.dumps(found))
+
+
+def test_several_processes_are_measured_with_and_without_exchange(tmp_path):
+    assert processes.run(2, bench_of_processes, tmp_path) == [0, 0]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["processes"] == 2
+    assert found["shape"]["batch_size"] == 2 * settings().training.batch_size
+    for name in ("rtd_only", "cached", "online", "joint"):
+        with_it, without = found[name]["tokens_per_second"]["median"], found[name]["without_exchange"]["median"]
+        assert with_it > 0 < without
+        assert found[name]["exchange_share"]["low"] <= 1 - with_it / without <= found[name]["exchange_share"]["high"]
+    assert "one process" in found["skipped"]["peer_best"]
+
+
+def test_a_step_without_exchange_leaves_the_gradients_of_the_others_out(monkeypatch):
+    told = []
+    several = SimpleNamespace(terms=lambda micro, progress, seed, last: told.append(last))
+    step = WithoutExchange(several)  # type: ignore[arg-type]
+    step.terms(None, 0.0, 0, last=True)  # type: ignore[arg-type]
+    assert told == [False]
+    ones = torch.ones(2)
+    monkeypatch.setattr(distributed, "add", lambda _: pytest.fail("exchanged"))
+    assert step.add(ones) is ones
+
+
+@pytest.mark.parametrize("option", [["--tune"], ["--profile", "online"], ["execution.parallel=fsdp"]])
+def test_what_several_processes_cannot_measure_is_refused(option, monkeypatch, capsys):
+    for name, value in processes.environment(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    assert main(["bench", *option]) == 2
+    assert "torchrun" in (said := capsys.readouterr().err) or "leave the setting out" in said

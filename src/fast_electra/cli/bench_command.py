@@ -19,7 +19,8 @@ def bench(
     """Measure training steps: given replacements, cached, on the fly, joint ELECTRA and other programs, in turns.
 
     One update of the bench is one micro-batch. Without data.shards the tokens are random, and without auxiliary.model
-    the auxiliary has random weights. Neither changes the speed.
+    the auxiliary has random weights. Neither changes the speed. Under torchrun each process has a micro-batch, and the
+    steps are measured with DDP, with and without exchange between the processes.
 
     Parameters
     ----------
@@ -43,13 +44,19 @@ def bench(
     import tempfile
     from pathlib import Path
 
+    from fast_electra import distributed
     from fast_electra.config import load_config
+    from fast_electra.errors import ConfigError
     from fast_electra.terminal import Terminal, print_json
+
+    if distributed.size() > 1 and (profile is not None or tune):
+        raise ConfigError("--profile and --tune measure one process: start them without torchrun.")
 
     name, *own = _DEFAULT if shape is None else (shape,)
     config = load_config(name, (*own, *overrides))
     from fast_electra.studies.bench.bench import bench as run_bench
     from fast_electra.studies.bench.bench import profile as profile_part
+    from fast_electra.studies.bench.processes import bench_processes
     from fast_electra.studies.bench.tune import tune as time_choices
 
     say = Terminal(stderr=True).say
@@ -60,6 +67,9 @@ def bench(
         elif tune:
             choices = time_choices(config, folder, updates, rounds, say)
             print_json(choices) if json else _print_choices(choices)
+        elif distributed.size() > 1:
+            found = bench_processes(config, folder, updates, rounds, say)
+            print_json(found) if json else _print_processes(found)
         else:
             found = run_bench(config, folder, updates, rounds, say)
             print_json(found) if json else _print(found)
@@ -103,21 +113,51 @@ _NAMES = {
 }
 
 
+def _shape_line(found: dict[str, Any]) -> str:
+    """What is trained, and on what."""
+    shape = found["shape"]
+    main, auxiliary = (
+        f"{m['architecture']} {m['layers']} × {m['hidden_size']}" for m in (shape["main"], shape["auxiliary"])
+    )
+    return (
+        f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
+        f"{shape['batch_size']} × {shape['length']} tokens; {found['device']}, {found['dtype']}, "
+        f"{found['threads']} thread(s)"
+    )
+
+
+def _print_processes(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from fast_electra.terminal import Terminal
+
+    console = Terminal()
+    console.say(f"{_shape_line(found)} for each of {found['processes']} processes, which share the rows\n")
+    table = Table(box=None)
+    table.add_column("step with DDP")
+    for name in ("tokens/s of all", "without exchange", "share of the exchange"):
+        table.add_column(name, justify="right")
+    for part, name in _NAMES.items():
+        if found[part] is None:
+            table.add_row(name, "–", found["skipped"][part])
+            continue
+        speeds = (found[part][key] for key in ("tokens_per_second", "without_exchange"))
+        share = found[part]["exchange_share"]
+        table.add_row(
+            name,
+            *(f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})" for speed in speeds),
+            f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%})",
+        )
+    console.print(table)
+
+
 def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from fast_electra.terminal import Terminal
 
     console = Terminal()
-    shape = found["shape"]
-    main, auxiliary = (
-        f"{m['architecture']} {m['layers']} × {m['hidden_size']}" for m in (shape["main"], shape["auxiliary"])
-    )
-    console.say(
-        f"main model {main}, auxiliary {auxiliary}, vocabulary {shape['vocabulary']:,}, "
-        f"{shape['batch_size']} × {shape['length']} tokens; {found['device']}, {found['dtype']}, "
-        f"{found['threads']} thread(s)\n"
-    )
+    console.say(f"{_shape_line(found)}\n")
     table = Table(box=None)
     table.add_column("step")
     for name in (

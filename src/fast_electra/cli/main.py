@@ -214,7 +214,7 @@ Settings of the recipe and of the execution. A value that you do not give is tha
 """
 
 
-_PARALLEL = ("pretrain", "corrupt", "evaluate")
+_PARALLEL = ("pretrain", "corrupt", "evaluate", "bench")
 """commands that several processes may run together"""
 _CONTINUED = ("quickstart", "pretrain", "corrupt", "evaluate", "study")
 """commands that keep what they have finished when they are stopped"""

@@ -35,7 +35,7 @@ from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import not_built, prepare_model, set_dropout
-from fast_electra.models.export import drop_attention_keys, longest_export, save_tokenizer
+from fast_electra.models.export import drop_attention_keys, longest_export, save_tokenizer, save_weights
 from fast_electra.models.inputs import first_position, longest_row
 from fast_electra.models.layers import layer_stacks
 from fast_electra.models.loading import read_checkpoint, refuse_missing, stored_config
@@ -199,7 +199,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     embeddings = model.get_input_embeddings()
     if isinstance(embeddings, ReadRows):
         model.set_input_embeddings(embeddings.whole())
-    model.save_pretrained(folder)
+    save_weights(model, folder)
     save_tokenizer(tokenizer, folder, longest_export(model.config, tokenizer))
     drop_attention_keys(folder)
 

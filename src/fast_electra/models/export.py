@@ -58,11 +58,20 @@ def write_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, length: int | None = None
 ) -> None:
     """Write the same files as `export_model` to a folder that the caller stages."""
-    _with_two_labels(fold(model)).save_pretrained(folder)
+    save_weights(_with_two_labels(fold(model)), folder)
     drop_attention_keys(folder)
     save_tokenizer(tokenizer, folder, length or longest_export(model.config, tokenizer))
     (folder / "README.md").write_text(card, encoding="utf-8")
     seal_model(folder)
+
+
+def save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model's weights and configuration, on whichever process of several calls this."""
+    model.should_save_on_this_rank = lambda is_main_process: True  # Transformers writes on rank 0 only
+    try:
+        model.save_pretrained(folder)
+    finally:
+        del model.should_save_on_this_rank
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int) -> None:

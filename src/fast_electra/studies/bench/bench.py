@@ -74,8 +74,8 @@ def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = la
         say(f"measuring the memory of {name}, in a separate process")
         found[name] |= in_a_process(name, setup)
     return {
-        "shape": _described(setup),
-        "device": _device(setup.execution),
+        "shape": described(setup),
+        "device": device_name(setup.execution),
         "dtype": setup.execution.precision,
         "threads": setup.execution.threads,
         "compiled": setup.online.training.compile,
@@ -282,13 +282,14 @@ def _seconds(function: Callable[[], Any]) -> float:
     return float(np.median(times))
 
 
-def _device(execution: Execution) -> str:
+def device_name(execution: Execution) -> str:
+    """The name of a GPU, or the instruction set of a CPU."""
     if execution.device.type == "cuda":
         return torch.cuda.get_device_name(execution.device)
     return f"{execution.device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _described(setup: Bench) -> dict[str, Any]:
+def described(setup: Bench) -> dict[str, Any]:
     """The shape of main model, auxiliary and batch, in a few numbers."""
     described: dict[str, Any] = {}
     shards = open_shards(setup.online.data.shards or "", verify=False)

@@ -69,16 +69,16 @@ class Trained:
 
     def __init__(self, config: Config, parts: Assembled, objective: Objective, execution: Execution) -> None:
         self._parts, self._execution = parts, execution
-        self._state, self._plan = start(config, dataclasses.replace(parts, objective=objective), execution)
+        self.state, self._plan = start(config, dataclasses.replace(parts, objective=objective), execution)
 
     def run(self, updates: int) -> Timing:
         """Make one update, then time `updates` more, with the loader that `training.loop.train` uses."""
         began, tokens, all_waited = 0.0, 0, 0.0
-        first = self._state.update
+        first = self.state.update
         load = one_by_one if self._execution.device.type == "cpu" else Prefetcher
         loader = load(self._prepared, first, first + updates + 1)
         for number, (prepared, waited) in enumerate(loader):
-            make_update(self._state, self._plan, prepared, self._execution)
+            make_update(self.state, self._plan, prepared, self._execution)
             if number == 0:
                 synchronize(self._execution.device)
                 began = time.perf_counter()

@@ -8,12 +8,14 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from fast_electra import distributed
 from fast_electra.config import Config, resolve
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.shards import TokenShards, open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.export import save_weights
 from fast_electra.models.loading import stored_config
 from fast_electra.models.shapes import ShapeConfig
 from fast_electra.pipelines.corrupt import build_cache
@@ -77,13 +79,14 @@ def prepare(config: Config, folder: Path) -> Bench:
 
 
 def _timed(config: Config) -> Config:
-    """A configuration for timing: a frozen auxiliary, one micro-batch per update, and schedules that do not change.
+    """A configuration for timing: a frozen auxiliary, a micro-batch per process, and schedules that do not change.
 
     The weights are new, which does not change the time. `main.embeddings=auxiliary_plus_delta` stays.
     """
     batch = config.training.micro_batch_size or config.training.batch_size
     budget = {"updates": 10**6, "tokens": None, "flops": None, "hours": None}
-    training = {"batch_size": batch, "micro_batch_size": None, "validation_sequences": 8, **budget}
+    rows = {"batch_size": batch * distributed.size(), "micro_batch_size": batch}
+    training = {**rows, "validation_sequences": 8, **budget}
     is_delta = config.main.embeddings == "auxiliary_plus_delta"
     main = {"start": "fresh", "embeddings": config.main.embeddings if is_delta else "fresh"}
     return with_settings(config, training=training, main=main, objective={"kind": "fast_electra"})
@@ -124,7 +127,7 @@ def _random_shards(config: Config, folder: Path) -> Path:
 
 def _random_auxiliary(shape: ShapeConfig, config: Config, shards: TokenShards, folder: Path) -> None:
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
-    build_model(transformers_config_of(shape, config, shards), "mlm", seed=0).save_pretrained(folder)
+    save_weights(build_model(transformers_config_of(shape, config, shards), "mlm", seed=0), folder)
     tokenizer.save_pretrained(str(folder))
 
 
