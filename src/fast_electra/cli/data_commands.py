@@ -70,6 +70,7 @@ def report_table(report: "BuildReport") -> "Table":
     table = Table(box=None, show_header=False)
     rows = [
         ("read", f"{report.documents:,} documents, {report.text_bytes / 1e6:,.1f} MB, from {report.files:,} files"),
+        *(("data set", source) for source in report.sources if source.startswith("hf://")),
         *report.losses().items(),
         ("vocabulary", f"{report.vocabulary_size:,} tokens, {report.bytes_per_token:.2f} bytes of text per token"),
         *(

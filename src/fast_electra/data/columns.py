@@ -66,6 +66,13 @@ def column_cells(file: BinaryIO, path: Path, name: str, packed: bool = False) ->
         yield from batches(file, path, name, bool(_ARROW_FILE.match(head)))
 
 
+def table_cells(table: Any, path: object, name: str) -> Iterator[bytes | None]:
+    """The texts of a column of a `pyarrow.Table`, as `column_cells` gives them."""
+    place = _place(table.schema, path, name)
+    for batch in table.to_batches():
+        yield from _cells(batch, place)
+
+
 def _parquet_batches(file: BinaryIO, path: Path, name: str, _: bool) -> Iterator[bytes | None]:
     with opened_parquet(file, path) as opened:
         place = _place(opened.schema_arrow, path, name)
@@ -99,7 +106,7 @@ def _cells(batch: Any, place: tuple[str, ...]) -> list[bytes | None]:
     return cells.to_pylist()
 
 
-def _place(schema: Any, path: Path, name: str) -> tuple[str, ...]:
+def _place(schema: Any, path: object, name: str) -> tuple[str, ...]:
     """The names that lead to a column of text, from the outside to the inside."""
     there = _text_columns(schema)
     if name not in there:

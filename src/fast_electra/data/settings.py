@@ -1,9 +1,12 @@
 """The settings of text, tokenizer and rows: the section `data` of a configuration."""
 
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from fast_electra.parts import Section
 
@@ -19,11 +22,42 @@ class TokenizerConfig(Section):
     """number of tokens of a trained tokenizer, including special tokens"""
 
 
+@dataclass(frozen=True)
+class Source:
+    """An entry of `data.sources`."""
+
+    path: str
+    """a file, a folder, or hf://NAME/CONFIG:SPLIT"""
+    streaming: bool = False
+    """read a data set of the hub over the network each time, and store nothing"""
+
+    @classmethod
+    def of(cls, given: "str | PurePath | Mapping[str, Any]") -> "Source":
+        """The entry that a path, or a mapping with a path, stands for; ValueError with a sentence if it is neither."""
+        if not isinstance(given, Mapping):
+            return cls(str(given))
+        names = [field.name for field in fields(cls)]
+        if unknown := next((name for name in given if name not in names), None):
+            raise ValueError(f"an entry has no {unknown}; its keys are {', '.join(names)}")
+        if not isinstance(given.get("path"), str):
+            raise ValueError("an entry needs a path; write {path: FOLDER}")
+        if not isinstance(given.get("streaming", False), bool):
+            raise ValueError("streaming must be true or false")
+        return cls(**given)
+
+
+def _checked(entry: Any) -> Any:
+    if not isinstance(entry, str | PurePath | Mapping):
+        raise PydanticCustomError("string_type", "text")
+    Source.of(entry)
+    return str(entry) if isinstance(entry, PurePath) else entry
+
+
 class DataConfig(Section):
     """Text, tokens and rows."""
 
-    sources: list[Path] = Field(default=[])
-    """files and folders of text, read by `data build`"""
+    sources: list[Annotated[str | dict[str, Any], BeforeValidator(_checked)]] = Field(default=[])
+    """files, folders and hf://NAME/CONFIG:SPLIT, read by `data build`; also {path: …, streaming: true}"""
     format: Literal["auto", "text", "code", "jsonl", "parquet"] = "auto"
     """auto: by name and content; text: blank lines end a document; code: one a file; jsonl and parquet: one a row"""
     text_field: str = "text"

@@ -314,6 +314,7 @@ def _write(
     report.splits = {name: writer.report for name, writer in writers.items()}
     if isinstance(documents, Sources):
         reading = documents.reading
+        report.sources = [str(place) for place in documents.places]
         report.files, report.left_out_files = reading.files, reading.left_out_files
         report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
         report.cut_documents = reading.cut_documents

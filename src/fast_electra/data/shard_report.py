@@ -47,6 +47,8 @@ class BuildReport:
     """number of [UNK] tokens, for text that the tokenizer does not know"""
     lost_bytes: int = 0
     """bytes of text that the tokenizer does not know and leaves out, since it has no [UNK]"""
+    sources: list[str] = field(default_factory=list)
+    """where the text is from; data sets of the hub with their revision"""
     files: int = 0
     left_out_files: int = 0
     """files in folders whose names are not read, and links"""

@@ -1,4 +1,4 @@
-"""Reads documents from folders, text files, code, JSON lines, Parquet and Arrow, as a stream.
+"""Reads documents from folders, text files, code, JSON lines, Parquet, Arrow and the Hugging Face hub, as a stream.
 
 Notable:
 - only one document is in memory; in text and code, one of over 16 million bytes is cut at a line break; in the other
@@ -14,9 +14,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from fast_electra.data.columns import column_cells, is_columns
+from fast_electra.data.hub import PREFIX, HubDataset, saved_dataset
+from fast_electra.data.settings import Source
 from fast_electra.data.text_files import (
     CONVERT,
     LOOKED_AT,
@@ -55,6 +57,8 @@ class Document:
 
     text: str
     source: str
+    part: int = 0
+    """number of its source in data.sources"""
 
 
 @dataclass
@@ -73,7 +77,7 @@ class Reading:
     """number of U+FFFD that these bytes became"""
     cut_documents: int = 0
     """cuts made in documents of more than `LARGEST_DOCUMENT` bytes"""
-    _bytes_done: int = 0
+    _bytes_done: int = 0  # of files that are closed, and of data sets
     _open: BinaryIO | None = None
 
     @property
@@ -87,19 +91,26 @@ class Sources:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        sources: "Sequence[str | Path | dict[str, Any]]",
         format: Format = "auto",
         text_field: str = "text",
         invalid_utf8: Literal["replace", "refuse"] = "replace",
     ) -> None:
-        self.paths = [Path(path) for path in paths]
+        self.sources = [Source.of(source) for source in sources]
+        self.places: list[Path | HubDataset] = []
+        """where each source is; a data set of the hub with its revision"""
         self.format: Format = format
         self.text_field = text_field
         self.invalid_utf8 = invalid_utf8
         self.reading = Reading()
-        if not self.paths:
+        if not self.sources:
             raise DataError("data.sources is empty: name files or folders of text.")
-        for path in self.paths:
+        for source in self.sources:
+            if source.path.startswith(PREFIX):
+                self.places.append(HubDataset.at(source.path, source.streaming).pinned())
+                continue
+            path = Path(source.path)
+            self.places.append(path)
             if not path.exists():
                 raise DataError(f"{path} (data.sources) does not exist; name files or folders of text.")
             if not path.is_file() and not path.is_dir():  # a pipe, which cannot be read twice
@@ -108,9 +119,21 @@ class Sources:
                 )
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of all files that would be read, on disk and as text; the second is a guess for compressed files."""
+        """Bytes of all files that would be read, on disk and as text; the second is a guess for compressed files.
+
+        Raises:
+            DataError: the size of a data set is not known, since it is streamed.
+        """
         on_disk = text = 0
         for path, kind in self._files(Reading()):
+            if isinstance(path, HubDataset):
+                if (size := path.size(self.text_field)) is None:
+                    raise DataError(
+                        f"{path} does not say its size, from which the tokenizer's sample is drawn: set "
+                        "data.tokenizer.path, or leave streaming out."
+                    )
+                on_disk, text = on_disk + size, text + size
+                continue
             size = path.stat().st_size
             on_disk += size
             packed = path.suffix.lower() in PACKED_ENDINGS or kind == "parquet"
@@ -119,30 +142,44 @@ class Sources:
 
     def __iter__(self) -> Iterator[Document]:
         reading = self.reading = Reading()
-        for path, kind in self._files(reading):
-            yield from self._documents(path, kind, reading)
-            reading.files += 1
+        for part in range(len(self.places)):
+            for path, kind in self._files(reading, part):
+                for document in self._documents(path, kind, reading):
+                    yield document if part == 0 else Document(document.text, document.source, part)
+                reading.files += 1
         if reading.files == 0 and reading.links:
             raise DataError(
-                f"{', '.join(map(str, self.paths))} (data.sources): {reading.links:,} links, which are not followed in "
-                "folders, and no other file to read; name the folder that they lead to, or the links themselves."
+                f"{', '.join(map(str, self.places))} (data.sources): {reading.links:,} links, which are not followed "
+                "in folders, and no other file to read; name the folder that they lead to, or the links themselves."
             )
         if reading.files == 0:
             kinds = ENDINGS if self.format == "auto" else {self.format: ENDINGS[self.format]}
             names = " ".join(sorted(ending for endings in kinds.values() for ending in endings))
             raise DataError(
-                f"{', '.join(map(str, self.paths))} (data.sources): no file with a name to read "
+                f"{', '.join(map(str, self.places))} (data.sources): no file with a name to read "
                 f"({names}, each also with {', '.join(PACKED_ENDINGS)}; links are not followed); name the files "
                 "themselves, or set data.format."
             )
 
-    def _files(self, reading: Reading) -> Iterator[tuple[Path, str]]:
-        """The files and their formats (text, code, jsonl, parquet), in the order in which they are read."""
-        for path in self.paths:
+    def _files(self, reading: Reading, part: int | None = None) -> Iterator[tuple[Path | HubDataset, str]]:
+        """The files and their formats (text, code, jsonl, parquet), in the order in which they are read.
+
+        Args:
+            reading: counts what is left out.
+            part: number of a source; None: all.
+        """
+        for path in self.places if part is None else [self.places[part]]:
+            if isinstance(path, HubDataset):
+                yield path, "parquet"
+                continue
             if not path.is_dir():
                 yield path, (_kind_of(path) or "text") if self.format == "auto" else self.format
                 continue
             for folder, folders, names in os.walk(path, onerror=_refuse):
+                if saved := saved_dataset(Path(folder)):
+                    folders.clear()
+                    yield from ((file, "parquet") for file in saved)
+                    continue
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 reading.left_out_files += sum(Path(folder, name).is_symlink() for name in folders)
                 for name in sorted(name for name in names if not name.startswith(".")):
@@ -154,8 +191,13 @@ class Sources:
                         reading.left_out_files += 1
                         reading.links += file.is_symlink()
 
-    def _documents(self, path: Path, kind: str, reading: Reading) -> Iterator[Document]:
+    def _documents(self, path: Path | HubDataset, kind: str, reading: Reading) -> Iterator[Document]:
         source = str(path)
+        if isinstance(path, HubDataset):
+            for document in self._from_cells(path.cells(self.text_field), path, reading):
+                reading._bytes_done += len(document.text.encode())
+                yield document
+            return
         try:
             columns = "parquet" in (kind, self.format) or self.format == "auto"
             with open_text(path, "correct it or leave it out of data.sources", columns) as (raw, file):
@@ -235,7 +277,7 @@ class Sources:
             text = text.replace("\0", _REPLACED)
         return text, replaced
 
-    def _from_cells(self, cells: Iterator[bytes | None], path: Path, reading: Reading) -> Iterator[Document]:
+    def _from_cells(self, cells: Iterator[bytes | None], path: object, reading: Reading) -> Iterator[Document]:
         broken = 0
         for number, cell in enumerate(cells, 1):
             where = f"{path}, row {number}"

@@ -25,7 +25,7 @@ from fast_electra.data.files import (
 )
 from fast_electra.data.python_corpus import HELD_OUT, Corpus, collect
 from fast_electra.data.seals import refuse_broken_seal
-from fast_electra.data.settings import DataConfig
+from fast_electra.data.settings import DataConfig, Source
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Document, Sources
@@ -248,7 +248,7 @@ def _python_source() -> QuickstartText:
 
 
 def _own_text(data: DataConfig) -> QuickstartText:
-    size = sum(_bytes(path) for path in data.sources)
+    size = sum(_bytes(Path(Source.of(source).path)) for source in data.sources)
     return QuickstartText(
         documents=Sources(data.sources, data.format, data.text_field, data.invalid_utf8),
         is_validation=None,

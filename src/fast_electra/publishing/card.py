@@ -207,8 +207,14 @@ def _last(name: str | None) -> str:
     return Path(name).name if name and Path(name).exists() else str(name)
 
 
+def _without_folder(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    if isinstance(entry, dict):
+        return entry | {"path": _without_folder(entry["path"])}
+    return entry if entry.startswith("hf://") and not entry.startswith("hf:///") else _last(entry)
+
+
 def _without_folders(config: Config) -> Config:
-    data = {"sources": [Path(source.name) for source in config.data.sources]}
+    data: dict[str, Any] = {"sources": [_without_folder(source) for source in config.data.sources]}
     data["shards"] = Path(config.data.shards.name) if config.data.shards else None  # type: ignore[assignment]
     path = config.data.tokenizer.path
     data["tokenizer"] = config.data.tokenizer.model_copy(update={"path": _last(path) if path else None})  # type: ignore[assignment]

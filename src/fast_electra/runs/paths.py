@@ -54,7 +54,7 @@ def as_recorded(config: Config, run: RunFolder | None) -> Config:
         value: Any = run.requested
         for name in key.split("."):
             value = value.get(name) or {}
-        return [Path(one) for one in value] if isinstance(value, list) else type(path)(value) if value else path
+        return value if isinstance(value, list) else type(path)(value) if value else path
 
     return _with_paths(config, (*PATHS, "data.sources"), stored)
 
