@@ -11,7 +11,7 @@ MINUTES ?=
 SCALE ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-slow torture lint types format golden references clean
+.PHONY: help quickstart test test-slow test-extras torture lint types format golden references clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,11 @@ $(VENV)/installed-test: $(VENV)/installed
 	@$(PIP) --editable '.[test,tensorboard]'
 	@touch $@
 
+$(VENV)/installed-extras: $(VENV)/installed-test
+	@echo "installing every tracker and export library"
+	@$(PIP) --editable '.[test,tensorboard,wandb,trackio,mlflow,onnx,sentence-transformers]'
+	@touch $@
+
 $(VENV)/installed-lint: $(VENV)/installed
 	@$(PIP) --editable '.[lint]'
 	@touch $@
@@ -39,6 +44,9 @@ test: $(VENV)/installed-test  ## the tests, without those marked slow
 
 test-slow: $(VENV)/installed-test  ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow
+
+test-extras: $(VENV)/installed-extras  ## the tests of trackers, ONNX and sentence-transformers, which it installs (1.5 GB)
+	@$(BIN)/python -m pytest -rs tests/training/test_trackers.py tests/publishing/test_formats.py
 
 torture: $(VENV)/installed-test  ## damage, kill and starve everything, and write the table of docs/reliability.md (SCALE=0.05: a twentieth)
 	@$(BIN)/python -m tests.torture --scale $(SCALE)

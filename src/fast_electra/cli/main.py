@@ -183,7 +183,8 @@ app.command(
     name="export",
     help="Write a run's model as a Transformers folder with a model card.",
     help_epilogue="""Example:
-  fast-electra export runs/main model""",
+  fast-electra export runs/main model
+  fast-electra export runs/main vectors --to sentence-transformers""",
 )
 app.command(config)
 

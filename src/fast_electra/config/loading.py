@@ -12,7 +12,7 @@ from fast_electra import plugins
 from fast_electra.config.checking import merge_layers, validate
 from fast_electra.config.keys import keys, one_of
 from fast_electra.config.reading import Keys, Layer, layer_of, read_named_file, read_overrides, read_text, setting
-from fast_electra.config.tree import BUDGETS, Config, move_execution
+from fast_electra.config.tree import BUDGETS, Config, move_earlier_keys
 from fast_electra.errors import ConfigError
 
 _SHAPE = ("architecture", "layers", "hidden_size", "heads", "intermediate_size")
@@ -46,7 +46,7 @@ def resolve(mapping: Mapping[str, Any], overrides: Sequence[str] = (), name: str
 
 def _checked(layer: Layer, overrides: Sequence[str]) -> Config:
     given = read_overrides(overrides)
-    _move_execution(given)
+    _move_earlier_keys(given)
     layer = merge_layers(layer, given, layer.name, Config)
     _import_plugins(layer)
     return validate(layer, Config, _missing)
@@ -70,14 +70,13 @@ def _read(source: str | Path) -> Layer:
     if isinstance(source, str) and source in preset_names():
         return _read_preset(source)
     layer = read_named_file(source, "neither a preset", preset_names())
-    _move_execution(layer)
+    _move_earlier_keys(layer)
     return _on_preset(layer)
 
 
-def _move_execution(layer: Layer) -> None:
-    """Read the keys of `execution` where earlier versions had them, in `training`."""
-    for name in move_execution(layer.tree):
-        layer.sources["execution", name] = layer.sources.pop(("training", name))
+def _move_earlier_keys(layer: Layer) -> None:
+    for earlier, now in move_earlier_keys(layer.tree):
+        layer.sources[now] = layer.sources.pop(earlier)
 
 
 def _import_plugins(layer: Layer) -> None:

@@ -7,7 +7,7 @@ Notable:
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,9 @@ from fast_electra.parts import Section, when_registered
 
 BUDGETS = ("updates", "tokens", "flops", "hours")
 """keys of `training` of which exactly one is given; one that is given replaces another of a layer below"""
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+TRACKERS: tuple[str, ...] = get_args(Tracker)
+"""experiment trackers; each is also the name of its package and of the extra that installs it"""
 
 
 class ExecutionConfig(Section):
@@ -74,8 +77,8 @@ class TrainingConfig(Section):
     """minutes without a finished update, a validation and a checkpoint included, before the run counts as hanging"""
     most_skipped: int = Field(default=3, ge=1)
     """updates in a row that are skipped (not finite, or a spike), before the run goes back to its newest checkpoint"""
-    tensorboard: bool = False
-    """also write TensorBoard events (extra `tensorboard`)"""
+    trackers: list[Tracker] = Field(default_factory=list)
+    """experiment trackers that get the metrics, too: tensorboard, wandb, trackio, mlflow (each an extra)"""
 
     @property
     def rows(self) -> int | None:
@@ -104,11 +107,14 @@ class TrainingConfig(Section):
         return self
 
 
-def move_execution(tree: dict[str, Any]) -> list[str]:
-    """Move the keys of `execution` out of `training`, where earlier versions had them; the tree is changed.
+def move_earlier_keys(tree: dict[str, Any]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Move the keys of earlier versions to where they are now; the tree is changed.
+
+    The keys of `execution` were in `training`, and `training.tensorboard: true` is now one of `training.trackers`.
 
     Returns:
-        the keys that were moved; a key that both sections have stays, and is refused as unknown.
+        the earlier and the present path of each key that was moved; a key that both places have stays, and is refused
+        as unknown.
     """
     training, execution = tree.get("training"), tree.get("execution", {})
     if not isinstance(training, dict) or not isinstance(execution, dict):
@@ -116,7 +122,12 @@ def move_execution(tree: dict[str, Any]) -> list[str]:
     moved = [name for name in ExecutionConfig.model_fields if name in training and name not in execution]
     if moved:
         tree["execution"] = execution | {name: training.pop(name) for name in moved}
-    return moved
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(("training", name), ("execution", name)) for name in moved]
+    if isinstance(wanted := training.get("tensorboard"), bool) and "trackers" not in training:
+        del training["tensorboard"]
+        training["trackers"] = ["tensorboard"] if wanted else []
+        found.append((("training", "tensorboard"), ("training", "trackers")))
+    return found
 
 
 class Config(Section):

@@ -53,7 +53,8 @@ from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
 from fast_electra.training.setup import plan_of, start, validate
-from fast_electra.training.telemetry import MetricsFile, Observer, TensorBoard
+from fast_electra.training.telemetry import MetricsFile, Observer
+from fast_electra.training.trackers import TrackerObserver, refuse_missing_trackers
 from fast_electra.training.watchdog import Watchdog
 
 _SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
@@ -104,6 +105,7 @@ def pretrain(
     """
     began = time.perf_counter()
     execution = choose_execution(config.execution)
+    refuse_missing_trackers(config.training.trackers)
     if not distributed.is_main():
         say = _say_nothing
     with distributed.connected(execution.device), ExitStack() as stack:
@@ -121,7 +123,7 @@ def pretrain(
         else:
             session = _go_on(config, opened, execution, say)
         recovered: set[int] = set()
-        while (trouble := _train(session, execution, observers, say, stop, observe)) is not None:
+        while trouble := _train(session, execution, observers, say, stop, observe, config.training.trackers):
             run, left_out = session.run, _left_out(session, trouble, recovered)
             del session  # its memory is needed, and DDP and FSDP2 make cycles
             gc.collect()
@@ -163,6 +165,7 @@ def _train(
     say: Say,
     stop: Callable[[], bool],
     observe: Callable[[Assembled], Sequence[Observer]],
+    trackers: Sequence[str],
 ) -> Diverged | None:
     """Train a session to its end; returns why it has to go back to a checkpoint, if it must."""
     parts, plan, run = session.parts, session.plan, session.run
@@ -171,8 +174,7 @@ def _train(
     writers: list[Observer] = []
     if metrics:
         writers.append(metrics)
-        if session.config.training.tensorboard:
-            writers.append(TensorBoard(run.path / "tensorboard"))
+        writers += [TrackerObserver(kind, run, session.config, session.state.update, say) for kind in trackers]
         writers += observers
     watchdog = Watchdog(60 * session.config.training.longest_update)
     try:

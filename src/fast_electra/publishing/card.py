@@ -7,10 +7,12 @@ Notable:
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra.config.printing import dump_config
@@ -35,7 +37,35 @@ replaced = torch.sigmoid(model(**inputs).logits)  # for each token, the probabil
     "classifier": """from transformers import pipeline
 
 pipeline("token-classification", model="FOLDER")  # labels each token original or replaced""",
+    "onnx": """import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+inputs = tokenizer(["one text", "another text"], padding=True, truncation=True, return_tensors="np")
+*_, states = session.run(None, {name: inputs[name].astype("int64") for name in ("input_ids", "attention_mask")})
+# states: (texts, tokens, width); before them, if the model has a head, its logits""",
+    "sentence-transformers": """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("FOLDER")
+vectors = model.encode(["one text", "another text"])  # (texts, width), each of length 1
+# Fine-tune it on pairs of texts first: pre-training alone does not make the vectors of similar texts similar.""",
 }
+_MEASURES = {
+    "loss": "mean loss of a token, in nats",
+    "masked_accuracy": "share of masked tokens whose most likely prediction is the original",
+    "unigram_accuracy": "the same for the most frequent token of the vocabulary, for comparison",
+    "replaced_fraction": "share of masked positions where the sampled token differs from the original",
+    "rtd_auc": "area under the ROC curve of the logit for replaced, over all tokens; chance is 0.5",
+    "rtd_auc_masked": "the same over masked positions only",
+}
+"""what a measure of the validation text is, for the card; docs/method.md defines all of them"""
+_CITATION = """@inproceedings{dong2024fastelectra,
+  title     = {Fast-{ELECTRA} for Efficient Pre-training},
+  author    = {Dong, Chengyu and Liu, Liyuan and Cheng, Hao and Shang, Jingbo and Gao, Jianfeng and Liu, Xiaodong},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024}
+}"""
 
 
 def training_flops(source: str, update: int | None = None) -> int | None:
@@ -117,11 +147,15 @@ def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreT
         "seed": str(config.training.seed),
     }
     pipeline = "fill-mask" if predicts_tokens else None if shape.model_type == "electra" else "token-classification"
-    measures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in result["validation"].items())
+    measures = "\n".join(
+        f"| `{name}` | {value:.4f} | {_MEASURES.get(name, '')} |" for name, value in result["validation"].items()
+    )
+    before = _source(config, part)
+    base = before if before and not Path(before).exists() else None
     return f"""---
 library_name: transformers
 {f"pipeline_tag: {pipeline}" if pipeline else "# no pipeline loads the head of this class"}
-tags: [fast-electra, {shape.model_type}]
+tags: [fast-electra, {shape.model_type}]{f"{chr(10)}base_model: {base}" if base else ""}
 ---
 
 # {"A masked language model" if predicts_tokens else "A text encoder"} pre-trained with fast-electra
@@ -132,8 +166,8 @@ The row "computation" counts the matrix products of every part of a training ste
 
 ## Measures on validation text
 
-{"| measure | value |" if measures else "There are no measures at this update."}
-{"| --- | --- |" if measures else ""}
+{"| measure | value | |" if measures else "There are no measures at this update."}
+{"| --- | ---: | --- |" if measures else ""}
 {measures}
 
 ## Loading
@@ -148,7 +182,64 @@ The row "computation" counts the matrix products of every part of a training ste
 
 ```yaml
 {dump_config(_without_folders(config))}```
+
+## Citation
+
+```bibtex
+{_CITATION}
+```
 """
+
+
+def card_for_library(card: str, library: str) -> str:
+    """A model card for an export in the format of another library.
+
+    Args:
+        card: the card of the Transformers model; may be empty.
+        library: `onnx` or `sentence-transformers`.
+    """
+    made = ModelCard(
+        card or "---\nlibrary_name: transformers\n---\n\n# A text encoder\n\n## Loading\n\n```python\n```\n"
+    )
+    task = "sentence-similarity" if library == "sentence-transformers" else "feature-extraction"
+    for key, value in (("library_name", library), ("pipeline_tag", task)):
+        setattr(made.data, key, value)
+    made.text = re.sub(
+        r"(?s)(?<=## Loading\n\n```python\n).*?```\n(.*?from_pretrained.*?\n)?",
+        lambda _: f"{_LOADING[library]}\n```\n",
+        made.text,
+        count=1,
+    )
+    return str(made)
+
+
+def describe(
+    folder: Path,
+    name: str | None = None,
+    license_name: str | None = None,
+    languages: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> None:
+    """Write to an export's model cards what the program cannot know.
+
+    Args:
+        folder: of the export; its card, and those of the models in its folders, are changed.
+        name: hub name, which replaces FOLDER in the code that loads the model.
+        license_name: identifier of a licence as the hub uses it, such as apache-2.0.
+        languages: language codes, such as de.
+        datasets: names of data sets.
+    """
+    known = {"license": license_name, "language": list(languages), "datasets": list(datasets)}
+    for file in sorted(folder.rglob("README.md")):
+        card = ModelCard.load(file)
+        before = card.text
+        if name and file.parent == folder:
+            card.text = card.text.replace("FOLDER", name)
+        for key, value in known.items():
+            if value:
+                setattr(card.data, key, value)
+        if card.text != before or any(known.values()):
+            card.save(file)
 
 
 def _source(config: Config, part: str) -> str | None:

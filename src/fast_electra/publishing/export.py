@@ -16,6 +16,7 @@ Notable:
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,13 +62,8 @@ def export_run(
         ModelError, ConfigError: the run has not finished, or one of its inputs no longer exists.
         CheckpointError: the checkpoint does not exist or is damaged.
     """
-    if out.exists():
-        if again and _seals(out):
-            with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-                export_run(run, same := Path(folder) / out.name, checkpoint, auxiliary, lambda _: None)
-                if _seals(same) == _seals(out):
-                    return say(f"{out} holds this export already.")
-        raise DataError(f"{out} exists already: choose a new folder.")
+    if is_exported(out, again, lambda same: export_run(run, same, checkpoint, auxiliary, lambda _: None)):
+        return say(f"{out} holds this export already.")
     found = RunFolder.find(run)
     if found is None and checkpoint is not None:
         raise CheckpointError(f"{run} is no run, so it has no checkpoints: leave --checkpoint out.")
@@ -89,6 +85,28 @@ def export_run(
                 _export_checkpoint(found, update, staged / f"step-{update}" if checkpoint == "all" else staged)
         if auxiliary and found is not None:
             _export_auxiliary(found, staged, say)
+
+
+def is_exported(out: Path, again: bool, write: Callable[[Path], None]) -> bool:
+    """Whether a folder holds an export already; False if it does not exist.
+
+    Args:
+        out: the folder.
+        again: the folder may hold the export.
+        write: writes the export to a folder, to compare.
+
+    Raises:
+        DataError: the folder holds something else, or `again` is False.
+        ModelError: a model in it was changed after it was sealed.
+    """
+    if not out.exists():
+        return False
+    if again and _seals(out):
+        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+            write(same := Path(folder) / out.name)
+            if _seals(same) == _seals(out):
+                return True
+    raise DataError(f"{out} exists already: choose a new folder.")
 
 
 def push(folder: Path, name: str, public: bool = False) -> str:

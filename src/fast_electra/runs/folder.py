@@ -6,7 +6,7 @@
     checkpoints/      one folder per update
     divergence.json   after a run that stopped because it diverged: the updates and batches
     model/            the main model, written at the end; generator/ and masked_lm/ if the objective has them
-    tensorboard/      if training.tensorboard asks for it
+    trackers.json     the run's identifier in trackers (training.trackers); tensorboard/, wandb/: what they write
 
 Notable:
 - one command at a time writes: it holds `.lock` (`data.locks`), and `opening.py` decides what it does in the folder;
@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from fast_electra import distributed
 from fast_electra.config.printing import dump_config
-from fast_electra.config.tree import Config, move_execution
+from fast_electra.config.tree import Config, move_earlier_keys
 from fast_electra.data.files import (
     differing_parts,
     read_sealed_json,
@@ -48,7 +48,7 @@ _CONFIG_SEAL = "config_sha256"
 SEALS = ("sha256", _CONFIG_SEAL)
 """keys of run.json that hold digests of run.json and of config.yaml; runs of earlier versions lack them"""
 RUN, CONFIG, METRICS, CHECKPOINTS = "run.json", "config.yaml", "metrics.jsonl", "checkpoints"
-_DIVERGENCE = "divergence.json"
+_DIVERGENCE, _TRACKERS = "divergence.json", "trackers.json"
 
 
 @dataclass(frozen=True)
@@ -256,6 +256,14 @@ class RunFolder:
         """The records of metrics that the run has written so far."""
         return read_metrics(self.metrics_file)
 
+    def tracker_identifier(self) -> str | None:
+        """The identifier of the run in trackers; None if it has none yet."""
+        return (read_sealed_json(self.path / _TRACKERS) or {}).get("identifier")
+
+    def keep_tracker_identifier(self, identifier: str) -> None:
+        """Write the identifier of the run in trackers."""
+        write_sealed_json(self.path / _TRACKERS, {"identifier": identifier})
+
     def model(self, name: str = "main") -> Path:
         """The folder of one of the models of a finished run."""
         return self.path / ("model" if name == "main" else name)
@@ -318,7 +326,7 @@ def _as_now(tree: Mapping[str, Any]) -> dict[str, Any]:
     # In version 0.1, Muon had its own learning rate.
     optimizer = {key: value for key, value in tree["optimizer"].items() if key != "muon_learning_rate"}
     now = {**tree, "optimizer": optimizer, "training": dict(tree["training"])}
-    move_execution(now)
+    move_earlier_keys(now)
     return now
 
 

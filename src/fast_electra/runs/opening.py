@@ -132,8 +132,7 @@ def _refuse_another_version(run: RunFolder) -> None:
 def _refuse_another(run: RunFolder, asked: Config) -> None:
     if sentence := missing(run.plugins):
         raise CheckpointError(f"{run.path}: {sentence}.")
-    # Plug-ins are compared by their digests: a file may have moved.
-    now = _flat(asked.model_dump(mode="json", exclude={"plugins"}))
+    now = _flat(_compared(asked))
     stored = [_flat(_completed(run.record[name])) for name in CONFIGS]
     if now in stored:
         return
@@ -151,12 +150,17 @@ def _refuse_another(run: RunFolder, asked: Config) -> None:
 
 
 def _completed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration without plug-ins, with the defaults of settings that its version did not have."""
+    """What `_compared` gives of a stored configuration, with the defaults of settings that its version did not have."""
     stored = {key: value for key, value in tree.items() if key != "plugins"}
     try:
-        return Config.model_validate_json(json.dumps(stored)).model_dump(mode="json", exclude={"plugins"})
+        return _compared(Config.model_validate_json(json.dumps(stored)))
     except ValidationError:
         return stored
+
+
+def _compared(config: Config) -> dict[str, Any]:
+    """The settings that make a run another one: no trackers, and no plug-ins, whose digests are compared instead."""
+    return config.model_dump(mode="json", exclude={"plugins": True, "training": {"trackers"}})
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

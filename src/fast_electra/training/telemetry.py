@@ -1,4 +1,4 @@
-"""Observers of the training loop: metrics as JSON lines, TensorBoard, and a progress bar or plain lines.
+"""Observers of the training loop: metrics as JSON lines, and a progress bar or plain lines.
 
 Notable:
 - `metrics.jsonl` has one object per logged update; everything that depends on the clock is under `timing`;
@@ -9,9 +9,8 @@ Notable:
 
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -83,26 +82,6 @@ class MetricsFile(QuietObserver):
             self.sync()
 
 
-class TensorBoard(QuietObserver):
-    """Writes the records as TensorBoard scalars (extra `tensorboard`)."""
-
-    def __init__(self, folder: Path):
-        """Open an event file in `folder`."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
-
-    def logged(self, record: Record) -> None:
-        """Write every number of the record; nested names are joined by a slash."""
-        for name, value in _numbers(record):
-            if name != "update":
-                self._writer.add_scalar(name, value, record["update"])
-
-    def finished(self) -> None:
-        """Flush and close the event file."""
-        self._writer.close()
-
-
 class ProgressDisplay:
     """A progress bar with loss, temperature, speed and time left; without a terminal, a line every 30 seconds."""
 
@@ -159,13 +138,3 @@ class ProgressDisplay:
         """Remove the bar."""
         if self._progress:
             self._progress.stop()
-
-
-def _numbers(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            found.append((prefix + name, float(value)))
-    return found

@@ -30,7 +30,7 @@ def helper_shape(main: ModelConfig) -> dict[str, Any]:
 
 def identity_of(config: Config) -> dict[str, Any]:
     """The settings that identify a stored run or speed; `training` includes `execution`, as in earlier versions."""
-    tree = config.model_dump(mode="json")
+    tree = config.model_dump(mode="json", exclude={"training": {"trackers"}})
     return tree | {"training": tree["training"] | tree.pop("execution")}
 
 
