@@ -12,15 +12,19 @@ Notable:
 
 import contextlib
 import gc
+import hashlib
 import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fast_electra.errors import OtherProcessError, ResourceError, UserError
@@ -34,6 +38,8 @@ T = TypeVar("T")
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ALIVE, _FAILED = "alive/{}", "failed/{}"
 _CONNECTIONS = itertools.count()
+_machine_folder: Path | None = None
+"""where the processes of this machine share tensors while they are connected"""
 _BEAT, _SILENCE = 2.0, 15.0
 """seconds between two signs of life, and seconds after which a process without one is lost"""
 # Only rank 0 writes an export or reads a budget's speed, while the others wait for it.
@@ -87,11 +93,15 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, *_ = next(dist.rendezvous("env://", rank(), size(), timeout=longest_wait))  # type: ignore[attr-defined]
+    global _machine_folder
     keys = f"fast_electra/{_attempt()}/{next(_CONNECTIONS)}"
     store = dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank(), world_size=size(), timeout=longest_wait)
     pulse = _Pulse(keys)
+    made = tempfile.mkdtemp(prefix="fast-electra-") if local_rank() == 0 else None
     try:
+        # Names are random, so the first folder that exists here was made here.
+        _machine_folder = next((Path(path) for path in gather(made) if path and os.path.isdir(path)), None)
         yield
         # Without both, one of nine runs under gloo aborted when its group was destroyed (torch 2.13).
         gc.collect()
@@ -102,6 +112,9 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
         pulse.tell_failure(error)
         raise
     finally:
+        _machine_folder = None
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         pulse.stop()
         dist.destroy_process_group()
 
@@ -190,6 +203,33 @@ def main_first() -> Iterator[None]:
         return
     with together():
         yield
+
+
+def once_per_machine(name: str, make: Callable[[], "dict[str, Tensor]"]) -> "dict[str, Tensor]":
+    """Tensors on the CPU that one process of this machine makes; the others map its file, which they share in memory.
+
+    There is no exchange, so processes may call this at any time: those that come while it is made wait. If it can't be
+    made or written, the next process makes it.
+
+    Args:
+        name: of the tensors: all that they depend on.
+        make: returns them.
+    """
+    if local_size() == 1 or _machine_folder is None:
+        return make()
+    from filelock import FileLock
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    file = _machine_folder / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            tensors = make()
+            with contextlib.suppress(OSError, SafetensorError):
+                save_file(tensors, written := file.with_suffix(".partial"))
+                written.rename(file)
+            return tensors
+    return load_file(file)
 
 
 class _Pulse:

@@ -1,6 +1,7 @@
 """Several processes train as one does: the same rows, masks, losses and weights."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,13 +16,19 @@ import torch
 from fast_electra import distributed
 from fast_electra.cli.main import _stopped
 from fast_electra.config.tree import Config
+from fast_electra.corruption import counted
+from fast_electra.corruption.counted import NGram
 from fast_electra.data.batches import BatchSchedule
+from fast_electra.data.shards import open_shards
+from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ConfigError, DataError, OtherProcessError, UserError
+from fast_electra.models.loading import tensors_digest
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
 from fast_electra.training import outlook
+from fast_electra.training.auxiliary import excluded_tokens
 from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.setup import refuse_uneven
@@ -99,8 +106,22 @@ def checkpoint_of(run: Path) -> int:
     return max((int(path.name) for path in run.glob("checkpoints/*")), default=0)
 
 
+def count_tables(folder: Path, size: int) -> None:
+    """Count the tables of an auxiliary; write whether this process has read the text, and a digest of the tables."""
+    read, pairs = [], counted._pairs
+    counted._pairs = lambda *arguments: read.append(1) or pairs(*arguments)
+    shards = open_shards(folder / "shards")
+    allowed = ~excluded_tokens(load_tokenizer(shards.folder / "tokenizer"))
+    table = NGram.count(shards.split("train"), allowed, torch.device("cpu"))
+    counted._pairs = pairs
+    tensors = [table.unigram_V, *vars(table.after).values(), *vars(table.before).values()]
+    found = [len(read), tensors_digest((str(place), tensor) for place, tensor in enumerate(tensors))]
+    (folder / f"counted-{size}-{distributed.rank()}").write_text(json.dumps(found))
+
+
 def train_all(folder: Path, size: int, cases: list[tuple[str, str, int]]) -> None:
     with distributed.connected(torch.device("cpu")):
+        count_tables(folder, size)
         for parallel in ("ddp", "fsdp"):
             train_part(folder, parallel, PARTS[size])
         for name, parallel, _ in cases:
@@ -177,6 +198,31 @@ def test_the_shares_of_a_batch_are_its_rows_in_order(folder):
             assert torch.equal(torch.cat([part.samples for part in parts]), whole.at(update).samples)
             assert torch.equal(torch.cat([part.ids for part in parts]), whole.at(update).ids)
             assert max(len(part.ids) for part in parts) - min(len(part.ids) for part in parts) <= 1
+
+
+def test_one_process_of_a_machine_counts_tables_for_all(trained):
+    count_tables(trained, 1)
+    alone = json.loads((trained / "counted-1-0").read_text())
+    for size in (2, 4):
+        found = [json.loads((trained / f"counted-{size}-{rank}").read_text()) for rank in range(size)]
+        assert sum(read for read, _ in found) == 1 == alone[0]
+        assert {digest for _, digest in found} == {alone[1]}
+
+
+def test_tables_that_one_process_cannot_make_are_made_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "local_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_machine_folder", tmp_path)
+    made = {"table": torch.arange(3.0)}
+    with pytest.raises(DataError):
+        distributed.once_per_machine("name", lambda: fail())
+    assert distributed.once_per_machine("name", lambda: made) is made
+    assert torch.equal(distributed.once_per_machine("name", lambda: fail())["table"], made["table"])
+    with pytest.raises(DataError):
+        distributed.once_per_machine("other name", lambda: fail())
+
+
+def fail() -> dict[str, torch.Tensor]:
+    raise DataError("the shards are damaged")
 
 
 # --- A process that fails, ends or stops ------------------------------------------------------------------------------

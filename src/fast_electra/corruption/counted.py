@@ -15,11 +15,13 @@ so only pairs that occur are stored. The same holds for x_t+1.
 Notable:
 - special tokens have probability 0; one is added to the count of every other token;
 - memory is bounded. The corpus is read in chunks; of more than 2^27 tokens only chunks spread evenly over the corpus
-  are read, and after each chunk the 2^22 most frequent pairs are kept. The same shards give the same tables.
+  are read, and after each chunk the 2^22 most frequent pairs are kept. The same shards give the same tables;
+- of several processes on a machine one counts, and the others share its tables.
 
 Shapes: N = B · M masked positions, V vocabulary, P stored pairs.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fast_electra import distributed
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked, masked_tokens
@@ -45,11 +48,21 @@ def unigram_log_probabilities(stream: TokenStream, allowed_V: Tensor) -> Tensor:
         stream: the training split.
         allowed_V: bool, True for tokens of the tokenizer that are not special.
     """
+    made = distributed.once_per_machine(_name("unigram", stream, allowed_V), lambda: _unigram(stream, allowed_V))
+    return made["unigram"]
+
+
+def _unigram(stream: TokenStream, allowed_V: Tensor) -> dict[str, Tensor]:
     counts_V = np.zeros(len(allowed_V), dtype=np.int64)
     for start, stop in _chunks(stream.tokens):
         counts_V += np.bincount(stream.read(start, stop), minlength=len(counts_V))
     weights_V = (torch.from_numpy(counts_V) + 1).double() * allowed_V
-    return (weights_V / weights_V.sum()).log().float()
+    return {"unigram": (weights_V / weights_V.sum()).log().float()}
+
+
+def _name(table: str, stream: TokenStream, allowed_V: Tensor) -> str:
+    """What a table that is counted depends on."""
+    return f"{table} {stream.name} {hashlib.sha256(allowed_V.numpy().tobytes()).hexdigest()}"
 
 
 def uniform_log_probabilities(allowed_V: Tensor) -> Tensor:
@@ -125,13 +138,20 @@ class NGram(Auxiliary):
             device: of the tables.
         """
         unigram_V = unigram_log_probabilities(stream, allowed_V)
-        keys_P, counts_P = _pairs(stream, allowed_V.numpy())
-        left_P, right_P = np.divmod(keys_P, len(allowed_V))
-        return cls(
-            unigram_V.to(device),
-            Gains.of(left_P, right_P, counts_P, unigram_V).to(device),
-            Gains.of(right_P, left_P, counts_P, unigram_V).to(device),
+
+        def count() -> dict[str, Tensor]:
+            keys_P, counts_P = _pairs(stream, allowed_V.numpy())
+            left_P, right_P = np.divmod(keys_P, len(allowed_V))
+            sides = {"after": (left_P, right_P), "before": (right_P, left_P)}
+            tables = {side: Gains.of(*of, counts_P, unigram_V) for side, of in sides.items()}
+            return {f"{side}.{name}": tensor for side, table in tables.items() for name, tensor in vars(table).items()}
+
+        made = distributed.once_per_machine(_name("ngram", stream, allowed_V), count)
+        after, before = (
+            Gains(**{name: made[f"{side}.{name}"] for name in Gains.__annotations__}).to(device)
+            for side in ("after", "before")
         )
+        return cls(unigram_V.to(device), after, before)
 
     def logits(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
         """Unnormalised log-probabilities (N, V)."""

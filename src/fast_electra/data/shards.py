@@ -40,6 +40,8 @@ class TokenStream:
         self.tokens = int(self._starts[-1])
         """number of tokens, including separators"""
         self.documents = sum(s["documents"] for s in shards)
+        self.name = canonical_digest([str(folder.resolve()), shards])
+        """the same for the same files"""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens `start` to `stop` (exclusive) as int64, from as many shards as needed."""
