@@ -155,7 +155,7 @@ class Run:
     def __init__(self, shards, folder, probes: bool, say=lambda _: None):
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        config = tiny.settings(shards, training__updates=9, main__dropout=0.1)
+        config = tiny.settings(shards, training__updates=9, training__log_every=1, main__dropout=0.1)
         self.parts = assemble(config, CPU)
         self.state, self.plan = start(config, self.parts, CPU)
         self.plan = replace(self.plan, checkpoint_every=3)
@@ -164,7 +164,7 @@ class Run:
             model = self.parts.objective.models()["main"]
             tasks = [words_task(60), values_task()]
             options = {"say": say, "train_examples": 60, "dev_examples": 40}
-            self.observers = [ProbeObserver(model, self.parts.tokenizer, tasks, 2, folder, CPU, **options)]
+            self.observers = [ProbeObserver(model, self.parts.tokenizer, tasks, 2, 1, folder, CPU, **options)]
 
     def go(self, stop_after: int | None = None):
         if checkpoint := newest_checkpoint(self.folder / "checkpoints"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,28 @@ import torch
 
 from fast_electra import distributed
 from fast_electra.cli.main import _stopped
-from fast_electra.config.tree import Config
+from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.corruption import counted
 from fast_electra.corruption.counted import NGram
 from fast_electra.data.batches import BatchSchedule
 from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ConfigError, DataError, OtherProcessError, UserError
+from fast_electra.evaluation.probe_observers import ProbeObserver
 from fast_electra.models.loading import tensors_digest
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
 from fast_electra.training import outlook
+from fast_electra.training.assembly import Assembled
 from fast_electra.training.auxiliary import excluded_tokens
 from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.setup import refuse_uneven
+from fast_electra.training.telemetry import Observer
 from tests import processes, tiny
+from tests.evaluation.test_probing import words_task
 
 pytestmark = pytest.mark.timeout(500)
 UPDATES = 20
@@ -125,7 +130,24 @@ def train_all(folder: Path, size: int, cases: list[tuple[str, str, int]]) -> Non
         for parallel in ("ddp", "fsdp"):
             train_part(folder, parallel, PARTS[size])
         for name, parallel, _ in cases:
-            pretrain(config_of(name, folder, parallel), folder / f"{name}-{parallel}-{size}")
+            run = folder / f"{name}-{parallel}-{size}"
+            pretrain(config_of(name, folder, parallel), run, observe=probes(run) if name == "frozen" else no_probes)
+
+
+def no_probes(_: Assembled) -> list[Observer]:
+    return []
+
+
+def probes(run: Path) -> Callable[[Assembled], list[Observer]]:
+    """A probe of the main model every eight updates."""
+
+    def observe(parts: Assembled) -> list[Observer]:
+        execution = choose_execution(ExecutionConfig(precision="float32"))
+        model, tokenizer = parts.objective.models()["main"], parts.tokenizer
+        sizes = {"train_examples": 60, "dev_examples": 40}
+        return [ProbeObserver(model, tokenizer, [words_task(60)], 8, 1, run, execution, **sizes)]  # type: ignore[arg-type]
+
+    return observe
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +157,8 @@ def folder(tmp_path_factory):
     tiny.make_shards(folder / "shards")
     pretrain(tiny.settings(folder / "shards", training__updates=2), folder / "auxiliary")
     for name in SETTINGS:
-        pretrain(config_of(name, folder, "ddp"), folder / f"{name}-1")
+        run = folder / f"{name}-1"
+        pretrain(config_of(name, folder, "ddp"), run, observe=probes(run) if name == "frozen" else no_probes)
     return folder
 
 
@@ -177,6 +200,15 @@ def test_several_processes_train_as_one_does(trained, case):
         for run in (f"{name}-1", f"{name}-{parallel}-{size}")
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
+
+
+def test_a_sharded_model_is_probed_as_a_whole_one(trained):
+    alone, sharded = (
+        [(line["update"], line["scores"]) for line in map(json.loads, (trained / run / "probes.jsonl").open())]
+        for run in ("frozen-1", "frozen-fsdp-2")
+    )
+    assert [update for update, _ in alone] == [8, 16, 20]
+    assert alone == sharded
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

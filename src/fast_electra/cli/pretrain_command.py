@@ -47,7 +47,7 @@ def pretrain(
         For GLUE, the folder of the GLUE download; default: load the tasks from the hub. For blimp, the file (.jsonl,
         also .gz and .xz) as for evaluate --data. You can give this option twice, once for each.
     probe_every
-        Number of updates between two probes.
+        Number of updates between two probes, rounded up to a multiple of training.log_every.
     time_limit
         Write a checkpoint and stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is
         then 75, and the same command continues.
@@ -61,7 +61,6 @@ def pretrain(
 
     limit_time(time_limit)
     settings = load_config(config, overrides)
-    from fast_electra import distributed
     from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
     from fast_electra.pipelines.pretrain import pretrain as run_pretraining
@@ -75,8 +74,6 @@ def pretrain(
         raise ConfigError(
             "--probe-data needs --probe: give --probe too, such as --probe sst2, or --probe blimp with a file."
         )
-    if probe and settings.execution.parallel == "fsdp" and distributed.size() > 1:
-        raise ConfigError("--probe needs whole models on rank 0: set execution.parallel=ddp, or leave --probe out.")
     probes = _probes(probe, probe_data, probe_every, settings, run, say) if probe else lambda _: ()
     say_shared(say)
     result = run_pretraining(
@@ -138,7 +135,8 @@ def _probes(
         execution = choose_execution(settings.execution)
         found: list[Observer] = []
         if tasks:
-            found.append(ProbeObserver(model, tokenizer, tasks, every, run, execution, say))
+            log_every = settings.training.log_every
+            found.append(ProbeObserver(model, tokenizer, tasks, every, log_every, run, execution, say))
         if pairs is not None:
             found.append(pair_probe(parts, pairs, every, settings, execution, say))
         return found

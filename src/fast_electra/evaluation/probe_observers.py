@@ -42,16 +42,30 @@ PROBED_UPDATES = 4
 
 
 class _Probing(QuietObserver):
-    """Base class of observers that probe. It leaves the model unchanged and measures the time of the probes."""
+    """Base class of observers that probe. It leaves the model unchanged and measures the time of the probes.
 
-    def __init__(self, model: nn.Module, execution: Execution, say: Callable[[str], None]) -> None:
+    They probe when a record is made, since the model is whole then, also where FSDP2 shards it.
+    """
+
+    def __init__(
+        self, model: nn.Module, every: int, log_every: int, execution: Execution, say: Callable[[str], None]
+    ) -> None:
         self._model, self._execution, self._say = model, execution, say
+        self._every = -(-every // log_every) * log_every
         self._began = time.perf_counter()
         self._updates, self._seconds = 0, 0.0
 
     def started(self, update: int, updates: int) -> None:
         """Store the number of updates and the start time."""
         self._updates, self._began = updates, time.perf_counter()
+
+    def logged(self, record: Record) -> None:
+        """Probe, if it is time."""
+        if record["update"] % self._every == 0 or record["update"] == self._updates:
+            self._probe(record)
+
+    def _probe(self, record: Record) -> None:
+        raise NotImplementedError
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -86,6 +100,7 @@ class ProbeObserver(_Probing):
         tokenizer: PreTrainedTokenizerFast,
         tasks: Sequence[Task],
         every: int,
+        log_every: int,
         folder: Path,
         execution: Execution,
         say: Callable[[str], None] = lambda _: None,
@@ -98,16 +113,17 @@ class ProbeObserver(_Probing):
             model: the object that is trained, `assembled.objective.models()["main"]`.
             tokenizer: `assembled.tokenizer`.
             tasks: to probe.
-            every: updates between probes.
+            every: updates between probes, rounded up to a multiple of `log_every`.
+            log_every: updates between the records of the run.
             folder: of the run.
             execution: of the run, for its precision.
             say: called at the end with the time of the probes.
             train_examples: as in `probe`; fewer examples are cheaper and noisier.
             dev_examples: as in `probe`.
         """
-        super().__init__(model, execution, say)
+        super().__init__(model, every, log_every, execution, say)
         self._encoder, self._tokenizer, self._tasks = model, tokenizer, tasks
-        self._every, self._path = every, folder / "probes.jsonl"
+        self._path = folder / "probes.jsonl"
         self._sizes = {"train_examples": train_examples, "dev_examples": dev_examples}
 
     def started(self, update: int, updates: int) -> None:
@@ -115,10 +131,7 @@ class ProbeObserver(_Probing):
         super().started(update, updates)
         cut_metrics(self._path, update)
 
-    def updated(self, update: int) -> None:
-        """Probe, if it is time."""
-        if update % self._every and update != self._updates:
-            return
+    def _probe(self, record: Record) -> None:
         before = self._seconds
         with self._undisturbed():
             scores = {task.name: probe(self._encoder, self._tokenizer, task, **self._sizes) for task in self._tasks}
@@ -126,9 +139,9 @@ class ProbeObserver(_Probing):
             "seconds": self._seconds - before,
             "share": self._seconds / (time.perf_counter() - self._began),
         }
-        record: Record = {"update": update, "scores": scores, "timing": timing}
+        line = {"update": record["update"], "scores": scores, "timing": timing}
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 class PairObserver(_Probing):
@@ -159,13 +172,10 @@ class PairObserver(_Probing):
             execution: of the run, for its precision.
             say: called at the end with the time of the probes.
         """
-        super().__init__(model, execution, say)
-        self._scorer, self._encoded, self._every = scorer, pairs, -(-every // log_every) * log_every
+        super().__init__(model, every, log_every, execution, say)
+        self._scorer, self._encoded = scorer, pairs
 
-    def logged(self, record: Record) -> None:
-        """Add the shares, if it is time."""
-        if record["update"] % self._every and record["update"] != self._updates:
-            return
+    def _probe(self, record: Record) -> None:
         before = self._seconds
         with self._undisturbed():
             wins = judge(self._encoded, self._scorer)
