@@ -12,9 +12,10 @@ from fast_electra.cli.main import main
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.settings import ElectraObjective
-from fast_electra.studies.bench.bench import alone, interval, measure, profile, rates, ratios, summary
-from fast_electra.studies.bench.parts import Given, Timing, build_part, build_parts, given
+from fast_electra.studies.bench.bench import measured, profile, ratios, summary, updates_within
+from fast_electra.studies.bench.parts import Given, Timing, build_part, given
 from fast_electra.studies.bench.processes import WithoutExchange, bench_processes
+from fast_electra.studies.bench.rates import data_sheet_rate, interval, rates
 from fast_electra.studies.bench.setup import prepare
 from fast_electra.studies.bench.tune import tune
 from fast_electra.training.assembly import assemble
@@ -43,7 +44,33 @@ def test_ratios_are_of_the_same_round():
     assert found["joint"] == {"median": 1.5, "low": 1.5, "high": 1.5}
     assert found["peer_default"]["median"] == 20.0
     assert "rtd_only" not in found
+    assert "joint_to_peer_best" not in found
     assert summary(turns)["rtd_only"]["tokens_per_second"]["median"] == 400.0
+
+
+def test_joint_and_its_plain_rival_are_compared_in_pairs():
+    turns = {
+        "rtd_only": [Timing(1.0, 1, 1)] * 3,
+        "joint": [Timing(2.0, 1, 1), Timing(6.0, 1, 1), Timing(2.2, 1, 1)],
+        "peer_best": [Timing(1.0, 1, 1), Timing(3.0, 1, 1), Timing(2.2, 1, 1)],
+    }
+    assert ratios(turns)["joint_to_peer_best"]["median"] == 2.0
+
+
+def test_a_part_is_timed_for_the_seconds_that_are_asked():
+    class Part:
+        def run(self, updates):
+            return Timing(0.1 * updates, updates, updates)
+
+    assert updates_within(Part(), 3.0) == 30
+    assert updates_within(Part(), 0.01) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"), [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA L4", 121), ("cpu", None)]
+)
+def test_a_device_is_found_in_its_data_sheet(name, tflops):
+    assert data_sheet_rate(name) == (tflops and tflops * 1e12)
 
 
 def test_waiting_is_a_share_of_the_time():
@@ -52,7 +79,7 @@ def test_waiting_is_a_share_of_the_time():
 
 
 def test_the_share_of_matrix_products_is_of_the_same_round():
-    found = rates([Timing(2.0, 2, 1), Timing(4.0, 2, 1), Timing(2.0, 2, 1)], [0.5, 1.0, 0.5], flops=100)
+    found = rates([1.0, 2.0, 1.0], [0.5, 1.0, 0.5], flops=100)
     assert found["matmul_share"] == 0.5
     assert found["flops_per_second"] == 100.0
     assert found["matmul_flops_per_second"] == 200.0
@@ -91,18 +118,28 @@ def test_given_replacements_are_written_at_the_masked_positions(setup):
     assert changed.sum() > 0.9 * masked.sum()  # drawn evenly, few are the original
 
 
-def test_every_part_is_timed_in_every_round(setup):
-    facts, products = alone(setup)
-    assert 1.0 < facts["flops_ratio"]["online"] < facts["flops_ratio"]["joint"]
-    turns, product_seconds = measure(build_parts(setup), products, setup.execution, updates=2, rounds=2)
-    assert {"rtd_only", "cached", "online", "joint", "peer_best"} <= turns.keys()
-    assert all(len(timed) == 2 for timed in turns.values())
-    assert len(product_seconds) == 2
-    for timed in turns.values():
-        for turn in timed:
-            assert turn.updates == 2
-            assert turn.tokens == pytest.approx(2 * 8 * 32, abs=64)  # 2 updates of 8 rows of 32, the last row padded
-            assert 0 <= turn.waited < turn.seconds
+def test_every_part_is_timed_in_every_round_and_reported_at_once(setup):
+    said, reported = [], []
+    found = measured(setup, updates=2, rounds=2, say=said.append, report=reported.append)
+    assert 1.0 < found["flops_ratio"]["online"] < found["flops_ratio"]["joint"]
+    assert "device" in reported[0]
+    assert len(reported) == 3  # what needs no round, and each round
+    assert reported[1]["joint"]["tokens_per_second"]["median"] > 0
+    assert "round 2 of 2, tokens/s: rtd_only " in said[-1]
+    for name in ("rtd_only", "cached", "online", "joint", "peer_best"):
+        assert found["updates"][name] == 2
+        assert found[name]["tokens_per_second"]["median"] > 0
+        assert 0 <= found[name]["data_wait_share"] < 1
+        # Of tiny products only overhead remains, so the share can have any size above 0.
+        assert found[name]["utilisation"]["large_product"] > 0
+    assert found["ratios"]["joint_to_peer_best"]["median"] > 0
+
+
+def test_a_turn_has_the_tokens_of_its_updates(setup):
+    turn = build_part("online", setup).run(2)
+    assert turn.updates == 2
+    assert turn.tokens == pytest.approx(2 * 8 * 32, abs=64)  # 2 updates of 8 rows of 32, the last row padded
+    assert 0 <= turn.waited < turn.seconds
 
 
 def test_a_profile_names_the_operations_of_one_part(tmp_path):
@@ -141,6 +178,7 @@ def test_the_command_prints_what_the_issue_asks_for(tmp_path, capsys):
         assert found[name]["first_update_seconds"] > 0
     assert found["peer_default"] is None or found["peer_default"]["peak_memory_bytes"] > 0
     assert {"ratios", "flops_ratio", "device", "dtype", "shape", "matmul_share", "skipped"} <= found.keys()
+    assert {"ratios", "large_product_flops_per_second", "data_sheet_flops_per_second"} <= found.keys()
     assert found["ratios"]["cached"].keys() == {"median", "low", "high"}
 
 

@@ -16,7 +16,7 @@ from fast_electra.config.tree import Config
 from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 from fast_electra.objectives.base import Prepared
-from fast_electra.studies.bench.bench import bench
+from fast_electra.studies.bench.bench import measured
 from fast_electra.studies.bench.setup import prepare
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
@@ -70,10 +70,11 @@ def bench_check(shape: Shape) -> Callable[[Trial], None]:
 
 def _bench(shape: Shape, trial: Trial) -> None:
     """Tokens per second of each part, ratios, and the share of the matrix products."""
-    if trial.tiny and shape.name != "electra-small":
-        raise Skipped("tiny checks bench one shape")
-    updates, rounds = (1, 1) if trial.tiny else (10, 3)
-    trial.report(bench(shape.config(trial.tiny), trial.folder, updates, rounds, print))
+    if trial.tiny and shape.name not in ("electra-small", "modern-small"):
+        raise Skipped("tiny checks bench one shape of each architecture")
+    setup = prepare(shape.config(trial.tiny), trial.folder)
+    seconds = None if trial.tiny else 3.0
+    measured(setup, updates=1, rounds=1 if trial.tiny else 3, seconds=seconds, say=print, report=trial.report)
 
 
 def start_up(trial: Trial) -> None:

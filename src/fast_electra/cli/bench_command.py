@@ -12,6 +12,7 @@ def bench(
     shape: str | None = None,
     updates: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 4,
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 7,
+    seconds: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
     profile: str | None = None,
     tune: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -33,6 +34,8 @@ def bench(
         Number of measured updates in each turn.
     rounds
         Number of turns of each part.
+    seconds
+        Measured seconds of each part, all turns together, instead of --updates. On a GPU give at least 30.
     profile
         A part, such as online: print how its time is divided among operations, instead of measuring all parts.
     tune
@@ -51,6 +54,8 @@ def bench(
 
     if distributed.size() > 1 and (profile is not None or tune):
         raise ConfigError("--profile and --tune measure one process: start them without torchrun.")
+    if seconds is not None and (profile is not None or tune or distributed.size() > 1):
+        raise ConfigError("leave --seconds out with --profile, --tune and torchrun: give --updates.")
 
     name, *own = _DEFAULT if shape is None else (shape,)
     config = load_config(name, (*own, *overrides))
@@ -71,7 +76,7 @@ def bench(
             found = bench_processes(config, folder, updates, rounds, say)
             print_json(found) if json else _print_processes(found)
         else:
-            found = run_bench(config, folder, updates, rounds, say)
+            found = run_bench(config, folder, updates, rounds, seconds, say)
             print_json(found) if json else _print(found)
 
 
@@ -164,6 +169,7 @@ def _print(found: dict[str, Any]) -> None:
         "tokens/s",
         "time against RTD only",
         "by count",
+        "of the matrix rate",
         "peak memory, MB",
         "first update, s",
         "waits for data",
@@ -180,13 +186,26 @@ def _print(found: dict[str, Any]) -> None:
             f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
             "1" if ratio is None else f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
             "" if count is None else f"{count:.3f}",
+            ", ".join(f"{share:.1%}" for share in found[part].get("utilisation", {}).values()),
             f"{found[part]['peak_memory_bytes'] / 1e6:,.0f}",
             f"{found[part]['first_update_seconds']:.1f}",
             f"{found[part]['data_wait_share']:.2%}",
         )
     console.print(table)
+    sheet = found["data_sheet_flops_per_second"]
+    paired = found["ratios"].get("joint_to_peer_best")
     console.say(
-        f"\nRTD only: {found['flops_per_second'] / 1e9:,.0f} GFLOP/s; its matrix products alone: "
+        f"\nmatrix rate: {found['large_product_flops_per_second'] / 1e12:,.2f} TFLOP/s with large matrices"
+        + (f", and {sheet / 1e12:,.0f} by the data sheet (the second percentage)" if sheet else "")
+        + (
+            f"\njoint ELECTRA against joint, written plainly: {paired['median']:.3f} "
+            f"({paired['low']:.3f} to {paired['high']:.3f}) of the time"
+            if paired
+            else ""
+        )
+    )
+    console.say(
+        f"RTD only: {found['flops_per_second'] / 1e9:,.0f} GFLOP/s; its matrix products alone: "
         f"{found['matmul_flops_per_second'] / 1e9:,.0f}, which is {found['matmul_share']:.0%} of the step\n"
         f"loader alone: {found['reader_tokens_per_second_per_core']:,.0f} tokens/s per core; "
         f"corruption alone: {found['corruption_tokens_per_second']:,.0f} tokens/s"

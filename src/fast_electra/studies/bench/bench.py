@@ -14,7 +14,9 @@ Notable:
   ratios compare times of the same round;
 - the first update of a turn is not timed, because it fills caches and compiles;
 - the time is that of whole steps with the loader; on a GPU, the clock is read after the device has finished;
-- memory is measured for each part in a separate process;
+- what was measured is printed at once, so a bench that is stopped has shown something;
+- on a CPU, memory is measured for each part in a separate process; on a GPU by the peak of PyTorch's allocations while
+  the part makes its first updates, in this process;
 - intervals are 95 % bootstrap intervals of the median.
 """
 
@@ -22,11 +24,11 @@ import dataclasses
 import importlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
@@ -37,7 +39,15 @@ from fast_electra.data.shards import open_shards
 from fast_electra.data.workers import worker_pool
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.fast_electra import FastElectra
-from fast_electra.studies.bench.parts import PARTS, BenchPart, Timing, build_part, build_parts, given
+from fast_electra.studies.bench.parts import PARTS, BenchPart, Timing, build_part, given
+from fast_electra.studies.bench.rates import (
+    Products,
+    data_sheet_rate,
+    interval,
+    large_product_rate,
+    median_seconds,
+    rates,
+)
 from fast_electra.studies.bench.setup import Bench, generator_shape, prepare, transformers_config_of, with_settings
 from fast_electra.terminal import Say
 from fast_electra.training.assembly import assemble
@@ -45,8 +55,13 @@ from fast_electra.training.flops import MatrixProduct, matrix_products
 from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import Execution, apply_threads, synchronize
 
+_COUNTED = {"rtd_only": "rtd_only", "cached": "rtd_only", "online": "online", "joint": "joint", "peer_best": "joint"}
+"""whose FLOPs a part has"""
 
-def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = lambda _: None) -> dict[str, Any]:
+
+def bench(
+    config: Config, folder: Path, updates: int, rounds: int, seconds: float | None = None, say: Say = lambda _: None
+) -> dict[str, Any]:
     """Measure the speed and the memory of every part.
 
     Args:
@@ -55,6 +70,7 @@ def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = la
         folder: folder for temporary files.
         updates: number of timed updates in a part's turn.
         rounds: number of turns of each part.
+        seconds: of all turns of a part together; replaces `updates`.
         say: called with one sentence at a time.
 
     Returns:
@@ -65,28 +81,130 @@ def bench(config: Config, folder: Path, updates: int, rounds: int, say: Say = la
     """
     say("making data, an auxiliary and a cache")
     setup = prepare(config, folder)
-    apply_threads(setup.execution)
+    found = measured(setup, updates, rounds, seconds, say)
+    if setup.execution.device.type != "cuda":
+        for name in (name for name in PARTS if found[name]):
+            found[name] |= in_a_process(name, setup)
+            say(f"{name}: {_first_update(found[name])} (a separate process)")
+    return found
+
+
+def measured(
+    setup: Bench,
+    updates: int,
+    rounds: int,
+    seconds: float | None = None,
+    say: Say = lambda _: None,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """What `bench` returns, without the memory on a CPU.
+
+    Args:
+        setup: from `prepare`.
+        updates: see `bench`.
+        rounds: see `bench`.
+        seconds: see `bench`.
+        say: called with one sentence at a time.
+        report: called with each part of the result as soon as it is known, and again when it is known better.
+    """
+    execution = setup.execution
+    apply_threads(execution)
     facts, products = alone(setup)
-    say(f"timing {rounds} rounds of {updates} updates")
-    turns, product_seconds = measure(build_parts(setup), products, setup.execution, updates, rounds, say)
-    found = summary(turns)
-    for name in found:
-        say(f"measuring the memory of {name}, in a separate process")
-        found[name] |= in_a_process(name, setup)
-    return {
+    sheet = data_sheet_rate(device_name(execution)) if execution.precision != "float32" else None
+    facts |= {
         "shape": described(setup),
-        "device": device_name(setup.execution),
-        "dtype": setup.execution.precision,
-        "threads": setup.execution.threads,
+        "device": device_name(execution),
+        "dtype": execution.precision,
+        "threads": execution.threads,
         "compiled": setup.online.training.compile,
-        "updates": updates,
         "rounds": rounds,
-        **{name: found.get(name) for name in PARTS},
         "skipped": setup.skipped,
-        "ratios": ratios(turns),
-        **rates(turns["rtd_only"], product_seconds, facts["flops_per_update"]["rtd_only"]),
-        **facts,
+        "large_product_flops_per_second": large_product_rate(execution),
+        "data_sheet_flops_per_second": sheet,
     }
+    report(facts)
+    parts, firsts = first_updates(setup, say)
+    counts = {name: updates for name in parts}
+    if seconds is not None:
+        counts = {name: updates_within(part, seconds / rounds) for name, part in parts.items()}
+    turns: dict[str, list[Timing]] = {name: [] for name in parts}
+    product_seconds: list[float] = []
+    found: dict[str, Any] = {}
+    for number, timed in enumerate(measure(parts, products, execution, counts, rounds), start=1):
+        for name, turn in timed[0].items():
+            turns[name].append(turn)
+        product_seconds.append(timed[1])
+        found = _result(turns, firsts, product_seconds, facts) | {"updates": counts}
+        report(found)
+        speeds = (f"{name} {timed[0][name].tokens / timed[0][name].seconds:,.0f}" for name in parts)
+        say(f"round {number} of {rounds}, tokens/s: {', '.join(speeds)}")
+    return facts | found
+
+
+def _result(
+    turns: dict[str, list[Timing]],
+    firsts: dict[str, dict[str, float]],
+    product_seconds: list[float],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """The result of the rounds so far."""
+    found = summary(turns)
+    for name, measures in found.items():
+        measures |= firsts[name]
+        if name in _COUNTED:
+            flops = facts["flops_per_update"][_COUNTED[name]]
+            speed = flops / interval([turn.seconds / turn.updates for turn in turns[name]])["median"]
+            measures["utilisation"] = {
+                of: speed / facts[f"{of}_flops_per_second"]
+                for of in ("large_product", "data_sheet")
+                if facts[f"{of}_flops_per_second"]
+            }
+    limit = [turn.seconds / turn.updates for turn in turns["rtd_only"]]
+    return {
+        **{name: found.get(name) for name in PARTS},
+        "ratios": ratios(turns),
+        **rates(limit, product_seconds, facts["flops_per_update"]["rtd_only"]),
+    }
+
+
+def first_updates(setup: Bench, say: Say) -> tuple[dict[str, BenchPart], dict[str, dict[str, float]]]:
+    """Build the parts that can run, and make their first updates.
+
+    Returns:
+        the parts by name; and on a GPU, for each part, `peak_memory_bytes` and `first_update_seconds`.
+    """
+    parts: dict[str, BenchPart] = {}
+    measures: dict[str, dict[str, float]] = {}
+    device = setup.execution.device
+    for name in (name for name in PARTS if name not in setup.skipped):
+        began = time.perf_counter()
+        measures[name] = {}
+        if device.type != "cuda":
+            parts[name] = build_part(name, setup)
+            continue
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        parts[name] = build_part(name, setup)
+        parts[name].run(0)
+        seconds = time.perf_counter() - began
+        parts[name].run(1)
+        peak = torch.cuda.max_memory_allocated(device) - before
+        measures[name] = {"peak_memory_bytes": peak, "first_update_seconds": seconds}
+        say(f"{name}: {_first_update(measures[name])}")
+    return parts, measures
+
+
+def updates_within(part: BenchPart, seconds: float) -> int:
+    """The number of updates of a part that take so many seconds, at least one, by the speed of a few."""
+    turn = part.run(1)
+    if turn.seconds < seconds / 4:
+        turn = part.run(4)
+    return max(1, ceil(seconds * turn.updates / turn.seconds))
+
+
+def _first_update(measures: dict[str, float]) -> str:
+    seconds, memory = measures["first_update_seconds"], measures["peak_memory_bytes"] / 1e6
+    return f"first update after {seconds:.1f} s, {memory:,.0f} MB"
 
 
 def profile(config: Config, folder: Path, part: str, updates: int) -> str:
@@ -147,9 +265,9 @@ def alone(setup: Bench) -> tuple[dict[str, Any], Counter[MatrixProduct]]:
             objective.source.corrupt(on_device.batch, on_device.masked, objective.curriculum.difficulty(0.0), 0)
         synchronize(execution.device)
 
-    corruption = tokens / _seconds(corrupt)
+    corruption = tokens / median_seconds(corrupt)
     torch.set_num_threads(1)
-    reader = tokens / _seconds(lambda: objective.prepare(parts.schedule.at(0), 0))
+    reader = tokens / median_seconds(lambda: objective.prepare(parts.schedule.at(0), 0))
     torch.set_num_threads(execution.threads)
     return {
         "flops_ratio": {name: flops[name] / flops["rtd_only"] for name in ("online", "joint")},
@@ -163,27 +281,25 @@ def measure(
     parts: dict[str, BenchPart],
     products: Counter[MatrixProduct],
     execution: Execution,
-    updates: int,
+    updates: dict[str, int],
     rounds: int,
-    say: Say = lambda _: None,
-) -> tuple[dict[str, list[Timing]], list[float]]:
-    """Time the parts in turns.
+) -> Iterator[tuple[dict[str, Timing], float]]:
+    """Time the parts in turns, each with its number of updates.
 
-    Returns:
-        the timings of each part; and for each round the seconds of the matrix products of one update alone.
+    Yields:
+        for each round, the timing of each part, and the seconds of the matrix products of one update alone.
     """
-    turns: dict[str, list[Timing]] = {name: [] for name in parts}
-    seconds = []
-    multiply = _Multiply(products, execution.device)
+    multiply = Products(products, execution.device)
     names = list(parts)
     for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
+        timed: dict[str, Timing] = {}
+        seconds = 0.0
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            turns[name].append(parts[name].run(updates))
+            timed[name] = parts[name].run(updates[name])
             if name == "rtd_only":
-                seconds.append(multiply())
-    return turns, seconds
+                seconds = multiply()
+        yield timed, seconds
 
 
 def summary(turns: dict[str, list[Timing]]) -> dict[str, dict[str, Any]]:
@@ -197,41 +313,26 @@ def summary(turns: dict[str, list[Timing]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def rates(limit: list[Timing], product_seconds: list[float], flops: int) -> dict[str, Any]:
-    """FLOPs per second of a step with given replacements and of its matrix products alone; their share of the time."""
-    seconds = [turn.seconds / turn.updates for turn in limit]
-    shares = [alone / whole for alone, whole in zip(product_seconds, seconds, strict=True)]
-    return {
-        "flops_per_second": flops / float(np.median(seconds)),
-        "matmul_flops_per_second": flops / float(np.median(product_seconds)),
-        "matmul_share": float(np.median(shares)),
-        "matmul_share_interval": interval(shares),
-    }
-
-
 def ratios(turns: dict[str, list[Timing]]) -> dict[str, dict[str, float]]:
-    """The time of an update of each part, divided by that with given replacements in the same round."""
-    limit = [turn.seconds / turn.updates for turn in turns["rtd_only"]]
+    """Ratios of times in the same round: of each part to given replacements, and of `joint` to `peer_best`.
+
+    The last has the key `joint_to_peer_best`.
+    """
+    seconds = {name: [turn.seconds / turn.updates for turn in timed] for name, timed in turns.items()}
+    pairs = {name: (name, "rtd_only") for name in turns if name != "rtd_only"}
+    if {"joint", "peer_best"} <= turns.keys():
+        pairs["joint_to_peer_best"] = ("joint", "peer_best")
     return {
-        name: interval([turn.seconds / turn.updates / base for turn, base in zip(timed, limit, strict=True)])
-        for name, timed in turns.items()
-        if name != "rtd_only"
+        name: interval([one / base for one, base in zip(seconds[part], seconds[other], strict=True)])
+        for name, (part, other) in pairs.items()
     }
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """The median and its 95 % bootstrap interval, from 2,000 resamples with a fixed seed."""
-    found = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
-    low, high = np.quantile(np.median(found[draws], axis=1), (0.025, 0.975))
-    return {"median": float(np.median(found)), "low": float(low), "high": float(high)}
 
 
 def in_a_process(name: str, setup: Bench) -> dict[str, float]:
-    """Run a part in a separate process.
+    """Run a part in a separate process, on a device that is no GPU.
 
     Returns:
-        `peak_memory_bytes`: on a CPU the growth of the resident size after all imports, else PyTorch's allocations;
+        `peak_memory_bytes`: the growth of the resident size after all imports;
         `first_update_seconds`: from the start of the process to the end of the first update.
     """
     with worker_pool(1, f"measures {name}", "lower training.micro_batch_size") as pool:
@@ -247,39 +348,7 @@ def _first_updates(name: str, setup: Bench, began: float) -> dict[str, float]:
     part.run(0)
     seconds = time.time() - began
     part.run(1)
-    on_gpu = setup.execution.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else peak_memory() - before
-    return {"peak_memory_bytes": peak, "first_update_seconds": seconds}
-
-
-class _Multiply:
-    """All matrix products of an update, one after the other, on operands that are in memory."""
-
-    def __init__(self, products: Counter[MatrixProduct], device: torch.device) -> None:
-        self._device = device
-        self._products = [(*product.operands(device), count) for product, count in products.items()]
-        self()
-
-    def __call__(self) -> float:
-        """Run the products and return the seconds."""
-        synchronize(self._device)
-        began = time.perf_counter()
-        for first, second, count in self._products:
-            for _ in range(count):
-                torch.matmul(first, second)
-        synchronize(self._device)
-        return time.perf_counter() - began
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    """Median seconds of a call, over half a second of calls and at least three, after a call that is not timed."""
-    function()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < 0.5:
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
+    return {"peak_memory_bytes": peak_memory() - before, "first_update_seconds": seconds}
 
 
 def device_name(execution: Execution) -> str:

@@ -118,11 +118,6 @@ class Txtai:
         return Timing(self._peer.run(updates), updates, updates * self._peer.tokens)
 
 
-def build_parts(setup: Bench) -> dict[str, BenchPart]:
-    """Build all parts that can run, by name."""
-    return {name: build_part(name, setup) for name in PARTS if name not in setup.skipped}
-
-
 def build_part(name: str, setup: Bench) -> BenchPart:
     """Build one of `PARTS`, ready to make updates."""
     execution = setup.execution

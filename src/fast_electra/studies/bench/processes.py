@@ -16,8 +16,9 @@ from fast_electra import distributed
 from fast_electra.config import Config
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.base import Examples, Terms
-from fast_electra.studies.bench.bench import described, device_name, interval
+from fast_electra.studies.bench.bench import described, device_name
 from fast_electra.studies.bench.parts import PARTS, Trained, build_part
+from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import prepare
 from fast_electra.terminal import Say
 from fast_electra.training.parallel import Alone

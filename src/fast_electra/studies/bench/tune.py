@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.config import Config
-from fast_electra.studies.bench.bench import interval
 from fast_electra.studies.bench.parts import BenchPart, Timing, build_part
+from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import prepare, with_settings
 from fast_electra.training.precision import apply_threads, choose_execution, cpu_has_bfloat16
 

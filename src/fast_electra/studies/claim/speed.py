@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from fast_electra.config.tree import Config
 from fast_electra.stopping import Interrupted
-from fast_electra.studies.bench.bench import interval
 from fast_electra.studies.bench.parts import Trained
+from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import with_settings
 from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import Execution, apply_threads
