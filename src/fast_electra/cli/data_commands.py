@@ -81,6 +81,13 @@ def report_table(report: "BuildReport") -> "Table":
             )
             for name, split in report.splits.items()
         ),
+        *(
+            (
+                f"source {name}",
+                f"{found['share']:.1%} of the training, from {found['tokens']:,} tokens",
+            )
+            for name, found in report.mixture.items()
+        ),
         ("tokens dropped", "0 of the documents kept"),
         (
             "speed",

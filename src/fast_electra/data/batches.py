@@ -5,33 +5,33 @@ Notable:
 - each epoch visits every row once. A keyed permutation gives the order entry by entry, so the order of a billion rows
   takes no memory, and any update can be computed first. Few rows are sorted by keyed numbers instead, since the
   permutation does not reach all orders of a few rows equally often;
+- a mixture draws the source of each place in the order, so that every 1,000 rows hold its shares; each source has
+  epochs of its own (order.py);
 - a batch contains the epoch and index of each row, from which its masks and noise are drawn.
 
 Shapes: B sequences, S positions.
 """
 
 import contextlib
-import hashlib
 import queue
-import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fast_electra.data.order import Mixture, permute
 from fast_electra.data.shards import TokenStream, row_count
 from fast_electra.errors import DataError
 
 T = TypeVar("T")
-
-# Largest number of rows that are ordered by sorting.
-_SORTED = 4096
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,13 @@ class Batch:
 class Rows:
     """The rows of a stream: row i is [CLS], tokens i·(S-2) to (i+1)·(S-2) of the stream, [SEP], and padding.
 
-    A separator at either end of this section is left out, since the row has its own [CLS] and [SEP] there.
+    A separator at either end of this section is left out, since the row has its own [CLS] and [SEP] there. The rows of
+    several streams follow each other.
     """
 
     def __init__(
         self,
-        stream: TokenStream,
+        streams: TokenStream | Sequence[TokenStream],
         length: int,
         special: Mapping[str, int],
         attention: Literal["packed", "document"] = "packed",
@@ -111,15 +112,19 @@ class Rows:
         """Prepare the rows of a stream; nothing is read yet.
 
         Args:
-            stream: the tokens of a split.
+            streams: the tokens of a split, or of each of its sources.
             length: S, tokens of a row.
             special: ids by name; `pad`, `cls` and `sep` are needed, and none of the ids is eligible.
             attention: `document`: positions start at 0 in each document; `packed`: in each row.
         """
-        self.stream = stream
+        self._streams = [streams] if isinstance(streams, TokenStream) else list(streams)
         self.length = length
         self.attention = attention
-        self.count = row_count(stream.tokens, length)
+        self.counts = [row_count(stream.tokens, length) for stream in self._streams]
+        """number of rows of each stream"""
+        self.starts = [0, *accumulate(self.counts)]
+        """number of each stream's first row, and the number of all rows"""
+        self.count = self.starts[-1]
         self._pad, self._cls, self._sep = (special[name] for name in ("pad", "cls", "sep"))
         self._special = torch.tensor(sorted(set(special.values())))
 
@@ -165,8 +170,9 @@ class Rows:
         """A row's tokens as int64, without its first [CLS], its last [SEP] and padding."""
         if not 0 <= index < self.count:
             raise IndexError(f"row {index} of {self.count}")
-        start = index * (self.length - 2)
-        tokens = self.stream.read(start, min(start + self.length - 2, self.stream.tokens))
+        part = bisect_right(self.starts, index) - 1
+        stream, start = self._streams[part], (index - self.starts[part]) * (self.length - 2)
+        tokens = stream.read(start, min(start + self.length - 2, stream.tokens))
         first = 1 if tokens[0] == self._sep else 0
         last = len(tokens) - (1 if len(tokens) > first and tokens[-1] == self._sep else 0)
         return tokens[first:last]
@@ -175,7 +181,14 @@ class Rows:
 class BatchSchedule:
     """The rows of each update, or a process's share of them: a pure function of (seed, update)."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        weights: Sequence[float] = (),
+    ) -> None:
         """Prepare the order; a batch may hold the end of one epoch and the beginning of the next.
 
         Args:
@@ -184,9 +197,10 @@ class BatchSchedule:
             seed: of the order.
             share: this process's rank and the number of processes. Each gets consecutive rows of a batch, the first
                 ones one more if the batch cannot be divided evenly.
+            weights: of the streams of `rows`; empty: the rows of all streams have one order.
 
         Raises:
-            DataError: there are fewer rows than a batch holds.
+            DataError: there are fewer rows than a batch holds, or a weight is too small.
         """
         if rows.count < batch_size:
             raise DataError(
@@ -198,6 +212,7 @@ class BatchSchedule:
         self.seed = seed
         self.left_out: list[int] = []
         """numbers of the batches that no update reads, ascending; the updates after them read the following batches"""
+        self._mixture = Mixture(weights, seed) if weights else None
         rank, size = share
         self._share = slice(*((batch_size * end + size - 1) // size for end in (rank, rank + 1)))
 
@@ -222,45 +237,34 @@ class BatchSchedule:
         """The row numbers of a whole batch, int64, ascending batch numbers from 0."""
         return self._order(batch * self.batch_size + np.arange(self.batch_size, dtype=np.int64))[0]
 
+    def read(self, updates: int) -> list[int]:
+        """The number of rows of each stream that the first updates read, those of batches left out included."""
+        rows = self.batch_number(updates) * self.batch_size
+        return self._mixture.counts(rows) if self._mixture else [rows]
+
     def _numbers(self, update: int) -> np.ndarray:
         """Places in the run's order over all epochs, int64."""
         first = self.batch_number(update) * self.batch_size
         return first + np.arange(self.batch_size, dtype=np.int64)[self._share]
 
     def _order(self, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        epochs_B, places_B = np.divmod(numbers_B, self.rows.count)
+        if self._mixture is None:
+            return self._ordered(numbers_B, 0, self.rows.count)
+        sources_B, places_B = self._mixture.at(numbers_B)
+        indices_B, epochs_B = np.empty_like(numbers_B), np.empty_like(numbers_B)
+        for source in np.unique(sources_B):
+            chosen, first = sources_B == source, self.rows.starts[source]
+            indices_B[chosen], epochs_B[chosen] = self._ordered(places_B[chosen], first, self.rows.counts[source])
+        return indices_B, epochs_B
+
+    def _ordered(self, places_B: np.ndarray, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and epochs at some places in the endless order of `count` rows, the first of which is `first`."""
+        epochs_B, places_B = np.divmod(places_B, count)
         indices_B = np.empty_like(places_B)
         for epoch in np.unique(epochs_B):
             chosen = epochs_B == epoch
-            indices_B[chosen] = permute(places_B[chosen], self.rows.count, (self.seed, int(epoch)))
+            indices_B[chosen] = first + permute(places_B[chosen], count, (self.seed, int(epoch)))
         return indices_B, epochs_B
-
-
-def permute(places: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
-    """Some entries of a permutation of [0, count) that depends on `key`.
-
-    Up to 4,096 numbers are sorted by keyed 64-bit numbers, no two of which are equal. For more numbers, a Feistel
-    network permutes the smallest range of 2^k numbers that holds `count`; a result outside [0, count) is permuted again
-    until it lies inside ("cycle walking"), which keeps it a permutation (Black and Rogaway, 2002).
-
-    Args:
-        places: int64, any shape, each in [0, count).
-        count: 1 to 2^62.
-        key: (seed, epoch), each 0 to 2^64 - 1.
-
-    Returns:
-        the permutation at `places`: int64, of the same shape.
-    """
-    round_keys = _round_keys(key)
-    if count <= _SORTED:
-        # SplitMix64's sequence from a keyed start
-        numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + round_keys[0]
-        return np.argsort(_hash(numbers))[places]
-    bits = (count - 1).bit_length()
-    found = _feistel(places.astype(np.uint64), bits, round_keys)
-    while (outside := found >= count).any():
-        found[outside] = _feistel(found[outside], bits, round_keys)
-    return found.astype(np.int64)
 
 
 class Prefetcher(Generic[T]):
@@ -325,27 +329,3 @@ def _positions_in_documents(ended_BS: Tensor) -> Tensor:
     starts_BS = torch.zeros_like(ended_BS)
     starts_BS[:, 1:] = torch.where(ended_BS[:, :-1].bool(), positions_S[1:], 0)
     return positions_S - starts_BS.cummax(1).values
-
-
-@lru_cache(maxsize=64)
-def _round_keys(key: tuple[int, int]) -> tuple[np.uint64, ...]:
-    digest = hashlib.blake2b(struct.pack("<2Q", *key), person=b"row order", digest_size=64).digest()
-    return tuple(np.uint64(number) for number in struct.unpack("<8Q", digest))
-
-
-def _feistel(numbers: np.ndarray, bits: int, round_keys: tuple[np.uint64, ...]) -> np.ndarray:
-    """Permute [0, 2^bits): each round changes one part by a hash of the other, and exchanges the parts."""
-    right_bits = bits // 2
-    left_bits = bits - right_bits
-    left, right = numbers >> np.uint64(right_bits), numbers & np.uint64((1 << right_bits) - 1)
-    for round_key in round_keys:
-        left, right = right, left ^ (_hash(right ^ round_key) & np.uint64((1 << left_bits) - 1))
-        left_bits, right_bits = right_bits, left_bits
-    return (left << np.uint64(right_bits)) | right
-
-
-def _hash(numbers: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al., 2014): every input bit flips every output bit half of the time."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))

@@ -27,10 +27,12 @@ CHUNK = 1_000_000
 
 @dataclass(frozen=True)
 class Chunk:
-    """Pieces of documents of one split; each with a bool that says whether a document ends after it."""
+    """Pieces of documents of one split and source; each with a bool that says whether a document ends after it."""
 
     split: str
     pieces: list[tuple[str, bool]]
+    part: int = 0
+    """number of the source; 0 without a mixture"""
 
 
 @dataclass(frozen=True)

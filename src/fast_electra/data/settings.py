@@ -1,11 +1,12 @@
 """The settings of text, tokenizer and rows: the section `data` of a configuration."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from fast_electra.parts import Section
@@ -28,6 +29,10 @@ class Source:
 
     path: str
     """a file, a folder, or hf://NAME/CONFIG:SPLIT"""
+    weight: float | None = None
+    """share of the tokens that are trained on, relative to the other sources' weights; None: of its size"""
+    name: str = ""
+    """of the source in reports; empty: from the path"""
     streaming: bool = False
     """read a data set of the hub over the network each time, and store nothing"""
 
@@ -43,7 +48,33 @@ class Source:
             raise ValueError("an entry needs a path; write {path: FOLDER}")
         if not isinstance(given.get("streaming", False), bool):
             raise ValueError("streaming must be true or false")
+        weight = given.get("weight")
+        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0):
+            raise ValueError(f"weight must be a number greater than 0, not {weight}")
+        name = given.get("name", "")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]*", name):
+            raise ValueError(f"name must be of letters, digits, - and _, not {name}")
         return cls(**given)
+
+
+def mixture(sources: "Iterable[str | PurePath | Mapping[str, Any]]") -> dict[str, float]:
+    """The weights of `data.sources` by name, in their order; empty if they have none.
+
+    Raises:
+        ValueError: some sources have a weight and others none, or two have one name.
+    """
+    found = [Source.of(entry) for entry in sources]
+    weighted = [source for source in found if source.weight is not None]
+    if weighted and len(weighted) < len(found):
+        without = next(source.path for source in found if source.weight is None)
+        raise ValueError(f"{without} has no weight and others have one; give each source a weight, or none")
+    weights: dict[str, float] = {}
+    for source in weighted:
+        name = source.name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source.path).stem).strip("-") or "source"
+        if name in weights:
+            raise ValueError(f"two sources have the name {name}; give each a name of its own")
+        weights[name] = float(source.weight or 0.0)
+    return weights
 
 
 def _checked(entry: Any) -> Any:
@@ -57,7 +88,7 @@ class DataConfig(Section):
     """Text, tokens and rows."""
 
     sources: list[Annotated[str | dict[str, Any], BeforeValidator(_checked)]] = Field(default=[])
-    """files, folders and hf://NAME/CONFIG:SPLIT, read by `data build`; also {path: …, streaming: true}"""
+    """files, folders and hf://NAME/CONFIG:SPLIT, read by `data build`; also {path: …, weight: 2.0, name: web}"""
     format: Literal["auto", "text", "code", "jsonl", "parquet"] = "auto"
     """auto: by name and content; text: blank lines end a document; code: one a file; jsonl and parquet: one a row"""
     text_field: str = "text"
@@ -75,3 +106,9 @@ class DataConfig(Section):
     """packed: tokens attend to the whole row; document: only to their own document"""
     workers: int | None = Field(default=None, ge=1)
     """number of processes that tokenise; empty: one for each core"""
+
+    @field_validator("sources")
+    @classmethod
+    def _mixture(cls, sources: list[Any]) -> list[Any]:
+        mixture(sources)
+        return sources

@@ -12,14 +12,24 @@ import hashlib
 import os
 import struct
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fast_electra.data.encoding import CHUNK, Chunk, Encoder, available_cores, encode_in_order, peak_memory
 from fast_electra.data.files import MANIFEST, staged_folder, write_manifest
-from fast_electra.data.shard_report import BuildReport, SplitReport, refuse_empty, refuse_other_language
+from fast_electra.data.settings import mixture
+from fast_electra.data.shard_report import (
+    BuildReport,
+    SplitReport,
+    refuse_empty,
+    refuse_empty_source,
+    refuse_other_language,
+)
 from fast_electra.data.shard_writer import ShardWriter
 from fast_electra.data.shards import FORMAT, SPLITS, VERSION, Split, open_shards
 from fast_electra.data.sources import Document, Sources
@@ -45,6 +55,7 @@ SHARD_TOKENS = 2**26
 TOKENIZER_SAMPLE = 64_000_000
 """approximate number of bytes of text that a tokenizer is trained on, drawn from the whole corpus"""
 
+_Writers = dict[tuple[str, int], ShardWriter]  # by split and number of the source
 BuildProgress = Callable[[str, int, int | None], None]
 """called with the stage ("tokenizer" or "tokens"), the bytes done, and the total number of bytes or None"""
 
@@ -167,8 +178,11 @@ def build_shards(
         if fingerprint(load_tokenizer(staged / "tokenizer")) != fingerprint(tokenizer):
             raise DataError("the tokenizer changes when it is saved and loaded; use the saved one instead.")
         began = time.perf_counter()
+        weights = mixture(config.sources)
         writers = {
-            name: ShardWriter(staged, name, report.vocabulary_size, shard_tokens, config.length) for name in SPLITS
+            (split, part): ShardWriter(staged, split, report.vocabulary_size, shard_tokens, config.length, name)
+            for split in SPLITS
+            for part, name in enumerate(weights or [""])
         }
         source_digest = _write(documents, tokenizer, config, validation, writers, report, report_progress)
         report.seconds = time.perf_counter() - began
@@ -176,22 +190,34 @@ def build_shards(
         content = {
             "format": FORMAT,
             "version": VERSION,
-            "dtype": writers["train"].dtype.name,
+            "dtype": writers["train", 0].dtype.name,
             "vocabulary_size": report.vocabulary_size,
             "tokenizer_fingerprint": fingerprint(tokenizer),
             "special_tokens": {
                 name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "cls", "sep", "mask")
             }
             | {"unk": unknown_id(tokenizer)},
-            "splits": {name: writer.shards for name, writer in writers.items()},
-            "most_frequent_token": writers["train"].most_frequent(set(tokenizer.all_special_ids)),
+            "splits": {
+                name: [shard for (split, _), writer in writers.items() if split == name for shard in writer.shards]
+                for name in SPLITS
+            },
+            "most_frequent_token": _most_frequent(writers, set(tokenizer.all_special_ids)),
             "settings": settings,
             "source_digest": source_digest,
             "report": report.to_json(),
         }
+        if weights:
+            content["mixture"] = weights
         del content["report"]["folder"], content["report"]["existed"]
         write_manifest(staged, content, {n: d for writer in writers.values() for n, d in writer.digests.items()})
     return report
+
+
+def _most_frequent(writers: _Writers, special: set[int]) -> int:
+    """The id of the training split's most frequent token that is not special."""
+    counts = np.sum([writer.counts for (split, _), writer in writers.items() if split == "train"], axis=0)
+    counts[list(special)] = -1
+    return int(counts.argmax())
 
 
 def is_validation_text(text: str, fraction: float) -> bool:
@@ -238,6 +264,8 @@ def _settings(
         "data.invalid_utf8": config.invalid_utf8,
         "data.validation_fraction": config.validation_fraction if validation is None else "given",
     }
+    if weights := mixture(config.sources):
+        settings["data.sources"] = weights
     if tokenizer is not None:
         settings["tokenizer"] = fingerprint(tokenizer)
     else:
@@ -292,7 +320,7 @@ def _write(
     tokenizer: "PreTrainedTokenizerBase",
     config: "DataConfig",
     validation: Callable[[Document], bool] | None,
-    writers: dict[str, ShardWriter],
+    writers: _Writers,
     report: BuildReport,
     report_progress: BuildProgress,
 ) -> str:
@@ -301,17 +329,22 @@ def _write(
     total = documents.sizes()[0] if isinstance(documents, Sources) else None
     peaks: dict[int, int] = {}
     encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, unknown_id(tokenizer))  # type: ignore[attr-defined]
-    chunks = _chunks(documents, splitter, report)
+    weights = mixture(config.sources)
+    chunks = _chunks(documents, splitter, report, bool(weights))
     with closing(encode_in_order(encoder, chunks, report.workers)) as results:
         for chunk, encoded in results:
-            writers[chunk.split].append(encoded.ids, encoded.ends)
+            writers[chunk.split, chunk.part].append(encoded.ids, encoded.ends)
             report.unknown_tokens += encoded.unknown
             report.lost_bytes += encoded.lost
             peaks[encoded.process] = encoded.peak_bytes
             report_progress("tokens", _bytes_done(documents, report.text_bytes), total)
     for writer in writers.values():
         writer.finish()
-    report.splits = {name: writer.report for name, writer in writers.items()}
+    parts = {split: [writers[split, part].report for part in range(max(1, len(weights)))] for split in SPLITS}
+    report.splits = {split: SplitReport.of(found) for split, found in parts.items()}
+    for part, (name, weight) in enumerate(weights.items()):
+        tokens, share = parts["train"][part].tokens, weight / sum(weights.values())
+        report.mixture[name] = {"weight": weight, "share": share, "tokens": tokens}
     if isinstance(documents, Sources):
         reading = documents.reading
         report.sources = [str(place) for place in documents.places]
@@ -319,6 +352,8 @@ def _write(
         report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
         report.cut_documents = reading.cut_documents
     refuse_empty(report, config, validation, splitter.smallest_share)
+    for part, name in enumerate(weights):
+        refuse_empty_source(name, {split: found[part].documents for split, found in parts.items()})
     refuse_other_language(report)
     kept_bytes = report.text_bytes - sum(reason["bytes"] for reason in report.dropped.values())
     report.bytes_per_token = kept_bytes / report.tokens
@@ -327,11 +362,11 @@ def _write(
     return splitter.hexdigest()
 
 
-def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildReport) -> Iterator[Chunk]:
+def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildReport, mixed: bool) -> Iterator[Chunk]:
     """Gather documents into chunks, so that many small ones cost no more than a large one; counts dropped documents."""
     seen = _Seen()
-    held: dict[Split, list[tuple[str, bool]]] = {"train": [], "validation": []}
-    sizes: dict[Split, int] = {"train": 0, "validation": 0}
+    held: dict[tuple[Split, int], list[tuple[str, bool]]] = defaultdict(list)
+    sizes: dict[tuple[Split, int], int] = defaultdict(int)
     for document in documents:
         digest = _Digest(document.text)
         split = splitter(document, digest)
@@ -346,15 +381,15 @@ def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildRep
             count["bytes"] += digest.bytes
             continue
         cut = list(pieces(document.text, ENCODING_PIECE))
+        key = split, document.part if mixed else 0
         for number, piece in enumerate(cut, 1):
-            held[split].append((piece, number == len(cut)))
-            sizes[split] += len(piece)
-            if sizes[split] >= CHUNK:
-                yield Chunk(split, held[split])
-                held[split], sizes[split] = [], 0
-    for split, rest in held.items():
-        if rest:
-            yield Chunk(split, rest)
+            held[key].append((piece, number == len(cut)))
+            sizes[key] += len(piece)
+            if sizes[key] >= CHUNK:
+                yield Chunk(split, held.pop(key), key[1])
+                del sizes[key]
+    for (split, part), rest in held.items():
+        yield Chunk(split, rest, part)
 
 
 def _bytes_done(documents: Iterable[Document], text_bytes: int) -> int:

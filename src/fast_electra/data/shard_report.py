@@ -18,7 +18,7 @@ LARGEST_UNKNOWN = 0.1
 
 @dataclass
 class SplitReport:
-    """Counts of one split."""
+    """Counts of one split, or of one source in it."""
 
     documents: int = 0
     tokens: int = 0
@@ -27,6 +27,16 @@ class SplitReport:
     """of `data.length` tokens each"""
     packing_efficiency: float = 0.0
     """share of the rows' positions that is not padding, 0 to 1"""
+
+    @classmethod
+    def of(cls, parts: "list[SplitReport]") -> "SplitReport":
+        """The counts of several sources together."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = sum(part.rows for part in parts)
+        filled = sum(part.packing_efficiency * part.rows for part in parts)
+        documents, tokens = (sum(getattr(part, name) for part in parts) for name in ("documents", "tokens"))
+        return cls(documents, tokens, rows, filled / max(1, rows))
 
 
 @dataclass
@@ -41,6 +51,8 @@ class BuildReport:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """by reason: `documents` and `bytes`; all tokens of the other documents are kept"""
     splits: dict[str, SplitReport] = field(default_factory=dict)
+    mixture: dict[str, dict[str, float]] = field(default_factory=dict)
+    """by source of a mixture: its `weight`, its `share` of the tokens that are trained on, and `tokens` for training"""
     vocabulary_size: int = 0
     bytes_per_token: float = 0.0
     unknown_tokens: int = 0
@@ -168,4 +180,14 @@ def refuse_other_language(report: BuildReport) -> None:
             f"{report.unknown_share:.0%} of the tokens would be [UNK], since the tokenizer does not know this text "
             f"(at most {LARGEST_UNKNOWN:.0%} are accepted): leave data.tokenizer.path out, so that one is trained on "
             "it, or name a tokenizer for its language."
+        )
+
+
+def refuse_empty_source(name: str, documents: dict[str, int]) -> None:
+    """Raise DataError if a source of a mixture got no document in a split; `documents` has their number by split."""
+    empty = next((split for split, count in documents.items() if not count), None)
+    if empty is not None:
+        raise DataError(
+            f"none of the {sum(documents.values())} documents of the source {name} (data.sources) fell to {empty}: "
+            "give it more text, or set another data.validation_fraction."
         )

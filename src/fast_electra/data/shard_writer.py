@@ -13,15 +13,21 @@ from fast_electra.data.shards import row_count
 class ShardWriter:
     """Appends encoded chunks to the shards of one split."""
 
-    def __init__(self, folder: Path, split: str, vocabulary: int, shard_tokens: int, length: int) -> None:
+    def __init__(
+        self, folder: Path, split: str, vocabulary: int, shard_tokens: int, length: int, source: str = ""
+    ) -> None:
+        """Prepare to write; `source` is the name of a mixture's source, for which the split has files of its own."""
         self.dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
         self.digests: dict[str, str] = {}
         self.shards: list[dict[str, Any]] = []
         self.report = SplitReport()
-        self._folder, self._split, self._shard_tokens = folder, split, shard_tokens
+        self._folder, self._shard_tokens = folder, shard_tokens
+        self._name = f"{split}-{source}" if source else split
+        self._about = {"source": source} if source else {}
         self._content = length - 2  # tokens of a row without its first and last
         self._borders = 0  # separators at the border of a row, where the row has its own
-        self._counts = np.zeros(vocabulary, dtype=np.int64)
+        self.counts = np.zeros(vocabulary, dtype=np.int64)
+        """of each token"""
         self._files: dict[str, Any] = {}
         self._hashes: dict[str, Any] = {}
 
@@ -32,7 +38,7 @@ class ShardWriter:
         shard = self.shards[-1]
         self._put(shard["file"], ids.astype(self.dtype.newbyteorder("<")))
         self._put(shard["ends"], (ends + np.uint64(shard["tokens"])).astype("<u8"))
-        self._counts += np.bincount(ids, minlength=len(self._counts))
+        self.counts += np.bincount(ids, minlength=len(self.counts))
         behind = ends.astype(np.int64) + self.report.tokens
         self._borders += int(np.sum(behind % self._content == 0) + np.sum((behind - 1) % self._content == 0))
         for counts in (shard, vars(self.report)):
@@ -60,15 +66,9 @@ class ShardWriter:
             tokens = report.tokens - self._borders - (1 if rest > 1 else 0) + 2 * report.rows
             report.packing_efficiency = tokens / (report.rows * (self._content + 2))
 
-    def most_frequent(self, special: set[int]) -> int:
-        """The id of the most frequent token that is not special."""
-        counts = self._counts.copy()
-        counts[list(special)] = -1
-        return int(counts.argmax())
-
     def _start(self) -> None:
-        number = f"{self._split}-{len(self.shards):05d}"
-        shard = {"file": f"{number}.bin", "ends": f"{number}.ends.bin", "tokens": 0, "documents": 0}
+        number = f"{self._name}-{len(self.shards):05d}"
+        shard = {"file": f"{number}.bin", "ends": f"{number}.ends.bin", "tokens": 0, "documents": 0, **self._about}
         self.shards.append(shard)
         for name in (shard["file"], shard["ends"]):
             self._files[name] = open(self._folder / name, "wb")  # noqa: SIM115

@@ -74,19 +74,29 @@ class TokenShards:
         """largest id + 1"""
         self.special_tokens: dict[str, int] = {k: v for k, v in manifest["special_tokens"].items() if v is not None}
         """ids by name: pad, unk, cls, sep, mask"""
+        self.mixture: dict[str, float] = manifest.get("mixture", {})
+        """weights of the sources by name; empty if the text is one source"""
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all tokens, their order and their tokenizer, however and whenever they were made."""
         names = [shard[key] for split in SPLITS for shard in self.manifest["splits"][split] for key in ("file", "ends")]
         tokens = [[name, self.manifest["files"][name]["sha256"]] for name in names]
-        return canonical_digest([self.tokenizer_fingerprint, self.manifest["dtype"], tokens])
+        weights = [list(self.mixture.items())] if self.mixture else []
+        return canonical_digest([self.tokenizer_fingerprint, self.manifest["dtype"], tokens, *weights])
 
     def split(self, name: Split) -> TokenStream:
-        """The token stream of a split."""
-        return TokenStream(
-            self.folder, self.manifest["splits"][name], np.dtype(self.manifest["dtype"]).newbyteorder("<")
-        )
+        """The token stream of a split, all sources in their order."""
+        return self._stream(self.manifest["splits"][name])
+
+    def sources(self, name: Split) -> list[TokenStream]:
+        """The token streams of a split, one for each source of the mixture; without a mixture, one."""
+        shards = self.manifest["splits"][name]
+        chosen = [[shard for shard in shards if shard["source"] == source] for source in self.mixture]
+        return [self._stream(part) for part in chosen or [shards]]
+
+    def _stream(self, shards: list[dict[str, Any]]) -> TokenStream:
+        return TokenStream(self.folder, shards, np.dtype(self.manifest["dtype"]).newbyteorder("<"))
 
     def most_frequent_token(self) -> int:
         """The id of the training split's most frequent token that is not special: the best guess without context."""

@@ -26,7 +26,7 @@ from fast_electra.corruption.cache import FORMAT, IDENTITY, VERSION, differences
 from fast_electra.corruption.cache_files import PackedPaths, PartFile, expected_replaced, token_type, write_part
 from fast_electra.corruption.masking import originals
 from fast_electra.corruption.replacement import race
-from fast_electra.data.batches import BatchSchedule, Prefetcher
+from fast_electra.data.batches import Prefetcher
 from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
 from fast_electra.data.locks import LOCK, folder_lock
 from fast_electra.errors import ConfigError, DataError
@@ -193,7 +193,7 @@ class _Builder:
         if folder.exists() and (not folder.is_dir() or any(not name.startswith(".") for name in names)):
             raise DataError(f"{folder} holds something that is no corruption cache: choose a new or empty folder.")
         measures = measured(inputs, auxiliary, loaded)
-        validation = validation_batches(inputs.rows("validation"), config)
+        validation = validation_batches(inputs)
         about["validation"] = [int(index) for prepared in validation for index in prepared.batch.indices]
         one = validation[0].split(1)[0].to(execution.device)
         with execution.autocast(), torch.no_grad():
@@ -278,11 +278,10 @@ class _Builder:
         return report
 
     def _batches(self, number: int) -> Iterator[Prepared]:
-        config = self.inputs.config
         if number == 0:
-            yield from validation_batches(self.inputs.rows("validation"), config)
+            yield from validation_batches(self.inputs)
             return
-        schedule = BatchSchedule(self.inputs.rows("train"), self.micro_batch, self.inputs.seed)
+        schedule = self.inputs.schedule(self.micro_batch)
 
         def prepare(place: int) -> Prepared:
             batch = schedule.at(place)

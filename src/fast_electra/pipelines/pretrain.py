@@ -134,7 +134,7 @@ def pretrain(
                 f"{len(left_out)} batches."
             )
         with distributed.together(), session.state.parallel.whole_weights():
-            validation = session.state.validation or validate(session.parts, execution)
+            validation = session.state.validation or validate(session.parts, execution, session.state)
         with distributed.together():
             result = _finish(session, validation) if distributed.is_main() else {}
         result = distributed.from_main(result)
@@ -183,7 +183,7 @@ def _train(
                 session.state,
                 plan,
                 batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
-                validate=lambda: validate(parts, execution),
+                validate=lambda: validate(parts, execution, session.state),
                 save=lambda state: _save(state, run, session.config, parts, execution, metrics),
                 execution=execution,
                 observers=[*probes, session.internals, *writers, watchdog],

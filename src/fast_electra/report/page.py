@@ -63,6 +63,7 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
             title=content["title"],
             subtitle=content.get("subtitle") or "",
             headlines=headlines(summary),
+            sources=_sources(summary),
             comparison=comparison,
             curves=curves,
             images={chart.key: Markup(to_svg(chart.specification, page=True)) for chart in charts},
@@ -94,6 +95,14 @@ def _columns(specification: Specification) -> Specification:
     rows = specification["data"]["values"]
     fields = list(dict.fromkeys(field for row in rows for field in row))
     return specification | {"data": {"columns": {field: [row.get(field) for row in rows] for field in fields}}}
+
+
+def _sources(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sources of a mixture with the loss on held-out text, and the tokens and epochs that were read."""
+    measures = summary.get("main") or summary.get("auxiliary") or {}
+    names = [key.removeprefix("epochs.") for key in measures if key.startswith("epochs.")]
+    rows = [{key: measures.get(f"{key}.{name}") for key in ("loss", "tokens", "epochs")} for name in names]
+    return [{"name": name} | row for name, row in zip(names, rows, strict=True)]
 
 
 def _with_shares(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fast_electra.corruption.replacement import CorruptionSource, OnTheFly
 from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.batches import BatchSchedule, Rows
 from fast_electra.data.random import stage_seed
+from fast_electra.data.settings import mixture
 from fast_electra.data.shards import Split, TokenShards, open_shards
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import ConfigError, DataError
@@ -67,6 +68,8 @@ class Assembled:
     seed: int
     """seed of masks and noise, and of `schedule`: made from `training.seed` and the stage (the objective's kind)"""
     validation: list[Prepared]
+    validation_starts: list[int]
+    """number of the first validation row of each source, and the number of all validation rows"""
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards
     corruption: CorruptionConfig
@@ -119,7 +122,12 @@ class Inputs:
         """The rows of a split."""
         # [UNK] is among the shards' special tokens, and never eligible.
         data = self.config.data
-        return Rows(self.shards.split(split), data.length, self.shards.special_tokens | self.special, data.attention)
+        special = self.shards.special_tokens | self.special
+        return Rows(self.shards.sources(split), data.length, special, data.attention)
+
+    def schedule(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> BatchSchedule:
+        """The batches of the training split; `share` as in `BatchSchedule`."""
+        return BatchSchedule(self.rows("train"), batch_size, self.seed, share, [*self.shards.mixture.values()])
 
 
 def read_inputs(config: Config, execution: Execution) -> Inputs:
@@ -136,6 +144,11 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
             refuse_unreplayable(config.corruption)
     # Several processes check a share each, and all end if one finds damage.
     shards = open_shards(config.data.shards, verify=True, share=(distributed.rank(), distributed.size()))
+    if (asked := mixture(config.data.sources)) not in ({}, shards.mixture):
+        raise ConfigError(
+            f"data.sources has the weights {asked}, and {shards.folder} was built with {shards.mixture or 'none'}: run "
+            "`fast-electra data build` into another folder, or leave the weights out."
+        )
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
     masker = config.corruption.masking.masker(tokenizer)
     return Inputs(config, execution, shards, tokenizer, special_ids(tokenizer), masker, [])
@@ -155,11 +168,10 @@ def assemble(config: Config, execution: Execution) -> Assembled:
             model.compile(dynamic=False)
     return Assembled(
         objective=objective,
-        schedule=BatchSchedule(
-            inputs.rows("train"), config.training.batch_size, inputs.seed, (distributed.rank(), distributed.size())
-        ),
+        schedule=inputs.schedule(config.training.batch_size, (distributed.rank(), distributed.size())),
         seed=inputs.seed,
-        validation=validation_batches(inputs.rows("validation"), config),
+        validation=validation_batches(inputs),
+        validation_starts=inputs.rows("validation").starts,
         tokenizer=inputs.tokenizer,
         shards=inputs.shards,
         corruption=built.corruption or config.corruption,
@@ -246,7 +258,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
 
 def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:
     """Choose T0 for `corruption.schedule.initial=auto` from the auxiliary's entropy on some validation rows."""
-    rows = validation_batches(inputs.rows("validation"), inputs.config, _CHECKED_ROWS)
+    rows = validation_batches(inputs, _CHECKED_ROWS)
     with inputs.execution.autocast():
         moved = (prepared.to(inputs.execution.device) for prepared in rows)
         tokens = int((~loaded.excluded_V).sum())
@@ -267,7 +279,7 @@ def _corrective_head(inputs: Inputs, detector: ReplacedTokenDetector, auxiliary:
 
 def measured(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> dict[str, float]:
     """The auxiliary's measures on some validation rows; also adds a sentence about them to `inputs.notes`."""
-    rows = validation_batches(inputs.rows("validation"), inputs.config, _CHECKED_ROWS)
+    rows = validation_batches(inputs, _CHECKED_ROWS)
     with inputs.execution.autocast():
         rows = [batch.to(inputs.execution.device) for batch in rows]
         measures, sentences = check_auxiliary(auxiliary, loaded, inputs.config, inputs.shards, rows)
@@ -311,26 +323,30 @@ def _digest(name: str) -> str | None:
     return function_digest(weights_digest(source), source) if source.is_dir() else None
 
 
-def validation_batches(rows: Rows, config: Config, most: int | None = None) -> list[Prepared]:
+def validation_batches(inputs: Inputs, most: int | None = None) -> list[Prepared]:
     """Rows spread evenly over the validation split, with masks that are the same on every call.
 
     Args:
-        rows: the validation split.
-        config: `training.validation_sequences` limits the number of rows.
+        inputs: of the run; `training.validation_sequences` limits the number of rows. A mixture's sources have their
+            shares of them, and at least one row each.
         most: a further limit.
 
     Returns:
-        batches of at most a micro-batch.
+        batches of at most a micro-batch, each of one source.
 
     Raises:
         DataError: the rows hold no token that could be predicted.
     """
-    count = min(most or rows.count, config.training.validation_sequences, rows.count)
-    indices = torch.arange(count) * rows.count // count
-    batches = []
-    for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
-        batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
-        batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
+    rows, config, weights = inputs.rows("validation"), inputs.config, [*inputs.shards.mixture.values()]
+    shares = [weight / sum(weights) for weight in weights] or [1.0]
+    wanted = min(most or rows.count, config.training.validation_sequences)
+    batches, count = [], 0
+    for start, there, share in zip(rows.starts, rows.counts, shares, strict=False):
+        spread = min(there, max(1, round(share * wanted)))
+        indices, count = start + torch.arange(spread) * there // spread, count + spread
+        for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
+            batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
+            batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
     if not any(bool(prepared.batch.eligible.any()) for prepared in batches):
         raise DataError(
             f"{config.data.shards}: the {count} rows of validation text hold no token to predict, only special tokens "

@@ -51,14 +51,18 @@ def warnings(asked: Config, config: Config, parts: Assembled, execution: Executi
     """
     updates, found = config.training.updates, []
     assert updates is not None
-    per_update = config.training.batch_size * config.data.length
-    corpus = parts.shards.split("train").tokens
-    epochs = updates * per_update / corpus
+    corpora = [stream.tokens for stream in parts.shards.sources("train")]
+    passes = [
+        rows * config.data.length / tokens for rows, tokens in zip(parts.schedule.read(updates), corpora, strict=True)
+    ]
+    epochs = max(passes)
+    most = passes.index(epochs)
     if epochs > MOST_EPOCHS:
-        budget = f"training.updates={max(1, MOST_EPOCHS * corpus // per_update)}"
+        budget = f"training.updates={max(1, int(updates * MOST_EPOCHS / epochs))}"
+        of = f" of {[*parts.shards.mixture][most]}" if parts.shards.mixture else ""
         found.append(
-            f"the run reads its {corpus:,} tokens {epochs:,.0f} times, but more than {MOST_EPOCHS} passes teach "
-            f"little: give more text, or start in a new folder with {budget} as its budget."
+            f"the run reads its {corpora[most]:,} tokens{of} {epochs:,.0f} times, but more than {MOST_EPOCHS} passes "
+            f"teach little: give more text, or start in a new folder with {budget} as its budget."
         )
     days = 0.0 if asked.training.hours else updates * _seconds_per_update(config, parts, execution) / 86_400
     if days > _MOST_DAYS:

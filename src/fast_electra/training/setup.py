@@ -70,14 +70,29 @@ def refuse_uneven(config: Config, sharding: bool) -> None:
         )
 
 
-def validate(parts: Assembled, execution: Execution) -> dict[str, float]:
-    """The objective's measures on the run's validation rows, in evaluation mode; the same on every process."""
+def validate(parts: Assembled, execution: Execution, state: State) -> dict[str, float]:
+    """The objective's measures on the run's validation rows, in evaluation mode; the same on every process.
+
+    Of a mixture also `loss.NAME` for each source, and `tokens.NAME` and `epochs.NAME` that were read of it so far.
+    """
     models = parts.objective.models().values()
     for model in models:
         model.eval()
     try:
         with execution.autocast():
-            return parts.objective.validate([b.to(execution.device) for b in parts.validation], seed=0)
+            batches = [batch.to(execution.device) for batch in parts.validation]
+            found = parts.objective.validate(batches, seed=0)
+            starts = parts.validation_starts
+            for name, start, stop in zip(parts.shards.mixture, starts, starts[1:], strict=False):
+                own = [b for b in batches if start <= int(b.batch.indices[0]) < stop]
+                if any(bool(batch.batch.eligible.any()) for batch in own):
+                    found[f"loss.{name}"] = parts.objective.validate(own, seed=0)["loss"]
     finally:
         for model in models:
             model.train()
+    state.look()
+    rows = parts.schedule.read(state.update)
+    for name, read, there in zip(parts.shards.mixture, rows, parts.schedule.rows.counts, strict=False):
+        found[f"tokens.{name}"] = float(round(state.tokens * read / max(1, sum(rows))))
+        found[f"epochs.{name}"] = read / there
+    return found
