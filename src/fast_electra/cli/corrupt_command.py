@@ -103,13 +103,9 @@ def report_table(report: "CacheReport") -> "Table":
 def _share(shard: str | None) -> tuple[int, int]:
     """Return (i, n) of "i/n"; without it, the rank (from 1) and the number of processes that torchrun sets."""
     import os
-    import re
 
-    from fast_electra.errors import ConfigError
+    from fast_electra.cli.shares import share_of
 
     if shard is None:
         return int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
-    found = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ConfigError(f"--shard {shard} is not i/n with i from 1 to n: for three processes give 1/3, 2/3 and 3/3.")
-    return int(found[1]), int(found[2])
+    return share_of(shard)

@@ -1,4 +1,4 @@
-"""`fast-electra data build`: makes a tokenizer and token shards from text."""
+"""`fast-electra data build` and `data merge`: make a tokenizer and token shards from text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fast_electra.data.settings import DataConfig
     from fast_electra.data.shard_report import BuildReport
 
 
@@ -15,7 +16,9 @@ def build(
     config: str,
     /,
     *overrides: str,
-    out: Path,
+    out: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    shard: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Make a tokenizer and token shards from text, and report what was kept, what was left out and why.
@@ -31,17 +34,31 @@ def build(
         Settings, each as section.key=value, for example data.sources=[corpus/].
     out
         The folder to write, new or empty; give it to `pretrain` as data.shards.
+    dry_run
+        Write nothing; estimate bytes, tokens and time from a sample.
+    shard
+        i/n: read only the i-th of n shares of the files, and write OUT/part-i-of-n. Start n such commands anywhere,
+        each again if it was stopped, and join the parts by `data merge`. Needs data.tokenizer.path.
     json
         Print the report as one JSON object on standard output instead of text.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fast_electra.cli.shares import share_of
     from fast_electra.config.loading import load_config
-    from fast_electra.terminal import Terminal, print_json
+    from fast_electra.data.merging import part_name
+    from fast_electra.data.shard_building import build_shards
+    from fast_electra.errors import ConfigError
+    from fast_electra.terminal import Terminal
 
     settings = load_config(config, overrides)
+    share = share_of(shard) if shard else None
     console = Terminal(stderr=True)
-    from fast_electra.data.shard_building import build_shards
+    if dry_run:
+        return _plan(settings.data, json)
+    if out is None:
+        raise ConfigError("--out is not given: name the folder to write, or give --dry-run.")
+    out = out / part_name(share) if share else out
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     descriptions = {"tokenizer": "reading text for the tokenizer", "tokens": "tokenising"}
@@ -53,13 +70,63 @@ def build(
                 tasks[stage] = display.add_task(descriptions[stage], total=total)
             display.update(tasks[stage], completed=done)
 
-        report = build_shards(None, None, out, settings.data, progress=progress)
-    if json:
-        print_json(report.to_json())
-        return 0
-    Terminal().print(report_table(report))
+        report = build_shards(None, None, out, settings.data, progress=progress, share=share)
+    _show(report, json)
     if report.existed:
         console.say(f"{out} contains these shards already; nothing to do.")
+    return 0
+
+
+def merge(parts: Path, /, *, out: Path, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Join the parts that `data build --shard` wrote.
+
+    The result is that of one build: the same tokens in the same order, without documents that occur in two parts.
+
+    Parameters
+    ----------
+    parts
+        The folder that was given to `data build --shard` as --out; all parts must be there.
+    out
+        The folder to write, new or empty; give it to `pretrain` as data.shards.
+    json
+        Print the report as one JSON object on standard output instead of text.
+    """
+    from fast_electra.data.merging import merge_shards
+
+    _show(merge_shards(parts, out), json)
+    return 0
+
+
+def _show(report: "BuildReport", json: bool) -> None:
+    from fast_electra.terminal import Terminal, print_json
+
+    if json:
+        print_json(report.to_json())
+    else:
+        Terminal().print(report_table(report))
+
+
+def _plan(data: "DataConfig", json: bool) -> int:
+    """Print what a build would need."""
+    from rich.table import Table
+
+    from fast_electra.data.plan import plan_build
+    from fast_electra.data.shard_building import TOKENIZER_SAMPLE
+    from fast_electra.report.figures import duration
+    from fast_electra.terminal import Terminal, print_json
+
+    plan = plan_build(data, TOKENIZER_SAMPLE)
+    if json:
+        print_json(plan.to_json())
+        return 0
+    table = Table(box=None, show_header=False)
+    table.add_row(
+        "read", f"{plan.files:,} files, {plan.bytes / 1e6:,.1f} MB, about {plan.text_bytes / 1e6:,.1f} MB of text"
+    )
+    table.add_row("tokens", f"about {plan.tokens:,} in {plan.rows:,} rows of {data.length}")
+    table.add_row("shards", f"about {plan.shard_bytes / 1e6:,.1f} MB")
+    table.add_row("time", f"about {duration(plan.seconds)} on this machine with {plan.workers} processes")
+    Terminal().print(table)
     return 0
 
 

@@ -52,7 +52,16 @@ data.command(
     help="Read text, train or load the tokenizer, and write token shards.",
     help_epilogue="""Examples:
   fast-electra data build modern-small data.sources=[texts] --out shards
-  fast-electra data build my.yaml --out shards --json""",
+  fast-electra data build my.yaml --out shards --json
+  fast-electra data build my.yaml --dry-run
+  fast-electra data build my.yaml --out parts --shard 1/8""",
+)
+data.command(
+    "fast_electra.cli.data_commands:merge",
+    name="merge",
+    help="Join the parts that data build --shard wrote.",
+    help_epilogue="""Examples:
+  fast-electra data merge parts --out shards""",
 )
 
 config = App(name="config", help="Show and plot configurations.", help_epilogue="")

@@ -12,12 +12,13 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
 
+from fast_electra.data.shards import Split
 from fast_electra.data.workers import worker_pool
 from fast_electra.errors import DataError
 
@@ -29,10 +30,12 @@ CHUNK = 1_000_000
 class Chunk:
     """Pieces of documents of one split and source; each with a bool that says whether a document ends after it."""
 
-    split: str
+    split: Split
     pieces: list[tuple[str, bool]]
     part: int = 0
     """number of the source; 0 without a mixture"""
+    identities: list[tuple[int, int]] = field(default_factory=list)
+    """of the documents that end in the chunk, each with its bytes"""
 
 
 @dataclass(frozen=True)

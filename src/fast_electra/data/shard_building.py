@@ -8,9 +8,7 @@ Notable:
 - the folder is staged next to its place, and renamed when it is complete.
 """
 
-import hashlib
 import os
-import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fast_electra.data.documents import Digest, Seen, Splitter
 from fast_electra.data.encoding import CHUNK, Chunk, Encoder, available_cores, encode_in_order, peak_memory
 from fast_electra.data.files import MANIFEST, staged_folder, write_manifest
 from fast_electra.data.settings import mixture
@@ -27,10 +26,9 @@ from fast_electra.data.shard_report import (
     BuildReport,
     SplitReport,
     refuse_empty,
-    refuse_empty_source,
     refuse_other_language,
 )
-from fast_electra.data.shard_writer import ShardWriter
+from fast_electra.data.shard_writer import ShardWriter, Writers, fill_in_splits, refuse_empty_sources
 from fast_electra.data.shards import FORMAT, SPLITS, VERSION, Split, open_shards
 from fast_electra.data.sources import Document, Sources
 from fast_electra.data.tokenizer import (
@@ -43,7 +41,7 @@ from fast_electra.data.tokenizer import (
     unknown_id,
     vocabulary_size,
 )
-from fast_electra.errors import DataError
+from fast_electra.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,70 +53,8 @@ SHARD_TOKENS = 2**26
 TOKENIZER_SAMPLE = 64_000_000
 """approximate number of bytes of text that a tokenizer is trained on, drawn from the whole corpus"""
 
-_Writers = dict[tuple[str, int], ShardWriter]  # by split and number of the source
 BuildProgress = Callable[[str, int, int | None], None]
 """called with the stage ("tokenizer" or "tokens"), the bytes done, and the total number of bytes or None"""
-
-
-class _Digest:
-    """192 bits of a text: one part identifies the document, one chooses its split, one draws tokenizer pieces."""
-
-    def __init__(self, text: str) -> None:
-        encoded = text.encode("utf-8", "surrogatepass")
-        self.bytes = len(encoded)
-        self.whole = hashlib.blake2b(encoded, digest_size=24).digest()
-        self.identity, split, draw = struct.unpack("<3Q", self.whole)
-        self.share = split / 2**64
-        self.draw = draw / 2**64
-
-
-class _Seen:
-    """A set of 64-bit numbers in 16 to 32 bytes each, by open addressing; a Python set takes 60 to 120."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._slots = memoryview(bytearray(8 << 12)).cast("Q")
-
-    def add(self, number: int) -> bool:
-        """Add a number; False if the set had it already."""
-        number = number or 1  # 0 marks a free slot
-        if 2 * self._count >= len(self._slots):
-            old, self._slots = self._slots, memoryview(bytearray(16 * len(self._slots))).cast("Q")
-            for kept in old:
-                if kept:
-                    self._slots[self._place(kept)] = kept
-        place = self._place(number)
-        if self._slots[place] == number:
-            return False
-        self._slots[place] = number
-        self._count += 1
-        return True
-
-    def _place(self, number: int) -> int:
-        slots, last = self._slots, len(self._slots) - 1
-        place = number & last
-        while slots[place] not in (0, number):
-            place = (place + 1) & last
-        return place
-
-
-class _Splitter:
-    """Chooses the split of each document, and digests the stream: every text, its order and its split."""
-
-    def __init__(self, fraction: float, validation: Callable[[Document], bool] | None) -> None:
-        self._fraction = fraction
-        self._validation = validation
-        self._hash = hashlib.sha256()
-        self.smallest_share = 1.0
-
-    def __call__(self, document: Document, digest: _Digest) -> Split:
-        held_out = digest.share < self._fraction if self._validation is None else bool(self._validation(document))
-        self._hash.update(digest.whole + (b"v" if held_out else b"t"))
-        self.smallest_share = min(self.smallest_share, digest.share)
-        return "validation" if held_out else "train"
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
 
 
 def build_shards(
@@ -130,6 +66,7 @@ def build_shards(
     progress: BuildProgress | None = None,
     shard_tokens: int = SHARD_TOKENS,
     tokenizer_sample: int = TOKENIZER_SAMPLE,
+    share: tuple[int, int] | None = None,
 ) -> BuildReport:
     """Tokenise documents into `folder`. If the folder holds the same shards already, nothing is done.
 
@@ -143,6 +80,8 @@ def build_shards(
         progress: called during the build.
         shard_tokens: the size of a shard; its last chunk may exceed it.
         tokenizer_sample: approximate number of bytes of text that a tokenizer is trained on.
+        share: (i, n) with i from 1: only the i-th of n shares of the files of `config.sources`, as a part for
+            `merge_shards`; the tokenizer must be given.
 
     Returns:
         what was read, kept and left out; from the manifest if the folder was finished before.
@@ -154,8 +93,15 @@ def build_shards(
     folder = Path(folder)
     report_progress = progress or (lambda stage, done, total: None)
     if documents is None:
-        documents = Sources(config.sources, config.format, config.text_field, config.invalid_utf8)
+        documents = Sources(config.sources, config.format, config.text_field, config.invalid_utf8, share or (1, 1))
+    if share and tokenizer is None and config.tokenizer.path is None:
+        raise ConfigError(
+            "--shard needs one tokenizer for all parts: train it on a sample by `fast-electra data build CONFIG "
+            "data.sources=[SAMPLE] --out sample`, and set data.tokenizer.path=sample/tokenizer."
+        )
     settings = _settings(config, tokenizer, validation)
+    if share:
+        settings["part"] = list(share)
     if (folder / MANIFEST).exists():
         return _existing(folder, settings, documents, validation)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -179,41 +125,61 @@ def build_shards(
             raise DataError("the tokenizer changes when it is saved and loaded; use the saved one instead.")
         began = time.perf_counter()
         weights = mixture(config.sources)
-        writers = {
+        writers: Writers = {
             (split, part): ShardWriter(staged, split, report.vocabulary_size, shard_tokens, config.length, name)
             for split in SPLITS
             for part, name in enumerate(weights or [""])
         }
-        source_digest = _write(documents, tokenizer, config, validation, writers, report, report_progress)
+        source_digest = _write(documents, tokenizer, config, validation, writers, report, report_progress, share)
         report.seconds = time.perf_counter() - began
         report.megabytes_per_second = report.text_bytes / 1e6 / max(report.seconds, 1e-9)
         content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "dtype": writers["train", 0].dtype.name,
-            "vocabulary_size": report.vocabulary_size,
             "tokenizer_fingerprint": fingerprint(tokenizer),
             "special_tokens": {
                 name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "cls", "sep", "mask")
             }
             | {"unk": unknown_id(tokenizer)},
-            "splits": {
-                name: [shard for (split, _), writer in writers.items() if split == name for shard in writer.shards]
-                for name in SPLITS
-            },
-            "most_frequent_token": _most_frequent(writers, set(tokenizer.all_special_ids)),
             "settings": settings,
             "source_digest": source_digest,
-            "report": report.to_json(),
         }
         if weights:
             content["mixture"] = weights
-        del content["report"]["folder"], content["report"]["existed"]
-        write_manifest(staged, content, {n: d for writer in writers.values() for n, d in writer.digests.items()})
+        if share:
+            content["row_length"] = config.length
+        finish_shards(staged, content, writers, report, set(tokenizer.all_special_ids))
     return report
 
 
-def _most_frequent(writers: _Writers, special: set[int]) -> int:
+def finish_shards(
+    folder: Path, content: dict[str, Any], writers: Writers, report: BuildReport, special: set[int]
+) -> None:
+    """Write the manifest of a folder whose shards are complete.
+
+    Args:
+        folder: holds all other files.
+        content: keys that do not follow from the other arguments.
+        writers: by split and number of the source.
+        report: of the build.
+        special: ids of the special tokens, which are never the most frequent token.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": writers["train", 0].dtype.name,
+        "vocabulary_size": report.vocabulary_size,
+        "splits": {
+            name: [shard for (split, _), writer in writers.items() if split == name for shard in writer.shards]
+            for name in SPLITS
+        },
+        "most_frequent_token": _most_frequent(writers, special),
+        "report": report.to_json(),
+        **content,
+    }
+    del content["report"]["folder"], content["report"]["existed"]
+    write_manifest(folder, content, {n: d for writer in writers.values() for n, d in writer.digests.items()})
+
+
+def _most_frequent(writers: Writers, special: set[int]) -> int:
     """The id of the training split's most frequent token that is not special."""
     counts = np.sum([writer.counts for (split, _), writer in writers.items() if split == "train"], axis=0)
     counts[list(special)] = -1
@@ -222,7 +188,7 @@ def _most_frequent(writers: _Writers, special: set[int]) -> int:
 
 def is_validation_text(text: str, fraction: float) -> bool:
     """Whether a document with this text is for validation when a digest chooses the split."""
-    return _Digest(text).share < fraction
+    return Digest(text).share < fraction
 
 
 def _existing(
@@ -232,7 +198,7 @@ def _existing(
     validation: Callable[[Document], bool] | None,
 ) -> BuildReport:
     """The report of shards that exist already; DataError if their text or settings differ."""
-    manifest = open_shards(folder, verify=False).manifest
+    manifest = open_shards(folder, verify=False, part="part" in settings).manifest
     there = manifest["settings"]
     differing = [
         f"{key} is {there.get(key)} there and {settings.get(key)} here"
@@ -241,9 +207,9 @@ def _existing(
     ]
     if not differing:
         fraction = settings["data.validation_fraction"]
-        splitter = _Splitter(fraction if validation is None else 0.0, validation)
+        splitter = Splitter(fraction if validation is None else 0.0, validation)
         for document in documents:
-            splitter(document, _Digest(document.text))
+            splitter(document, Digest(document.text))
         if splitter.hexdigest() == manifest["source_digest"]:
             stored = dict(manifest["report"])
             timing, splits = stored.pop("timing"), stored.pop("splits")
@@ -299,14 +265,14 @@ def _tokenizer(
 
     def texts() -> Iterator[str]:
         read = reported = 0
-        splitter = _Splitter(config.validation_fraction, validation)
+        splitter = Splitter(config.validation_fraction, validation)
         for document in documents:
-            digest = _Digest(document.text)
+            digest = Digest(document.text)
             if splitter(document, digest) == "train":
                 if share >= 1:
                     yield document.text
                 else:
-                    yield from (p for p in pieces(document.text, TRAINING_PIECE) if _Digest(p).draw < share)
+                    yield from (p for p in pieces(document.text, TRAINING_PIECE) if Digest(p).draw < share)
             read += digest.bytes
             if read - reported >= CHUNK:
                 reported = read
@@ -320,12 +286,13 @@ def _write(
     tokenizer: "PreTrainedTokenizerBase",
     config: "DataConfig",
     validation: Callable[[Document], bool] | None,
-    writers: _Writers,
+    writers: Writers,
     report: BuildReport,
     report_progress: BuildProgress,
+    share: tuple[int, int] | None,
 ) -> str:
     """Tokenise all documents into the writers and fill in the report; returns the digest of the documents."""
-    splitter = _Splitter(config.validation_fraction, validation)
+    splitter = Splitter(config.validation_fraction, validation)
     total = documents.sizes()[0] if isinstance(documents, Sources) else None
     peaks: dict[int, int] = {}
     encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, unknown_id(tokenizer))  # type: ignore[attr-defined]
@@ -333,42 +300,38 @@ def _write(
     chunks = _chunks(documents, splitter, report, bool(weights))
     with closing(encode_in_order(encoder, chunks, report.workers)) as results:
         for chunk, encoded in results:
-            writers[chunk.split, chunk.part].append(encoded.ids, encoded.ends)
+            identities = np.array(chunk.identities, dtype="<u8") if share else None
+            writers[chunk.split, chunk.part].append(encoded.ids, encoded.ends, identities)
             report.unknown_tokens += encoded.unknown
             report.lost_bytes += encoded.lost
             peaks[encoded.process] = encoded.peak_bytes
             report_progress("tokens", _bytes_done(documents, report.text_bytes), total)
-    for writer in writers.values():
-        writer.finish()
-    parts = {split: [writers[split, part].report for part in range(max(1, len(weights)))] for split in SPLITS}
-    report.splits = {split: SplitReport.of(found) for split, found in parts.items()}
-    for part, (name, weight) in enumerate(weights.items()):
-        tokens, share = parts["train"][part].tokens, weight / sum(weights.values())
-        report.mixture[name] = {"weight": weight, "share": share, "tokens": tokens}
+    fill_in_splits(report, writers, weights)
     if isinstance(documents, Sources):
         reading = documents.reading
         report.sources = [str(place) for place in documents.places]
         report.files, report.left_out_files = reading.files, reading.left_out_files
         report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
         report.cut_documents = reading.cut_documents
-    refuse_empty(report, config, validation, splitter.smallest_share)
-    for part, name in enumerate(weights):
-        refuse_empty_source(name, {split: found[part].documents for split, found in parts.items()})
-    refuse_other_language(report)
-    kept_bytes = report.text_bytes - sum(reason["bytes"] for reason in report.dropped.values())
-    report.bytes_per_token = kept_bytes / report.tokens
+    if share is None:  # a part may have too little of something; `merge_shards` looks at the whole
+        refuse_empty(report, config, validation, splitter.smallest_share)
+        refuse_empty_sources(writers, weights)
+    if share is None or report.text_tokens:
+        refuse_other_language(report)
+    report.bytes_per_token = report.kept_bytes / max(1, report.tokens)
     peaks[os.getpid()] = peak_memory()
     report.peak_memory_bytes = sum(peaks.values())
     return splitter.hexdigest()
 
 
-def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildReport, mixed: bool) -> Iterator[Chunk]:
+def _chunks(documents: Iterable[Document], splitter: Splitter, report: BuildReport, mixed: bool) -> Iterator[Chunk]:
     """Gather documents into chunks, so that many small ones cost no more than a large one; counts dropped documents."""
-    seen = _Seen()
+    seen = Seen()
     held: dict[tuple[Split, int], list[tuple[str, bool]]] = defaultdict(list)
     sizes: dict[tuple[Split, int], int] = defaultdict(int)
+    ended: dict[tuple[Split, int], list[tuple[int, int]]] = defaultdict(list)
     for document in documents:
-        digest = _Digest(document.text)
+        digest = Digest(document.text)
         split = splitter(document, digest)
         report.documents += 1
         report.text_bytes += digest.bytes
@@ -385,11 +348,13 @@ def _chunks(documents: Iterable[Document], splitter: _Splitter, report: BuildRep
         for number, piece in enumerate(cut, 1):
             held[key].append((piece, number == len(cut)))
             sizes[key] += len(piece)
+            if number == len(cut):
+                ended[key].append((digest.identity, digest.bytes))
             if sizes[key] >= CHUNK:
-                yield Chunk(split, held.pop(key), key[1])
+                yield Chunk(split, held.pop(key), key[1], ended.pop(key, []))
                 del sizes[key]
     for (split, part), rest in held.items():
-        yield Chunk(split, rest, part)
+        yield Chunk(split, rest, part, ended[split, part])
 
 
 def _bytes_done(documents: Iterable[Document], text_bytes: int) -> int:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fast_electra.data.reading import reading_losses
 from fast_electra.data.settings import DataConfig
-from fast_electra.data.sources import reading_losses
 from fast_electra.errors import DataError
 
 LARGEST_UNKNOWN = 0.1
@@ -88,6 +88,11 @@ class BuildReport:
         return sum(split.tokens for split in self.splits.values())
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of text of the documents that were kept."""
+        return self.text_bytes - sum(reason["bytes"] for reason in self.dropped.values())
+
+    @property
     def text_tokens(self) -> int:
         """Number of tokens kept, without separators."""
         return self.tokens - sum(split.documents for split in self.splits.values())
@@ -119,7 +124,7 @@ class BuildReport:
         """The report as plain JSON; what depends on the clock or the machine is under `timing`."""
         content = {**asdict(self), "folder": str(self.folder), "tokens": self.tokens}
         names = ("workers", "tokenizer_seconds", "seconds", "megabytes_per_second", "peak_memory_bytes")
-        return {**content, "timing": {name: content.pop(name) for name in names}}
+        return {"timing": {name: content.pop(name) for name in names}} | content
 
 
 def refuse_empty(report: BuildReport, config: DataConfig, validation: object | None, smallest_share: float) -> None:
@@ -180,14 +185,4 @@ def refuse_other_language(report: BuildReport) -> None:
             f"{report.unknown_share:.0%} of the tokens would be [UNK], since the tokenizer does not know this text "
             f"(at most {LARGEST_UNKNOWN:.0%} are accepted): leave data.tokenizer.path out, so that one is trained on "
             "it, or name a tokenizer for its language."
-        )
-
-
-def refuse_empty_source(name: str, documents: dict[str, int]) -> None:
-    """Raise DataError if a source of a mixture got no document in a split; `documents` has their number by split."""
-    empty = next((split for split, count in documents.items() if not count), None)
-    if empty is not None:
-        raise DataError(
-            f"none of the {sum(documents.values())} documents of the source {name} (data.sources) fell to {empty}: "
-            "give it more text, or set another data.validation_fraction."
         )

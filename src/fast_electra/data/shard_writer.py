@@ -1,13 +1,15 @@
 """Writes the shards of one split, chunk by chunk, and counts what it writes."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fast_electra.data.shard_report import SplitReport
-from fast_electra.data.shards import row_count
+from fast_electra.data.shard_report import BuildReport, SplitReport
+from fast_electra.data.shards import SPLITS, Split, row_count
+from fast_electra.errors import DataError
 
 
 class ShardWriter:
@@ -31,10 +33,19 @@ class ShardWriter:
         self._files: dict[str, Any] = {}
         self._hashes: dict[str, Any] = {}
 
-    def append(self, ids: np.ndarray, ends: np.ndarray) -> None:
-        """Append the ids of a chunk, and the places in it where documents end; the chunk may stop inside a document."""
+    def append(self, ids: np.ndarray, ends: np.ndarray, identities: np.ndarray | None = None) -> None:
+        """Append the ids of a chunk, and the places in it where documents end; the chunk may stop inside a document.
+
+        Args:
+            ids: uint32.
+            ends: uint64, places after each separator.
+            identities: uint64 (documents, 2), what `Seen` knows each document by, and its bytes; only in parts, for
+                the merging.
+        """
         if not self._files:
-            self._start()
+            self._start(identities is not None)
+        if identities is not None:
+            self._put(self.shards[-1]["identities"], identities)
         shard = self.shards[-1]
         self._put(shard["file"], ids.astype(self.dtype.newbyteorder("<")))
         self._put(shard["ends"], (ends + np.uint64(shard["tokens"])).astype("<u8"))
@@ -66,11 +77,13 @@ class ShardWriter:
             tokens = report.tokens - self._borders - (1 if rest > 1 else 0) + 2 * report.rows
             report.packing_efficiency = tokens / (report.rows * (self._content + 2))
 
-    def _start(self) -> None:
+    def _start(self, identities: bool) -> None:
         number = f"{self._name}-{len(self.shards):05d}"
         shard = {"file": f"{number}.bin", "ends": f"{number}.ends.bin", "tokens": 0, "documents": 0, **self._about}
+        if identities:
+            shard["identities"] = f"{number}.identities.bin"
         self.shards.append(shard)
-        for name in (shard["file"], shard["ends"]):
+        for name in [value for key, value in shard.items() if key in ("file", "ends", "identities")]:
             self._files[name] = open(self._folder / name, "wb")  # noqa: SIM115
             self._hashes[name] = hashlib.sha256()
 
@@ -78,3 +91,30 @@ class ShardWriter:
         data = numbers.tobytes()
         self._files[name].write(data)
         self._hashes[name].update(data)
+
+
+Writers = dict[tuple[Split, int], ShardWriter]
+"""the writers of a folder by split and number of the source"""
+
+
+def fill_in_splits(report: BuildReport, writers: Writers, weights: Mapping[str, float]) -> None:
+    """Finish all writers, and put what they wrote into the report; `weights` are those of a mixture's sources."""
+    for writer in writers.values():
+        writer.finish()
+    for split in SPLITS:
+        report.splits[split] = SplitReport.of([writer.report for (name, _), writer in writers.items() if name == split])
+    for part, (name, weight) in enumerate(weights.items()):
+        share, tokens = weight / sum(weights.values()), writers["train", part].report.tokens
+        report.mixture[name] = {"weight": weight, "share": share, "tokens": tokens}
+
+
+def refuse_empty_sources(writers: Writers, weights: Mapping[str, float]) -> None:
+    """Raise DataError if a source of a mixture got no document in a split."""
+    for part, name in enumerate(weights):
+        documents = {split: writers[split, part].report.documents for split in SPLITS}
+        empty = next((split for split, count in documents.items() if not count), None)
+        if empty is not None:
+            raise DataError(
+                f"none of the {sum(documents.values())} documents of the source {name} (data.sources) fell to {empty}: "
+                "give it more text, or set another data.validation_fraction."
+            )

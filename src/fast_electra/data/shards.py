@@ -23,11 +23,11 @@ from fast_electra.terminal import command
 
 FORMAT = "fast-electra token shards"
 VERSION = 1
-SPLITS = ("train", "validation")
 
 _REBUILD = "delete the folder and run `fast-electra data build` again"
 
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 class TokenStream:
@@ -95,6 +95,13 @@ class TokenShards:
         chosen = [[shard for shard in shards if shard["source"] == source] for source in self.mixture]
         return [self._stream(part) for part in chosen or [shards]]
 
+    def identities(self, name: Split, number: int) -> np.ndarray:
+        """What each document of a part's split and source is known by, and its bytes: uint64 (documents, 2)."""
+        source = [*self.mixture, None][number]
+        chosen = [shard for shard in self.manifest["splits"][name] if shard.get("source") in (None, source)]
+        files = [np.fromfile(self.folder / shard["identities"], dtype="<u8").reshape(-1, 2) for shard in chosen]
+        return np.concatenate(files)
+
     def _stream(self, shards: list[dict[str, Any]]) -> TokenStream:
         return TokenStream(self.folder, shards, np.dtype(self.manifest["dtype"]).newbyteorder("<"))
 
@@ -103,13 +110,16 @@ class TokenShards:
         return self.manifest["most_frequent_token"]
 
 
-def open_shards(folder: str | Path, verify: bool = True, share: tuple[int, int] = (0, 1)) -> TokenShards:
+def open_shards(
+    folder: str | Path, verify: bool = True, share: tuple[int, int] = (0, 1), part: bool = False
+) -> TokenShards:
     """Open a folder that `build_shards` wrote.
 
     Args:
         folder: holds manifest.json.
         verify: read every byte and compare digests (about 1 s per GB); otherwise only the manifest and sizes.
         share: see `verify_manifest`.
+        part: the folder is a part that `data build --shard` wrote; otherwise parts are refused.
 
     Raises:
         DataError: names the file that is missing, cut short or changed, and what to do.
@@ -120,6 +130,14 @@ def open_shards(folder: str | Path, verify: bool = True, share: tuple[int, int] 
     manifest = verify_manifest(folder, verify, _REBUILD, share)
     _refuse_other_format(folder, manifest)
     _refuse_inconsistent(folder, manifest)
+    number = manifest["settings"].get("part")
+    if number and not part:
+        raise DataError(
+            f"{folder} is part {number[0]} of {number[1]}: join the parts by "
+            f"`{command('data', 'merge', folder.parent, '--out')} SHARDS`, and name the folder of shards."
+        )
+    if part and not number:
+        raise DataError(f"{folder} is no part of token shards: delete it, and build the part again.")
     return TokenShards(folder, manifest)
 
 

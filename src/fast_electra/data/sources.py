@@ -13,11 +13,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from fast_electra.data.columns import column_cells, is_columns
 from fast_electra.data.hub import PREFIX, HubDataset, saved_dataset
+from fast_electra.data.reading import Reading
 from fast_electra.data.settings import Source
 from fast_electra.data.text_files import (
     CONVERT,
@@ -61,31 +63,6 @@ class Document:
     """number of its source in data.sources"""
 
 
-@dataclass
-class Reading:
-    """Counts of what was read; they grow while the stream is read."""
-
-    files: int = 0
-    """files read to their end"""
-    left_out_files: int = 0
-    """files in folders whose names are not read, and links"""
-    links: int = 0
-    """the links among them"""
-    replaced_files: int = 0
-    """files with bytes that are not UTF-8, or with NUL bytes, which became U+FFFD"""
-    replaced_characters: int = 0
-    """number of U+FFFD that these bytes became"""
-    cut_documents: int = 0
-    """cuts made in documents of more than `LARGEST_DOCUMENT` bytes"""
-    _bytes_done: int = 0  # of files that are closed, and of data sets
-    _open: BinaryIO | None = None
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes on disk read so far, for a progress display."""
-        return self._bytes_done + (self._open.tell() if self._open else 0)
-
-
 class Sources:
     """The documents of files and folders. It can be iterated repeatedly; `reading` has the counts of the last time."""
 
@@ -95,13 +72,19 @@ class Sources:
         format: Format = "auto",
         text_field: str = "text",
         invalid_utf8: Literal["replace", "refuse"] = "replace",
+        share: tuple[int, int] = (1, 1),
     ) -> None:
+        """Prepare to read; arguments as in `DataConfig`.
+
+        `share` is (i, n): only the i-th of n shares of the files, which follow each other and have about equal sizes.
+        """
         self.sources = [Source.of(source) for source in sources]
         self.places: list[Path | HubDataset] = []
         """where each source is; a data set of the hub with its revision"""
         self.format: Format = format
         self.text_field = text_field
         self.invalid_utf8 = invalid_utf8
+        self.share = share
         self.reading = Reading()
         if not self.sources:
             raise DataError("data.sources is empty: name files or folders of text.")
@@ -125,7 +108,7 @@ class Sources:
             DataError: the size of a data set is not known, since it is streamed.
         """
         on_disk = text = 0
-        for path, kind in self._files(Reading()):
+        for _, path, kind in self.files(Reading()):
             if isinstance(path, HubDataset):
                 if (size := path.size(self.text_field)) is None:
                     raise DataError(
@@ -142,11 +125,12 @@ class Sources:
 
     def __iter__(self) -> Iterator[Document]:
         reading = self.reading = Reading()
-        for part in range(len(self.places)):
-            for path, kind in self._files(reading, part):
-                for document in self._documents(path, kind, reading):
-                    yield document if part == 0 else Document(document.text, document.source, part)
-                reading.files += 1
+        for part, path, kind in self.files(reading):
+            for document in self.documents(path, kind, reading):
+                yield document if part == 0 else Document(document.text, document.source, part)
+            reading.files += 1
+        if self.share != (1, 1):
+            return
         if reading.files == 0 and reading.links:
             raise DataError(
                 f"{', '.join(map(str, self.places))} (data.sources): {reading.links:,} links, which are not followed "
@@ -161,37 +145,51 @@ class Sources:
                 "themselves, or set data.format."
             )
 
-    def _files(self, reading: Reading, part: int | None = None) -> Iterator[tuple[Path | HubDataset, str]]:
-        """The files and their formats (text, code, jsonl, parquet), in the order in which they are read.
+    def files(self, reading: Reading) -> Iterator[tuple[int, Path | HubDataset, str]]:
+        """Number of the source, file and format (text, code, jsonl, parquet) of this share, in the order of reading.
 
-        Args:
-            reading: counts what is left out.
-            part: number of a source; None: all.
+        `reading` counts what is left out.
         """
-        for path in self.places if part is None else [self.places[part]]:
-            if isinstance(path, HubDataset):
-                yield path, "parquet"
-                continue
-            if not path.is_dir():
-                yield path, (_kind_of(path) or "text") if self.format == "auto" else self.format
-                continue
-            for folder, folders, names in os.walk(path, onerror=_refuse):
-                if saved := saved_dataset(Path(folder)):
-                    folders.clear()
-                    yield from ((file, "parquet") for file in saved)
-                    continue
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                reading.left_out_files += sum(Path(folder, name).is_symlink() for name in folders)
-                for name in sorted(name for name in names if not name.startswith(".")):
-                    file = Path(folder, name)
-                    kind = _kind_of(file)
-                    if kind and self.format in ("auto", kind) and file.is_file() and not file.is_symlink():
-                        yield file, kind
-                    else:
-                        reading.left_out_files += 1
-                        reading.links += file.is_symlink()
+        every = ((part, *found) for part, place in enumerate(self.places) for found in self._files(place, reading))
+        if self.share == (1, 1):
+            yield from every
+            return
+        files = list(every)
+        sizes = [self._size(path) for _, path, _ in files]
+        number, count = self.share
+        for file, size, end in zip(files, sizes, accumulate(sizes), strict=True):
+            if (number - 1) * sum(sizes) <= (end - size / 2) * count < number * sum(sizes):
+                yield file
 
-    def _documents(self, path: Path | HubDataset, kind: str, reading: Reading) -> Iterator[Document]:
+    def _size(self, path: Path | HubDataset) -> int:
+        """Bytes on disk, or of a data set's text; 0 if it is not known."""
+        return path.stat().st_size if isinstance(path, Path) else path.size(self.text_field) or 0
+
+    def _files(self, place: Path | HubDataset, reading: Reading) -> Iterator[tuple[Path | HubDataset, str]]:
+        if isinstance(place, HubDataset):
+            yield place, "parquet"
+            return
+        if not place.is_dir():
+            yield place, (_kind_of(place) or "text") if self.format == "auto" else self.format
+            return
+        for folder, folders, names in os.walk(place, onerror=_refuse):
+            if saved := saved_dataset(Path(folder)):
+                folders.clear()
+                yield from ((file, "parquet") for file in saved)
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            reading.left_out_files += sum(Path(folder, name).is_symlink() for name in folders)
+            for name in sorted(name for name in names if not name.startswith(".")):
+                file = Path(folder, name)
+                kind = _kind_of(file)
+                if kind and self.format in ("auto", kind) and file.is_file() and not file.is_symlink():
+                    yield file, kind
+                else:
+                    reading.left_out_files += 1
+                    reading.links += file.is_symlink()
+
+    def documents(self, path: Path | HubDataset, kind: str, reading: Reading) -> Iterator[Document]:
+        """The documents of one of `files`; `reading` counts."""
         source = str(path)
         if isinstance(path, HubDataset):
             for document in self._from_cells(path.cells(self.text_field), path, reading):
@@ -322,22 +320,6 @@ class Sources:
                 reading.replaced_characters += text.count(_REPLACED) - given
             yield Document(text.replace("\r\n", "\n"), where)
         reading.replaced_files += replaced
-
-
-def reading_losses(
-    left_out_files: int, replaced_files: int, replaced_characters: int, cut_documents: int
-) -> dict[str, str]:
-    """A description of each loss of text that occurred, by its kind."""
-    found = {
-        "files left out": (left_out_files, f"{left_out_files:,} (links, or names that are not read)"),
-        "not UTF-8": (
-            replaced_files,
-            f"{replaced_characters:,} characters in {replaced_files:,} files became U+FFFD "
-            "(data.invalid_utf8=refuse stops at the first one)",
-        ),
-        "cut": (cut_documents, f"{cut_documents:,} times in documents of over 16 MB"),
-    }
-    return {name: sentence for name, (count, sentence) in found.items() if count}
 
 
 def _join(lines: Iterator[str], blank_ends: bool, reading: Reading) -> Iterator[str]:

@@ -69,13 +69,16 @@ NOTED_UNKNOWN = 0.01
 _FILES = ("tokenizer.json", "vocab.*", "*.model")
 
 
-def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int) -> "PreTrainedTokenizerFast":
+def train_tokenizer(
+    texts: Iterable[str], config: "TokenizerConfig", length: int, whole: bool = True
+) -> "PreTrainedTokenizerFast":
     """Train byte-level BPE on a stream of texts; the same texts give the same tokenizer.
 
     Args:
         texts: read once; memory grows with the number of distinct words.
         config: the tokenizer's kind and vocabulary size.
         length: tokens of a row, including special tokens; stored as `model_max_length`.
+        whole: the vocabulary must have its size; otherwise it may be smaller, if there is too little text.
 
     Returns:
         a Transformers tokenizer that adds [CLS] before and [SEP] after a text.
@@ -119,7 +122,7 @@ def train_tokenizer(texts: Iterable[str], config: "TokenizerConfig", length: int
     if not characters:
         raise DataError("there is no text to train a tokenizer on: name other files in data.sources.")
     found = tokenizer.get_vocab_size()
-    if found < config.vocabulary_size:
+    if whole and found < config.vocabulary_size:
         raise DataError(
             f"data.tokenizer.vocabulary_size is {config.vocabulary_size}, but the corpus supports {found} tokens only; "
             f"set it to {found} or less, or give more text."

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_electra.data.files import MANIFEST, canonical_digest, read_sealed_json, write_sealed_json
+from fast_electra.data.reading import reading_losses
 from fast_electra.data.shards import open_shards
-from fast_electra.data.sources import Sources, reading_losses
+from fast_electra.data.sources import Sources
 from fast_electra.data.tokenizer import load_tokenizer
 from fast_electra.errors import DataError
 from fast_electra.evaluation.tasks import TEST, Task, make_task
