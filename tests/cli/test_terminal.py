@@ -111,7 +111,7 @@ def test_a_printed_setting_gives_its_value_again(text):
     (word,) = shlex.split(setting("auxiliary.model", text))
     assert load_config("quickstart", [word]).auxiliary.model == text
     (word,) = shlex.split(setting("data.sources", [Path(text), Path("b")]))
-    assert load_config("quickstart", [word]).data.sources == [text, "b"]
+    assert load_config("quickstart", [word]).data.sources == [str(Path(text)), "b"]
 
 
 def test_every_console_is_the_one_that_prints_text_as_it_is():

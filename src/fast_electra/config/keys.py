@@ -67,7 +67,7 @@ def keys(root: type[Section] = Config) -> dict[str, Key]:
             if inner := sections_of(info.annotation):
                 collect(inner, f"{prefix}{name}.", info.default, optional or info.default is None)
                 continue
-            default, choices, kinds = info.get_default(), _choices(info.annotation), ()
+            default, choices, kinds = info.get_default(call_default_factory=True), _choices(info.annotation), ()
             if len(sections) > 1 and name == "kind":
                 default = chosen.kind if isinstance(chosen, Section) else sections[0].default_kind  # type: ignore[attr-defined]
                 choices = tuple(map(kind_of, sections))
