@@ -266,7 +266,10 @@ class _Pulse:
             ResourceError: one does not.
         """
         if self._found.wait(2 * _SILENCE):
-            raise ResourceError(f"{self._lost}; start the same command again, and it continues.")
+            lost = str(self._lost)  # another process's own sentence says what to do
+            raise ResourceError(
+                lost if lost.endswith(".") else f"{lost}; start the same command again, and it continues."
+            )
 
     def _beat(self) -> None:
         """Until another process is lost, tell that this one lives; if this one still waits then, end it."""

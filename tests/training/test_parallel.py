@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fast_electra import distributed
 from fast_electra.cli.main import _stopped
 from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.corruption import counted
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.counted import NGram
 from fast_electra.data.batches import BatchSchedule
 from fast_electra.data.shards import open_shards
@@ -30,7 +32,13 @@ from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
 from fast_electra.training import outlook
-from fast_electra.training.assembly import Assembled
+from fast_electra.training.assembly import (
+    Assembled,
+    assemble,
+    differing_replacements,
+    read_inputs,
+    validation_batches,
+)
 from fast_electra.training.auxiliary import excluded_tokens
 from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import choose_execution
@@ -217,9 +225,6 @@ def test_a_run_continues_with_another_number_of_processes(trained, parallel):
 
 
 def test_the_shares_of_a_batch_are_its_rows_in_order(folder):
-    from fast_electra.training.assembly import read_inputs
-    from fast_electra.training.precision import choose_execution
-
     config = config_of("mlm", folder, "ddp")
     rows = read_inputs(config, choose_execution(config.execution)).rows("train")
     for size in (1, 2, 3, 7, 8):
@@ -255,6 +260,41 @@ def test_tables_that_one_process_cannot_make_are_made_by_the_next(tmp_path, monk
 
 def fail() -> dict[str, torch.Tensor]:
     raise DataError("the shards are damaged")
+
+
+def test_replacements_that_differ_at_another_micro_batch_are_counted_and_said(folder, monkeypatch):
+    execution = choose_execution(ExecutionConfig(precision="float32"))
+
+    def told(size: int, batch: int, micro: int | None) -> list[str]:
+        changes = {"training__batch_size": batch, "training__micro_batch_size": micro}
+        config = tiny.settings(folder / "shards", "fast_electra", folder / "auxiliary", **changes)
+        monkeypatch.setattr(distributed, "size", lambda: size)
+        return [note for note in assemble(config, execution).notes if "differ from those of one process" in note]
+
+    for size, batch, micro in ((1, 8, None), (2, 8, 4), (2, 8, 2), (4, 8, 1)):
+        assert not told(size, batch, micro)
+    for size, batch, micro, rows in ((2, 8, None, 4), (2, 7, None, 3), (4, 8, 4, 2), (2, 12, 4, 2)):
+        (sentence,) = told(size, batch, micro)
+        assert f"micro-batches of {micro or batch} rows where {size} processes have {rows} " in sentence
+
+
+def test_the_share_of_replacements_that_differ_is_that_of_the_masked_positions(folder, monkeypatch):
+    config = tiny.settings(folder / "shards", "fast_electra", folder / "auxiliary")
+    inputs = read_inputs(config, choose_execution(ExecutionConfig(precision="float32")))
+
+    class Rounded:
+        """Draws three other tokens where a micro-batch has eight rows."""
+
+        def corrupt(self, batch, masked, difficulty, seed):
+            ids = batch.ids.clone()
+            if len(ids) == 8:
+                ids[0, masked.positions_BM[0, :3]] += 1
+            return SimpleNamespace(ids_BS=ids)
+
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    sentence = differing_replacements(inputs, Rounded(), Difficulty(1.0))  # type: ignore[arg-type]
+    count = int(validation_batches(inputs.rows("validation"), config)[0].masked.valid_BM.sum())
+    assert sentence.startswith(f"{3 / count:.2%} of {count:,} replacements")
 
 
 # --- A process that fails, ends or stops ------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | No
     for candidate in reversed(found):
         try:
             with distributed.together():
-                verify_manifest(candidate, share=(distributed.rank(), distributed.size()))
+                verify_manifest(candidate, remedy="it is not used", share=(distributed.rank(), distributed.size()))
         except (DataError, OtherProcessError) as error:
             say(f"{candidate} is damaged and skipped: {error}")
             continue

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra import distributed
 from fast_electra.config.tree import Config
+from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.corruption.initial import initial_temperature
@@ -242,6 +243,8 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
     if corruption != config.corruption:
         start = curriculum.difficulty(0.0).temperature
         inputs.notes.append(f"the temperature starts at {start}, chosen from the auxiliary's entropy.")
+    if sentence := differing_replacements(inputs, source, curriculum.difficulty(0.0)):
+        inputs.notes.append(sentence)
     objective = FastElectra(
         main=detector,
         source=source,
@@ -254,6 +257,33 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         weights={"rtd": 1.0} | ({"corrective": settings.corrective_weight} if head else {}),
     )
     return Built(objective, corruption, digest, measures)
+
+
+def differing_replacements(inputs: Inputs, source: CorruptionSource, difficulty: Difficulty) -> str | None:
+    """A sentence about the replacements that several processes draw otherwise than one process does.
+
+    Only the number of rows in a micro-batch can make a difference, because results are rounded otherwise then. So the
+    first validation rows are corrupted in micro-batches of both sizes, and the tokens that differ are counted.
+
+    Returns:
+        the sentence; None if one process would have the same micro-batches.
+    """
+    training, size = inputs.config.training, distributed.size()
+    alone = training.micro_batch_size or training.batch_size
+    shares = {training.batch_size // size, -(-training.batch_size // size)}
+    here = min(share % alone or alone for share in shares)
+    if here == alone or 0 in shares:
+        return None
+    rows = validation_batches(inputs.rows("validation"), inputs.config)[0].to(inputs.execution.device)
+    with inputs.execution.autocast(), torch.random.fork_rng():
+        whole, *parts = (
+            source.corrupt(part.batch, part.masked, difficulty, seed=0).ids_BS for part in (rows, *rows.split(here))
+        )
+    count, differing = int(rows.masked.valid_BM.sum()), int((whole != torch.cat(parts)).sum())
+    return (
+        f"{differing / max(1, count):.2%} of {count:,} replacements on held-out rows differ from those of one process, "
+        f"which has micro-batches of {alone} rows where {size} processes have {here} (docs/processes.md)."
+    )
 
 
 def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:
