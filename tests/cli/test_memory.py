@@ -37,7 +37,7 @@ def test_a_training_without_memory_names_the_micro_batch(allocate, shards, tmp_p
         (["evaluate", "m", "--tasks", "rte"], "fast_electra.pipelines.evaluate.evaluate_model", "recipe.batch_size or"),
         (["data", "build", "quickstart", "--out", "x"], "fast_electra.data.shard_building.build_shards", "workers=1"),
         (["corrupt", "quickstart", "--out", "x"], "fast_electra.pipelines.corrupt.build_cache", "micro_batch_size"),
-        (["report", "x"], "fast_electra.report.run_content.report_content", "a machine with more memory"),
+        (["report", "x"], "fast_electra.pipelines.run_page.report_content", "a machine with more memory"),
     ],
 )
 def test_every_command_names_what_needs_less_memory(words, function, remedy, monkeypatch, capsys):

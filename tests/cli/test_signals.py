@@ -153,7 +153,7 @@ def test_a_stopped_cache_an_export_and_a_report_work_at_the_second_time(shards, 
     for words, module, name in (
         (["corrupt", str(tmp_path / "c.yaml"), "--out"], "fast_electra.pipelines.corrupt", "write_part"),
         (["export", str(auxiliary)], "fast_electra.publishing.export", "shutil"),
-        (["report", str(auxiliary), "--out"], "fast_electra.report.page", "render_quickstart_page"),
+        (["report", str(auxiliary), "--out"], "fast_electra.pipelines.run_page", "render_page"),
     ):
         out = tmp_path / words[0] / "out"
         with monkeypatch.context() as patch:

@@ -6,7 +6,7 @@ import pytest
 
 from fast_electra.report.figures import decimal, duration, interval, percent
 from fast_electra.report.inspect import print_summary_table, render_terminal, to_json
-from fast_electra.report.page import render_quickstart_page
+from fast_electra.report.page import render_page
 from fast_electra.report.plots import (
     Estimate,
     Series,
@@ -102,7 +102,7 @@ CONTENT = {
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_quickstart_page(CONTENT)
+    return render_page(CONTENT)
 
 
 def without_scripts(page: str) -> str:
@@ -122,7 +122,7 @@ def test_hostile_text_stays_text(page: str) -> None:
     assert "<script" not in visible
     assert "<img" not in visible
     assert "&lt;script&gt;alert(" in visible
-    assert len(re.findall(r"<script\b", page)) == 3  # the data, Vega, the page's own
+    assert len(re.findall(r"<script\b", page)) == 4  # the data, Vega, the page's own, the tables'
 
 
 def test_the_embedded_data_are_valid_json_without_nan(page: str) -> None:
@@ -152,10 +152,10 @@ def test_white_space_of_tokens_is_kept_and_ranks_are_counted(page: str) -> None:
 
 
 def test_a_page_of_nothing_but_a_title_has_no_empty_parts() -> None:
-    page = render_quickstart_page({"title": "Half a run"})
+    page = render_page({"title": "Half a run"})
     visible = without_scripts(page)
     assert "<section id=" not in visible
-    assert "–" in visible
+    assert 'class="headlines"' not in visible
 
 
 def test_charts_render_to_svg_and_png_with_plain_colours(tmp_path) -> None:

@@ -183,9 +183,10 @@ app.command(
 app.command(
     "fast_electra.cli.report_command:report",
     name="report",
-    help="Write a page with the curves and results of a run.",
-    help_epilogue="""Example:
-  fast-electra report runs/quickstart""",
+    help="Write a page with the curves and results of a run, or compare several runs.",
+    help_epilogue="""Examples:
+  fast-electra report runs/quickstart
+  fast-electra report runs/a runs/b runs/c""",
 )
 app.command(
     "fast_electra.cli.export_command:export",

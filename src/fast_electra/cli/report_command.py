@@ -1,25 +1,24 @@
-"""`fast-electra report`: writes a page with a run's curves and results."""
+"""`fast-electra report`: writes a page with a run's curves and results, or a page that compares several runs."""
 
 from pathlib import Path
 
 
-def report(run: Path, /, *, out: Path | None = None) -> int:
-    """Write the page of a quickstart or of a single run, and print its path.
+def report(*runs: str, out: Path | None = None) -> int:
+    """Write the page of a quickstart, of a run or of several runs, and print its path.
+
+    The page of several runs has their figures, the settings that differ, and each curve over updates, tokens, FLOPs
+    and time.
 
     Parameters
     ----------
-    run
-        The folder of a quickstart or of a run.
+    runs
+        The folder of a quickstart or of a run; or the folders of several runs, to compare them.
     out
-        The file to write; default: RUN/report.html.
+        The file to write; default: RUN/report.html, or runs.html in the nearest folder that holds all runs.
     """
-    from fast_electra.data.files import write_text_atomically
-    from fast_electra.report.page import render_quickstart_page
-    from fast_electra.report.run_content import report_content
+    from fast_electra.pipelines.run_page import write_page
     from fast_electra.terminal import Terminal
 
-    target = out or run / "report.html"
-    page = render_quickstart_page(report_content(run))
-    write_text_atomically(target, page)
-    Terminal().say(str(target))
+    say = Terminal(stderr=True).say
+    Terminal().say(str(write_page([Path(run) for run in runs], out, say)))
     return 0

@@ -77,7 +77,7 @@ class TrainingConfig(Section):
     """minutes without a finished update, a validation and a checkpoint included, before the run counts as hanging"""
     most_skipped: int = Field(default=3, ge=1)
     """updates in a row that are skipped (not finite, or a spike), before the run goes back to its newest checkpoint"""
-    trackers: list[Tracker] = Field(default_factory=list)
+    trackers: list[Tracker] = Field(default=[])
     """experiment trackers that get the metrics, too: tensorboard, wandb, trackio, mlflow (each an extra)"""
 
     @property

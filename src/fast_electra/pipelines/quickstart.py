@@ -47,7 +47,7 @@ from fast_electra.pipelines.stages import OTHER_SECONDS, Outlook, Stages
 from fast_electra.report import evaluation_page
 from fast_electra.report.figures import decimal, percent
 from fast_electra.report.inspect import print_summary_table
-from fast_electra.report.page import render_quickstart_page
+from fast_electra.report.page import render_page
 from fast_electra.report.run_content import REPORT_FILE
 from fast_electra.runs.folder import load_run
 from fast_electra.runs.models import resolve_model
@@ -180,7 +180,7 @@ def quickstart(
         }
         write_sealed_json(folder / REPORT_FILE, content)
         evaluation = evaluation_page.report_content(folder)
-        write_text_atomically(folder / "report.html", render_quickstart_page(content | {"evaluation": evaluation}))
+        write_text_atomically(folder / "report.html", render_page(content | {"evaluation": evaluation}))
     console.print()
     print_summary_table(summary, console)
     console.print()

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fast_electra.report.figures import MISSING, finite
 from fast_electra.report.plots import Specification, to_svg
-from fast_electra.report.templating import asset, templates
+from fast_electra.report.templating import templates
 from fast_electra.report.text_tables import TextTable
 
 Results = Mapping[str, Any]
@@ -294,7 +294,6 @@ def page_of(results: Results) -> str:
             commands=[results["command"]],
             curve=None,
             details={},
-            style=asset("page.css"),
         )
     )
 

@@ -26,7 +26,7 @@ from fast_electra.report.evaluation_tables import (
     verdicts,
 )
 from fast_electra.report.plots import Specification, save_png, save_svg, to_svg
-from fast_electra.report.templating import asset, templates
+from fast_electra.report.templating import templates
 
 
 def render_evaluation_page(evaluation: Evaluation) -> str:
@@ -102,4 +102,4 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
 def _render(*, chart: Specification | None, curve: Specification | None = None, **content: Any) -> str:
     image, curve_image = (None if one is None else Markup(to_svg(one, page=True)) for one in (chart, curve))
     template = templates().get_template("evaluation.html.j2")
-    return template.render(**content, image=image, curve=curve_image, style=asset("page.css"))
+    return template.render(**content, image=image, curve=curve_image)

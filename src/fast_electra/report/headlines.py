@@ -1,9 +1,9 @@
 """The first screen of a quickstart's page: the headline figures, and the comparison on the bug-finding benchmark."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fast_electra.report.figures import MISSING, decimal, duration, finite, interval, look_up, percent
+from fast_electra.report.figures import MISSING, decimal, duration, finite, interval, look_up, percent, power
 from fast_electra.report.plots import (
     Estimate,
     interval_chart,
@@ -17,69 +17,92 @@ from fast_electra.report.summary_figures import (
     total_seconds,
 )
 
+Headline = dict[str, str]
 
-def headlines(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the figures of the first screen: value, label, meaning and comparison of each."""
-    headlines = []
-    if task := summary.get("task"):
-        mean, untrained = (finite(look_up(task, f"{side}.mean")) for side in ("encoder", "untrained"))
-        headlines.append(
-            {
-                "value": percent(mean),
-                "label": f"{task['metric'].replace('_', ' ')} on {task['name']}",
-                "meaning": " ".join(task["sentences"]),
-                "beside": f"without pre-training {percent(untrained)}",
-            }
-        )
-    auc = finite(look_up(summary, "main.rtd_auc"))
-    headlines.append(
-        {
-            "value": decimal(auc),
-            "label": "ROC-AUC of replaced-token detection",
-            "meaning": "Over all tokens of held-out text"
-            + (
-                f": of a replaced and an original token, the model gives the replaced one the higher logit "
-                f"{100 * auc:.0f} times in 100."
-                if auc is not None
-                else "."
-            ),
-            "beside": f"chance 0.500 · masked positions only {decimal(look_up(summary, 'main.rtd_auc_masked'))}",
-        }
-    )
+
+def headlines(summary: Mapping[str, Any]) -> list[Headline]:
+    """Return the figures of the first screen: value, label, meaning and comparison of each; no missing figure."""
+    found = [_task(summary), _detection(summary), *_bugs(summary), _prediction(summary)]
+    return [headline for headline in (*found, _tokens(summary), _time(summary)) if headline]
+
+
+def _task(summary: Mapping[str, Any]) -> Headline | None:
+    if not (task := summary.get("task")):
+        return None
+    mean, untrained = (finite(look_up(task, f"{side}.mean")) for side in ("encoder", "untrained"))
+    return {
+        "value": percent(mean),
+        "label": f"{task['metric'].replace('_', ' ')} on {task['name']}",
+        "meaning": " ".join(task["sentences"]),
+        "beside": f"without pre-training {percent(untrained)}",
+    }
+
+
+def _detection(summary: Mapping[str, Any]) -> Headline | None:
+    if (auc := finite(look_up(summary, "main.rtd_auc"))) is None:
+        return None
+    return {
+        "value": decimal(auc),
+        "label": "ROC-AUC of replaced-token detection",
+        "meaning": "Over all tokens of held-out text: of a replaced and an original token, the model gives the "
+        f"replaced one the higher logit {100 * auc:.0f} times in 100.",
+        "beside": f"chance 0.500 · masked positions only {decimal(look_up(summary, 'main.rtd_auc_masked'))}",
+    }
+
+
+def _bugs(summary: Mapping[str, Any]) -> Iterator[Headline]:
     for kind in ("operator", "variable"):
         rows = {row.name: row for row in bug_rows(summary, kind)}
         if not rows:
             continue
         model = rows.get(BUG_ROWS["model"])
         beside = [f"{name} {percent(row.pair)}" for name, row in rows.items() if row is not model]
-        headlines.append(
-            {
-                "value": percent(model.pair if model else None),
-                "label": f"wrong {kind}s found",
-                "meaning": f"How often the model gives the copy of a function with one wrong {kind} the higher logit "
-                "at the change. It was never trained to find bugs.",
-                "beside": " · ".join(beside) or MISSING,
-            }
-        )
+        yield {
+            "value": percent(model.pair if model else None),
+            "label": f"wrong {kind}s found",
+            "meaning": f"How often the model gives the copy of a function with one wrong {kind} the higher logit "
+            "at the change. It was never trained to find bugs.",
+            "beside": " · ".join(beside) or MISSING,
+        }
+
+
+def _prediction(summary: Mapping[str, Any]) -> Headline | None:
     masked, unigram = (finite(look_up(summary, f"auxiliary.{name}_accuracy")) for name in ("masked", "unigram"))
-    ratio = f" ({masked / unigram:.1f}\u00a0× that)" if masked is not None and unigram else ""
-    headlines.append(
-        {
-            "value": percent(masked),
-            "label": "masked tokens predicted by the auxiliary",
-            "meaning": "Accuracy of the frozen masked language model that makes the replacements.",
-            "beside": f"always the most frequent token {percent(unigram)}{ratio}",
-        }
-    )
-    headlines.append(
-        {
-            "value": duration(total_seconds(summary)),
-            "label": "from text to this page",
-            "meaning": "Wall-clock time of all stages on this machine, with the training of the auxiliary.",
-            "beside": f"main model {decimal(tokens_per_second(summary), 0)} tokens/s",
-        }
-    )
-    return headlines
+    if masked is None:
+        return None
+    ratio = f" ({masked / unigram:.1f}\u00a0× that)" if unigram else ""
+    return {
+        "value": percent(masked),
+        "label": "masked tokens predicted",
+        "meaning": "Accuracy of the masked language model on held-out text. Frozen, it makes the replacements that a "
+        "main model detects.",
+        "beside": f"always the most frequent token {percent(unigram)}{ratio}",
+    }
+
+
+def _tokens(summary: Mapping[str, Any]) -> Headline | None:
+    if (tokens := finite(look_up(summary, "run.tokens"))) is None:
+        return None
+    return {
+        "value": decimal(tokens, 0) if tokens < 1e6 else f"{tokens / 1e6:,.1f}\u00a0M",
+        "label": "tokens seen",
+        "meaning": f"In {decimal(look_up(summary, 'run.updates'), 0)} updates.",
+        "beside": f"{power(look_up(summary, 'run.flops'))} FLOPs, without the training of other models",
+    }
+
+
+def _time(summary: Mapping[str, Any]) -> Headline | None:
+    if (seconds := total_seconds(summary)) is None:
+        return None
+    is_run = "run" in summary
+    return {
+        "value": duration(seconds),
+        "label": "of training" if is_run else "from text to this page",
+        "meaning": "Wall-clock time of the updates on this machine, without validation and checkpoints."
+        if is_run
+        else "Wall-clock time of all stages on this machine, with the training of the auxiliary.",
+        "beside": f"{'' if is_run else 'main model '}{decimal(tokens_per_second(summary), 0)} tokens/s",
+    }
 
 
 def bug_comparison(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

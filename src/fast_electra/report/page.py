@@ -1,4 +1,4 @@
-"""The page of a quickstart or a run: one HTML file that needs no other file and no network.
+"""The page of a quickstart, a run or several runs: one HTML file that needs no other file and no network.
 
 Notable:
 - it takes plain dicts and returns a string. A part that is missing in the content is left out of the page;
@@ -25,16 +25,18 @@ from fast_electra.report.plots import (
     to_svg,
 )
 from fast_electra.report.run_charts import run_charts
-from fast_electra.report.templating import asset, templates
+from fast_electra.report.templating import templates
 
 
-def render_quickstart_page(content: Mapping[str, Any]) -> str:
-    """Return the page of a quickstart or a run as HTML text.
+def render_page(content: Mapping[str, Any]) -> str:
+    """Return the page of a quickstart, a run or several runs as HTML text.
 
     Keys of `content`; only `title` is required:
         title, subtitle: text.
         summary: `summary.json` of the run.
         auxiliary_metrics, main_metrics: the records of the two runs' `metrics.jsonl`.
+        overview: {tables, sentences} that come first.
+        curves: headings and charts, in place of those of the two runs.
         stages: {name, seconds, found} in order.
         cost: {part, flops, seconds}.
         snippets: {tokens: [{text, masked, replaced, original, probability}]}: corrupted rows with the main
@@ -49,7 +51,8 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
     """
     summary = content.get("summary") or {}
     comparison = bug_comparison(summary)
-    curves = run_charts(content.get("auxiliary_metrics") or (), content.get("main_metrics") or ())
+    records = (content.get(f"{run}_metrics") or () for run in ("auxiliary", "main"))
+    curves = content.get("curves") or run_charts(*records)
     charts = [part["chart"] for part in comparison if part["chart"]] + [chart for _, part in curves for chart in part]
     embedded = {
         "charts": {chart.key: {"title": chart.title, "spec": _columns(chart.specification)} for chart in charts},
@@ -58,12 +61,13 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
     }
     return (
         templates()
-        .get_template("quickstart.html.j2")
+        .get_template("page.html.j2")
         .render(
             title=content["title"],
             subtitle=content.get("subtitle") or "",
             headlines=headlines(summary),
             sources=_sources(summary),
+            overview=content.get("overview"),
             comparison=comparison,
             curves=curves,
             images={chart.key: Markup(to_svg(chart.specification, page=True)) for chart in charts},
@@ -77,8 +81,6 @@ def render_quickstart_page(content: Mapping[str, Any]) -> str:
             config=content.get("config") or "",
             environment=content.get("environment") or {},
             embedded=embedded,
-            style=asset("page.css"),
-            script=asset("page.js"),
             bundle=_bundle(),
         )
     )

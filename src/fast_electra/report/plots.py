@@ -277,8 +277,9 @@ def thin(x: Sequence[float], y: Sequence[float | None], maximum: int) -> tuple[l
 def theme(*, page: bool = False) -> Specification:
     """Return a Vega-Lite config: sizes, and colours as CSS variables for a page or as values for a file.
 
-    The variables (`--ink`, `--muted`, `--line`, `--series-1` to `--series-4`) are set in `templates/page.css`. The
-    four series colours are distinguishable with any common colour blindness (after Okabe and Ito, 2008).
+    The variables (`--ink`, `--muted`, `--line`, `--series-1` to `--series-8`) are set in `templates/page.css`. The
+    first four series colours are distinguishable with any common colour blindness (after Okabe and Ito, 2008); further
+    series also differ by their dashes.
     """
     plain = {
         "ink": "#1f2328",
@@ -288,6 +289,10 @@ def theme(*, page: bool = False) -> Specification:
         "series-2": "#c2500a",
         "series-3": "#05795a",
         "series-4": "#8a3f76",
+        "series-5": "#806000",
+        "series-6": "#2b7a8c",
+        "series-7": "#b02a4c",
+        "series-8": "#5a5a5a",
     }
     colour = {name: f"var(--{name})" if page else value for name, value in plain.items()}
     muted, ink = colour["muted"], colour["ink"]
@@ -330,7 +335,7 @@ def theme(*, page: bool = False) -> Specification:
             "columnPadding": 18,
             "offset": 6,
         },
-        "range": {"category": [colour[f"series-{number}"] for number in (1, 2, 3, 4)]},
+        "range": {"category": [colour[f"series-{number}"] for number in range(1, 9)]},
         "point": {"size": 34, "filled": True},
         "style": {
             "series": {"strokeWidth": 2},

@@ -34,7 +34,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
     unigram = series_of(auxiliary, "validation.unigram_accuracy", "").y
     reference = {"unigram baseline": unigram[-1] or 0.0} if unigram else {}
     main_charts = [
-        _chart(
+        make_chart(
             "main-loss",
             "Loss of the main model",
             "Binary cross-entropy per token, in nats. It may rise while the corruption gets harder.",
@@ -42,7 +42,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="nats per token",
             smoothing=0.02,
         ),
-        _chart(
+        make_chart(
             "main-auc",
             "Replaced-token detection",
             "ROC-AUC on held-out text, corrupted at temperature 1, over all tokens and over masked positions only.",
@@ -53,14 +53,14 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="ROC-AUC",
             reference={"chance": 0.5},
         ),
-        _chart(
+        make_chart(
             "temperature",
             "Temperature",
             "Of the auxiliary's output. It is high at first, so that replacements are easy to detect.",
             [series_of(main, "temperature", "temperature")],
             y_title="temperature",
         ),
-        _chart(
+        make_chart(
             "replaced",
             "Masked positions that were replaced",
             "A sample may equal the original. The expected share is known exactly, and the two lines must agree.",
@@ -72,7 +72,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             percent=True,
             smoothing=0.02,
         ),
-        _chart(
+        make_chart(
             "entropy",
             "Entropy of the auxiliary",
             "Of the distribution of the replacements, at the temperature of the update.",
@@ -80,7 +80,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="nats",
             smoothing=0.02,
         ),
-        _chart(
+        make_chart(
             "gradients",
             "Gradient norm",
             _clipped_note(main),
@@ -92,7 +92,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
         _inside_chart("main-inside", main),
     ]
     auxiliary_charts = [
-        _chart(
+        make_chart(
             "auxiliary-loss",
             "Loss of the auxiliary",
             "Masked language modelling: cross-entropy per masked token, in nats.",
@@ -100,7 +100,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="nats per masked token",
             smoothing=0.02,
         ),
-        _chart(
+        make_chart(
             "auxiliary-accuracy",
             "Masked tokens predicted correctly",
             "On held-out text, compared with always predicting the most frequent token.",
@@ -112,7 +112,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
         _inside_chart("auxiliary-inside", auxiliary),
     ]
     speed_charts = [
-        _chart(
+        make_chart(
             "throughput",
             "Throughput",
             "Original tokens per second of wall clock for the whole step, without padding.",
@@ -120,7 +120,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="tokens per second",
             smoothing=0.02,
         ),
-        _chart(
+        make_chart(
             "learning-rate",
             "Learning rate",
             "",
@@ -128,7 +128,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="learning rate",
             y_format=".1~e",
         ),
-        _chart(
+        make_chart(
             "waiting",
             "Waiting for data",
             "Share of the time in which the training loop waits for the next batch.",
@@ -138,12 +138,21 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             smoothing=0.02,
         ),
     ]
-    groups = [("Main model", main_charts), ("Auxiliary", auxiliary_charts), ("Both", speed_charts)]
+    groups = [("Main model", main_charts), ("Auxiliary", auxiliary_charts), ("Speed and learning rate", speed_charts)]
     shown = [(heading, [chart for chart in charts if chart]) for heading, charts in groups]
     return [(heading, charts) for heading, charts in shown if charts]
 
 
-def _chart(key: str, title: str, note: str, lines: list[Series], **options: Any) -> Chart | None:
+def make_chart(key: str, title: str, note: str, lines: list[Series], **options: Any) -> Chart | None:
+    """Make a chart of lines; None if no line has data.
+
+    Args:
+        key: of the chart, unique on the page.
+        title: above the chart.
+        note: below the title.
+        lines: the series.
+        options: for `line_chart`.
+    """
     lines = [line for line in lines if line]
     if not lines:
         return None
@@ -162,7 +171,7 @@ def _inside_chart(key: str, records: Records) -> Chart | None:
     for update, rms in dict(looks[number] for number in (0, len(looks) // 2, -1) if looks).items():
         values = [finite(value) for value in rms.values()]  # the embeddings first, then the layers in order
         lines.append(Series(f"after update {update:,}", range(len(values)), values))
-    return _chart(
+    return make_chart(
         key,
         "Hidden states by layer",
         "Root mean square on held-out text; 0 is the input of the first layer. Above ten times layer 0 they hide it.",

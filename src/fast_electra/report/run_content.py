@@ -12,7 +12,7 @@ REPORT_FILE = "report.json"
 
 
 def report_content(run: Path) -> dict[str, Any]:
-    """Return the content for `render_quickstart_page`.
+    """Return the content for `render_page`.
 
     Raises:
         CheckpointError: the folder is not a run, or has no metrics yet.
@@ -28,11 +28,21 @@ def report_content(run: Path) -> dict[str, Any]:
     if not records:
         raise CheckpointError(f"{run} has no metrics yet: let it run for some updates.")
     part = "main" if found.config.objective.detects else "auxiliary"
+    last = records[-1]
+    seconds = sum(record["timing"]["seconds"] for record in records)
     validations = [r["validation"] for r in records if "validation" in r]
     return {
         "title": f"Run {run.name}",
         "subtitle": f"{found.status}: update {records[-1]['update']:,} of {found.updates:,}",
-        "summary": {part: validations[-1] if validations else {}},
+        "summary": {
+            part: validations[-1] if validations else {},
+            "run": {
+                "updates": last["update"],
+                "tokens": last["tokens"],
+                "flops": last["update"] * found.flops_per_update,
+            },
+            "timing": {"seconds": {"updates": seconds}, "tokens_per_second": last["tokens"] / (seconds or 1.0)},
+        },
         f"{part}_metrics": records,
         "environment": found.environment,
         "config": found.config_text,

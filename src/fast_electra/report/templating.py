@@ -20,7 +20,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "decimal": decimal, "duration": duration, "power": power}
-    environment.globals |= {"interval": interval, "missing": MISSING}
+    environment.globals |= {"asset": asset, "interval": interval, "missing": MISSING}
     # JSON has no NaN: one NaN would break the whole script.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "sort_keys": False}
     return environment
