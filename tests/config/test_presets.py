@@ -111,7 +111,7 @@ def trained_ten_updates(config: Config) -> None:
     moved = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
     assert len(moved) == len(before)
     assert all(tensor.isfinite().all() for tensor in after.values())
-    found = validate(parts, CPU)
+    found = validate(parts, CPU, state)
     assert found
     assert all(math.isfinite(value) for value in found.values())
 

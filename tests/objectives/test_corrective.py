@@ -22,7 +22,7 @@ from fast_electra.studies.cost import cost
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.outlook import flops_per_update
-from fast_electra.training.setup import start, validate
+from fast_electra.training.setup import start
 from tests import tiny
 from tests.training.test_training import CPU, run, weights, without_clock
 
@@ -207,9 +207,9 @@ def test_without_a_weight_there_is_no_head(tmp_path, shards, auxiliary):
 
 def test_validation_measures_are_those_of_the_plain_forward(shards, auxiliary):
     found = parts(shards, auxiliary, **BOTH)
-    measures = validate(found, CPU)
     for model in found.objective.models().values():
         model.eval()
+    measures = found.objective.validate(found.validation, seed=0)
     with torch.no_grad():
         parts_of = [by_hand(found, prepared) for prepared in found.validation]
         masked = [int(prepared.masked.valid_BM.sum()) for prepared in found.validation]

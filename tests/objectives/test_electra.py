@@ -25,7 +25,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import Interrupted, make_update
 from fast_electra.training.precision import Execution
-from fast_electra.training.setup import start, validate
+from fast_electra.training.setup import start
 from tests import tiny
 from tests.training.test_training import run, weights, without_clock
 
@@ -351,7 +351,7 @@ def test_special_tokens_are_scored_only_when_asked_and_measured_never(shards):
         expected = (~micro.batch.padding).sum() if asked else micro.batch.eligible.sum()
         assert found.objective.counts(micro)["rtd"] == expected
         assert found.objective.terms(micro, 0.0, 0).losses["rtd"][1] == expected
-        measures = validate(found, CPU)
+        measures = found.objective.validate(found.validation, seed=0)
         assert measures["loss"] == pytest.approx(measures["mlm"] + 50 * measures["rtd"])
         assert {"masked_accuracy", "unigram_accuracy", "rtd_auc", "replaced_fraction"} <= set(measures)
         aucs.append(measures["rtd_auc"])
