@@ -96,6 +96,7 @@ def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int =
         positions=positions,
         eligible=ids >= 5,
         padding=is_padding,
+        padded=bool(padding),
         epochs=torch.zeros(rows, dtype=torch.int64),
         indices=torch.arange(rows),
         samples=torch.arange(rows),

@@ -190,7 +190,9 @@ def _repeated(prepared: Prepared, rows: int) -> Prepared:
     times = -(-rows // len(prepared.batch.ids))
 
     def repeat(values: Any) -> Any:
-        return type(values)(*(torch.cat([getattr(values, field.name)] * times)[:rows] for field in fields(values)))
+        tensors = {field.name: getattr(values, field.name) for field in fields(values)}
+        repeated = {name: torch.cat([one] * times)[:rows] for name, one in tensors.items() if torch.is_tensor(one)}
+        return dataclasses.replace(values, **repeated)
 
     assert isinstance(prepared.batch, Batch)
     assert isinstance(prepared.masked, Masked)

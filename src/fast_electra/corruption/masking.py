@@ -46,6 +46,14 @@ class Masked:
     valid_BM: Tensor
     """bool: True for slots that hold a masked position"""
 
+    def to(self, device: torch.device) -> "Masked":
+        """A copy on a device."""
+        return Masked(*(tensor.to(device, non_blocking=True) for tensor in (self.positions_BM, self.valid_BM)))
+
+    def pinned(self) -> "Masked":
+        """A copy in page-locked memory."""
+        return Masked(self.positions_BM.pin_memory(), self.valid_BM.pin_memory())
+
     def split(self, size: int) -> list["Masked"]:
         """The masked positions of each `size` sequences, as `Batch.split` splits them."""
         return [Masked(p, v) for p, v in zip(self.positions_BM.split(size), self.valid_BM.split(size), strict=True)]

@@ -19,7 +19,6 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from itertools import accumulate
 from typing import Any, Generic, Literal, TypeVar
 
@@ -54,6 +53,9 @@ class Batch:
     """(B,) int64: number of the row in its split"""
     samples: Tensor
     """(B,) int64, always on the CPU: place in the run's order over all epochs, or -1 - index for a row outside it"""
+    padded: bool = True
+    """whether any row has padding, decided on the host; also True if nobody looked, as on a GPU, which would be waited
+    for"""
 
     @classmethod
     def of(cls, ids: Tensor, padding: Tensor, eligible: Tensor | None = None, indices: Tensor | None = None) -> "Batch":
@@ -77,22 +79,31 @@ class Batch:
             epochs=torch.zeros_like(numbers),
             indices=numbers if indices is None else indices,
             samples=~torch.arange(rows),
+            padded=_has_padding(padding),
         )
 
-    @cached_property
-    def padded(self) -> bool:
-        """Whether any row has padding."""
-        return bool(self.padding.any())
+    @property
+    def tokens(self) -> int:
+        """Number of tokens without padding, of a batch on the CPU."""
+        return self.padding.numel() - int(np.count_nonzero(self.padding.numpy()))
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` rows; the last may have fewer."""
-        parts = zip(*(getattr(self, field.name).split(size) for field in fields(self)), strict=True)
-        return [Batch(*part) for part in parts]
+        parts = zip(*(tensor.split(size) for tensor in self._tensors()), self.samples.split(size), strict=True)
+        return [Batch(*part, samples=samples, padded=self.padded and _has_padding(part[4])) for *part, samples in parts]
 
     def to(self, device: Any) -> "Batch":
         """A copy on a device."""
-        moved = (getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)[:-1])
-        return Batch(*moved, samples=self.samples)
+        moved = (tensor.to(device, non_blocking=True) for tensor in self._tensors())
+        return Batch(*moved, samples=self.samples, padded=self.padded)
+
+    def pinned(self) -> "Batch":
+        """A copy in page-locked memory, from which a GPU copies without being waited for."""
+        return Batch(*(tensor.pin_memory() for tensor in self._tensors()), samples=self.samples, padded=self.padded)
+
+    def _tensors(self) -> list[Tensor]:
+        """Every tensor but `samples`."""
+        return [getattr(self, field.name) for field in fields(self)[:-2]]
 
 
 class Rows:
@@ -164,7 +175,10 @@ class Rows:
             epochs = torch.full((len(numbers),), epoch)
         if samples is None:
             samples = ~indices
-        return Batch(ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone(), samples)
+        padded = bool((used_B < self.length).any())
+        return Batch(
+            ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone(), samples, padded
+        )
 
     def content(self, index: int) -> np.ndarray:
         """A row's tokens as int64, without its first [CLS], its last [SEP] and padding."""
@@ -321,6 +335,11 @@ def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Generator
         began = time.perf_counter()
         result = function(update)
         yield result, time.perf_counter() - began
+
+
+def _has_padding(padding_BS: Tensor) -> bool:
+    """Whether any token is padding; True if the answer is on another device, which is not waited for."""
+    return padding_BS.device.type != "cpu" or bool(padding_BS.numpy().any())
 
 
 def _positions_in_documents(ended_BS: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Notable:
 Shapes: B examples, S positions, W words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -247,27 +247,37 @@ class LabelledBatch:
     """int64: place of each word's first token, 0 where there is none"""
     labels: Tensor
     """(B,) int64 or float32; (B, S) int64 of tokens where words have the labels, -100 where there is none"""
+    padded: bool
+    """whether any example has padding, decided on the host"""
 
     @property
     def tokens(self) -> int:
-        """Non-padding tokens."""
-        return int(self.attention_BS.sum())
+        """Non-padding tokens, of a batch on the CPU."""
+        return int(np.count_nonzero(self.attention_BS.numpy()))
 
     def split(self, size: int) -> list["LabelledBatch"]:
         """Micro-batches of `size` examples."""
         parts = [None if field is None else field.split(size) for field in self._fields()]
         count = len(self.ids_BS.split(size))
-        return [LabelledBatch(*(None if part is None else part[i] for part in parts)) for i in range(count)]  # type: ignore[arg-type]
+        return [self._of(None if part is None else part[i] for part in parts) for i in range(count)]
 
     def to(self, device: Any) -> "LabelledBatch":
         """A copy on a device."""
-        moved = (None if field is None else field.to(device, non_blocking=True) for field in self._fields())
-        return LabelledBatch(*moved)  # type: ignore[arg-type]
+        return self._of(None if field is None else field.to(device, non_blocking=True) for field in self._fields())
+
+    def pinned(self) -> "LabelledBatch":
+        """A copy in page-locked memory."""
+        return self._of(None if field is None else field.pin_memory() for field in self._fields())
 
     def inputs(self) -> dict[str, Tensor]:
         """Arguments of a Transformers model's forward pass; labels are never among them."""
-        inputs = {"input_ids": self.ids_BS, "attention_mask": self.attention_BS}
+        inputs = {"input_ids": self.ids_BS}
+        if self.padded:
+            inputs["attention_mask"] = self.attention_BS
         return inputs if self.types_BS is None else inputs | {"token_type_ids": self.types_BS}
+
+    def _of(self, tensors: Iterable[Tensor | None]) -> "LabelledBatch":
+        return LabelledBatch(*tensors, padded=self.padded)  # type: ignore[arg-type]
 
     def _fields(self) -> tuple[Tensor | None, ...]:
         return self.ids_BS, self.attention_BS, self.types_BS, self.words_BW, self.labels
@@ -304,6 +314,7 @@ def collate(encoded: EncodedSplit, chosen: NDArray[np.int64], padding: Padding) 
         torch.from_numpy(types_BS) if len(encoded.types) else None,
         None if words_BW is None else torch.from_numpy(words_BW),
         torch.from_numpy(labels),
+        padded=int(encoded.lengths[chosen].min()) < width,
     )
 
 

@@ -116,9 +116,10 @@ def _mask(
     **_: Any,
 ) -> Tensor | None:
     """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None if nothing is masked."""
-    # `local_size` is the size of a sliding window, which masks something only in longer rows.
-    may_skip = allow_is_bidirectional_skip and (local_size is None or kv_length < local_size)
-    if may_skip and (attention_mask is None or (attention_mask.ndim == 2 and bool(attention_mask.all()))):
+    # `local_size` is the size of a sliding window, which masks something only in longer rows. Whether there is padding
+    # is known on the host: a padding mask is given only if there is, so nothing waits for a GPU here.
+    masks_nothing = allow_is_bidirectional_skip and (local_size is None or kv_length < local_size)
+    if masks_nothing and attention_mask is None:
         return None
     rows = torch.arange(q_length, device=device)[:, None] + q_offset
     columns = torch.arange(kv_length, device=device)[None, :] + kv_offset

@@ -146,6 +146,11 @@ def build_model(config: PreTrainedConfig, head: Head, seed: int) -> PreTrainedMo
 
 def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     """Give a model what our attention, norms and rotary positions need, in place; returns it in float32."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            # It looks for padding in the ids of a batch without a mask, and waits for a GPU each time. We decide on the
+            # host whether there is padding.
+            module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[method-assign]
     use_fast_rotary(model)
     use_document_masks(model)
     use_exact_norms(model)
@@ -153,6 +158,10 @@ def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
         # MPNet takes id 1 as padding, whatever the tokenizer says, and would never train this token.
         cast(nn.Embedding, model.get_input_embeddings()).padding_idx = model.config.pad_token_id
     return cast(PreTrainedModel, model.float())
+
+
+def _no_warning(*_: Any) -> None:
+    """Does nothing."""
 
 
 def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_only: bool) -> list[str]:

@@ -39,7 +39,14 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (B, H, S, D), in the type of `states`.
     """
-    return _Rotation.apply(states, cos.to(states.dtype), sin.to(states.dtype))
+    cos, sin = cos.to(states.dtype), sin.to(states.dtype)
+    if torch.compiler.is_compiling():
+        # A compiler makes one kernel of this, and cannot compile results that are written to a view.
+        first, second = states.chunk(2, -1)
+        cos_1, cos_2 = cos.chunk(2, -1)
+        sin_1, sin_2 = sin.chunk(2, -1)
+        return torch.cat((first * cos_1 - second * sin_1, second * cos_2 + first * sin_2), -1)
+    return _Rotation.apply(states, cos, sin)
 
 
 def _rotate_both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,10 @@ class Examples(Protocol):
         """A copy on a device."""
         ...
 
+    def pinned(self) -> "Examples":
+        """A copy in page-locked memory, from which a GPU copies without being waited for."""
+        ...
+
 
 E = TypeVar("E", bound=Examples, contravariant=True)
 
@@ -53,7 +57,7 @@ class Prepared:
     @property
     def tokens(self) -> int:
         """Number of tokens without padding."""
-        return int((~self.batch.padding).sum())
+        return self.batch.tokens
 
     def split(self, size: int) -> list["Prepared"]:
         """Micro-batches of `size` sequences."""
@@ -64,9 +68,11 @@ class Prepared:
 
     def to(self, device: Any) -> "Prepared":
         """A copy on a device."""
-        return Prepared(
-            self.batch.to(device), Masked(self.masked.positions_BM.to(device), self.masked.valid_BM.to(device))
-        )
+        return Prepared(self.batch.to(device), self.masked.to(device))
+
+    def pinned(self) -> "Prepared":
+        """A copy in page-locked memory."""
+        return Prepared(self.batch.pinned(), self.masked.pinned())
 
 
 @dataclass(frozen=True)
@@ -172,3 +178,5 @@ class Built:
     """the settings with T0 as a number; None: those of the configuration"""
     auxiliary_digest: str | None = None
     auxiliary_measures: dict[str, float] = field(default_factory=dict)
+    frozen: Sequence[nn.Module] = ()
+    """models that are not trained and can be compiled"""

@@ -165,7 +165,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     built = config.objective.build(inputs)
     objective = built.objective
     if config.training.compile:
-        for model in objective.models().values():
+        for model in (*objective.models().values(), *built.frozen):
             model.compile(dynamic=False)
     return Assembled(
         objective=objective,
@@ -256,7 +256,9 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         head=head,
         weights={"rtd": 1.0} | ({"corrective": settings.corrective_weight} if head else {}),
     )
-    return Built(objective, corruption, digest, measures)
+    # Dropout inside the auxiliary changes with every update, and each strength would be compiled anew.
+    is_frozen = isinstance(source, OnTheFly) and model is not None and not corruption.augmentation.acts_inside
+    return Built(objective, corruption, digest, measures, frozen=(model,) if is_frozen else ())
 
 
 def differing_replacements(inputs: Inputs, source: CorruptionSource, difficulty: Difficulty) -> str | None:

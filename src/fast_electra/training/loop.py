@@ -11,7 +11,7 @@ Notable:
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -182,8 +182,7 @@ def train(
     for observer in observers:
         observer.started(state.update, plan.updates)
     clock = _Clock(state)
-    load = one_by_one if execution.device.type == "cpu" else Prefetcher
-    loader = load(batches, state.update, plan.updates)
+    loader = loader_of(batches, state.update, plan.updates, execution.device)
     try:
         for prepared, waited in loader:
             make_update(state, plan, prepared, execution)
@@ -217,19 +216,38 @@ def train(
             observer.finished()
 
 
+def loader_of(
+    batches: Callable[[int], Examples], start: int, stop: int, device: torch.device
+) -> Prefetcher[Examples] | Generator[tuple[Examples, float], None, None]:
+    """Gives the batches of the updates from `start` to `stop`, each with the seconds that the reader waited for it.
+
+    For a GPU they are made ahead in a background thread, in page-locked memory.
+    """
+    if device.type == "cpu":
+        return one_by_one(batches, start, stop)
+    if device.type != "cuda":
+        return Prefetcher(batches, start, stop)
+    return Prefetcher(lambda update: batches(update).pinned(), start, stop)
+
+
 def make_update(state: State, plan: Plan, prepared: Examples, execution: Execution) -> None:
-    """Make one optimizer step on this process's share of one batch."""
+    """Make one optimizer step on this process's share of one batch.
+
+    Nothing here waits for a GPU, except for a curriculum that follows the metrics, and the sampler `race`, whose number
+    of draws depends on the logits.
+    """
     objective, parallel, device = state.objective, state.parallel, execution.device
     progress = state.update / plan.updates
     state.settings = objective.settings(progress)
     # Dropout depends on (seed, update, process) only.
     torch.manual_seed((plan.seed * 1_000_003 + state.update + (parallel.rank << 40)) % 2**63)
     counts = objective.counts(prepared) | {"tokens": torch.tensor(prepared.tokens)}
-    counted = torch.stack([count.double() for count in counts.values()]).to(device)
+    counted = torch.stack([count.double() for count in counts.values()]).to(device, non_blocking=True)
     totals = dict(zip(counts, parallel.add(counted).unbind(), strict=True))
     tokens = totals.pop("tokens")
     # A batch may have no token to predict, for example if all its tokens are [UNK]. Then its loss is 0.
     totals = {name: torch.where(count == 0, 1, count).float() for name, count in totals.items()}
+    none = torch.zeros((), device=device)
     found: dict[str, Tensor] = {}
     micros = prepared.split(plan.micro_batch_size)
     for number, micro in enumerate(micros, start=1):
@@ -239,8 +257,8 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
             [objective.weights[name] * total / totals[name] for name, (total, _) in terms.losses.items()]
         ).sum()
         loss.backward()
-        for name, (total, count) in ({"loss": (loss, 0.0)} | terms.losses | terms.metrics).items():
-            pair = torch.stack((total.detach().double(), torch.as_tensor(count, device=device).double()))
+        for name, (total, count) in ({"loss": (loss, none)} | terms.losses | terms.metrics).items():
+            pair = torch.stack((total.detach().double(), count.double()))
             found[name] = found[name] + pair if name in found else pair
     found["loss"][1] += parallel.counts_once
     norms = [optimizer.take_gradients() for optimizer in state.optimizers]

@@ -17,14 +17,14 @@ from fast_electra.config import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.replacement import Corrupted, replace
-from fast_electra.data.batches import Batch, Prefetcher, one_by_one
+from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer import SPECIAL_TOKENS
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.studies.bench.peer import PlainElectra, TxtaiElectra
 from fast_electra.studies.bench.setup import BATCHES, Bench, generator_shape, transformers_config_of
 from fast_electra.training.assembly import Assembled, assemble
-from fast_electra.training.loop import make_update
+from fast_electra.training.loop import loader_of, make_update
 from fast_electra.training.precision import Execution, synchronize
 from fast_electra.training.setup import start
 
@@ -75,8 +75,7 @@ class Trained:
         """Make one update, then time `updates` more, with the loader that `training.loop.train` uses."""
         began, tokens, all_waited = 0.0, 0, 0.0
         first = self.state.update
-        load = one_by_one if self._execution.device.type == "cpu" else Prefetcher
-        loader = load(self._prepared, first, first + updates + 1)
+        loader = loader_of(self._prepared, first, first + updates + 1, self._execution.device)
         for number, (prepared, waited) in enumerate(loader):
             make_update(self.state, self._plan, prepared, self._execution)
             if number == 0:
