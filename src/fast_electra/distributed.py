@@ -38,6 +38,8 @@ T = TypeVar("T")
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ALIVE, _FAILED = "alive/{}", "failed/{}"
 _CONNECTIONS = itertools.count()
+_is_alone = False
+"""whether this process works as if it had been started alone"""
 _machine_folder: Path | None = None
 """where the processes of this machine share tensors while they are connected"""
 _BEAT, _SILENCE = 2.0, 15.0
@@ -126,6 +128,17 @@ def _attempt() -> str:
     apart, so several of them have no common number.
     """
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if local_size() == size() else "0"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the block this process works as if it had been started alone: for what reads, and exchanges nothing."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def barrier() -> None:
@@ -309,4 +322,4 @@ def _sentence(error: Exception) -> str:
 
 
 def _is_launched() -> bool:
-    return all(name in os.environ for name in _LAUNCHER)
+    return not _is_alone and all(name in os.environ for name in _LAUNCHER)

@@ -79,6 +79,11 @@ def spelled_out(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def tell(message: str) -> None:
+    """Print a message on standard error: where a caller gives no other `say`."""
+    Terminal(stderr=True).say(message)
+
+
 def print_json(content: Any, indent: int | None = None) -> None:
     """Print JSON on standard output, in ASCII, which every encoding has."""
     Terminal().say(json.dumps(content, indent=indent))

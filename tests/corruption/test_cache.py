@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 import shutil
 import time
 from pathlib import Path
@@ -18,9 +19,10 @@ from fast_electra.corruption.cache_files import KNOTS, PackedPaths, expected_rep
 from fast_electra.corruption.masking import Masked, mask_random_tokens
 from fast_electra.corruption.race import TemperaturePath
 from fast_electra.corruption.replacement import OnTheFly
-from fast_electra.data.files import canonical_digest
+from fast_electra.data.files import canonical_digest, read_sealed_json
 from fast_electra.diagnosis.doctor import examine
 from fast_electra.errors import ConfigError, DataError
+from fast_electra.pipelines import corrupt
 from fast_electra.pipelines.corrupt import build_cache
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.metrics import read_metrics
@@ -183,6 +185,21 @@ def test_a_longer_run_adds_what_is_missing(tmp_path, shards, auxiliary, cache):
     assert {name: data for name, data in parts_of(tmp_path / "cache").items() if name in old} == old
 
 
+def test_every_flipped_bit_of_the_settings_of_an_unfinished_cache_is_found(tmp_path, cache):
+    whole = (cache / "cache.json").read_bytes()
+    about = json.loads(whole)
+    for place in random.Random(0).sample(range(8 * len(whole)), 200):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        (tmp_path / "cache.json").write_bytes(damaged)
+        if read_sealed_json(tmp_path / "cache.json") is None:  # another spelling of the same number is harmless
+            with pytest.raises(DataError, match=r"cache\.json is damaged"):
+                corrupt._begun(tmp_path, about)
+    del about["sha256"]
+    (tmp_path / "cache.json").write_text(json.dumps(about))  # as earlier versions wrote it
+    assert corrupt._begun(tmp_path, about) == about
+
+
 @pytest.mark.parametrize("name", ["cache.json", "manifest.json", "train-00002.bin", "validation.bin"])
 def test_a_flipped_byte_is_refused(name, tmp_path, cache):
     shutil.copytree(cache, tmp_path / "cache")
@@ -198,6 +215,7 @@ def test_a_cache_of_the_former_rule_which_drew_special_tokens_is_refused(tmp_pat
     manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
     about = json.loads((tmp_path / "cache" / "cache.json").read_text())
     assert manifest["version"] == about["version"] == 2
+    del about["sha256"]  # earlier versions did not seal it
     described = json.dumps(about | {"version": 1}).encode()
     (tmp_path / "cache" / "cache.json").write_bytes(described)
     del manifest["digest"]

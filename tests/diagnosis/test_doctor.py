@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from fast_electra import distributed
 from fast_electra.cli.main import main as command_line
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
@@ -38,7 +39,7 @@ from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.metrics import metrics_line, read_metrics
 from fast_electra.training.assembly import assemble
 from fast_electra.training.precision import choose_execution
-from tests import tiny
+from tests import processes, tiny
 
 
 def settings(shards: Path, kind: str = "mlm", auxiliary: Path | None = None, **changes: object) -> Config:
@@ -119,6 +120,14 @@ def test_a_healthy_joint_run_has_no_finding(sharing, corpus, tmp_path):
     findings = examine(run)
     assert not sick(findings)
     assert {"gradient norm", "unigram plateau", "unigram entropy", "labels"} <= {f.check for f in findings}
+
+
+def test_a_process_of_a_launcher_examines_a_run_without_the_others(healthy, monkeypatch):
+    alone = examine(healthy)
+    for name, value in processes.environment(1, 2, processes.free_port()).items():
+        monkeypatch.setenv(name, value)
+    assert examine(healthy) == alone
+    assert distributed.size() == 2
 
 
 def test_a_learning_rate_of_nothing_is_told_by_embeddings_that_do_not_move(corpus, healthy_auxiliary, tmp_path):

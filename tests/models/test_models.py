@@ -81,6 +81,16 @@ def test_changing_one_document_changes_no_logit_of_another_in_its_row(architectu
     assert not torch.equal(before[~second], after[~second])
 
 
+@pytest.mark.parametrize("head", ["rtd", "mlm"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_dropout_of_a_shape_is_that_of_every_layer(architecture, head):
+    for dropout in (0.0, 0.25):
+        shape = ModelConfig(architecture=architecture.replace("-v3", "-v2"), dropout=dropout, **SHAPE)
+        model = build_model(transformers_config(shape, 320, SPECIAL, 32), head, 0)
+        found = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        assert set(found.values()) <= {dropout}, found
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_packed_document_is_scored_as_if_it_were_alone(architecture):
     rows = batch(rows=2)

@@ -9,6 +9,7 @@ import pytest
 from fast_electra.pipelines import pretrain as pretrain_module
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs import metrics
+from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.metrics import cut_metrics, metrics_line, read_metrics
 from fast_electra.training.loop import Interrupted
 from tests import tiny
@@ -50,6 +51,13 @@ def test_lines_of_earlier_versions_and_an_incomplete_last_line_are_read_without_
     assert read_metrics(file, heard.append) == RECORDS[:4]
     assert not heard
     assert read_metrics(tmp_path / "none") == []
+
+
+def test_a_damaged_line_is_a_message_of_the_program_and_no_warning_of_python(file, capsys, recwarn):
+    file.write_bytes(file.read_bytes().replace(b'"update": 10', b'"update": 11'))
+    assert len(RunFolder(file.parent, {}).metrics()) == len(RECORDS) - 1
+    assert capsys.readouterr().err == f"line 2 of {file} is damaged and left out; the other lines are kept.\n"
+    assert not recwarn.list
 
 
 def test_a_failed_cut_keeps_the_file(file, monkeypatch):

@@ -27,7 +27,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, wait: bool = False, name: str = LOCK) -> Iterator[None]:
-    """Lock a folder, which is created if missing, and removed at the end if nothing was written in it.
+    """Lock a folder, which is created if missing, and removed at the end if it is empty.
 
     Args:
         folder: to lock.
@@ -50,10 +50,9 @@ def folder_lock(folder: Path, wait: bool = False, name: str = LOCK) -> Iterator[
             yield
         finally:
             with contextlib.suppress(OSError):
-                if [path.name for path in folder.iterdir()] == [name]:
-                    (folder / name).unlink()
-                    for path in created:
-                        path.rmdir()
+                (folder / name).unlink()  # while it is held, as in `name_lock`
+                for path in created:
+                    path.rmdir()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fast_electra import distributed
 from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.diagnosis.curve_checks import CURVE_CHECKS, Curves, Finding
 from fast_electra.diagnosis.internal_checks import inside
@@ -42,8 +43,9 @@ _ROWS = 8  # rows of the batch that goes through the parts
 _CHECKS = (*CURVE_CHECKS, inside)
 
 
+@distributed.alone()
 def examine(folder: Path) -> list[Finding]:
-    """Run every check on a run's folder; the run may be unfinished.
+    """Run every check on a run's folder; the run may be unfinished. Under a launcher each process does all of it.
 
     Raises:
         CheckpointError: the folder is no run, or a run of another version.

@@ -8,7 +8,6 @@ Notable:
 """
 
 import difflib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from fast_electra.errors import DataError
 from fast_electra.evaluation.tables import tsv_rows
 from fast_electra.evaluation.tasks import Split, Task, make_task
+from fast_electra.terminal import tell
 
 HUB_NAME = "nyu-mll/glue"
 # The part of the hub's dataset object that is read: split -> column -> values.
@@ -84,7 +84,7 @@ def load_glue(
     name: str,
     folder: Path | None,
     hub: Hub | None = None,
-    say: Callable[[str], object] = warnings.warn,
+    say: Callable[[str], object] = tell,
     option: str = "--data",
 ) -> Task:
     """Load a task of GLUE.

@@ -43,6 +43,7 @@ _DROPOUT_KEYS = (
     "hidden_dropout",
     "dropout",
     "classifier_dropout",
+    "classifier_dropout_prob",
     "seq_classif_dropout",
 )
 # Names that some older classes use instead of the common ones.

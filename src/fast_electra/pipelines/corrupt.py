@@ -27,7 +27,13 @@ from fast_electra.corruption.cache_files import PackedPaths, PartFile, expected_
 from fast_electra.corruption.masking import originals
 from fast_electra.corruption.replacement import race
 from fast_electra.data.batches import Prefetcher
-from fast_electra.data.files import canonical_digest, sha256_of_file, write_json_atomically
+from fast_electra.data.files import (
+    canonical_digest,
+    read_kept_json,
+    sha256_of_file,
+    write_json_atomically,
+    write_sealed_json,
+)
 from fast_electra.data.locks import LOCK, folder_lock
 from fast_electra.errors import ConfigError, DataError
 from fast_electra.objectives.base import Prepared
@@ -206,7 +212,7 @@ class _Builder:
             "training_flops": training_flops(named, config.auxiliary.checkpoint) if named else 0,
         }
         if not (folder / IDENTITY).exists():
-            write_json_atomically(folder / IDENTITY, about)
+            write_sealed_json(folder / IDENTITY, about)
         return cls(folder, inputs, auxiliary, _begun(folder, about), rows, micro_batch)
 
     @property
@@ -329,14 +335,15 @@ def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: they differ from `about`, or their file is damaged.
     """
+    remedy = "delete the folder, or choose another"
+    there = read_kept_json(folder / IDENTITY, remedy)
     try:
-        there = json.loads((folder / IDENTITY).read_bytes())
         flat = [
             {name: tree[name] for name in ("format", "version", "token_type")} | tree["identity"] | tree["numerics"]
             for tree in (there, about)
         ]
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{folder / IDENTITY} is damaged: delete the folder, or choose another.") from None
+    except (KeyError, TypeError):
+        raise DataError(f"{folder / IDENTITY} is damaged: {remedy}.") from None
     if found := differences(*flat):
         raise DataError(f"{folder} is a cache with other settings: {found}; choose another folder.")
     return there

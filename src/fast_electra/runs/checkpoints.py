@@ -34,6 +34,7 @@ from fast_electra.data.files import (
     write_manifest,
 )
 from fast_electra.errors import CheckpointError, DataError, OtherProcessError
+from fast_electra.terminal import Say, tell
 
 _PARTIAL = ".partial"
 
@@ -147,7 +148,7 @@ def _is_complete(checkpoint: Path) -> bool:
     return True
 
 
-def newest_checkpoint(folder: Path, say: Any = warnings.warn) -> Checkpoint | None:
+def newest_checkpoint(folder: Path, say: Say = tell) -> Checkpoint | None:
     """The newest checkpoint whose digests agree; None if there are no checkpoints.
 
     Args:

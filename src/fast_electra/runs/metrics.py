@@ -7,14 +7,13 @@ Notable:
 
 import json
 import re
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fast_electra.data.files import write_bytes_atomically
-from fast_electra.terminal import Say
+from fast_electra.terminal import Say, tell
 
 Record = dict[str, Any]
 
@@ -29,7 +28,7 @@ def metrics_line(record: Record) -> str:
     return f'{text}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'
 
 
-def read_metrics(path: Path, say: Say = warnings.warn) -> list[Record]:
+def read_metrics(path: Path, say: Say = tell) -> list[Record]:
     """The records of a `metrics.jsonl`, without damaged lines; an empty list if there is no such file.
 
     Args:
@@ -40,7 +39,7 @@ def read_metrics(path: Path, say: Say = warnings.warn) -> list[Record]:
     return [record for record, _ in _records(path, say)]
 
 
-def cut_metrics(path: Path, keep_through: int, say: Say = warnings.warn) -> None:
+def cut_metrics(path: Path, keep_through: int, say: Say = tell) -> None:
     """Remove the records after update `keep_through`, because a resumed run writes them again; `say` as above."""
     lines = [line + b"\n" for record, line in _records(path, say) if record["update"] <= keep_through]
     write_bytes_atomically(path, b"".join(lines))
