@@ -293,7 +293,7 @@ def test_the_share_of_replacements_that_differ_is_that_of_the_masked_positions(f
 
     monkeypatch.setattr(distributed, "size", lambda: 2)
     sentence = differing_replacements(inputs, Rounded(), Difficulty(1.0))  # type: ignore[arg-type]
-    count = int(validation_batches(inputs.rows("validation"), config)[0].masked.valid_BM.sum())
+    count = int(validation_batches(inputs)[0].masked.valid_BM.sum())
     assert sentence.startswith(f"{3 / count:.2%} of {count:,} replacements")
 
 

@@ -276,7 +276,7 @@ def differing_replacements(inputs: Inputs, source: CorruptionSource, difficulty:
     here = min(share % alone or alone for share in shares)
     if here == alone or 0 in shares:
         return None
-    rows = validation_batches(inputs.rows("validation"), inputs.config)[0].to(inputs.execution.device)
+    rows = validation_batches(inputs)[0].to(inputs.execution.device)
     with inputs.execution.autocast(), torch.random.fork_rng():
         whole, *parts = (
             source.corrupt(part.batch, part.masked, difficulty, seed=0).ids_BS for part in (rows, *rows.split(here))
