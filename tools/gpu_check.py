@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# Read when CUDA starts: cuBLAS gives the same bits again only with a fixed workspace.
+# Read when cuBLAS starts, which a check may do before the program sets it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from tools.gpu.correctness import environment, fsdp, modern, smoke, torchrun  # noqa: E402

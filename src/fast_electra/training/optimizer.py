@@ -89,18 +89,26 @@ class GroupOptimizer:
     @torch.no_grad()
     def take_gradients(self) -> Tensor:
         """Move the parameters' gradients to the masters; returns their norm, a scalar, the same on every process."""
-        gradients = []
+        gradients, low, casts = [], [], []
         for name, parameter in self._parameters.items():
             share = self._shares[name]
-            gradient = None if parameter.grad is None else own_share(parameter.grad).float()
-            gradients.append(torch.zeros_like(share) if gradient is None else gradient)
-            if self._loss_weight != 1.0:
-                gradients[-1].div_(self._loss_weight)
+            gradient = None if parameter.grad is None else own_share(parameter.grad)
+            if gradient is None:
+                gradients.append(torch.zeros_like(share))
+            elif gradient.dtype == share.dtype:
+                gradients.append(gradient)
+            else:
+                gradients.append(torch.empty_like(share))
+                low.append(gradient)
+                casts.append(gradients[-1])
             parameter.grad = None
             if name in self._owned:
                 self.masters[name].grad = as_shares_of(self.masters[name], gradients[-1])
             else:
                 share.grad = gradients[-1]
+        _copy(casts, low)
+        if self._loss_weight != 1.0:
+            torch._foreach_div_(gradients, self._loss_weight)  # type: ignore[attr-defined]
         self._gradients = gradients
         return norm_of(gradients, self._are_cut)
 
@@ -135,9 +143,8 @@ class GroupOptimizer:
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the masters into the parameters, rounded to the parameters' type."""
-        for name, parameter in self._parameters.items():
-            if parameter.dtype != torch.float32:
-                parameter.copy_(self.masters[name])
+        low = [name for name, parameter in self._parameters.items() if parameter.dtype != torch.float32]
+        _copy([own_share(self._parameters[name]) for name in low], [self._shares[name] for name in low])
 
     def weights_norm(self) -> Tensor:
         """The norm of the masters, a scalar, the same on every process."""
@@ -179,6 +186,12 @@ class GroupOptimizer:
             group["lr"] = rate * rate_factor * factor
             group["eps"] = settings.epsilon * epsilon
             group["weight_decay"] = settings.weight_decay / factor if is_decayed else 0.0
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others of other types: on a GPU, with a few kernels for all of them together."""
+    if targets:
+        torch._foreach_copy_(targets, sources)  # type: ignore[attr-defined]
 
 
 def optimizer_flops(group: ParameterGroup) -> int:
