@@ -88,7 +88,11 @@ class GroupOptimizer:
 
     @torch.no_grad()
     def take_gradients(self) -> Tensor:
-        """Move the parameters' gradients to the masters; returns their norm, a scalar, the same on every process."""
+        """Move the parameters' gradients to the masters; `step` divides them by the loss weight.
+
+        Returns:
+            the norm of the divided gradients, a scalar, the same on every process.
+        """
         gradients, low, casts = [], [], []
         for name, parameter in self._parameters.items():
             share = self._shares[name]
@@ -107,10 +111,8 @@ class GroupOptimizer:
             else:
                 share.grad = gradients[-1]
         _copy(casts, low)
-        if self._loss_weight != 1.0:
-            torch._foreach_div_(gradients, self._loss_weight)  # type: ignore[attr-defined]
         self._gradients = gradients
-        return norm_of(gradients, self._are_cut)
+        return norm_of(gradients, self._are_cut) / self._loss_weight
 
     @torch.no_grad()
     def step(self, rate: float, update: int, norm: Tensor, skipped: Tensor) -> Tensor:
@@ -128,8 +130,10 @@ class GroupOptimizer:
         clipped = torch.zeros((), device=norm.device)
         if self.settings.clip is not None:
             clipped = (norm > self.settings.clip).float()
-            factor = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
+            factor = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0) / self._loss_weight
             torch._foreach_mul_(self._gradients, factor)  # type: ignore[attr-defined]
+        elif self._loss_weight != 1.0:
+            torch._foreach_mul_(self._gradients, 1.0 / self._loss_weight)  # type: ignore[attr-defined]
         self._set_rates(rate, update)
         self.adamw.found_inf = skipped  # type: ignore[attr-defined]  # how GradScaler skips a step on the device
         self.adamw.step()
