@@ -13,7 +13,7 @@ from fast_electra.config.tree import Config
 from fast_electra.data.batches import Batch
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
-from fast_electra.data.tokenizer import train_tokenizer
+from fast_electra.data.tokenizer_training import train_tokenizer
 from fast_electra.training.optimizer import GroupOptimizer
 
 ROOT = Path(__file__).parent.parent

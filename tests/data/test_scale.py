@@ -61,7 +61,7 @@ def test_merged_parts_are_what_one_build_writes(texts, config, tmp_path, count, 
     assert not list((tmp_path / "merged").glob("*identities*"))
     there, here = one.to_json(), merged.to_json()
     for report in (there, here):
-        del report["folder"], report["timing"]
+        del report["folder"], report["timing"], report["tokenizer"]  # of a sample
     assert here == there
     assert there["dropped"]["duplicate"]["documents"] >= 1
 

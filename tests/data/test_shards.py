@@ -17,7 +17,8 @@ from fast_electra.data.settings import DataConfig, TokenizerConfig
 from fast_electra.data.shard_building import build_shards, is_validation_text
 from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Document
-from fast_electra.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from fast_electra.data.tokenizer import fingerprint, load_tokenizer
+from fast_electra.data.tokenizer_training import train_tokenizer
 from fast_electra.errors import DataError
 from tests import tiny
 

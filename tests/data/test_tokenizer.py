@@ -8,15 +8,14 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from fast_electra.data.settings import TokenizerConfig
 from fast_electra.data.tokenizer import (
-    LONGEST_RUN,
     fingerprint,
     load_any_tokenizer,
     load_tokenizer,
     pieces,
-    train_tokenizer,
     unknown_note,
     vocabulary_size,
 )
+from fast_electra.data.tokenizer_training import LONGEST_RUN, train_tokenizer
 from fast_electra.errors import ConfigError, DataError
 from tests import tiny
 
@@ -116,7 +115,8 @@ def test_a_line_break_with_its_indentation_is_one_token(code_tokenizer):
 def test_the_same_texts_give_the_same_tokenizer_in_any_process(code_tokenizer):
     program = f"""
 from fast_electra.data.settings import TokenizerConfig
-from fast_electra.data.tokenizer import fingerprint, train_tokenizer
+from fast_electra.data.tokenizer import fingerprint
+from fast_electra.data.tokenizer_training import train_tokenizer
 if __name__ == "__main__":
     print(fingerprint(train_tokenizer([{CODE!r}] * 20, TokenizerConfig(kind="code", vocabulary_size=310), 64)))
 """

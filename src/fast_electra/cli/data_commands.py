@@ -1,7 +1,7 @@
 """`fast-electra data build` and `data merge`: make a tokenizer and token shards from text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -130,6 +130,19 @@ def _plan(data: "DataConfig", json: bool) -> int:
     return 0
 
 
+def _tokenizer_rows(found: "dict[str, Any]") -> list[tuple[str, str]]:
+    """How the tokenizer splits the text, by words or, where words are longer than in most languages, by characters."""
+    if not found:
+        return []
+    per_word, per_character = found["tokens_per_word"], found["tokens_per_character"]
+    words = f"{per_word:.2f} tokens per word, {found['words_in_one_token']:.0%} of the words are one token"
+    spaced = per_word < 12 * per_character
+    return [
+        ("words", words if spaced else f"{per_character:.2f} tokens per character"),
+        ("longest tokens", " ".join(map(repr, found["longest_tokens"]))),
+    ]
+
+
 def report_table(report: "BuildReport") -> "Table":
     """Return a table of what was read, kept and left out, for a terminal."""
     from rich.table import Table
@@ -140,6 +153,7 @@ def report_table(report: "BuildReport") -> "Table":
         *(("data set", source) for source in report.sources if source.startswith("hf://")),
         *report.losses().items(),
         ("vocabulary", f"{report.vocabulary_size:,} tokens, {report.bytes_per_token:.2f} bytes of text per token"),
+        *_tokenizer_rows(report.tokenizer),
         *(
             (
                 name,

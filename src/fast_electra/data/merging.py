@@ -112,6 +112,8 @@ def _opened(parts: Path) -> list[TokenShards]:
 def _added(folder: Path, opened: list[TokenShards]) -> BuildReport:
     """The report of all parts, without what the merging counts."""
     report = BuildReport(folder, vocabulary_size=opened[0].vocabulary_size)
+    largest = max(opened, key=lambda part: part.manifest["report"]["documents"])
+    report.tokenizer = largest.manifest["report"]["tokenizer"]
     for part in opened:
         stored = part.manifest["report"] | part.manifest["report"]["timing"]
         for name in _ADDED:

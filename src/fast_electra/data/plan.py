@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fast_electra.data.encoding import Chunk, Encoder, available_cores
 from fast_electra.data.reading import Reading
 from fast_electra.data.sources import Sources
-from fast_electra.data.tokenizer import ENCODING_PIECE, load_tokenizer, pieces, train_tokenizer, unknown_id
+from fast_electra.data.tokenizer import ENCODING_PIECE, load_tokenizer, pieces, unknown_id
+from fast_electra.data.tokenizer_training import train_tokenizer
 from fast_electra.errors import DataError
 
 if TYPE_CHECKING:

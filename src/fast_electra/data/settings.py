@@ -12,13 +12,17 @@ from pydantic_core import PydanticCustomError
 from fast_electra.parts import Section
 
 
+def _kind(kind: Any) -> Any:
+    return "text" if kind == "bpe" else kind
+
+
 class TokenizerConfig(Section):
     """The tokenizer: an existing one by `path`, or one trained on the corpus."""
 
     path: str | None = None
     """folder or hub name of an existing tokenizer; empty: train one on the corpus"""
-    kind: Literal["text", "code"] = "text"
-    """pre-tokenisation of a trained tokenizer: text, or code (indentation and repeated punctuation are tokens)"""
+    kind: Annotated[Literal["text", "code", "unigram", "wordpiece"], BeforeValidator(_kind)] = "text"
+    """of a trained tokenizer: text and code are byte-level BPE (code: indentation is tokens); unigram; wordpiece"""
     vocabulary_size: int = Field(default=30522, ge=64)
     """number of tokens of a trained tokenizer, including special tokens"""
 

@@ -37,10 +37,11 @@ from fast_electra.data.tokenizer import (
     fingerprint,
     load_tokenizer,
     pieces,
-    train_tokenizer,
     unknown_id,
     vocabulary_size,
 )
+from fast_electra.data.tokenizer_facts import Sample, tokenizer_facts
+from fast_electra.data.tokenizer_training import train_tokenizer
 from fast_electra.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -298,8 +299,10 @@ def _write(
     encoder = Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.sep_token_id, unknown_id(tokenizer))  # type: ignore[attr-defined]
     weights = mixture(config.sources)
     chunks = _chunks(documents, splitter, report, bool(weights))
+    sample = Sample()
     with closing(encode_in_order(encoder, chunks, report.workers)) as results:
         for chunk, encoded in results:
+            sample.add(chunk.pieces[0][0])
             identities = np.array(chunk.identities, dtype="<u8") if share else None
             writers[chunk.split, chunk.part].append(encoded.ids, encoded.ends, identities)
             report.unknown_tokens += encoded.unknown
@@ -319,6 +322,7 @@ def _write(
     if share is None or report.text_tokens:
         refuse_other_language(report)
     report.bytes_per_token = report.kept_bytes / max(1, report.tokens)
+    report.tokenizer = tokenizer_facts(tokenizer, sample.texts)
     peaks[os.getpid()] = peak_memory()
     report.peak_memory_bytes = sum(peaks.values())
     return splitter.hexdigest()

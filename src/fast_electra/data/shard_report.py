@@ -55,6 +55,8 @@ class BuildReport:
     """by source of a mixture: its `weight`, its `share` of the tokens that are trained on, and `tokens` for training"""
     vocabulary_size: int = 0
     bytes_per_token: float = 0.0
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    """`tokens_per_word`, `tokens_per_character`, `words_in_one_token` (share) and `longest_tokens`, on a sample"""
     unknown_tokens: int = 0
     """number of [UNK] tokens, for text that the tokenizer does not know"""
     lost_bytes: int = 0

@@ -1,63 +1,26 @@
-"""Tokenizers: byte-level BPE trained on the corpus, or an existing one, and a fingerprint that identifies them.
+"""Tokenizers: loading an existing one, a fingerprint that identifies it, and what it does not know.
 
 Notable:
-- every byte is in the vocabulary of a trained tokenizer, so no text is unknown, and decoding restores the text;
-- `code` splits as a parser does: a line break with the next line's indentation is one token; words (with the space
-  before them), brackets and operators are separate. Without this space, every fifth token was a space;
 - a plain Transformers tokenizer is saved: AutoTokenizer loads it without this package;
-- sequences of white space or punctuation are cut after 32 characters, so that 185 spaces never become one token;
 - `[MASK]` in the corpus is six characters of text, not the special token;
 - Transformers is imported only where it is needed, since it costs seconds and 200 MB in each process that tokenises.
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 from fast_electra.data.files import canonical_digest
 from fast_electra.data.seals import refuse_broken_seal
 from fast_electra.data.text_files import open_text
-from fast_electra.errors import ConfigError, DataError
+from fast_electra.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-    from fast_electra.data.settings import TokenizerConfig
-
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-"""special tokens of a trained tokenizer; their ids are 0 to 4 in this order"""
-
-# Longer operators come first, since alternatives are tried in order.
-_OPERATORS = (
-    *("===", "!==", ">>>", "**=", "//=", "<<=", ">>=", "..."),
-    *("==", "!=", "<=", ">=", "->", "=>", ":=", "**", "//", "<<", ">>", "&&", "||", "++", "--", "::"),
-    *("+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "@="),
-    *("+", "-", "*", "/", "%", "&", "|", "^", "~", "<", ">", "=", "!", "@"),
-)
-_CODE = "|".join(
-    (
-        r"(?:[ \t]*\n)+[ \t]*",  # line breaks, blank lines between them, and the indentation that follows
-        r" ?[\p{L}_][\p{L}\p{M}\p{N}_]*",  # a word, with one space before it
-        r"\p{N}{1,3}",  # digits, three at most
-        r"([-=*/+~^<>|&%@!#.])\1{3,}",  # rules and other decoration
-        "|".join(re.escape(operator) for operator in _OPERATORS),
-        r"(?:\"{3}|'{3})",
-        r"[^\s\p{L}\p{N}_]",  # one other sign
-        r"[ \t]+",  # spaces between words
-        r"\s+",
-    )
-)
-
-# Sequences of white space or punctuation are cut. 32 characters keep a line break and the indentation of deeply nested
-# code together. The last space of a sequence stays with the word after it.
-LONGEST_RUN = 32
-"""characters of white space, or of punctuation, that a token may hold"""
-_RUNS = rf"\s{{{LONGEST_RUN}}}(?=\s)|[^\s\p{{L}}\p{{N}}]{{{LONGEST_RUN}}}"
 
 # Training and encoding need memory for whole texts: 20 MB in long documents took 2 GB, in pieces 250 MB.
 TRAINING_PIECE = 4_096
@@ -67,81 +30,6 @@ ENCODING_PIECE = 16_384
 NOTED_UNKNOWN = 0.01
 """share of unknown tokens above which `unknown_note` warns"""
 _FILES = ("tokenizer.json", "vocab.*", "*.model")
-
-
-def train_tokenizer(
-    texts: Iterable[str], config: "TokenizerConfig", length: int, whole: bool = True
-) -> "PreTrainedTokenizerFast":
-    """Train byte-level BPE on a stream of texts; the same texts give the same tokenizer.
-
-    Args:
-        texts: read once; memory grows with the number of distinct words.
-        config: the tokenizer's kind and vocabulary size.
-        length: tokens of a row, including special tokens; stored as `model_max_length`.
-        whole: the vocabulary must have its size; otherwise it may be smaller, if there is too little text.
-
-    Returns:
-        a Transformers tokenizer that adds [CLS] before and [SEP] after a text.
-
-    Raises:
-        ConfigError: the vocabulary has no room for the special tokens and all bytes.
-        DataError: there is no text, or too little for a vocabulary of this size.
-    """
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    smallest = len(SPECIAL_TOKENS) + len(alphabet)
-    if config.vocabulary_size < smallest:
-        raise ConfigError(
-            f"data.tokenizer.vocabulary_size is {config.vocabulary_size}, fewer than the {smallest} of special tokens "
-            f"and single bytes; set it to at least {smallest}."
-        )
-    tokenizer = Tokenizer(models.BPE())
-    runs = pre_tokenizers.Split(Regex(_RUNS), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=config.kind == "text")
-    if config.kind == "code":
-        split = pre_tokenizers.Split(Regex(_CODE), behavior="isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, runs, byte_level])
-    else:
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([runs, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary_size,
-        special_tokens=list(SPECIAL_TOKENS.values()),
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    characters = 0
-
-    def all_pieces() -> Iterator[str]:
-        nonlocal characters
-        for text in texts:
-            characters += len(text)
-            yield from pieces(text, TRAINING_PIECE)
-
-    tokenizer.train_from_iterator(all_pieces(), trainer)
-    if not characters:
-        raise DataError("there is no text to train a tokenizer on: name other files in data.sources.")
-    found = tokenizer.get_vocab_size()
-    if whole and found < config.vocabulary_size:
-        raise DataError(
-            f"data.tokenizer.vocabulary_size is {config.vocabulary_size}, but the corpus supports {found} tokens only; "
-            f"set it to {found} or less, or give more text."
-        )
-    ids = {token: number for number, token in enumerate(SPECIAL_TOKENS.values())}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=length,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
-    )
 
 
 def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":

@@ -18,7 +18,7 @@ from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
 from fast_electra.corruption.replacement import Corrupted, replace
 from fast_electra.data.batches import Batch
-from fast_electra.data.tokenizer import SPECIAL_TOKENS
+from fast_electra.data.tokenizer_training import SPECIAL_TOKENS
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.studies.bench.peer import PlainElectra, TxtaiElectra

@@ -13,7 +13,8 @@ from fast_electra.config import Config, resolve
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.shards import TokenShards, open_shards
 from fast_electra.data.sources import Document
-from fast_electra.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
+from fast_electra.data.tokenizer import load_tokenizer
+from fast_electra.data.tokenizer_training import SPECIAL_TOKENS
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.export import save_weights
 from fast_electra.models.loading import stored_config
