@@ -263,6 +263,17 @@ def path_as_text(value: Any) -> str:
     raise ConfigError(f"{value!r} is of type {type(value).__name__}, which YAML doesn't have; give text or a number.")
 
 
+def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """The values of nested mappings under joined names; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= {f"{key}{separator}{name}": inner for name, inner in flat(value, separator).items()}
+        else:
+            found[key] = value
+    return found
+
+
 def paths(tree: Any, above: Keys = ()) -> Iterator[Keys]:
     """The paths of all values in a mapping."""
     for name, value in tree.items() if isinstance(tree, dict) else ():

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -242,7 +242,7 @@ def _load_from_hub(name: str, option: str) -> Hub:
             f"with {option}."
         ) from None
     try:
-        return load_dataset(HUB_NAME, name)
+        return cast(Hub, load_dataset(HUB_NAME, name))
     except Exception as error:  # errors of datasets, of the hub and of the HTTP client have no common base
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(

@@ -13,6 +13,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
+from fast_electra.config.reading import flat
 from fast_electra.errors import CheckpointError, ConfigError
 from fast_electra.report.figures import MISSING, decimal, duration, finite, look_up, power
 from fast_electra.report.plots import series_of
@@ -124,7 +125,7 @@ def _last_validation(records: Sequence[Record]) -> Mapping[str, Any]:
 
 def _differences(runs: Mapping[str, RunFolder]) -> Iterator[TextTable]:
     """A table of the settings that differ; none if no setting does."""
-    settings = [_flat(run.config.model_dump(mode="json")) for run in runs.values()]
+    settings = [flat(run.config.model_dump(mode="json")) for run in runs.values()]
     keys = dict.fromkeys(key for each in settings for key in each)
     rows = []
     for key in keys:
@@ -161,13 +162,3 @@ def _curves(records: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, list
                 make_chart(key, heading, note, lines, y_title="", x_title=title, smoothing=smoothing, **options)
             )
         yield f"Over {title}", [chart for chart in charts if chart]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

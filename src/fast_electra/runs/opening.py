@@ -17,6 +17,7 @@ from pydantic import ValidationError
 import fast_electra
 from fast_electra.config.loading import load_config
 from fast_electra.config.printing import dump_config
+from fast_electra.config.reading import flat
 from fast_electra.config.tree import Config
 from fast_electra.data.locks import LOCK
 from fast_electra.errors import CheckpointError, ConfigError
@@ -132,8 +133,8 @@ def _refuse_another_version(run: RunFolder) -> None:
 def _refuse_another(run: RunFolder, asked: Config) -> None:
     if sentence := missing(run.plugins):
         raise CheckpointError(f"{run.path}: {sentence}.")
-    now = _flat(_compared(asked))
-    stored = [_flat(_completed(run.record[name])) for name in CONFIGS]
+    now = flat(_compared(asked))
+    stored = [flat(_completed(run.record[name])) for name in CONFIGS]
     if now in stored:
         return
     differing = [
@@ -161,13 +162,3 @@ def _completed(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _compared(config: Config) -> dict[str, Any]:
     """The settings that make a run another one: no trackers, and no plug-ins, whose digests are compared instead."""
     return config.model_dump(mode="json", exclude={"plugins": True, "training": {"trackers"}})
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -12,8 +12,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from fast_electra.config.reading import flat
 from fast_electra.config.tree import TRACKERS, Config
 from fast_electra.errors import ConfigError
 from fast_electra.runs.folder import RunFolder
@@ -89,7 +90,7 @@ class _MLflow:
             self._client.update_run(self._run, "RUNNING")
             return
         self._run = self._client.create_run(experiment, run_name=name).info.run_id
-        settings = _flat(config.model_dump(mode="json"), ".")
+        settings = flat(config.model_dump(mode="json"), ".")
         param = import_module("mlflow.entities").Param
         params = [param(key, str(value)) for key, value in settings.items()]
         for start in range(0, len(params), 100):  # MLflow's largest batch
@@ -133,7 +134,7 @@ class TrackerObserver(QuietObserver):
     def logged(self, record: Record) -> None:
         """Send every number of the record; nested names are joined by a slash."""
         if tracker := self._tracker:
-            values = {k: float(v) for k, v in _flat(record, "/").items() if isinstance(v, int | float)}
+            values = {k: float(v) for k, v in flat(record, "/").items() if isinstance(v, int | float)}
             update = int(values.pop("update"))
             self._tried(lambda: tracker.log(values, update))
 
@@ -173,14 +174,3 @@ def _name(run: RunFolder) -> str:
         identifier = uuid.uuid4().hex[:8]
         run.keep_tracker_identifier(identifier)
     return f"{run.path.resolve().name}-{identifier}"
-
-
-def _flat(tree: Mapping[str, Any], separator: str, prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings under joined names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, separator, f"{prefix}{key}{separator}")
-        else:
-            flat[prefix + key] = value
-    return flat
