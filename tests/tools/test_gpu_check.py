@@ -87,7 +87,7 @@ def test_the_tiny_check_passes_on_a_cpu(tmp_path):
     rows = json.loads((tmp_path / "gpu_check.json").read_text())["checks"]
     assert done.returncode == 0, [row for row in rows if row["status"] == "failed"]
     assert {row["status"] for row in rows} == {"passed", "skipped"}
-    assert all(row["seconds"] > 0 for row in rows)
+    assert all(row["seconds"] > 0 for row in rows if row["status"] == "passed")
     named = {row["name"]: row for row in rows}
     assert named["smoke"]["figures"]["electra_resumed_differs_by"] == 0.0
     assert named["bench-electra-small"]["status"] == "passed"

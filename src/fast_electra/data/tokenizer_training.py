@@ -113,14 +113,14 @@ def train_tokenizer(
         raise DataError("there is no text to train a tokenizer on: name other files in data.sources.")
     letters, other, unspaced = _letters(parts)
     longest = LONGEST_SPACELESS if unspaced >= LEAST_OTHER * letters and unspaced else LONGEST_RUN
-    if config.kind == "unigram":
-        tokenizer = _unigram(parts, config.vocabulary_size, longest)
-    elif config.kind == "wordpiece":
-        tokenizer = _wordpiece(parts, config.vocabulary_size)
-    elif config.kind == "text" and other and other >= LEAST_OTHER * letters:
-        tokenizer = _bpe_of_characters(parts, config.vocabulary_size, longest)
-    else:
-        tokenizer = _bpe(parts, config.vocabulary_size, config.kind)
+    size, has_other_scripts = config.vocabulary_size, other and other >= LEAST_OTHER * letters
+    train = {
+        "text": lambda: _bpe_of_characters(parts, size, longest) if has_other_scripts else _bpe(parts, size, "text"),
+        "code": lambda: _bpe(parts, size, "code"),
+        "unigram": lambda: _unigram(parts, size, longest),
+        "wordpiece": lambda: _wordpiece(parts, size),
+    }
+    tokenizer = train[config.kind]()
     found = tokenizer.get_vocab_size()
     if whole and found < config.vocabulary_size:
         raise DataError(
