@@ -88,7 +88,7 @@ class HubDataset:
     @contextmanager
     def _loading(self) -> Iterator[Any]:
         try:
-            import datasets
+            import datasets  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise DataError(f"{self}: reading a data set of the hub needs datasets: pip install datasets.") from None
         if not sys.stderr.isatty():
