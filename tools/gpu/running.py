@@ -112,10 +112,10 @@ def _run(check: Check, row: Figures, out: Path, limit: float, tiny: bool, write:
             break
         row["figures"] |= found.pop("figures", {})
         row |= found
-        row["seconds"] = round(time.monotonic() - began, 1)
+        row["seconds"] = round(time.monotonic() - began, 3)
         write()
     _end(process)
-    row["seconds"] = round(time.monotonic() - began, 1)
+    row["seconds"] = round(time.monotonic() - began, 3)
     if row["status"] == "passed":
         del row["reason"]
     elif row["reason"] == _UNFINISHED:
