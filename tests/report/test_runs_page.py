@@ -69,7 +69,6 @@ def test_every_measure_is_drawn_over_updates_tokens_computation_and_time(runs):
 
 def test_figures_that_cannot_be_compared_are_named(runs, shards, auxiliary, tmp_path):
     assert runs_content(runs)["overview"]["sentences"] == []
-    shutil.copytree(auxiliary, tmp_path / "other")
     pretrain(tiny.settings(shards, training__seed=1), tmp_path / "other-auxiliary")
     pretrain(tiny.settings(shards, "fast_electra", tmp_path / "other-auxiliary"), tmp_path / "other-main")
     (sentence,) = runs_content([runs[0], tmp_path / "other-main"])["overview"]["sentences"]

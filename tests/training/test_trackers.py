@@ -55,7 +55,7 @@ def config(shards, *kinds, **changes):
 
 
 def test_a_tracker_gets_every_number_of_every_record(tmp_path, shards, recorders):
-    (opened,) = [recorders()]
+    opened = recorders()
     pretrain(config(shards, "wandb"), tmp_path / "run")
     records = load_run(tmp_path / "run").metrics()
     assert [update for update, _ in opened[0].logged] == [record["update"] for record in records]

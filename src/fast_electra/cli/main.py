@@ -192,7 +192,7 @@ app.command(
     "fast_electra.cli.export_command:export",
     name="export",
     help="Write a run's model as a Transformers folder with a model card.",
-    help_epilogue="""Example:
+    help_epilogue="""Examples:
   fast-electra export runs/main model
   fast-electra export runs/main vectors --to sentence-transformers""",
 )

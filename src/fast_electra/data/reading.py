@@ -20,13 +20,15 @@ class Reading:
     """number of U+FFFD that these bytes became"""
     cut_documents: int = 0
     """cuts made in documents of more than `LARGEST_DOCUMENT` bytes"""
-    _bytes_done: int = 0  # of files that are closed, and of data sets
-    _open: BinaryIO | None = None
+    bytes_done: int = 0
+    """bytes of the files that are closed, and of data sets"""
+    open_file: BinaryIO | None = None
+    """the file on disk that is being read"""
 
     @property
     def bytes_read(self) -> int:
         """Bytes on disk read so far, for a progress display."""
-        return self._bytes_done + (self._open.tell() if self._open else 0)
+        return self.bytes_done + (self.open_file.tell() if self.open_file else 0)
 
 
 def reading_losses(

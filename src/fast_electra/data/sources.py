@@ -193,13 +193,13 @@ class Sources:
         source = str(path)
         if isinstance(path, HubDataset):
             for document in self._from_cells(path.cells(self.text_field), path, reading):
-                reading._bytes_done += len(document.text.encode())
+                reading.bytes_done += len(document.text.encode())
                 yield document
             return
         try:
             columns = "parquet" in (kind, self.format) or self.format == "auto"
             with open_text(path, "correct it or leave it out of data.sources", columns) as (raw, file):
-                reading._open = raw
+                reading.open_file = raw
                 head = file.read(LOOKED_AT)
                 file.seek(0)
                 if is_columns(head) and columns:
@@ -215,9 +215,9 @@ class Sources:
                     else:
                         for text in _join(lines, kind == "text", reading):
                             yield Document(text, source)
-                reading._bytes_done += path.stat().st_size
+                reading.bytes_done += path.stat().st_size
         finally:
-            reading._open = None
+            reading.open_file = None
 
     def _refuse_other_json(self, head: bytes, kind: str, path: Path) -> None:
         if kind != "jsonl" and (kind != "text" or self.format != "auto"):

@@ -19,7 +19,7 @@ from fast_electra.report.figures import MISSING, decimal, duration, finite, look
 from fast_electra.report.plots import series_of
 from fast_electra.report.run_charts import Chart, make_chart
 from fast_electra.report.text_tables import TextTable
-from fast_electra.runs.folder import RunFolder
+from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.runs.metrics import Record
 
 _AXES = {"update": "updates", "tokens": "tokens", "flops": "FLOPs", "minutes": "minutes of training"}
@@ -50,7 +50,7 @@ def runs_content(paths: Sequence[Path]) -> dict[str, Any]:
     for place, path in enumerate(resolved):
         if path in resolved[:place]:
             raise ConfigError(f"{paths[place]} is given twice: give each run once.")
-    runs = dict(zip(_names(resolved), map(_run, paths), strict=True))
+    runs = dict(zip(_names(resolved), map(load_run, paths), strict=True))
     records = {name: _completed(run) for name, run in runs.items()}
     return {
         "title": f"{len(runs)} runs",
@@ -66,13 +66,6 @@ def runs_content(paths: Sequence[Path]) -> dict[str, Any]:
 def shared_folder(paths: Sequence[Path]) -> Path:
     """The nearest folder that holds all runs."""
     return Path(commonpath([path.resolve().parent for path in paths]))
-
-
-def _run(path: Path) -> RunFolder:
-    run = RunFolder.find(path)
-    if run is None:
-        raise CheckpointError(f"{path} is no run, and several folders are compared as runs: give folders of runs.")
-    return run
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -256,7 +256,7 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         head=head,
         weights={"rtd": 1.0} | ({"corrective": settings.corrective_weight} if head else {}),
     )
-    # Dropout inside the auxiliary changes with every update, and each strength would be compiled anew.
+    # Dropout inside the auxiliary changes with every update, and each strength would need its own compilation.
     is_frozen = isinstance(source, OnTheFly) and model is not None and not corruption.augmentation.acts_inside
     return Built(objective, corruption, digest, measures, frozen=(model,) if is_frozen else ())
 

@@ -195,7 +195,7 @@ def first_updates(setup: Bench, say: Say) -> tuple[dict[str, BenchPart], dict[st
 
 
 def updates_within(part: BenchPart, seconds: float) -> int:
-    """The number of updates of a part that take so many seconds, at least one, by the speed of a few."""
+    """The number of updates of a part that take `seconds`, at least 1, estimated from the speed of a few updates."""
     turn = part.run(1)
     if turn.seconds < seconds / 4:
         turn = part.run(4)
