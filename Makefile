@@ -11,7 +11,7 @@ MINUTES ?=
 SCALE ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-slow test-extras torture lint types format golden references clean
+.PHONY: help quickstart test test-slow test-extras torture wheel lint types format golden references clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test-extras: $(VENV)/installed-extras  ## the tests of trackers, ONNX and senten
 
 torture: $(VENV)/installed-test  ## damage, kill and starve everything, and write the table of docs/reliability.md (SCALE=0.05: a twentieth)
 	@$(BIN)/python -m tests.torture --scale $(SCALE)
+
+wheel: $(VENV)/installed-lint  ## build the wheel and the sdist into dist/, and try the wheel in an empty environment
+	@$(BIN)/python tools/try_wheel.py $(INDEX)
 
 lint: $(VENV)/installed-lint  ## ruff: rules and formatting
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,6 +1,10 @@
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import fast_electra
@@ -49,3 +53,26 @@ def test_nothing_is_unpickled_and_no_remote_code_is_run():
         ):
             found = [line for line in text.splitlines() if forbidden in line.replace(".eval(", "")]
             assert not found, f"{file.name}: {found[0]}"
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_library_that_is_imported_is_declared():
+    """Of the package itself or of an extra: what other libraries happen to bring may be gone tomorrow."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {normal(re.split(r"[\s<>=!~;\[(]", requirement)[0]) for requirement in requirements}
+    providers = metadata.packages_distributions()
+    # Python 3.14 has Zstandard itself, in `compression`.
+    known = {*sys.stdlib_module_names, "compression", "fast_electra"}
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module"):
+                names += [word.value for word in node.args[:1] if isinstance(word, ast.Constant)]
+            for module in {name.split(".")[0] for name in names} - known:
+                given_by = set(map(normal, providers.get(module, [module])))
+                assert given_by & declared, f"{file.name} imports {module}, which pyproject.toml does not declare"
