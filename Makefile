@@ -39,8 +39,8 @@ $(VENV)/installed-lint: $(VENV)/installed
 quickstart: $(VENV)/installed  ## pre-train, evaluate and report on this machine's Python code (MINUTES=n to rescale)
 	@$(BIN)/fast-electra quickstart $(if $(MINUTES),--minutes $(MINUTES),)
 
-test: $(VENV)/installed-test  ## the tests, without those marked slow
-	@$(BIN)/python -m pytest
+test: $(VENV)/installed-test  ## the tests, without those marked slow, on all cores
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 test-slow: $(VENV)/installed-test  ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow

@@ -1,11 +1,21 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other beside other tests take all cores
 
 import pytest
 import torch
 
 from tests import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick():
+    """The program chooses one thread, and nothing waits for the disk: a tiny run of 0.4 s syncs 85 times, 5 ms each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fast_electra.training.precision.available_cores", lambda: 1)
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -122,27 +122,46 @@ def test_every_preset_trains_ten_updates_as_a_toy(name, toys):
 
 
 SMALL = ["main.hidden_size=32", "main.heads=2", "main.intermediate_size=48", "data.tokenizer.vocabulary_size=320"]
-OVERRIDES = ["main.layers=1", "main.layers=3", "main.layers=7", "data.length=8", "data.attention=document"]
+OVERRIDES = [
+    *("main.layers=1", "main.layers=3", "main.layers=7", "data.length=8", "data.attention=document"),
+    "main.architecture=bert",
+]
+NO_AUXILIARIES = [name for name in preset_names() if not name.endswith("auxiliary")]
 
 
-@pytest.mark.parametrize("override", [*OVERRIDES, "main.architecture=bert"])
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_can_be_shown_counted_and_built_with_a_small_override(name, override):
+def small(name: str, override: str) -> Config:
     layers = [] if override.startswith("main.layers") else ["main.layers=2"]
-    config = load_config(name, [*SMALL, *layers, override])
+    return load_config(name, [*SMALL, *layers, override])
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_can_be_shown_and_built_with_a_small_override(name, override):
+    config = small(name, override)
     resolve(config.model_dump(mode="json"))
     if types := config.main.options.get("layer_types"):
         assert len(types) == config.main.layers
         assert types[:4] == ["sliding_attention", "full_attention", "full_attention", "full_attention"][: len(types)]
     model = build_model(transformers_config(config.main, 320, tiny.SPECIAL, config.data.length), "mlm", 0)
     assert model.config.num_hidden_layers == config.main.layers
-    if config.objective.kind != "mlm":
-        found = cost(config, micro_batch=2)
-        assert found["shape"]["main"]["layers"] == config.main.layers
-        assert cost(config, micro_batch=2, auxiliary_layers=2)["shape"]["auxiliary"]["layers"] == 2
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if not name.endswith("auxiliary")])
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [  # in the quick tests each preset and each override once
+        pytest.param(name, override, marks=[] if (row - column) % len(OVERRIDES) == 0 else [pytest.mark.slow])
+        for row, name in enumerate(NO_AUXILIARIES)
+        for column, override in enumerate(OVERRIDES)
+    ],
+)
+def test_every_preset_can_be_counted_with_a_small_override(name, override):
+    config = small(name, override)
+    found = cost(config, micro_batch=2)
+    assert found["shape"]["main"]["layers"] == config.main.layers
+    assert cost(config, micro_batch=2, auxiliary_layers=2)["shape"]["auxiliary"]["layers"] == 2
+
+
+@pytest.mark.parametrize("name", NO_AUXILIARIES)
 def test_every_preset_is_timed_for_an_update(name, tmp_path):
     execution = ["execution.precision=float32", "execution.threads=1"]
     config = load_config(name, [*SMALL, "main.layers=3", "data.length=16", *execution])

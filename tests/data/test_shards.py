@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fast_electra.data import shard_building
+from fast_electra.data import encoding, shard_building
 from fast_electra.data.files import MANIFEST, canonical_digest
 from fast_electra.data.settings import DataConfig, TokenizerConfig
 from fast_electra.data.shard_building import build_shards, is_validation_text
@@ -19,8 +19,9 @@ from fast_electra.data.shards import open_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.data.tokenizer_training import train_tokenizer
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, ResourceError
 from tests import tiny
+from tests.cli.test_full_disk import largest_file
 
 CONFIG = DataConfig(
     length=16,
@@ -137,6 +138,12 @@ def test_the_number_of_processes_changes_no_byte(tokenizer, tmp_path):
     assert len(digests) == 1
 
 
+def test_little_text_starts_no_process(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.delattr(encoding, "worker_pool")
+    report = build_shards(DOCUMENTS, tokenizer, tmp_path / "a", CONFIG.model_copy(update={"workers": 2}))
+    assert {split.documents > 0 for split in report.splits.values()} == {True}
+
+
 def test_duplicates_and_empty_documents_are_dropped_and_counted(tokenizer, tmp_path):
     documents = [*DOCUMENTS, Document(" \n", "e"), *DOCUMENTS[:3]]
     report = build_shards(documents, tokenizer, tmp_path / "a", CONFIG)
@@ -147,7 +154,8 @@ def test_duplicates_and_empty_documents_are_dropped_and_counted(tokenizer, tmp_p
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_unknown_tokens_are_counted_and_bounded(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(shard_building, "CHUNK", 1000)  # several, so that there are processes
+    for module in (shard_building, encoding):
+        monkeypatch.setattr(module, "CHUNK", 1000)  # several, so that there are processes
     known = tiny.word_tokenizer(["a", "b", "c"])
     config = CONFIG.model_copy(update={"workers": workers})
     few = [Document(f"{'a b c ' * 10}{'a' * (n + 2)} [UNK]", f"d{n}") for n in range(60)]
@@ -334,32 +342,12 @@ def test_empty_and_too_small_corpora_are_one_sentence_and_leave_nothing(tokenize
 
 
 def test_a_disk_that_fills_leaves_nothing_behind(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    program = """
-import resource, sys
-from pathlib import Path
-from fast_electra.data.settings import DataConfig
-from fast_electra.data.shard_building import build_shards
-from fast_electra.data.sources import Document
-from fast_electra.data.tokenizer import load_tokenizer
-from fast_electra.errors import ResourceError
-from tests import tiny
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    tokenizer = load_tokenizer(folder / "tokenizer")
     for limit in (1_000, 100_000):  # in the tokenizer's file, in a shard
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        documents = (Document(f"document {n}" * 10, "") for n in range(20_000))
-        try:
-            build_shards(documents, tokenizer, folder / "shards", DataConfig(workers=1))
-        except ResourceError as error:
-            print(error)
-"""
-    ran = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
-    lines = ran.stdout.splitlines()
-    assert len(lines) == 2
-    assert all("shards can't be written: file too large; free space" in line for line in lines)
-    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
+        documents = (Document(f"document {n}" * 10, "") for n in range(5_000))
+        message = r"shards can't be written: file too large; free space"
+        with largest_file(limit), pytest.raises(ResourceError, match=message):
+            build_shards(documents, tokenizer, tmp_path / "shards", CONFIG)
+    assert not list(tmp_path.iterdir())
 
 
 def test_thousands_of_tiny_files_cost_no_more_than_a_large_one(tokenizer, tmp_path):

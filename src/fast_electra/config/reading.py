@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -231,13 +232,18 @@ def yaml_value(value: Any, inside: bool = False) -> str:
     if value is None:
         return "null" if inside else ""
     if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_./~][\w./+-]*", value, re.ASCII) and parse(value, "")[0] == value
-        return value if plain else quoted(value)
+        return value if _is_plain(value) else quoted(value)
     if isinstance(value, list):
         return f"[{', '.join(yaml_value(item, inside=True) for item in value)}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{quoted(key)}: {yaml_value(item, inside=True)}" for key, item in value.items()) + "}"
     return json.dumps(value)
+
+
+@lru_cache(1024)  # a configuration has the same few dozen names again and again; the parser needs a millisecond each
+def _is_plain(text: str) -> bool:
+    """Whether YAML without quotes is read as this text."""
+    return re.fullmatch(r"[A-Za-z_./~][\w./+-]*", text, re.ASCII) is not None and parse(text, "")[0] == text
 
 
 def quoted(text: str) -> str:

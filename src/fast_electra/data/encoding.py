@@ -123,10 +123,13 @@ def _work(chunk: Chunk) -> Encoded:
 def encode_in_order(
     encoder: Encoder, chunks: Iterator[Chunk], workers: int
 ) -> Generator[tuple[Chunk, Encoded], None, None]:
-    """Encode chunks in `workers` processes; gives each chunk with its ids, in order, a few chunks at a time."""
+    """Encode chunks in `workers` processes; gives each chunk with its ids, in order, a few chunks at a time.
+
+    Less text than one full chunk (`CHUNK`) is encoded in this process, since starting others would take longer.
+    """
     first = list(islice(chunks, 2))
     chunks = chain(first, chunks)
-    if workers == 1 or len(first) < 2:  # starting processes would take longer
+    if workers == 1 or len(first) < 2 or sum(len(text) for chunk in first for text, _ in chunk.pieces) < CHUNK:
         for chunk in chunks:
             yield chunk, encoder(chunk)
         return

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from fast_electra.corruption.masking import masked_tokens
@@ -45,6 +44,8 @@ def detection_measures(
         the measures, and `replaced_fraction_expected`; an AUC is missing if all tokens are of one class, and NaN if a
             logit is not finite.
     """
+    from sklearn.metrics import roc_auc_score  # here, since the first update need not wait a second for it
+
     logits, replaced, masked, loss, count, expected, masked_count = [], [], [], 0.0, 0.0, 0.0, 0
     for prepared in batches:
         corrupted, logits_BS = detect(prepared)
