@@ -7,7 +7,8 @@ Notable:
 - torch is imported inside functions, since commands that compute nothing ask for the rank too;
 - messages are JSON, so nothing is unpickled;
 - every process tells the launcher's store every few seconds that it lives. If one ends or stops, the others say which
-  and end too, instead of waiting for it.
+  and end too, instead of waiting for it;
+- nothing is written to a disk: what the processes of a machine share lies in memory that the system frees with them.
 """
 
 import contextlib
@@ -16,11 +17,8 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fast_electra.errors import OtherProcessError, ResourceError, UserError
+from fast_electra.stopping import unbroken
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +39,15 @@ _ALIVE, _FAILED = "alive/{}", "failed/{}"
 _CONNECTIONS = itertools.count()
 _is_alone = False
 """whether this process works as if it had been started alone"""
-_machine_folder: Path | None = None
-"""where the processes of this machine share tensors while they are connected"""
-_BEAT, _SILENCE = 2.0, 15.0
-"""seconds between two signs of life, and seconds after which a process without one is lost"""
+_keys: str | None = None
+"""what the keys of the connected processes in the launcher's store begin with"""
+_memory: list[int] = []
+"""descriptors of the files in memory that the processes of this machine may map"""
+_BEAT, _MISSED, _GRACE = 2.0, 7, 5.0
+"""seconds between two signs of life; number of own ones without one of another process, after which it is lost; seconds
+that this process then has to end by itself"""
+_PATIENCE = 10.0
+"""seconds in which rank 0 meets an error that all processes meet"""
 # Only rank 0 writes an export or reads a budget's speed, while the others wait for it.
 _LONGEST_WAIT = timedelta(minutes=30)
 UNLIMITED = timedelta(days=365)
@@ -95,30 +99,49 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, *_ = next(dist.rendezvous("env://", rank(), size(), timeout=longest_wait))  # type: ignore[attr-defined]
-    global _machine_folder
+    global _keys
     keys = f"fast_electra/{_attempt()}/{next(_CONNECTIONS)}"
     store = dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank(), world_size=size(), timeout=longest_wait)
-    pulse = _Pulse(keys)
-    made = tempfile.mkdtemp(prefix="fast-electra-") if local_rank() == 0 else None
+    pulse, _keys = _Pulse(keys), keys
     try:
-        # Names are random, so the first folder that exists here was made here.
-        _machine_folder = next((Path(path) for path in gather(made) if path and os.path.isdir(path)), None)
         yield
         # Without both, one of nine runs under gloo aborted when its group was destroyed (torch 2.13).
         gc.collect()
         barrier()
     except Exception as error:
         if isinstance(error, RuntimeError):  # an exchange failed, or the program: the others know which
-            pulse.refuse_lost()
+            with unbroken():  # a launcher sends SIGTERM when a process is lost
+                pulse.refuse_lost()
         pulse.tell_failure(error)
         raise
     finally:
-        _machine_folder = None
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        _keys = None
+        while _memory:
+            os.close(_memory.pop())
         pulse.stop()
         dist.destroy_process_group()
+
+
+def is_said_by_main(sentence: str) -> bool:
+    """Whether rank 0 fails with the same sentence. Every process that fails calls this; they need not be connected."""
+    if size() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False  # without torchrun there is no store that lives longer than rank 0
+    with contextlib.suppress(Exception):
+        store = _store(f"fast_electra/{_attempt()}", timedelta(seconds=_PATIENCE))
+        if not is_main():
+            return store.get("said").decode() == sentence
+        store.set("said", sentence)
+    return False
+
+
+def _store(keys: str, timeout: timedelta) -> Any:
+    """A connection of its own to the launcher's store. A connection does one thing at a time, waiting included."""
+    import torch.distributed as dist
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+    return dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
 
 
 def _attempt() -> str:
@@ -219,58 +242,88 @@ def main_first() -> Iterator[None]:
 
 
 def once_per_machine(name: str, make: Callable[[], "dict[str, Tensor]"]) -> "dict[str, Tensor]":
-    """Tensors on the CPU that one process of this machine makes; the others map its file, which they share in memory.
+    """Tensors on the CPU that one process of this machine makes; the others map the memory that it keeps them in.
 
-    There is no exchange, so processes may call this at any time: those that come while it is made wait. If it can't be
-    made or written, the next process makes it.
+    There is no exchange, so processes may call this at any time: those that come while it is made wait. Where memory
+    can't be shared (only Linux can), or the first process fails, each process makes its own.
 
     Args:
         name: of the tensors: all that they depend on.
         make: returns them.
     """
-    if local_size() == 1 or _machine_folder is None:
+    if local_size() == 1 or _keys is None or not hasattr(os, "memfd_create"):
         return make()
-    from filelock import FileLock
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    machine = Path("/proc/sys/kernel/random/boot_id").read_text()
+    digest = hashlib.sha256(f"{machine} {name}".encode()).hexdigest()
+    store, place = _store(f"{_keys}/{digest}", UNLIMITED), ""
+    if store.add("processes", 1) > 1:
+        return _mapped(store.get("place").decode(), digest) or make()
+    try:
+        tensors = make()
+        place = _kept(tensors, digest)
+    finally:
+        store.set("place", place)
+    return _mapped(place, digest) or tensors
 
-    file = _machine_folder / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            tensors = make()
-            with contextlib.suppress(OSError, SafetensorError):
-                save_file(tensors, written := file.with_suffix(".partial"))
-                written.rename(file)
-            return tensors
-    return load_file(file)
+
+def _kept(tensors: "dict[str, Tensor]", name: str) -> str:
+    """The path of a file in memory that has these tensors; empty if there is no room for it."""
+    from safetensors.torch import save
+
+    _memory.append(os.memfd_create(name))
+    with contextlib.suppress(OSError), open(_memory[-1], "wb", closefd=False) as file:
+        file.write(save(tensors))
+        return f"/proc/{os.getpid()}/fd/{_memory[-1]}"
+    return ""
+
+
+def _mapped(place: str, name: str) -> "dict[str, Tensor] | None":
+    """The tensors of a file that `_kept` has made; None if this process has no access to it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with contextlib.suppress(OSError, SafetensorError):
+        # In a container with other numbers of processes, the path may be that of another file.
+        return load_file(place) if name in os.readlink(place) else None
+    return None
 
 
 class _Pulse:
-    """Tells the other processes that this one lives, and ends this one if another does not."""
+    """Tells the other processes that this one lives, and ends this one if another does not.
+
+    Times are counted in own signs of life: a process that was itself stopped for some time, as by Ctrl-Z, does not take
+    the others for lost.
+    """
 
     def __init__(self, keys: str) -> None:
         """Start to tell, under a prefix of the keys in the launcher's store."""
-        import torch.distributed as dist
-
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
-        self._store = dist.PrefixStore(keys, store)  # type: ignore[attr-defined]
+        self._store = _store(keys, timedelta(seconds=_BEAT * _MISSED))
         self._store.set(_ALIVE.format(rank()), "0")
-        self._stopped = threading.Event()
-        self._found = threading.Event()
+        self._stopped, self._found = threading.Event(), threading.Event()
         self._lost: str | None = None
-        self._thread = threading.Thread(target=self._beat, name="fast-electra-pulse", daemon=True)
-        self._thread.start()
+        self._told = 0
+        """number of signs of life that the store has taken"""
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._tell, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop, so that the process may end."""
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(_BEAT)  # the first one may wait for the store
 
     def tell_failure(self, error: Exception) -> None:
         """Tell the others why this process ends."""
+        if self._lost is None:
+            self._failure = json.dumps(_sentence(error))
+            teller = threading.Thread(target=self._tell_failure, daemon=True)
+            teller.start()
+            teller.join(_GRACE)
+
+    def _tell_failure(self) -> None:
         with contextlib.suppress(Exception):
-            self._store.set(_FAILED.format(rank()), json.dumps(_sentence(error)))
+            self._store.set(_FAILED.format(rank()), self._failure)
 
     def refuse_lost(self) -> None:
         """Raise an error that names a process that failed, ended or stopped; return if every process lives.
@@ -278,41 +331,50 @@ class _Pulse:
         Raises:
             ResourceError: one does not.
         """
-        if self._found.wait(2 * _SILENCE):
+        if self._found.wait(2 * _BEAT * _MISSED):
             lost = str(self._lost)  # another process's own sentence says what to do
             raise ResourceError(
                 lost if lost.endswith(".") else f"{lost}; start the same command again, and it continues."
             )
 
-    def _beat(self) -> None:
-        """Until another process is lost, tell that this one lives; if this one still waits then, end it."""
-        seen = {other: (0, time.monotonic()) for other in range(size()) if other != rank()}
-        count = 0
+    def _lose(self, sentence: str) -> None:
+        self._lost = self._lost or sentence
+        self._found.set()
+
+    def _tell(self) -> None:
+        """Until another process is lost, tell that this one lives, and look at the others."""
+        seen = {other: (0, 0) for other in range(size()) if other != rank()}
         while not self._stopped.wait(_BEAT) and self._lost is None:
-            count += 1
             try:
-                self._store.set(_ALIVE.format(rank()), str(count))
-                self._lost = self._look(seen)
+                self._store.set(_ALIVE.format(rank()), str(self._told + 1))
+                lost = self._look(seen)
             except Exception:  # rank 0 has the store, unless torchrun has it
-                self._lost = f"torchrun, or process 0 of {size()}, ended"
-        if self._lost is not None:
-            self._found.set()
-        if self._lost is not None and not self._stopped.wait(2 * _SILENCE):
+                lost = f"torchrun, or process 0 of {size()}, ended"
+            self._told += 1
+            if lost is not None:
+                self._lose(lost)
+
+    def _watch(self) -> None:
+        """Find a store that does not answer, and end a process that still waits for another one that is lost."""
+        told, missed = 0, 0
+        while not self._stopped.wait(_BEAT) and self._lost is None:
+            told, missed = self._told, 0 if self._told > told else missed + 1
+            if missed >= _MISSED:
+                self._lose(f"torchrun, or process 0 of {size()}, does not answer")
+        if self._lost is not None and not self._stopped.wait(_GRACE):
             print(f"error: {self._lost}: process {rank()} waited for it and ends", file=sys.stderr, flush=True)
             os._exit(1)
 
-    def _look(self, seen: dict[int, tuple[int, float]]) -> str | None:
-        """What happened to a process that is lost; `seen` has the last count of each, and when it changed."""
-        now = time.monotonic()
-        for other, (before, since) in seen.items():
+    def _look(self, seen: dict[int, tuple[int, int]]) -> str | None:
+        """What happened to a process that is lost; `seen` has the last count of each, and the own looks since then."""
+        for other, (before, missed) in seen.items():
             if self._store.check([_FAILED.format(other)]):
                 return f"process {other} of {size()}: {json.loads(self._store.get(_FAILED.format(other)))}"
             if not self._store.check([_ALIVE.format(other)]):
                 continue  # it has not started to tell
             count = int(self._store.get(_ALIVE.format(other)))
-            if count != before:
-                seen[other] = count, now
-            elif now - since > _SILENCE:
+            seen[other] = count, 0 if count != before else missed + 1
+            if seen[other][1] >= _MISSED:
                 return f"process {other} of {size()} ended or does not answer"
         return None
 

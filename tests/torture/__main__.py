@@ -1,22 +1,29 @@
 """`make torture`: tries out everything that a run may meet, and writes a table into docs/reliability.md.
 
-`python -m tests.torture [--scale 0.05] [--page FILE] [ROW …]` makes that share of the trials, of all rows or of those
-whose name begins so. The exit status is 1 if a trial failed; failures are printed.
+`python -m tests.torture [--scale 0.05] [ROW …]` makes that share of the trials, of all rows or of those whose name
+begins so. Each row runs in a process of its own, as many at a time as there are cores, and keeps its result in
+`runs/torture/`. `--table` writes the table of rows that were made one by one. The exit status is 1 if a trial failed;
+failures are printed.
 """
 
 import argparse
 import contextlib
 import io
+import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -25,7 +32,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from tests import tiny
 from tests.torture import disks, files, numbers, stops
 from tests.torture.inputs import make_inputs
-from tests.torture.trial import FAILED, Row, Trial
+from tests.torture.trial import FAILED, Row, Trial, cpu_seconds
 
 ROWS = [
     Row("Kills", "SIGKILL to `pretrain` at random moments; the same command again until it ends", stops.kills),
@@ -41,6 +48,7 @@ ROWS = [
     Row("Processes", "a run continued by 1, 2, 4 and 1 processes, with DDP and FSDP2", numbers.change_processes),
 ]
 PAGE = tiny.ROOT / "docs" / "reliability.md"
+RESULTS = tiny.ROOT / "runs" / "torture"
 
 
 def processor() -> str:
@@ -51,9 +59,9 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def table(scale: float, names: list[str]) -> tuple[list[str], int]:
-    """Make the trials in a folder of tiny real files; returns the table's lines, and the number of failures."""
-    lines, failures = ["| test | trials | result |", "| --- | ---: | --- |"], 0
+def result_of(row: Row, scale: float) -> dict[str, Any]:
+    """Make the trials of a row in a folder of tiny real files; returns its result, of which failures are printed."""
+    outcomes = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TMPDIR"] = str(folder)
@@ -63,35 +71,72 @@ def table(scale: float, names: list[str]) -> tuple[list[str], int]:
             pretrain(tiny.settings(shards), folder / "auxiliary")
             (folder / "home").mkdir()
             make_inputs(folder / "home", shards, folder / "auxiliary")
-        for row in ROWS:
-            if names and not row.name.startswith(tuple(names)):
-                continue
-            began, outcomes, trials = time.monotonic(), Counter[str](), row.trials(scale)
-            while True:
-                try:
-                    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                        trial = next(trials, None)
-                except Exception:
-                    trial = Trial("the row ended", FAILED, traceback.format_exc())
-                quiet.truncate(quiet.seek(0))
-                if trial is None:
-                    break
-                outcomes[trial.outcome] += 1
-                if trial.outcome == FAILED:
-                    failures += 1
-                    print(f"--- {row.name}: {trial.did}\n{trial.said[-2000:]}", flush=True)
-            result = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
-            print(f"{row.name}: {result}, {time.monotonic() - began:.0f} s", flush=True)
-            result += "" if outcomes[FAILED] else "; none failed"
-            lines.append(f"| **{row.name}**: {row.does} | {outcomes.total():,} | {result} |")
+        trials = row.trials(scale)
+        while True:
+            try:
+                with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                    trial = next(trials, None)
+            except Exception:
+                trial = Trial("the row ended", FAILED, traceback.format_exc())
+            quiet.truncate(quiet.seek(0))
+            if trial is None:
+                break
+            outcomes[trial.outcome] += 1
+            if trial.outcome == FAILED:
+                print(f"--- {row.name}: {trial.did}\n{trial.said[-2000:]}", flush=True)
         os.chdir("/")
-    return lines, failures
+    return {"scale": scale, "outcomes": dict(sorted(outcomes.items())), "cpu_minutes": cpu_seconds() / 60}
 
 
-def write_page(page: Path, lines: list[str], scale: float) -> None:
+def make_row(row: Row, scale: float) -> int:
+    """Make the trials of a row, and keep and print its result; returns 1 if a trial failed, otherwise 0."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    result = result_of(row, scale)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{row.name}.json").write_text(json.dumps(result))
+    print(f"{row.name}: {said_of(result)}, {result['cpu_minutes']:.1f} minutes of one core", flush=True)
+    return min(1, result["outcomes"].get(FAILED, 0))
+
+
+def make_rows(rows: Iterable[Row], scale: float) -> int:
+    """Make each row in a process of its own, as many at a time as there are cores; returns 1 if a trial failed."""
+    command = [sys.executable, "-m", "tests.torture", "--scale", f"{scale:g}"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ends = pool.map(lambda row: subprocess.run([*command, row.name], cwd=tiny.ROOT).returncode, rows)
+        return max(map(abs, ends))
+
+
+def said_of(result: dict[str, Any]) -> str:
+    """The outcomes of a row in words."""
+    outcomes = result["outcomes"]
+    return ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) + (
+        "" if FAILED in outcomes else "; none failed"
+    )
+
+
+def write_table(scale: float) -> int:
+    """Write the results of all rows of a scale into the page; returns 1 if a row has none, otherwise 0."""
+    kept = {row: RESULTS / f"{row.name}.json" for row in ROWS}
+    results = {row: json.loads(file.read_text()) for row, file in kept.items() if file.exists()}
+    results = {row: result for row, result in results.items() if result["scale"] == scale}
+    if missing := [row.name for row in ROWS if row not in results]:
+        print(f"no table is written: {', '.join(missing)} have no result of this scale")
+        return 1
+    write_page(PAGE, results, scale)
+    return 0
+
+
+def write_page(page: Path, results: dict[Row, dict[str, Any]], scale: float) -> None:
     """Replace the table in the page."""
+    lines = ["| test | trials | result | minutes |", "| --- | ---: | --- | ---: |"]
+    for row, result in results.items():
+        count, minutes = sum(result["outcomes"].values()), result["cpu_minutes"]
+        lines.append(f"| **{row.name}**: {row.does} | {count:,} | {said_of(result)} | {minutes:.1f} |")
     share = "all trials" if scale >= 1 else f"{scale:.0%} of the trials (`make torture SCALE={scale:g}`)"
-    machine = f"{os.cpu_count()} cores, {processor()}; {share}."
+    total = sum(result["cpu_minutes"] for result in results.values())
+    machine = f"{processor()}; {share}; minutes are those of one core, {total:.0f} in all."
     text, begin, end = page.read_text(encoding="utf-8"), "<!-- table:start -->\n", "<!-- table:end -->"
     before, after = text.split(begin)[0], text.split(end)[1]
     page.write_text(f"{before}{begin}" + "\n".join([*lines, "", machine, ""]) + end + after, encoding="utf-8")
@@ -101,18 +146,19 @@ def run(arguments: list[str]) -> int:
     """The program; returns its exit status."""
     parser = argparse.ArgumentParser(prog="make torture")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--page", type=Path, default=None, help=f"write the table here, by default {PAGE}")
+    parser.add_argument("--table", action="store_true", help="make no trials, write the table of those that were made")
     parser.add_argument("rows", nargs="*")
     given = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
+    scale = min(1.0, given.scale)
+    rows = [row for row in ROWS if not given.rows or row.name.startswith(tuple(given.rows))]
+    if given.table:
+        return write_table(scale)
+    if len(rows) == 1:
+        return make_row(rows[0], scale)
     began = time.monotonic()
-    lines, failures = table(min(1.0, given.scale), given.rows)
-    if not given.rows:
-        write_page((given.page or PAGE).absolute(), lines, given.scale)
-    print(f"{failures} failures, {(time.monotonic() - began) / 60:.0f} minutes")
-    return min(1, failures)
+    status = make_rows(rows, scale)
+    print(f"{'failures' if status else 'no failures'}, {(time.monotonic() - began) / 60:.0f} minutes")
+    return max(status, write_table(scale)) if rows == ROWS else status
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -9,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 
 from fast_electra.cli.main import main
@@ -94,7 +95,7 @@ class Started:
         """Wait until this number of seconds has passed or the process has ended."""
         self._process.join(seconds)
 
-    def end(self, seconds: float = 200.0) -> int:
+    def end(self, seconds: float = 1800.0) -> int:
         """Wait for the end; returns the exit status, -9 if it was killed; after some seconds kills it."""
         self._process.join(seconds)
         if self._process.is_alive():
@@ -110,6 +111,13 @@ class Started:
 
 _PROCESSES = get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.torture.imported"])
+
+
+def cpu_seconds() -> float:
+    """Seconds that processors have worked for this process and all that it started, which must have ended."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] # ended, it counts with all processes that it forked
+    used = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(part.ru_utime + part.ru_stime for part in used)
 
 
 def _work(words: list[str], folder: str, log: str) -> None:

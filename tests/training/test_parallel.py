@@ -246,16 +246,23 @@ def test_one_process_of_a_machine_counts_tables_for_all(trained):
         assert {digest for _, digest in found} == {alone[1]}
 
 
-def test_tables_that_one_process_cannot_make_are_made_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "local_size", lambda: 2)
-    monkeypatch.setattr(distributed, "_machine_folder", tmp_path)
+def test_tables_are_made_once_in_memory_and_a_process_without_them_makes_its_own(tmp_path, monkeypatch):
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in processes.environment(0, 2, store.port).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(distributed, "_keys", "test")
+    monkeypatch.setattr(distributed, "_memory", memory := [])
     made = {"table": torch.arange(3.0)}
+    first = distributed.once_per_machine("name", lambda: made)
+    assert torch.equal(distributed.once_per_machine("name", fail)["table"], made["table"])
     with pytest.raises(DataError):
-        distributed.once_per_machine("name", lambda: fail())
+        distributed.once_per_machine("other name", fail)
+    assert distributed.once_per_machine("other name", lambda: made) is made
+    os.close(memory.pop())
     assert distributed.once_per_machine("name", lambda: made) is made
-    assert torch.equal(distributed.once_per_machine("name", lambda: fail())["table"], made["table"])
-    with pytest.raises(DataError):
-        distributed.once_per_machine("other name", lambda: fail())
+    assert torch.equal(first["table"], torch.arange(3.0))
+    assert not list(tmp_path.iterdir())
 
 
 def fail() -> dict[str, torch.Tensor]:
@@ -302,7 +309,7 @@ def test_the_share_of_replacements_that_differ_is_that_of_the_masked_positions(f
 
 def lose_one(folder: Path, how: str) -> None:
     """Train until process 1 is lost at the fourth update."""
-    distributed._BEAT, distributed._SILENCE = 0.2, 2.0
+    distributed._BEAT, distributed._GRACE = 0.2, 1.0
     updates = iter(range(1, UPDATES))
 
     def stop() -> bool:

@@ -379,6 +379,8 @@ def _evaluate_help() -> str:
 
 
 def _failed(message: str, status: int = 2) -> int:
+    if distributed.is_said_by_main(message):
+        return status
     by = f"process {distributed.rank()} of {distributed.size()}: " if distributed.size() > 1 else ""
     Terminal(stderr=True, quiet=False).say(f"error: {by}" + message.replace("\n", " "))
     return status
