@@ -19,10 +19,11 @@ from sklearn.metrics import matthews_corrcoef
 
 from fast_electra import distributed
 from fast_electra.cli.main import main
+from fast_electra.data import workers
 from fast_electra.data.files import write_sealed_json
 from fast_electra.data.python_corpus import Corpus, SourceFile
 from fast_electra.errors import ConfigError
-from fast_electra.evaluation import detector, evaluations, facts, recipes, runner, subject
+from fast_electra.evaluation import detector, evaluations, facts, recipes, runner, side_by_side, subject
 from fast_electra.evaluation.baselines import bag_of_words
 from fast_electra.evaluation.evaluations import Evaluation, find_evaluation, load, results_folder, store
 from fast_electra.evaluation.glue import load_glue
@@ -51,11 +52,11 @@ def text(draw: random.Random, extra: str, longest: int = 6) -> str:
     return " ".join(words)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_core():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "available_cores", lambda: 1)
-        yield
+@pytest.fixture
+def _forked_workers(monkeypatch):
+    """Workers are forked, which takes no seconds of imports."""
+    for module in (workers, side_by_side):
+        monkeypatch.setattr(module, "SPAWN", processes.context())
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +162,7 @@ def test_a_run_killed_after_its_first_cell_goes_on(tmp_path, models, glue, monke
     assert len(list((tmp_path / "cells").iterdir())) == 8
 
 
+@pytest.mark.usefixtures("_forked_workers")
 def test_workers_side_by_side_compute_what_one_process_does(evaluated, tmp_path, models, glue, capsys, monkeypatch):
     options = again(tmp_path, models[0], glue, "--workers", "2")
     with monkeypatch.context() as patch:
@@ -194,6 +196,7 @@ def test_processes_of_a_launcher_share_the_fine_tunings_of_one(evaluated, tmp_pa
         assert results[0] == results[1]
 
 
+@pytest.mark.usefixtures("_forked_workers")
 def test_what_a_worker_cannot_do_is_told_as_without_workers(tmp_path, models, glue, capsys):
     model = tiny.unsealed(shutil.copytree(models[0], tmp_path / "model"))
     weights = load_file(model / "model.safetensors")
@@ -201,8 +204,8 @@ def test_what_a_worker_cannot_do_is_told_as_without_workers(tmp_path, models, gl
         tensor[:1] = float("nan")  # found when a cell is computed
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     said = []
-    for workers in ("1", "2"):
-        assert main(again(tmp_path / workers, model, glue, "--workers", workers)) == 2
+    for number in ("1", "2"):
+        assert main(again(tmp_path / number, model, glue, "--workers", number)) == 2
         said.append(capsys.readouterr().err.splitlines()[-1])
     assert "hold NaN" in said[0]
     assert said[0] == said[1]
@@ -312,19 +315,23 @@ def test_what_was_changed_by_hand_is_not_believed(tmp_path, evaluated, models, g
     assert "results.json is damaged: delete it" in capsys.readouterr().err
 
 
+def store_thirty(folder: Path, name: str) -> None:
+    """In a process: store thirty tasks, together with the other one."""
+    (folder / name).touch()
+    while not all((folder / other).exists() for other in "ab"):
+        time.sleep(0.001)
+    for n in range(30):
+        store(Evaluation("m", "w", folder, [result([0.5], task=f"{name}{n}")], []))
+
+
 def test_two_commands_at_once_lose_no_result(tmp_path):
     """Each stores its own tasks, reading and writing what the other one does."""
-    command = (
-        "import sys, time, tests.evaluation.test_evaluate as t; from pathlib import Path\n"
-        "folder, name = Path(sys.argv[1]), sys.argv[2]\n"
-        "(folder / name).touch()\n"
-        "while not all((folder / other).exists() for other in 'ab'):\n"
-        "    time.sleep(0.001)\n"
-        "for n in range(30):\n"
-        "    t.store(t.Evaluation('m', 'w', folder, [t.result([0.5], task=f'{name}{n}')], []))"
-    )
-    started = [subprocess.Popen([sys.executable, "-c", command, str(tmp_path), name]) for name in "ab"]
-    assert [process.wait() for process in started] == [0, 0]
+    started = [processes.context().Process(target=store_thirty, args=(tmp_path, name)) for name in "ab"]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
     assert {found.task for found in load(tmp_path).results} == {f"{name}{n}" for name in "ab" for n in range(30)}
 
 
@@ -408,6 +415,7 @@ def test_of_several_learning_rates_one_is_chosen_on_a_part_of_train_and_never_on
     assert "rte (fast, learning rate 1e-09 or 0.003)" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.usefixtures("_forked_workers")
 def test_workers_train_at_the_rate_that_was_chosen(tmp_path, models, glue, capsys, monkeypatch):
     forbid(monkeypatch, runner, "fine_tune")  # in this process
     rates = ["--learning-rates", "1e-9,3e-3", "--tasks", "rte", "--seeds", "1", "--workers", "2"]
