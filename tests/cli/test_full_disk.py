@@ -33,7 +33,8 @@ LEVELS = [0, 20, 200, 2_000, 20_000, 60_000]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, auxiliary, shards):
     folder = tmp_path_factory.mktemp("full")
-    (folder / "main.yaml").write_text(dump_config(tiny.settings(shards, "fast_electra", auxiliary)))
+    few = {"training__updates": 4, "training__checkpoint_every": 2}
+    (folder / "main.yaml").write_text(dump_config(tiny.settings(shards, "fast_electra", auxiliary, **few)))
     (folder / "text.txt").write_text("".join(f"a line {n}\n\n" for n in range(60)))
     pairs = [{"sentence_good": f"a {n}", "sentence_bad": f"b {n}"} for n in range(6)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))

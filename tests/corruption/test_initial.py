@@ -112,7 +112,11 @@ def test_even_draws_start_at_one_and_certain_ones_at_two():
 
 @pytest.mark.parametrize(
     "schedule",
-    [{"kind": kind} for kind in ("exponential", "linear", "polynomial", "cosine")] + [{"kind": "adaptive"}],
+    [
+        {"kind": "exponential"},
+        *(pytest.param({"kind": kind}, marks=pytest.mark.slow) for kind in ("linear", "polynomial", "cosine")),
+        {"kind": "adaptive"},
+    ],
 )
 def test_a_run_writes_the_number_into_its_configuration_and_repeats_by_it(schedule, tmp_path, shards, auxiliary):
     config = settings(shards, auxiliary, schedule)

@@ -54,7 +54,7 @@ def its_auxiliary(half_unknown, tmp_path_factory):
 
 
 def _settings(shards, kind, auxiliary=None, **changes):
-    more = {"training__batch_size": 1, "training__updates": 24, "training__log_every": 1} | changes
+    more = {"training__batch_size": 1, "training__updates": 14, "training__log_every": 1} | changes
     return tiny.settings(shards, kind, auxiliary, **more)
 
 
