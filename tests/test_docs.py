@@ -14,6 +14,8 @@ from fast_electra.cli.main import app, import_plugins, main
 from fast_electra.config import Config, load_config
 from fast_electra.config.keys import Key, keys
 from fast_electra.evaluation.settings import EvaluationConfig
+from fast_electra.studies.grid.plan import plan
+from fast_electra.studies.grid.settings import read_study
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -167,6 +169,8 @@ def test_every_configuration_is_valid_or_shows_its_error(page, tmp_path):
         (tmp_path / "a.yaml").write_text(text)
         if re.search(r"^name:", text, re.MULTILINE):  # a fine-tuning recipe
             EvaluationConfig.of({"model": "m", "tasks": "rte", "recipe": tmp_path / "a.yaml"})
+        elif re.search(r"^title:", text, re.MULTILINE):  # a study
+            assert plan(read_study(tmp_path / "a.yaml"), {}).cells
         else:
             load_config(tmp_path / "a.yaml")
 

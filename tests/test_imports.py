@@ -13,7 +13,7 @@ import fast_electra
 LAYERS = [
     *("cli", "api", "studies", "pipelines", "report", "evaluation", "publishing", "diagnosis", "training", "runs"),
     *("config", "objectives", "corruption", "models", "data", "plugins", "parts", "terminal"),
-    *("stopping", "distributed", "errors"),
+    *("distributed", "stopping", "errors"),
 ]
 PACKAGE = Path(fast_electra.__file__).parent
 

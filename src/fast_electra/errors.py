@@ -20,6 +20,10 @@ class DataError(UserError):
     """Text, a tokenizer or token shards that cannot be used."""
 
 
+class LockedError(DataError):
+    """A folder that another process writes."""
+
+
 class ModelError(UserError):
     """A model that cannot be built, loaded or used for the purpose."""
 

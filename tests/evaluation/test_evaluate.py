@@ -980,7 +980,7 @@ def test_comparing_loads_no_torch(evaluated):
 
 
 def test_a_results_file_of_somebody_else_is_left_alone(evaluated, models, glue, tmp_path, monkeypatch, capsys):
-    """Trainers put a results.json of their own beside a model, and so does `study claim`."""
+    """Trainers put a results.json of their own beside a model, and so does `study`."""
     monkeypatch.chdir(tmp_path)
     model = shutil.copytree(models[0], tmp_path / "model")
     (model / "results.json").write_text('{"eval_accuracy": 0.9}')

@@ -93,18 +93,6 @@ config.command(
   and in the first line of a YAML file: # yaml-language-server: $schema=schema.json""",
 )
 
-study = App(name="study", help="Run studies that train several methods and compare them.", help_epilogue="")
-study.command(
-    "fast_electra.cli.study_command:claim",
-    name="claim",
-    help="Pre-train with several methods for equal seconds and compare them: Fast-ELECTRA against joint ELECTRA.",
-    help_epilogue="""Examples:
-  fast-electra study claim --out claim --dry-run
-  fast-electra study claim --out claim
-  fast-electra study claim --out claim --seconds 300 --seeds 1 2 3 4 5 \\
-      --corpus python english.txt.xz --glue GLUE""",
-)
-
 app.command(
     "fast_electra.cli.quickstart_command:quickstart",
     name="quickstart",
@@ -163,7 +151,16 @@ app.command(
   fast-electra compare runs/a runs/b
   fast-electra compare runs/a runs/b sentence-transformers/all-MiniLM-L6-v2 --page compare.html""",
 )
-app.command(study)
+app.command(
+    "fast_electra.cli.study_command:study",
+    name="study",
+    help="Train and compare a grid of methods, settings and seeds that a YAML file describes.",
+    help_epilogue="""Examples:
+  fast-electra study studies/schedules.yaml --dry-run
+  fast-electra study studies/schedules.yaml --jobs 2
+  fast-electra study my.yaml seeds=[0,1,2] budget.updates=500 --out runs/my
+  fast-electra study my.yaml --format latex > tables.tex""",
+)
 app.command(
     "fast_electra.cli.inspect_command:inspect",
     name="inspect",

@@ -18,6 +18,7 @@ def pretrain(
     *overrides: str,
     run: Path,
     extend: int | None = None,
+    grid: Annotated[list[str] | None, Parameter(negative="")] = None,
     probe: str | None = None,
     probe_data: Annotated[list[Path] | None, Parameter(negative="")] = None,
     probe_every: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
@@ -39,6 +40,9 @@ def pretrain(
         The folder of the run: a new one, or that of the run to continue.
     extend
         Continue a finished run until this total number of updates; the schedules are recomputed over the new total.
+    grid
+        A setting and a list of its values, such as 'corruption.schedule.tau=[0.05,0.1]': one run in --run for each
+        value, and a page that compares them. Given several times, every combination.
     probe
         Names separated by commas. For each task of GLUE a linear model on the frozen encoder is scored during the run;
         the scores go into the run's probes.jsonl. For blimp, the trained head scores minimal pairs; the shares go into
@@ -60,6 +64,8 @@ def pretrain(
     from fast_electra.stopping import asked, limit_time
 
     limit_time(time_limit)
+    if grid:
+        return _grid(config, overrides, grid, run, extend, probe, json)
     settings = load_config(config, overrides)
     from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
@@ -105,6 +111,33 @@ def pretrain(
     console.print(table)
     say(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)")
     return 0
+
+
+def _grid(
+    config: str,
+    overrides: Sequence[str],
+    grid: Sequence[str],
+    folder: Path,
+    extend: int | None,
+    probe: str | None,
+    json: bool,
+) -> int:
+    """Train a run for each point of a grid, and compare them."""
+    from fast_electra.cli.study_command import finish, grid_of, work
+    from fast_electra.config.loading import load_config
+    from fast_electra.config.reading import flat, read_overrides
+    from fast_electra.errors import ConfigError
+    from fast_electra.studies.grid.settings import grid_study
+    from fast_electra.terminal import Terminal, command_given
+
+    for option, given in {"--extend": extend, "--probe": probe}.items():
+        if given is not None:
+            raise ConfigError(f"{option} is for one run: leave it or --grid out.")
+    load_config(config, overrides)  # names the override that is wrong
+    console = Terminal(stderr=True)
+    found = grid_study(config, flat(read_overrides(overrides).tree), grid_of(grid))
+    progress = work(found, folder, folder / "cells", console)
+    return finish(found, progress, folder, command_given(), console, json=json)
 
 
 def _probes(

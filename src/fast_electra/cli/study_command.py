@@ -1,161 +1,211 @@
-"""`fast-electra study`: studies that train several methods and compare them."""
+"""`fast-electra study`: trains and compares a grid of methods, settings and seeds that a YAML file describes."""
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from fast_electra.studies.claim.corpora import StudyCorpus
+    from fast_electra.studies.grid.findings import Results
+    from fast_electra.studies.grid.running import Progress
+    from fast_electra.studies.grid.settings import StudyConfig
+    from fast_electra.terminal import Terminal
 
-_Several = Parameter(negative="", consume_multiple=True)
+PAGE = "study.html"
 
 
-def claim(
+def study(
+    file: str,
+    /,
     *overrides: str,
-    out: Path,
-    seconds: float = 120.0,
-    seeds: Annotated[tuple[int, ...], _Several] = (1, 2, 3),
-    corpus: Annotated[tuple[str, ...], _Several] = ("python",),
-    glue: Path | None = None,
-    methods: Annotated[tuple[str, ...], _Several] = ("mlm", "joint", "exponential", "constant-1"),
-    auxiliary_share: float = 1 / 3,
-    factors: Annotated[tuple[float, ...], _Several] = (0.5, 1.0, 2.0),
-    examples: int = 4_000,
-    time_limit: str | None = None,
+    out: Path | None = None,
+    cells: Path | None = None,
+    scale: str | None = None,
+    jobs: int = 1,
+    shard: str = "1/1",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    format: Literal["text", "markdown", "latex", "csv"] = "text",
+    time_limit: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Pre-train with several methods for equal seconds and compare them: Fast-ELECTRA against joint ELECTRA.
+    """Train and compare a grid of methods, settings and seeds.
 
-    If the study is stopped, the same command continues it; if it is finished, the command only prints the tables.
+    Shared stages are made once, and finished runs are kept: if the study is stopped, the same command continues it; if
+    it is finished, the command only prints the tables and writes the page.
 
     Parameters
     ----------
+    file
+        The study, a YAML file (docs/studies.md).
     overrides
-        Settings of every run, each as section.key=value; they override those of the preset quickstart.
+        Changes of the file, each as key=value, such as seeds=[0,1] or budget.seconds=60.
     out
-        The folder of the study, for token shards, runs, results.json, claim.md and claim.html.
-    seconds
-        Seconds of training per run. The study measures the speed first and converts them to a number of updates.
-    seeds
-        Seeds of pre-training.
-    corpus
-        python (this machine's Python source, evaluated by finding bugs), or files and folders of English text
-        (evaluated on CoLA, SST-2 and MRPC), also compressed.
-    glue
-        The folder of the GLUE download; needed for English text.
-    methods
-        Methods to compare: mlm, joint, exponential, constant-1, constant-2, slow, adaptive, copied, delta, started,
-        unigram, uniform.
-    auxiliary_share
-        Training time of the auxiliary as a share of --seconds.
-    factors
-        Factors of the preset's learning rates. Each is tried for a third of --seconds, and each method uses its best.
-    examples
-        Largest number of training examples for fine-tuning; of functions, which are longer, a quarter as many.
+        The folder for shards, caches, runs and the page; default: runs/NAME, by the name of the file.
+    cells
+        The folder of the results, a small file for each run; default: that of the file, or cells/ in --out.
+    scale
+        One of the scales that the file describes, such as paper-base.
+    jobs
+        Number of processes that train runs at the same time; they share the cores.
+    shard
+        i/n: train only every n-th run, from the i-th on, for example in an array of jobs.
+    dry_run
+        List the runs with their length and cost, and train nothing.
+    format
+        How tables are printed: text, markdown, latex or csv.
     time_limit
         Save and stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is then 75, and
         the same command continues.
-    dry_run
-        List the runs with their seconds, and train nothing.
     json
-        Print one JSON object on standard output instead of text.
+        Print one JSON object on standard output instead of tables.
     """
-    from fast_electra.config.loading import load_config
-    from fast_electra.stopping import asked, limit_time
-    from fast_electra.studies.claim.methods import Study, plan
-    from fast_electra.terminal import Terminal, command_given, print_json
+    from fast_electra.cli.shares import share_of
+    from fast_electra.errors import ConfigError
+    from fast_electra.stopping import limit_time
+    from fast_electra.studies.grid.settings import read_study
+    from fast_electra.terminal import Terminal, command_given
 
     limit_time(time_limit)
-
-    console = Terminal(stderr=True)
-    say = console.say
-    study = Study(seconds, seeds, methods, auxiliary_share, factors=factors, overrides=overrides)
-    load_config("quickstart", overrides)  # refuses a misspelt key before any work starts
-    corpora = _corpora(corpus, glue, examples, say)
+    found = read_study(file, overrides, scale)
+    out = out or Path("runs") / Path(file).stem
+    cells = cells or found.cells or out / "cells"
+    if jobs < 1:
+        raise ConfigError(f"--jobs {jobs}: give a number from 1.")
     if dry_run:
-        steps = plan(study, corpora)
-        print_json(steps) if json else _print_plan(steps)
-        return 0
-    from fast_electra.studies.claim.study import claim as run_claim
-    from fast_electra.studies.claim.trial import Listener
+        return print_plan(found, cells, json)
+    console = Terminal(stderr=True)
+    progress = work(found, out, cells, console, share_of(shard), jobs)
+    return finish(found, progress, out, command_given(), console, format, json)
+
+
+def work(
+    found: "StudyConfig", out: Path, cells: Path, console: "Terminal", share: tuple[int, int] = (1, 1), jobs: int = 1
+) -> "Progress":
+    """Train and measure what is missing, in this process and in `jobs` - 1 others that run the same command."""
+    from fast_electra.stopping import asked
+    from fast_electra.studies.grid.running import Listener, read_progress, run_study
     from fast_electra.training.telemetry import ProgressDisplay
 
-    listener = Listener(say, lambda name: ProgressDisplay(console, name), asked)
-    results = run_claim(study, corpora, out, command_given(), listener)
+    read_progress(found, cells)  # refuses what can't be before any work starts
+    listener = Listener(console.say, lambda name: ProgressDisplay(console, name), asked)
+    others = [subprocess.Popen(_same_command(jobs)) for _ in range(jobs - 1)]
+    try:
+        if jobs > 1:
+            found = found.model_copy(update={"shared": found.shared | {"execution.threads": _threads(jobs)}})
+        progress = run_study(found, out, cells, listener, share)
+        for other in others:
+            other.wait()
+    finally:
+        for other in others:
+            if other.poll() is None:
+                other.terminate()
+        for other in others:
+            other.wait()
+    return read_progress(found, cells) if others else progress
+
+
+def finish(
+    found: "StudyConfig",
+    progress: "Progress",
+    out: Path,
+    command: str,
+    console: "Terminal",
+    form: str = "text",
+    json: bool = False,
+) -> int:
+    """Write the page and print the tables; returns the exit status, 1 if runs failed."""
+    from fast_electra.data.files import write_json_atomically, write_text_atomically
+    from fast_electra.report.page import render_page
+    from fast_electra.report.study_page import as_text, notes_of, sentences_of, study_content, tables_of
+    from fast_electra.report.text_tables import print_table
+    from fast_electra.studies.grid.findings import results_of
+    from fast_electra.terminal import Terminal, print_json
+
+    results: Results = results_of(found, progress, out, command)
+    if results["runs"]:
+        write_json_atomically(out / "results.json", results)
+        write_text_atomically(out / PAGE, render_page(study_content(results)))
     if json:
         print_json(results)
+    elif form == "text":
+        terminal = Terminal()
+        for table in tables_of(results):
+            print_table(table, terminal)
+            terminal.print()
+        for sentence in [*sentences_of(results), *notes_of(results)]:
+            terminal.say(sentence)
+    else:
+        Terminal().say(as_text(tables_of(results), form).rstrip("\n"))
+    if results["runs"]:
+        console.say(f"page     {out / PAGE}\nresults  {out / 'results.json'}")
+    return 1 if progress.failures else 0
+
+
+def print_plan(found: "StudyConfig", cells: Path, json: bool) -> int:
+    """Print the runs of a study, their length and cost, and which are done; returns the exit status."""
+    from rich.table import Table
+
+    from fast_electra.report.figures import MISSING, decimal, duration, power
+    from fast_electra.studies.grid.cost import planned_costs
+    from fast_electra.terminal import Terminal, print_json
+
+    plan = planned_costs(found, cells)
+    if json:
+        print_json(plan)
         return 0
-    _print(results)
-    say(f"results  {out / 'results.json'}\npage     {out / 'claim.html'}, {out / 'claim.md'}")
+    table = Table(box=None)
+    for name in ("run", "updates", "tokens", "FLOPs", "time, about", ""):
+        table.add_column(name, justify="left" if name in ("run", "") else "right")
+    for row in plan["runs"]:
+        time = duration(row["seconds"]) if row["seconds"] is not None else MISSING
+        done = "done" if row["done"] else ""
+        table.add_row(
+            row["run"], decimal(row["updates"], 0), decimal(row["tokens"], 0), power(row["flops"]), time, done
+        )
+    console = Terminal()
+    console.print(table)
+    for sentence in plan["sentences"]:
+        console.say(sentence)
     return 0
 
 
-def _corpora(
-    given: tuple[str, ...], glue: Path | None, examples: int, say: Callable[[str], object]
-) -> "list[StudyCorpus]":
-    """Return the corpora; tasks are read now, before any work starts."""
-    import re
+def _same_command(jobs: int) -> list[str]:
+    """The command of another process: this one, with one job and a share of the threads."""
+    words: list[str] = []
+    skip = False
+    for word in sys.argv[1:]:
+        if skip or word.startswith("--jobs="):
+            skip = False
+        elif word == "--jobs":
+            skip = True
+        else:
+            words.append(word)
+    return [sys.executable, "-m", "fast_electra", *words, f"shared.execution.threads={_threads(jobs)}"]
 
+
+def _threads(jobs: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
+def grid_of(given: Sequence[str]) -> dict[str, list[Any]]:
+    """The axes of `pretrain --grid key=[…]`.
+
+    Raises:
+        ConfigError: one is no list of values.
+    """
+    from fast_electra.config.reading import flat, read_overrides
     from fast_electra.errors import ConfigError
 
-    if examples < 1:
-        raise ConfigError(f"--examples {examples}: give a number from 1.")
-    names = [re.sub(r"[^\w-]+", "-", Path(each).name.split(".")[0]) for each in given]
-    for each, name in zip(given, names, strict=True):
-        if each != "python" and glue is None:
-            raise ConfigError(f"--corpus {each} is evaluated on tasks of GLUE: give its folder by --glue.")
-        if names.count(name) > 1:
-            raise ConfigError(f"--corpus: two have the name {name}; rename one.")
-    from fast_electra.data.python_corpus import collect
-    from fast_electra.studies.claim.corpora import Code, Text
-
-    found: list[StudyCorpus] = []
-    for each, name in zip(given, names, strict=True):
-        if each == "python":
-            files = collect()
-            found.append(Code(name, files.train, files.held_out, files.validation, examples=-(-examples // 4)))
-        else:
-            assert glue is not None
-            found.append(Text.open(name, Path(each), glue, say, examples))
-    return found
-
-
-def _print_plan(steps: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from fast_electra.report.figures import duration
-    from fast_electra.terminal import Terminal
-
-    table = Table(box=None)
-    table.add_column("corpus")
-    table.add_column("step")
-    for name in ("training", "other, about"):
-        table.add_column(name, justify="right")
-    seconds = ("seconds", "other_seconds")
-    for step in steps:
-        table.add_row(step["corpus"], step["what"], *(duration(step[key]) if step[key] else "" for key in seconds))
-    sums = [sum(step[key] for step in steps) for key in seconds]
-    table.add_row("", "total, if nothing exists yet", *map(duration, sums))
-    console = Terminal()
-    console.print(table)
-    console.say(f"together about {duration(sum(sums))}")
-
-
-def _print(results: dict[str, Any]) -> None:
-    from fast_electra.report.claim_page import notes_of, sentences_of, tables_of
-    from fast_electra.report.text_tables import print_table
-    from fast_electra.terminal import Terminal
-
-    console = Terminal()
-    for corpus in results["corpora"]:
-        for table in tables_of(corpus):
-            print_table(table, console)
-            console.print()
-        for sentence in sentences_of(corpus):
-            console.say(sentence)
-        console.print()
-    for note in notes_of(results):
-        console.say(note)
+    axes: dict[str, list[Any]] = {}
+    for each in given:
+        for key, values in flat(read_overrides([each]).tree).items():
+            if not isinstance(values, list) or not values:
+                raise ConfigError(f"--grid {each}: give a list of values, such as '{key}=[0.05,0.1]'.")
+            if key in axes:
+                raise ConfigError(f"--grid: {key} is there twice; put all values into one list.")
+            axes[key] = values
+    return axes

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fast_electra.data.disk import writing
-from fast_electra.errors import DataError
+from fast_electra.errors import LockedError
 
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
@@ -35,7 +35,7 @@ def folder_lock(folder: Path, wait: bool = False, name: str = LOCK) -> Iterator[
         name: of the lock file; locks of different names do not exclude each other.
 
     Raises:
-        DataError: another process holds the lock.
+        LockedError: another process holds the lock.
         ResourceError: the folder can't be written.
     """
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
@@ -60,7 +60,7 @@ def name_lock(folder: Path) -> Iterator[None]:
     """Lock the name of a folder that is staged and renamed. The lock file lies beside it, and is removed at the end.
 
     Raises:
-        DataError: another process holds the lock.
+        LockedError: another process holds the lock.
         OSError: the lock file can't be written; its file name is the folder's.
     """
     file = folder.with_name(f".{folder.name}{LOCK}")
@@ -77,7 +77,7 @@ def _held(file: Path, folder: Path, wait: bool) -> Iterator[None]:
     try:
         lock.acquire(blocking=wait)
     except Timeout:
-        raise DataError(
+        raise LockedError(
             f"{folder} is being written by another process{_holder(file)}: wait for it to end, or end it."
         ) from None
     except OSError as error:

@@ -35,7 +35,8 @@ def render_page(content: Mapping[str, Any]) -> str:
         title, subtitle: text.
         summary: `summary.json` of the run.
         auxiliary_metrics, main_metrics: the records of the two runs' `metrics.jsonl`.
-        overview: {tables, sentences} that come first.
+        answer: sentences that come first.
+        overview: {tables, sentences} that come next.
         curves: headings and charts, in place of those of the two runs.
         stages: {name, seconds, found} in order.
         cost: {part, flops, seconds}.
@@ -46,6 +47,7 @@ def render_page(content: Mapping[str, Any]) -> str:
             optional tokens: [{text, suspicion}], where suspicion is a probability.
         evaluation: {tables, sentences} from `evaluation_page.report_content`.
         usage_code: the lines that load the model.
+        repeat: the command that writes the page again.
         config: the resolved configuration as YAML text.
         environment: names and values.
     """
@@ -67,6 +69,7 @@ def render_page(content: Mapping[str, Any]) -> str:
             subtitle=content.get("subtitle") or "",
             headlines=headlines(summary),
             sources=_sources(summary),
+            answer=content.get("answer"),
             overview=content.get("overview"),
             comparison=comparison,
             curves=curves,
@@ -78,6 +81,7 @@ def render_page(content: Mapping[str, Any]) -> str:
             sentences=marked_sentences(content.get("sentences") or {}),
             evaluation=content.get("evaluation"),
             usage_code=content.get("usage_code") or "",
+            repeat=content.get("repeat") or "",
             config=content.get("config") or "",
             environment=content.get("environment") or {},
             embedded=embedded,

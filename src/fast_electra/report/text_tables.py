@@ -1,6 +1,6 @@
 """Tables of text, which a terminal prints and a page shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
@@ -20,6 +20,8 @@ class TextTable:
     """number of columns, the first ones, that are aligned left"""
     strong: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     """(row, column) of the bold cells"""
+    links: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """addresses of cells on a page, by (row, column)"""
 
 
 def print_table(table: TextTable, console: Terminal) -> None:

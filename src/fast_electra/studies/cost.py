@@ -160,6 +160,19 @@ def auxiliary_shape(config: Config, layers: int | None = None) -> ShapeConfig:
     return shape if layers is None else shape.with_layers(layers)
 
 
+def row_flops(shape: ShapeConfig, head: Literal["mlm", "rtd"], vocabulary: int, length: int, positions: int) -> int:
+    """FLOPs of a forward pass over one row, by `training.flops.forward_flops`.
+
+    Args:
+        shape: of the model.
+        head: of the model.
+        vocabulary: number of tokens.
+        length: of the row.
+        positions: number of positions that the head computes.
+    """
+    return forward_flops(_meta(_transformers_config(shape, vocabulary, length, "main"), head), length, positions)
+
+
 def savings(before: dict[str, dict[str, float]], after: str = "online", total: str = "total") -> dict[str, float]:
     """Shares of joint ELECTRA's cost that another way of training avoids: of the total and of the auxiliary's cost."""
     return {part: 1.0 - before[after][part] / before["joint"][part] for part in (total, "auxiliary")}

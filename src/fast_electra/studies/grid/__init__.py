@@ -1,0 +1,1 @@
+"""Studies: grids of methods, settings and seeds, described by a YAML file."""
