@@ -31,20 +31,30 @@ class Kill:
 
     def wrapped(self, operation):
         def wrapper(*arguments, **named):
-            place = str(arguments[0])
-            if not (place.startswith(self.folder) or place.isdecimal() or named.get("dir_fd") is not None):
+            if not self.concerns(str(arguments[0]), named):
                 return operation(*arguments, **named)
             if self.dead:
                 raise Killed
             self.count += 1
+            self.counted()
             if self.count != self.at:
                 return operation(*arguments, **named)
             self.dead = True
             if self.after:
                 operation(*arguments, **named)
-            raise Killed
+            self.die()
 
         return wrapper
+
+    def concerns(self, place, named):
+        """Whether an operation on a place is counted."""
+        return place.startswith(self.folder) or place.isdecimal() or named.get("dir_fd") is not None
+
+    def counted(self):
+        """Called when `count` has changed."""
+
+    def die(self):
+        raise Killed
 
     def __enter__(self):
         self.patch = pytest.MonkeyPatch()

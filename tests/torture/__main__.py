@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from fast_electra.pipelines.pretrain import pretrain
 from tests import tiny
-from tests.torture import disks, files, numbers, stops
+from tests.torture import disks, files, numbers, several, stops
 from tests.torture.inputs import make_inputs
 from tests.torture.trial import FAILED, Row, Trial, cpu_seconds
 
@@ -46,6 +46,12 @@ ROWS = [
     Row("Full disk", "each command that writes, with more and more space until it ends", disks.full_disks),
     Row("Read-only folder", "each command that writes: without and with its earlier output", disks.read_only_folders),
     Row("Processes", "a run continued by 1, 2, 4 and 1 processes, with DDP and FSDP2", numbers.change_processes),
+    Row(
+        "Faults of one process",
+        "of two: killed in a save or an export, stopped, a signal, a full disk, a damaged checkpoint, numbers that are "
+        "not finite",
+        several.faults_of_processes,
+    ),
 ]
 PAGE = tiny.ROOT / "docs" / "reliability.md"
 RESULTS = tiny.ROOT / "runs" / "torture"

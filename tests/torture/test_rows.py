@@ -2,12 +2,13 @@
 
 import pytest
 
-from tests.torture import files, numbers
+from tests.torture import files, numbers, several
 from tests.torture.__main__ import ROWS, write_page
 from tests.torture.trial import FAILED
 
 SHARES = {files.flips: 0.005, files.mutations: 0.002, numbers.not_finite: 0.05}
-"""of the rows that take seconds; the others are marked slow, but for the processes, which test_parallel.py tests"""
+"""of the rows that take seconds; the others are marked slow, but for those of several processes, which
+test_parallel.py and test_several.py test"""
 
 
 @pytest.mark.timeout(600)
@@ -16,7 +17,7 @@ SHARES = {files.flips: 0.005, files.mutations: 0.002, numbers.not_finite: 0.05}
     [
         pytest.param(row, id=row.name, marks=[] if row.trials in SHARES else [pytest.mark.slow])
         for row in ROWS
-        if row.trials is not numbers.change_processes
+        if row.trials not in (numbers.change_processes, several.faults_of_processes)
     ],
 )
 def test_a_part_of_each_row_loses_nothing(row, home):

@@ -7,13 +7,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 
 from fast_electra.cli.main import main
+from tests import tiny
 from tests.cli.test_full_disk import COMMANDS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -76,10 +77,12 @@ class Started:
     during its work. Until it listens to signals it ignores them.
     """
 
-    def __init__(self, words: list[str], log: Path):
+    def __init__(self, words: list[str], log: Path, prepare: Sequence[Callable[[], object]] = ()):
+        """Start a command; functions of a module, or partial ones, are called in the process before it."""
         self._log = log
         log.unlink(missing_ok=True)
-        self._process = _PROCESSES.Process(target=_work, args=(words, os.getcwd(), str(log)))
+        _start_server()
+        self._process = _PROCESSES.Process(target=_work, args=(words, os.getcwd(), str(log), prepare))
         self._process.start()
         while not log.exists() and self._process.is_alive():
             time.sleep(0.002)
@@ -110,7 +113,16 @@ class Started:
 
 
 _PROCESSES = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.torture.imported"])
+IMPORTED = "tests.torture.imported"
+_PROCESSES.set_forkserver_preload([IMPORTED])
+
+
+def _start_server() -> None:
+    """Start the process that others are forked from, unless it runs; it imports from its working folder."""
+    before = Path.cwd()
+    os.chdir(tiny.ROOT)
+    forkserver.ensure_running()
+    os.chdir(before)
 
 
 def cpu_seconds() -> float:
@@ -120,7 +132,7 @@ def cpu_seconds() -> float:
     return sum(part.ru_utime + part.ru_stime for part in used)
 
 
-def _work(words: list[str], folder: str, log: str) -> None:
+def _work(words: list[str], folder: str, log: str, prepare: Sequence[Callable[[], object]]) -> None:
     os.chdir(folder)
     status = 1
     try:
@@ -129,6 +141,9 @@ def _work(words: list[str], folder: str, log: str) -> None:
         file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(file, stream)
+        assert IMPORTED in sys.modules, "an error of this module is hidden"
+        for function in prepare:
+            function()
         status = main(words)
     except BaseException:
         traceback.print_exc()

@@ -327,9 +327,8 @@ def lose_one(folder: Path, how: str) -> None:
         raise SystemExit(error.status) from None
 
 
-@pytest.mark.parametrize(
-    "how", ["kill", pytest.param("error", marks=pytest.mark.slow), pytest.param("stop", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # tests/torture/test_several.py kills each of two processes
+@pytest.mark.parametrize("how", ["kill", "error", "stop"])
 def test_the_others_end_and_say_which_process_is_lost(folder, how):
     began = time.monotonic()
     statuses = processes.run(2, lose_one, folder, how, kill_after_first=True)

@@ -18,8 +18,8 @@ from fast_electra.terminal import Say, tell
 Record = dict[str, Any]
 
 _CHECKSUM = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
-# Between two records that are on one line because the byte between them is damaged.
-_JOINT = re.compile(rb'(?<="\}).(?=\{")', re.DOTALL)
+# A damaged byte behind a record: two records are then on one line, or the last line has no end.
+_DAMAGED_END = re.compile(rb'(?<="\}).(?=\{"|\Z)', re.DOTALL)
 
 
 def metrics_line(record: Record) -> str:
@@ -49,7 +49,7 @@ def _records(path: Path, say: Say) -> Iterator[tuple[Record, bytes]]:
     """Each undamaged record with its line."""
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines, 1):
-        for part in _JOINT.split(line):
+        for part in _DAMAGED_END.split(line):
             record = _record(part)
             if record is not None:
                 yield record, part

@@ -88,8 +88,9 @@ class State:
         return count
 
     def is_finite(self) -> bool:
-        """Whether every weight is finite."""
-        return bool(torch.stack([optimizer.weights_norm() for optimizer in self.optimizers]).isfinite().all())
+        """Whether every weight is finite, on every process."""
+        norms = torch.stack([optimizer.weights_norm() for optimizer in self.optimizers])
+        return not self.parallel.add((~norms.isfinite()).sum())
 
     def tensors(self) -> dict[str, Tensor]:
         """The float32 masters and optimizer states by name, not copied."""
