@@ -257,6 +257,24 @@ def test_a_change_trains_only_what_it_changes(finished, monkeypatch):
     assert all((folder / "out" / node.name).exists() for cell in missing for node in stages_of(cell.node))
 
 
+def test_another_evaluation_measures_the_finished_runs_again_and_trains_none(finished, tmp_path, monkeypatch):
+    found, _, folder = finished
+    shutil.copytree(folder, tmp_path / "study")
+    monkeypatch.setattr(running, "pretrain", lambda *_: pytest.fail("a run was trained again"))
+    more = found.model_copy(update={"thresholds": {"rtd_auc": [2.0]}, "evaluate": {}})
+    again = run_study(more, tmp_path / "study/out", tmp_path / "study/cells", Listener())
+    assert all("updates_to.rtd_auc.2" in record["scores"] for record in again.records.values())
+    elsewhere = found.model_copy(update={"evaluate": {"pairs": found.evaluate["pairs"] | {"data": ["/x/pairs.jsonl"]}}})
+    assert elsewhere.measures_digest == found.measures_digest
+
+
+def test_a_wrong_evaluation_is_refused_before_anything_is_trained(text, tmp_path):
+    found = study(text, evaluate={"entities": {"train": "absent.tsv"}})
+    with pytest.raises(ConfigError, match=r"evaluation entities: --train absent\.tsv is no file"):
+        run_study(found, tmp_path / "out", tmp_path / "cells", Listener())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_result_is_made_again(finished, tmp_path):
     found, progress, folder = finished
     shutil.copytree(folder / "cells", tmp_path / "cells")
@@ -296,7 +314,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(text, tmp_path, monkeyp
     monkeypatch.setattr(
         running._Work,
         "_result",
-        lambda self, cell: taken.append(cell.node.name) or {"identity": cell.node.identity, "scores": {}},
+        lambda self, cell: taken.append(cell.node.name) or {"scores": {}},
     )
     with folder_lock(tmp_path / "out", name=f".{cells[0].node.name}.cell.lock"):
         run_study(found, tmp_path / "out", tmp_path / "cells", Listener())
@@ -309,7 +327,7 @@ def test_shares_of_a_study_are_disjoint_and_together_everything(text, tmp_path, 
     monkeypatch.setattr(
         running._Work,
         "_result",
-        lambda self, cell: taken.append(cell.node.name) or {"identity": cell.node.identity, "scores": {}},
+        lambda self, cell: taken.append(cell.node.name) or {"scores": {}},
     )
     for number in (1, 2):
         run_study(found, tmp_path / "out", tmp_path / "cells", Listener(), (number, 2))
@@ -330,7 +348,6 @@ def test_a_setting_is_chosen_for_each_method_by_trials_with_a_seed_of_their_own(
         running._Work,
         "_result",
         lambda self, cell: {
-            "identity": cell.node.identity,
             "scores": {"loss": cell.node.settings["optimizer.learning_rate"]},
             "findings": [],
             "remarks": [],
@@ -349,7 +366,7 @@ def test_a_setting_is_chosen_for_each_method_by_trials_with_a_seed_of_their_own(
 
 def test_a_budget_in_seconds_is_measured_once_and_kept(text, tmp_path, monkeypatch):
     found = study(text, budget={"seconds": 1.0}, seeds=[0])
-    monkeypatch.setattr(running._Work, "_result", lambda self, cell: {"identity": cell.node.identity, "scores": {}})
+    monkeypatch.setattr(running._Work, "_result", lambda self, cell: {"scores": {}})
     first = run_study(found, tmp_path / "out", tmp_path / "cells", Listener())
     assert not first.plan.unmeasured
     monkeypatch.setattr(running, "measure_rates", lambda *_: pytest.fail("measured again"))

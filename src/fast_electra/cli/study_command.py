@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fast_electra.terminal import Terminal
 
 PAGE = "study.html"
+_WORKER = "FAST_ELECTRA_STUDY_WORKER"
+"""variable of the environment of the processes that --jobs starts: their number of threads"""
 
 
 def study(
@@ -78,7 +80,10 @@ def study(
     if dry_run:
         return print_plan(found, cells, json)
     console = Terminal(stderr=True)
-    progress = work(found, out, cells, console, share_of(shard), jobs)
+    is_worker = _WORKER in os.environ
+    progress = work(found, out, cells, console, share_of(shard), 1 if is_worker else jobs)
+    if is_worker:
+        return 0
     return finish(found, progress, out, command_given(), console, format, json)
 
 
@@ -86,23 +91,26 @@ def work(
     found: "StudyConfig", out: Path, cells: Path, console: "Terminal", share: tuple[int, int] = (1, 1), jobs: int = 1
 ) -> "Progress":
     """Train and measure what is missing, in this process and in `jobs` - 1 others that run the same command."""
+    from fast_electra.data.encoding import available_cores
     from fast_electra.stopping import asked
     from fast_electra.studies.grid.running import Listener, read_progress, run_study
     from fast_electra.training.telemetry import ProgressDisplay
 
     read_progress(found, cells)  # refuses what can't be before any work starts
     listener = Listener(console.say, lambda name: ProgressDisplay(console, name), asked)
-    others = [subprocess.Popen(_same_command(jobs)) for _ in range(jobs - 1)]
+    threads = os.environ.get(_WORKER) or (max(1, available_cores() // jobs) if jobs > 1 else None)
+    if threads is not None:
+        found = found.model_copy(update={"shared": {"execution.threads": int(threads)} | found.shared})
+    environment = os.environ | {_WORKER: str(threads)}
+    command = [sys.executable, "-m", "fast_electra", *sys.argv[1:]]
+    others = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(jobs - 1)]
     try:
-        if jobs > 1:
-            found = found.model_copy(update={"shared": found.shared | {"execution.threads": _threads(jobs)}})
         progress = run_study(found, out, cells, listener, share)
         for other in others:
             other.wait()
     finally:
         for other in others:
-            if other.poll() is None:
-                other.terminate()
+            other.terminate()
         for other in others:
             other.wait()
     return read_progress(found, cells) if others else progress
@@ -171,24 +179,6 @@ def print_plan(found: "StudyConfig", cells: Path, json: bool) -> int:
     for sentence in plan["sentences"]:
         console.say(sentence)
     return 0
-
-
-def _same_command(jobs: int) -> list[str]:
-    """The command of another process: this one, with one job and a share of the threads."""
-    words: list[str] = []
-    skip = False
-    for word in sys.argv[1:]:
-        if skip or word.startswith("--jobs="):
-            skip = False
-        elif word == "--jobs":
-            skip = True
-        else:
-            words.append(word)
-    return [sys.executable, "-m", "fast_electra", *words, f"shared.execution.threads={_threads(jobs)}"]
-
-
-def _threads(jobs: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def grid_of(given: Sequence[str]) -> dict[str, list[Any]]:

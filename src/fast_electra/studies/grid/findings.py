@@ -73,7 +73,7 @@ def results_of(study: StudyConfig, progress: Progress, out: Path, command: str) 
         "curves": {row: [record["curve"] for cell, record in cells if cell.row == row] for row in rows},
         "missing": [cell.node.label for cell in progress.missing],
         "failures": dict(progress.failures),
-        "cautions": list(_cautions(cells)),
+        "cautions": [*_absent(study, measured), *_cautions(cells)],
     }
 
 
@@ -155,6 +155,12 @@ def _measures(study: StudyConfig, records: Sequence[CellRecord]) -> list[str]:
     compared = [name for name in there if name.split(".")[0] in study.evaluate]
     compared += [name for name in there if name.rpartition(".")[2] in study.sources]
     return compared or [name for name in ("rtd_auc", "rtd_auc_masked", "masked_accuracy", "loss") if name in there]
+
+
+def _absent(study: StudyConfig, records: Sequence[CellRecord]) -> list[str]:
+    there = {name for record in records for name in record["scores"]}
+    absent = [shown for shown in study.show if not any(n == shown or n.startswith(f"{shown}.") for n in there)]
+    return [f"show: no run has {name}; the measures are {', '.join(sorted(there))}." for name in absent if there]
 
 
 def _by_seed(cells: Sequence[tuple[Cell, CellRecord]], row: str, measure: str) -> dict[int, float]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from fast_electra.config.loading import resolve
 from fast_electra.diagnosis.doctor import examine
-from fast_electra.errors import UserError
+from fast_electra.errors import ConfigError
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.models.loading import load_model
 from fast_electra.models.rtd import ReplacedTokenDetector
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
     findings: list[str]
     """warnings and problems of the doctor"""
     remarks: list[str]
-    """evaluations that have no score, with the reason"""
+    """fine-tunings that failed or learned nothing"""
     curve: list[dict[str, float]]
     """one entry for each validation, with `update`, `tokens`, `flops`, `seconds` and measures"""
 
@@ -78,11 +78,7 @@ def measure_run(
     remarks: list[str] = []
     for name, options in evaluations.items():
         say(f"{run.path.name}: evaluation {name}")
-        try:
-            found, below, why = evaluated(run, name, options, say)
-        except UserError as error:
-            remarks.append(f"{name}: {error}")
-            continue
+        found, below, why = evaluated(run, name, options, say)
         scores, baselines, remarks = scores | found, baselines | below, [*remarks, *why]
     return Measured(scores, baselines, findings, remarks, curve)
 
@@ -169,6 +165,18 @@ def detection(run: RunFolder, auxiliary: Mapping[str, Any]) -> dict[str, float]:
     with execution.autocast():
         found = objective.validate([batch.to(execution.device) for batch in parts.validation], seed=0)
     return {key: found[key] for key in ("rtd_auc", "rtd_auc_masked")}
+
+
+def refuse_evaluation(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an evaluation whose options or files are wrong, before anything is trained.
+
+    Raises:
+        ConfigError: what is wrong, with the evaluation's name.
+    """
+    try:
+        EvaluationConfig.of({"model": "run", **options})
+    except ConfigError as error:
+        raise ConfigError(f"evaluation {name}: {error}") from error
 
 
 def evaluated(

@@ -33,7 +33,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.pipelines.run_page import write_page
 from fast_electra.runs.folder import RunFolder, load_run
 from fast_electra.stopping import Interrupted
-from fast_electra.studies.grid.measures import measure_run
+from fast_electra.studies.grid.measures import measure_run, refuse_evaluation
 from fast_electra.studies.grid.plan import Cell, CorpusNode, Node, Plan, RunNode, plan, source_of, stages_of
 from fast_electra.studies.grid.rates import known_rates, measure_rates
 from fast_electra.studies.grid.settings import StudyConfig
@@ -80,8 +80,8 @@ def read_progress(study: StudyConfig, cells: Path) -> Progress:
     """
     found = plan(study, known_rates(cells))
     if study.tune is not None:
-        found = plan(study, known_rates(cells), chosen_values(study, found, _records(found, cells)))
-    return Progress(found, _records(found, cells))
+        found = plan(study, known_rates(cells), chosen_values(study, found, _records(study, found, cells)))
+    return Progress(found, _records(study, found, cells))
 
 
 def run_study(
@@ -103,6 +103,9 @@ def run_study(
         ConfigError: a setting can't be.
         Interrupted: the listener stopped the study; the same call continues.
     """
+    if read_progress(study, cells).missing:
+        for name, options in study.evaluate.items():
+            refuse_evaluation(name, options)
     work = _Work(study, out.resolve(), cells.resolve(), listener)
     work.measure()
     progress = read_progress(study, cells)
@@ -141,13 +144,16 @@ def chosen_values(study: StudyConfig, planned: Plan, records: Mapping[str, CellR
     return chosen
 
 
-def _records(found: Plan, cells: Path) -> dict[str, CellRecord]:
-    records: dict[str, CellRecord] = {}
-    for cell in found.all:
-        record = read_sealed_json(cells / cell.file)
-        if record is not None and record.get("identity") == cell.node.identity:
-            records[cell.node.name] = record
-    return records
+def _records(study: StudyConfig, found: Plan, cells: Path) -> dict[str, CellRecord]:
+    kept = {cell.node.name: _record(study, cell, cells) for cell in found.all}
+    return {name: record for name, record in kept.items() if record is not None}
+
+
+def _record(study: StudyConfig, cell: Cell, cells: Path) -> CellRecord | None:
+    """The result of a cell; None if there is none, or if it was measured in another way."""
+    record = read_sealed_json(cells / cell.file)
+    wanted = (cell.node.identity, study.measures_digest)
+    return record if record is not None and (record.get("identity"), record.get("measures")) == wanted else None
 
 
 class _Work:
@@ -180,8 +186,7 @@ class _Work:
     def take(self, cells: list[Cell]) -> None:
         """Make the results of the cells that no other process is making."""
         for number, cell in enumerate(cells, 1):
-            file = self._cells / cell.file
-            if read_sealed_json(file) is not None or cell.node.name in self.failures:
+            if _record(self._study, cell, self._cells) is not None or cell.node.name in self.failures:
                 continue
             if self._listener.stop():
                 raise Interrupted(f"stopped before {cell.node.label}")
@@ -192,20 +197,20 @@ class _Work:
                 except LockedError:
                     self._listener.say(f"another process trains {cell.node.label}")
                     continue
-                if read_sealed_json(file) is not None:
+                if _record(self._study, cell, self._cells) is not None:
                     continue
                 try:
-                    write_sealed_json(file, self._result(cell))
+                    write_sealed_json(self._cells / cell.file, self._about(cell) | self._result(cell))
                 except UserError as error:
                     self.failures[cell.node.name] = str(error)
                     self._listener.say(f"{cell.node.label} failed: {error}")
 
-    def _result(self, cell: Cell) -> CellRecord:
-        """The content of a cell's file."""
-        began = time.perf_counter()
+    def _about(self, cell: Cell) -> CellRecord:
+        """What a cell's file says about the run."""
         node = cell.node
-        record: CellRecord = {
+        return {
             "identity": node.identity,
+            "measures": self._study.measures_digest,
             "study": self._study.title,
             "method": cell.method,
             "point": cell.point,
@@ -214,24 +219,25 @@ class _Work:
             "base": node.base,
             "settings": node.settings,
             "uses": {key: below.name for key, below in node.needs.items()},
-            "scores": {},
-            "baselines": {},
-            "findings": [],
-            "remarks": [],
-            "curve": [],
         }
+
+    def _result(self, cell: Cell) -> CellRecord:
+        """Train and measure a run; its result for the cell's file."""
+        began = time.perf_counter()
+        node = cell.node
+        nothing = {"scores": {}, "baselines": {}, "findings": [], "remarks": [], "curve": []}
         try:
             for stage in stages_of(node):
                 self._make(stage)
             self._make(node)
             run = load_run(self._out / node.name)
         except TrainingError as error:
-            return record | {"diverged": f"{node.label}: {error}"}
+            return nothing | {"diverged": f"{node.label}: {error}"}
         write_page([run.path], say=self._listener.say)
         measured = measure_run(
             run, self._sources(node), self._study.evaluate, self._study.thresholds, self._listener.say
         )
-        return record | {
+        return {
             **measured._asdict(),
             "updates": run.result["updates"],
             "tokens": run.result["tokens"],

@@ -15,8 +15,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fast_electra.config.checking import validate
-from fast_electra.config.loading import preset_names
 from fast_electra.config.reading import Layer, flat, layer_of, read_named_file, read_overrides
+from fast_electra.data.files import canonical_digest
 from fast_electra.errors import ConfigError
 from fast_electra.parts import Section
 
@@ -191,6 +191,22 @@ class StudyConfig(Section):
         return found
 
     @property
+    def measures_digest(self) -> str:
+        """A digest of what decides how a run is measured, without the folders of files."""
+
+        def portable(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: portable(inner) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [portable(inner) for inner in value]
+            return Path(value).name if isinstance(value, str) and "/" in value and value[0] != "$" else value
+
+        stages = {
+            name: self.stages[name] for given in self.sources.values() if (name := _stage_name(given)) in self.stages
+        }
+        return canonical_digest(portable([self.sources, stages, self.evaluate, self.thresholds]))[:12]
+
+    @property
     def all_seeds(self) -> list[int]:
         """The seeds of all methods."""
         own = [seed for method in self.methods.values() for seed in (method or {}).get("seeds", [])]
@@ -208,7 +224,9 @@ def read_study(source: str | Path, overrides: Sequence[str] = (), scale: str | N
     Raises:
         ConfigError: anything that can't be, as one sentence.
     """
-    layer = read_named_file(source, "no study: it is neither a preset", preset_names())
+    if not Path(source).exists():
+        raise ConfigError(f"{source} does not exist: give the YAML file of a study (docs/studies.md).")
+    layer = read_named_file(source, "no study", [])
     scales = layer.tree.get("scales") or {}
     if scale is not None:
         if scale not in scales:
@@ -233,6 +251,12 @@ def grid_study(config: str, settings: Settings, axes: Mapping[str, list[Any]]) -
         axes=dict(axes),
         seeds=[settings.get("training.seed", 0)],
     )
+
+
+def _stage_name(source: Any) -> str:
+    """The stage that a source names; "" if it names none."""
+    model = source.get("model") if isinstance(source, Mapping) else source
+    return model[1:].partition("/")[0] if isinstance(model, str) and model.startswith("$") else ""
 
 
 def flattened(settings: Mapping[str, Any]) -> Settings:
