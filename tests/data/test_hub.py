@@ -8,7 +8,7 @@ import pytest
 from pyarrow import ipc
 
 from fast_electra.config import load_config
-from fast_electra.data.hub import HubDataset
+from fast_electra.data.hub import HubDataset, pinned_sources
 from fast_electra.data.settings import DataConfig
 from fast_electra.data.sources import Sources
 from fast_electra.errors import ConfigError, DataError
@@ -88,6 +88,15 @@ def test_a_saved_folder_that_is_incomplete_is_refused(tmp_path, state, sentence)
     save(tmp_path / "other", {"other.arrow": TEXTS})
     with pytest.raises(DataError, match=sentence):
         texts(tmp_path / "saved")
+
+
+def test_sources_are_pinned_to_the_revisions_that_were_read():
+    read = [f"hf://a/b@{COMMIT}/c:train", "texts", f"hf://a/b@{COMMIT}/c:test"]
+    given = ["hf://a/b/c:train", "texts", {"path": "hf://a/b/c:test", "weight": 2.0}]
+    assert pinned_sources(given, read) == [read[0], "texts", {"path": read[2], "weight": 2.0}]
+    assert pinned_sources(["hf://a/b@main/c:train"], read) == [read[0]]
+    others = ["hf://a/other/c:train", "hf://a/b/c:train", "hf://a/b/c:train", "hf://a/b/c:test"]
+    assert pinned_sources(others, read) == others
 
 
 # --- With `datasets` --------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def test_merged_parts_are_what_one_build_writes(texts, config, tmp_path, count, 
     shards = open_shards(tmp_path / "merged")
     assert shards.fingerprint == open_shards(tmp_path / "one").fingerprint
     assert shards.mixture == open_shards(tmp_path / "one").mixture
+    assert shards.manifest["source_digest"] == open_shards(tmp_path / "one").manifest["source_digest"]
     assert not list((tmp_path / "merged").glob("*identities*"))
     there, here = one.to_json(), merged.to_json()
     for report in (there, here):

@@ -10,10 +10,11 @@ Notable:
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,26 @@ class HubDataset:
         except Exception as error:  # of many kinds: no network, no such data set, split or file
             reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split()).rstrip(".")
             raise DataError(f"{self} can't be read ({reason}); correct data.sources, or try again.") from error
+
+
+def pinned_sources(sources: Sequence[Any], places: Sequence[str]) -> list[Any]:
+    """The entries of `data.sources` with the revisions at which data sets of the hub were read.
+
+    Args:
+        sources: paths, addresses, or mappings with a `path`.
+        places: those that token shards were made from; an entry that is at another place among them is not changed.
+    """
+
+    def pin(entry: Any, place: str) -> Any:
+        path = entry["path"] if isinstance(entry, Mapping) else entry
+        if not (str(path).startswith(PREFIX) and place.startswith(PREFIX)):
+            return entry
+        given, read = HubDataset.at(path), HubDataset.at(place)
+        if given != replace(read, revision=given.revision):
+            return entry
+        return {**entry, "path": place} if isinstance(entry, Mapping) else place
+
+    return [pin(entry, place) for entry, place in zip_longest(sources, places[: len(sources)], fillvalue="")]
 
 
 def saved_dataset(folder: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fast_electra.data.documents import Seen
-from fast_electra.data.files import canonical_digest, staged_folder
+from fast_electra.data.documents import Seen, StreamDigest
+from fast_electra.data.files import staged_folder
 from fast_electra.data.settings import DataConfig
 from fast_electra.data.shard_building import SHARD_TOKENS, finish_shards
 from fast_electra.data.shard_report import BuildReport, refuse_empty
@@ -78,7 +78,10 @@ def merge_shards(parts: str | Path, folder: str | Path) -> BuildReport:
         content = {key: manifest[key] for key in ("tokenizer_fingerprint", "special_tokens")}
         content |= {"mixture": weights} if weights else {}
         content["settings"] = {key: value for key, value in manifest["settings"].items() if key != "part"}
-        content["source_digest"] = canonical_digest([part.manifest["source_digest"] for part in opened])
+        stream = StreamDigest()
+        for part in opened:
+            stream.join(StreamDigest(part.manifest["source_digest"], part.manifest["report"]["documents"]))
+        content["source_digest"] = stream.hexdigest()
         finish_shards(staged, content, writers, report, set(opened[0].special_tokens.values()))
     return report
 
