@@ -13,6 +13,7 @@ import pytest
 from fast_electra.cli.main import app, import_plugins, main
 from fast_electra.config import Config, load_config
 from fast_electra.config.keys import Key, keys
+from fast_electra.config.phases import Phase
 from fast_electra.evaluation.settings import EvaluationConfig
 from fast_electra.studies.grid.plan import plan
 from fast_electra.studies.grid.settings import read_study
@@ -37,8 +38,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def known_keys() -> dict[str, Key]:
-    """The keys of a run and of an evaluation."""
-    return keys(EvaluationConfig) | keys()
+    """The keys of a run, of its phases and of an evaluation."""
+    return keys(EvaluationConfig) | keys(Phase) | keys()
 
 
 def prose(page: Path) -> str:

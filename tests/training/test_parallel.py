@@ -32,18 +32,13 @@ from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
 from fast_electra.training import outlook
-from fast_electra.training.assembly import (
-    Assembled,
-    assemble,
-    differing_replacements,
-    read_inputs,
-    validation_batches,
-)
+from fast_electra.training.assembly import Assembled, assemble, read_inputs
 from fast_electra.training.auxiliary import excluded_tokens
 from fast_electra.training.checkpoint_models import read_model
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.setup import refuse_uneven
 from fast_electra.training.telemetry import Observer
+from fast_electra.training.validation_rows import differing_replacements, validation_batches
 from tests import processes, tiny
 from tests.evaluation.test_probing import words_task
 
@@ -66,6 +61,10 @@ SETTINGS: dict[str, dict] = {
         "execution__precision": "bfloat16",
         "execution__reduction": "weights",
     },
+    "phases": {
+        "kind": "fast_electra",
+        "phases": [{"start": 9, "data": {"length": 24}, "corruption": {"masking": {"rate": 0.3}}}],
+    },
     "uneven": {"kind": "fast_electra", "training__batch_size": 7, "training__micro_batch_size": None},
 }
 # With FSDP2 a batch must be divided evenly.
@@ -79,7 +78,7 @@ ALL = [
 QUICK = [
     *(("mlm", "ddp", 2), ("frozen", "fsdp", 2), ("delta", "ddp", 2), ("corrective", "fsdp", 2), ("adaptive", "ddp", 2)),
     *(("disentangled", "fsdp", 2), ("tied", "ddp", 2), ("low", "fsdp", 2), ("low, added low", "ddp", 2)),
-    *(("muon", "fsdp", 4), ("uneven", "ddp", 4)),
+    *(("muon", "fsdp", 4), ("uneven", "ddp", 4), ("phases", "ddp", 2)),
 ]
 """each setting once; the other cases are slow tests"""
 CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in ALL]
@@ -89,8 +88,8 @@ PARTS = {1: 5, 2: 10, 4: 15}
 
 def config_of(name: str, folder: Path, parallel: str) -> Config:
     changes = {"training__batch_size": 8, "training__micro_batch_size": 2} | SETTINGS[name]
-    kind = changes.pop("kind")
-    return tiny.settings(
+    kind, phases = changes.pop("kind"), changes.pop("phases", [])
+    config = tiny.settings(
         folder / "shards",
         kind,
         folder / "auxiliary" if kind == "fast_electra" else None,
@@ -100,6 +99,7 @@ def config_of(name: str, folder: Path, parallel: str) -> Config:
         execution__parallel=parallel,
         **changes,
     )
+    return Config.model_validate(config.model_dump() | {"phases": phases})
 
 
 def train_part(folder: Path, parallel: str, until: int) -> None:
@@ -405,5 +405,5 @@ def test_the_processes_share_the_estimated_time(monkeypatch):
         monkeypatch.setattr(outlook.time, "perf_counter", lambda clock=clock: next(clock))
         monkeypatch.setattr(distributed, "size", lambda size=size: size)
         config = tiny.settings(Path("shards"))
-        times.append(outlook._seconds_per_update(config, None, choose_execution(config.execution)))
+        times.append(outlook._seconds_per_update(config, None, choose_execution(config.execution), 0))
     assert times == [40.0, 10.0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +17,7 @@ def corrupt(
     *overrides: str,
     out: Path,
     shard: str | None = None,
+    phase: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
     time_limit: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -36,6 +37,8 @@ def corrupt(
     shard
         i/n: compute only share i of n (1/n to n/n), so that n processes can fill one folder. Under torchrun the default
         is the rank of the process.
+    phase
+        The phase of the run whose rows are computed, from 1; each phase with rows or masks of its own needs a cache.
     time_limit
         Stop before this time has passed, such as 2h, 90m or 5400 (seconds); the exit status is then 75, and the same
         command continues.
@@ -62,6 +65,7 @@ def corrupt(
             settings,
             out,
             share,
+            phase,
             progress=lambda done, total: display.update(task, completed=done, total=total),
             say=console.say,
         )

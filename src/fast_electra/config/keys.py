@@ -26,7 +26,9 @@ class Key:
 
 
 def sections_of(annotation: Any) -> tuple[type[Section], ...]:
-    """The section types that a field may hold: none for a plain value, several where `kind` tells them apart."""
+    """The section types that a field may hold: none for a value or a list, several where `kind` tells them apart."""
+    if get_origin(annotation) is list:
+        return ()
     members = [item for item in get_args(annotation) or (annotation,) if isinstance(item, type)]
     parts = [part for item in members if issubclass(item, Part) for part in item.kinds.values()]
     return tuple(parts or [member for member in members if issubclass(member, Section)])

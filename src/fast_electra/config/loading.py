@@ -13,7 +13,17 @@ from typing import Any
 from fast_electra import plugins
 from fast_electra.config.checking import merge_layers, validate
 from fast_electra.config.keys import keys, one_of
-from fast_electra.config.reading import Keys, Layer, layer_of, read_named_file, read_overrides, read_text, setting
+from fast_electra.config.phases import Phase
+from fast_electra.config.reading import (
+    Keys,
+    Layer,
+    Source,
+    layer_of,
+    read_named_file,
+    read_overrides,
+    read_text,
+    setting,
+)
 from fast_electra.config.tree import BUDGETS, Config, move_earlier_keys
 from fast_electra.errors import ConfigError
 
@@ -51,7 +61,31 @@ def _checked(layer: Layer, overrides: Sequence[str]) -> Config:
     _move_earlier_keys(given)
     layer = merge_layers(layer, given, layer.name, Config)
     _import_plugins(layer)
+    _check_phases(layer)
     return validate(layer, Config, _missing)
+
+
+def _check_phases(layer: Layer) -> None:
+    """Check each entry of `phases` as a tree of its own, so that a message names its line and its keys."""
+    entries = layer.tree.get("phases")
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        path = ("phases", str(number))
+
+        def place_of(path: Keys, number: int = number) -> str:
+            place = layer.place(path)
+            return f"{place.split('=')[0] if place.startswith('override ') else place}, phase {number + 2}"
+
+        def without_start(inside: Layer, _: list[Keys]) -> str:
+            return f"{inside.name}: start must be given, such as start: 0.9."
+
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{place_of(path)}: a phase is a mapping such as {{start: 0.9, data: {{length: 512}}}}.")
+        sources = {
+            key[2:]: Source(place_of(key), source.text)
+            for key, source in layer.sources.items()
+            if key[:2] == path and key != path
+        }
+        validate(Layer(place_of(path), entry, sources), Phase, without_start)
 
 
 def _on_preset(layer: Layer, visited: tuple[str, ...] = ()) -> Layer:

@@ -23,6 +23,11 @@ def dump_config(config: Config) -> str:
                 comment = comment or (type(value).__doc__ or "").split("\n")[0]
                 text.append(f"{indent}{name}:  # {comment}" if comment else f"{indent}{name}:")
                 add(value, f"{prefix}{name}.", indent + "  ")
+            elif name == "phases" and value:
+                text.append(f"{'phases:':<28}  # {comment}")
+                text.extend(
+                    f"  - {yaml_value(_given(phase.model_dump(mode='json', exclude_none=True)))}" for phase in value
+                )
             else:  # a value, or a section that may be left out and is
                 comment = _comment(key) if key else comment
                 # Comments of values are aligned; long values push theirs to the right.
@@ -31,6 +36,12 @@ def dump_config(config: Config) -> str:
 
     add(config, "", "")
     return "\n".join(text) + "\n"
+
+
+def _given(tree: dict[str, Any]) -> dict[str, Any]:
+    """A mapping without its empty sections."""
+    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in tree.items()}
+    return {name: value for name, value in inner.items() if value != {}}
 
 
 def _comment(key: Key) -> str:

@@ -76,9 +76,7 @@ def parse(text: str, name: str, base: Keys = (), place: str | None = None) -> tu
         if isinstance(node, MappingNode):
             return mapping(node, path)
         if isinstance(node, SequenceNode):
-            items = [value(item, path) for item in node.value]
-            sources[path] = Source(at(node.start_mark.line), "")  # not its last item's
-            return items
+            return [value(item, (*path, str(number))) for number, item in enumerate(node.value)]
         sources[path] = Source(at(node.start_mark.line), node.value)
         return scalar(node)
 

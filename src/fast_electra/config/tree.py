@@ -6,15 +6,29 @@ Notable:
 - a section has no default that fits only one model size: shapes and rates come from presets.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 import fast_electra.corruption.adaptive  # noqa: F401 - registers its schedule
+from fast_electra.config.phases import (
+    UNKNOWN_UPDATES,
+    OwnRate,
+    Phase,
+    PhaseCorruption,
+    PlannedPhase,
+    given,
+    misfit,
+    why_not,
+)
 from fast_electra.corruption.auxiliary_kinds import AutoAuxiliary, AuxiliaryConfig
+from fast_electra.corruption.schedules import Curriculum, PhasedCurriculum
 from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.settings import DataConfig
+from fast_electra.errors import ConfigError
 from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.objectives.settings import ElectraObjective, FastElectraObjective, ObjectiveConfig
@@ -79,11 +93,6 @@ class TrainingConfig(Section):
     """updates in a row that are skipped (not finite, or a spike), before the run goes back to its newest checkpoint"""
     trackers: list[Tracker] = Field(default=[])
     """experiment trackers that get the metrics, too: tensorboard, wandb, trackio, mlflow (each an extra)"""
-
-    @property
-    def rows(self) -> int | None:
-        """Rows that all updates read; None where the number of updates is not known yet."""
-        return None if self.updates is None else self.updates * self.batch_size
 
     @classmethod
     def make_room(cls, below: dict[str, Any], above: Mapping[str, Any]) -> None:
@@ -187,6 +196,8 @@ class Config(Section):
     optimizer: Optimizer
     training: TrainingConfig
     execution: ExecutionConfig = ExecutionConfig()
+    phases: list[Phase] = Field(default=[])
+    """phases after the first, each {start: 0.9, …} with what changes while it lasts (docs/phases.md)"""
 
     @property
     def copied_from_auxiliary(self) -> dict[str, str]:
@@ -253,17 +264,113 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if sentence := why_not(self.phases, self.training.updates):
+            raise ValueError(sentence)
+        for number, phase in enumerate(self.phases, start=2):
+            if sentence := misfit(phase, self, self.in_phase(number)):
+                raise ValueError(f"phase {number} of phases: {sentence}")
+        return self
+
+    def in_phase(self, number: int) -> Self:
+        """The settings in a phase (1 is the first), as those of a run without phases."""
+        if number == 1:
+            return self.model_copy(update={"phases": []})
+        phase = self.phases[number - 2]
+        changed = {name: given(getattr(phase, name)) for name in ("data", "optimizer", "training")}
+        corruption = {name: value for name, value in given(phase.corruption).items() if name != "masking"}
+        corruption["masking"] = self.corruption.masking.model_copy(update=given(phase.corruption.masking))
+        return self.model_copy(
+            update={
+                **{name: getattr(self, name).model_copy(update=new) for name, new in changed.items()},
+                "corruption": self.corruption.model_copy(update=corruption),
+                "phases": [],
+            }
+        )
+
+    def planned_phases(self, updates: int | None = None) -> list[PlannedPhase]:
+        """The phases in numbers, the first one included.
+
+        Args:
+            updates: of the whole run; None: `known_updates`, or a million where the budget is in FLOPs or hours.
+
+        Raises:
+            ConfigError: a phase would have no update.
+        """
+        updates = updates or self.known_updates or UNKNOWN_UPDATES
+        if sentence := why_not(self.phases, updates):
+            raise ConfigError(f"the run has {updates} updates, and {sentence}.")
+        found: list[PlannedPhase] = []
+        places = [0, *(phase.update(updates) for phase in self.phases), updates]
+        orders: dict[Any, int] = {}
+        for number, (start, stop) in enumerate(pairwise(places), start=1):
+            config = self.in_phase(number)
+            order = orders.setdefault((config.data.shards, config.data.length), len(orders))
+            first = max((before.end for before in found if before.order == order), default=0)
+            found.append(PlannedPhase(config, start, stop, order, first))
+        return found
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest rows of any phase."""
+        return max([self.data.length, *(phase.data.length or 0 for phase in self.phases)])
+
     @property
     def known_updates(self) -> int | None:
         """Number of updates; None if the budget (FLOPs, hours) becomes a number only at the start of the run."""
-        if self.training.tokens is not None:
-            return max(1, self.training.tokens // (self.training.batch_size * self.data.length))
-        return self.training.updates
+        if self.training.tokens is None:
+            return self.training.updates
+        each = [self.in_phase(number) for number in range(1, len(self.phases) + 2)]
+        return self.updates_within(self.training.tokens, [c.training.batch_size * c.data.length for c in each])
+
+    def updates_within(self, budget: float, costs: Sequence[float]) -> int:
+        """The most updates whose cost is within a budget, at least 1; `costs` are those of an update of each phase."""
+
+        def cost(updates: int) -> float:
+            places = [0, *(min(phase.update(updates), updates) for phase in self.phases), updates]
+            return sum(each * (stop - start) for each, (start, stop) in zip(costs, pairwise(places), strict=True))
+
+        return max(1, bisect_right(range(1, 2**53), budget, key=cost))
+
+    def with_updates(self, updates: int, starts: Sequence[int] | None = None) -> Self:
+        """The configuration with its budget and the starts of its phases as numbers of updates.
+
+        Args:
+            updates: of the whole run.
+            starts: of each entry of `phases`; None: as they are given.
+        """
+        budget = {"updates": updates, "tokens": None, "flops": None, "hours": None}
+        starts = starts or [phase.update(updates) for phase in self.phases]
+        phases = [p.model_copy(update={"start": start}) for p, start in zip(self.phases, starts, strict=True)]
+        return self.model_copy(update={"training": self.training.model_copy(update=budget), "phases": phases})
+
+    def own_rates(self, updates: int | None = None) -> list[OwnRate]:
+        """The phases with a learning rate of their own; `updates` as in `planned_phases`."""
+        planned = self.planned_phases(updates)[1:]
+        changes = [given(phase.optimizer) for phase in self.phases]
+        return [OwnRate(plan.start, plan.stop, new) for plan, new in zip(planned, changes, strict=True) if new]
+
+    def curriculum(self, updates: int | None = None) -> Curriculum:
+        """The curriculum of the run, with the phases that have their own; `updates` as in `planned_phases`."""
+        whole = self.corruption.schedule.curriculum(self.corruption.augmentation)
+        planned = self.planned_phases(updates)
+        total = planned[-1].stop
+        own = [
+            (
+                plan.start / total,
+                plan.stop / total,
+                schedule.curriculum(self.corruption.augmentation),
+            )
+            for plan, phase in zip(planned[1:], self.phases, strict=True)
+            if (schedule := phase.corruption.schedule)
+        ]
+        return PhasedCurriculum(whole, own) if own else whole
 
 
 def _rebuild() -> None:
     """Take in the parts that were registered since."""
-    for section in (CorruptionConfig, ElectraObjective, Config):
+    for section in (CorruptionConfig, ElectraObjective, PhaseCorruption, Phase, Config):
         section.model_rebuild(force=True)
 
 

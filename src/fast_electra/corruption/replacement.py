@@ -18,6 +18,7 @@ Shapes: B sequences, S positions, M masked positions (padded), N = B · M.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +90,17 @@ class OnTheFly:
         tokens_BM = path.at(difficulty.temperature).view_as(masked.positions_BM)
         ids_BS, replaced_BS = replace(batch, masked, tokens_BM)
         return dataclasses.replace(corrupted, ids_BS=ids_BS, replaced_BS=replaced_BS)
+
+
+@dataclass(frozen=True)
+class ByPhase:
+    """Takes the source of each batch's phase."""
+
+    sources: Sequence[CorruptionSource]
+
+    def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
+        """The batch, corrupted by the source of its phase."""
+        return self.sources[batch.phase].corrupt(batch, masked, difficulty, seed)
 
 
 def race(

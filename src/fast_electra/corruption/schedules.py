@@ -8,6 +8,7 @@ Notable:
 - the schedules whose formula takes one line are all in this file, so that they can be compared.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import cos, exp, pi
@@ -113,6 +114,40 @@ class ScheduledCurriculum:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Does nothing: a schedule has no state."""
+
+
+@dataclass(frozen=True)
+class PhasedCurriculum:
+    """The curriculum of a run in which some phases have their own."""
+
+    whole: Curriculum
+    """of the run; it alone observes, and has a state"""
+    own: Sequence[tuple[float, float, Curriculum]]
+    """the progress of the run at which a phase begins and ends, and its curriculum, over the phase"""
+
+    @property
+    def observes(self) -> bool:
+        """Whether the run's curriculum observes."""
+        return self.whole.observes
+
+    def difficulty(self, progress: float) -> Difficulty:
+        """The difficulty at a progress of the run."""
+        for start, stop, curriculum in self.own:
+            if start <= progress < stop or progress == stop == 1:
+                return curriculum.difficulty((progress - start) / (stop - start))
+        return self.whole.difficulty(progress)
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Pass the metrics to the run's curriculum."""
+        self.whole.observe(metrics)
+
+    def state_dict(self) -> dict[str, float]:
+        """The state of the run's curriculum."""
+        return self.whole.state_dict()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue the run's curriculum."""
+        self.whole.load_state_dict(state)
 
 
 InitialTemperature = Annotated[float, Field(gt=0)] | Literal["auto"]

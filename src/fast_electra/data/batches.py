@@ -56,6 +56,8 @@ class Batch:
     padded: bool = True
     """whether any row has padding, decided on the host; also True if nobody looked, as on a GPU, which would be waited
     for"""
+    phase: int = 0
+    """number of the run's phase that the rows belong to, from 0"""
 
     @classmethod
     def of(cls, ids: Tensor, padding: Tensor, eligible: Tensor | None = None, indices: Tensor | None = None) -> "Batch":
@@ -90,20 +92,24 @@ class Batch:
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` rows; the last may have fewer."""
         parts = zip(*(tensor.split(size) for tensor in self._tensors()), self.samples.split(size), strict=True)
-        return [Batch(*part, samples=samples, padded=self.padded and _has_padding(part[4])) for *part, samples in parts]
+        return [
+            Batch(*part, samples=samples, padded=self.padded and _has_padding(part[4]), phase=self.phase)
+            for *part, samples in parts
+        ]
 
     def to(self, device: Any) -> "Batch":
         """A copy on a device."""
         moved = (tensor.to(device, non_blocking=True) for tensor in self._tensors())
-        return Batch(*moved, samples=self.samples, padded=self.padded)
+        return Batch(*moved, samples=self.samples, padded=self.padded, phase=self.phase)
 
     def pinned(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU copies without being waited for."""
-        return Batch(*(tensor.pin_memory() for tensor in self._tensors()), samples=self.samples, padded=self.padded)
+        pinned = (tensor.pin_memory() for tensor in self._tensors())
+        return Batch(*pinned, samples=self.samples, padded=self.padded, phase=self.phase)
 
     def _tensors(self) -> list[Tensor]:
         """Every tensor but `samples`."""
-        return [getattr(self, field.name) for field in fields(self)[:-2]]
+        return [getattr(self, field.name) for field in fields(self)[:-3]]
 
 
 class Rows:
@@ -119,6 +125,7 @@ class Rows:
         length: int,
         special: Mapping[str, int],
         attention: Literal["packed", "document"] = "packed",
+        phase: int = 0,
     ) -> None:
         """Prepare the rows of a stream; nothing is read yet.
 
@@ -127,7 +134,9 @@ class Rows:
             length: S, tokens of a row.
             special: ids by name; `pad`, `cls` and `sep` are needed, and none of the ids is eligible.
             attention: `document`: positions start at 0 in each document; `packed`: in each row.
+            phase: of the batches.
         """
+        self._phase = phase
         self._streams = [streams] if isinstance(streams, TokenStream) else list(streams)
         self.length = length
         self.attention = attention
@@ -177,7 +186,16 @@ class Rows:
             samples = ~indices
         padded = bool((used_B < self.length).any())
         return Batch(
-            ids_BS, documents_BS, positions_BS, eligible_BS, padding_BS, epochs, indices.clone(), samples, padded
+            ids_BS,
+            documents_BS,
+            positions_BS,
+            eligible_BS,
+            padding_BS,
+            epochs,
+            indices.clone(),
+            samples,
+            padded,
+            self._phase,
         )
 
     def content(self, index: int) -> np.ndarray:
@@ -202,6 +220,8 @@ class BatchSchedule:
         seed: int,
         share: tuple[int, int] = (0, 1),
         weights: Sequence[float] = (),
+        first: int = 0,
+        first_epoch: int = 0,
     ) -> None:
         """Prepare the order; a batch may hold the end of one epoch and the beginning of the next.
 
@@ -212,6 +232,8 @@ class BatchSchedule:
             share: this process's rank and the number of processes. Each gets consecutive rows of a batch, the first
                 ones one more if the batch cannot be divided evenly.
             weights: of the streams of `rows`; empty: the rows of all streams have one order.
+            first: place in the order at which the first update begins.
+            first_epoch: number of the first epoch; other epochs have other orders, masks and noise.
 
         Raises:
             DataError: there are fewer rows than a batch holds, or a weight is too small.
@@ -227,6 +249,7 @@ class BatchSchedule:
         self.left_out: list[int] = []
         """numbers of the batches that no update reads, ascending; the updates after them read the following batches"""
         self._mixture = Mixture(weights, seed) if weights else None
+        self._first, self._first_epoch = first, first_epoch
         rank, size = share
         self._share = slice(*((batch_size * end + size - 1) // size for end in (rank, rank + 1)))
 
@@ -249,16 +272,19 @@ class BatchSchedule:
 
     def rows_of(self, batch: int) -> np.ndarray:
         """The row numbers of a whole batch, int64, ascending batch numbers from 0."""
-        return self._order(batch * self.batch_size + np.arange(self.batch_size, dtype=np.int64))[0]
+        return self._order(self._first + batch * self.batch_size + np.arange(self.batch_size, dtype=np.int64))[0]
 
     def read(self, updates: int) -> list[int]:
         """The number of rows of each stream that the first updates read, those of batches left out included."""
-        rows = self.batch_number(updates) * self.batch_size
-        return self._mixture.counts(rows) if self._mixture else [rows]
+        first, rows = self._first, self.batch_number(updates) * self.batch_size
+        if not self._mixture:
+            return [rows]
+        counts = zip(self._mixture.counts(first + rows), self._mixture.counts(first), strict=True)
+        return [after - before for after, before in counts]
 
     def _numbers(self, update: int) -> np.ndarray:
         """Places in the run's order over all epochs, int64."""
-        first = self.batch_number(update) * self.batch_size
+        first = self._first + self.batch_number(update) * self.batch_size
         return first + np.arange(self.batch_size, dtype=np.int64)[self._share]
 
     def _order(self, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -274,6 +300,7 @@ class BatchSchedule:
     def _ordered(self, places_B: np.ndarray, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers and epochs at some places in the endless order of `count` rows, the first of which is `first`."""
         epochs_B, places_B = np.divmod(places_B, count)
+        epochs_B += self._first_epoch
         indices_B = np.empty_like(places_B)
         for epoch in np.unique(epochs_B):
             chosen = epochs_B == epoch

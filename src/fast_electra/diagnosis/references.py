@@ -68,6 +68,7 @@ def curve_settings(config: Config) -> dict[str, Any]:
         **{name: tree[name] for name in ("main", "objective", "corruption", "optimizer")},
         "data": {name: tree["data"][name] for name in ("tokenizer", "length", "attention")},
         "batch_size": config.training.batch_size,
+        **({"phases": tree["phases"]} if config.phases else {}),
     }
 
 

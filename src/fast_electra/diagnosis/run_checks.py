@@ -94,9 +94,14 @@ def repetition(run: Run) -> list[Finding]:
     shards = _shards(run)
     if shards is None:
         return [Finding("repetition", "skipped", f"no shards at {run.config.data.shards}")]
-    training = run.config.training
     corpus = shards.split("train").tokens
-    epochs = run.curves.updates * training.batch_size * run.config.data.length / corpus
+    planned = run.config.planned_phases(run.curves.updates)
+    rows = [
+        (phase.stop - phase.start) * phase.config.training.batch_size * phase.config.data.length
+        for phase in planned
+        if phase.config.data.shards == run.config.data.shards
+    ]
+    epochs = sum(rows) / corpus
     measured = f"{epochs:.1f} epochs of {corpus:,} tokens"
     normal = f"at most {MOST_EPOCHS} (BERT: about 40)"
     if epochs <= MOST_EPOCHS:
@@ -108,7 +113,7 @@ def repetition(run: Run) -> list[Finding]:
 def unchanged_inputs(run: Run, parts: Assembled) -> list[Finding]:
     """Check by digests that auxiliary and data are the same as at the start of the run."""
     findings = []
-    for name, now in (("auxiliary", parts.auxiliary_digest), ("data", parts.shards.fingerprint)):
+    for name, now in (("auxiliary", parts.auxiliary_digest), ("data", parts.data_digest)):
         before = run.folder.digest(name)
         if before is None or now is None:
             continue

@@ -4,17 +4,21 @@ Notable:
 - Transformers casts to float32, negates and concatenates halves, multiplies and casts back, which takes a quarter of a
   training step of a small ModernBERT on a CPU. Here both halves are written directly, in the tensors' type, and the
   backward pass is explicit;
+- a phase of a run may change the base of the positions, for longer rows;
 - the function is replaced in the Transformers module that defines the model's class, where the class looks it up.
 
 Shapes: B sequences, H heads, S positions, D width of a head.
 """
 
 import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from fast_electra.errors import ConfigError
 
 _FUNCTION = "apply_rotary_pos_emb"
 # Modules whose function is `x · cos + rotate_half(x) · sin` for queries and keys, and nothing else.
@@ -26,6 +30,57 @@ def use_fast_rotary(model: PreTrainedModel) -> None:
     module = sys.modules[type(model.base_model).__module__]
     if module.__name__.split(".")[-2] in _KNOWN and hasattr(module, _FUNCTION):
         setattr(module, _FUNCTION, _rotate_both)
+
+
+class PhasedRotary:
+    """The base of models' rotary positions in each phase of a run, in layers that see the whole row."""
+
+    def __init__(self, models: Mapping[str, nn.Module], thetas: Sequence[float | None]) -> None:
+        """Remember the models' own bases.
+
+        Args:
+            models: by name; `main` is the main model.
+            thetas: the base in each phase after the first; None: the model's own.
+
+        Raises:
+            ConfigError: a base is given, and the main model has no rotary positions.
+        """
+        self._thetas = [None, *thetas] if any(thetas) else []
+        named = {name: cast(PreTrainedModel, model) for name, model in models.items()}
+        self._own = [(model, found["rope_theta"]) for model in named.values() if (found := _whole_row(model))]
+        if self._thetas and not _whole_row(named["main"]):
+            raise ConfigError(
+                f"main.rope_theta of a phase changes nothing in this {named['main'].config.model_type}, which has no "
+                "rotary positions: leave it out."
+            )
+
+    def enter(self, phase: int) -> None:
+        """Give the models the base of a phase, by its number from 0; their configurations have it, too."""
+        for model, own in self._own if self._thetas else ():
+            _set_theta(model, self._thetas[phase] or own)
+
+
+@torch.no_grad()
+def _set_theta(model: PreTrainedModel, theta: float) -> None:
+    settings = _whole_row(model)
+    if settings and settings["rope_theta"] != theta:
+        settings["rope_theta"] = theta
+        rotary = _rotary(model)
+        made = type(rotary)(model.config)
+        for name, buffer in rotary.named_buffers():
+            buffer.copy_(made.get_buffer(name))
+
+
+def _whole_row(model: PreTrainedModel) -> dict[str, Any] | None:
+    """The settings of the rotary positions in layers that see the whole row."""
+    found = getattr(model.config, "rope_parameters", None) or {}
+    found = found.get("full_attention", found)
+    return found if "rope_theta" in found and _rotary(model) is not None else None
+
+
+def _rotary(model: PreTrainedModel) -> Any:
+    """The module that makes the rotary positions from the configuration."""
+    return next((module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")), None)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

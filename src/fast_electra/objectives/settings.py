@@ -62,6 +62,11 @@ class ObjectiveConfig(Part):
         return False
 
     @property
+    def has_own_rates(self) -> bool:
+        """Whether a model has other optimizer settings than the main model."""
+        return False
+
+    @property
     def main_loss_weight(self) -> float:
         """Weight of the main model's loss in the gradients that are clipped."""
         return 1.0
@@ -190,6 +195,10 @@ class ElectraObjective(ObjectiveConfig):
     @property
     def shares_table(self) -> bool:
         return self.sharing == "tied"
+
+    @property
+    def has_own_rates(self) -> bool:
+        return self.generator_optimizer is not None
 
     @property
     def main_loss_weight(self) -> float:

@@ -43,12 +43,12 @@ from fast_electra.training.assembly import (
     chosen_temperature,
     measured,
     read_inputs,
-    validation_batches,
 )
 from fast_electra.training.auxiliary import load_auxiliary, make_auxiliary
 from fast_electra.training.cached_corruption import cache_identity
 from fast_electra.training.flops import count_flops
 from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
+from fast_electra.training.validation_rows import validation_batches
 
 PART_TOKENS = 2**20
 """approximate number of tokens in a part, which is the most that a killed process loses"""
@@ -100,6 +100,7 @@ def build_cache(
     config: Config,
     folder: Path,
     shard: tuple[int, int] = (1, 1),
+    phase: int = 1,
     progress: CacheProgress = lambda done, total: None,
     say: Callable[[str], None] = lambda _: None,
     part_tokens: int = PART_TOKENS,
@@ -110,6 +111,7 @@ def build_cache(
         config: of the run; its schedule does not matter.
         folder: a new folder, or a cache with the same settings, to which missing parts are added.
         shard: (i, n) with i from 1 to n: this process makes every n-th part, starting with the i-th.
+        phase: number of the run's phase whose rows it stores, from 1.
         progress: called with rows done and the total number of rows of this process.
         say: called with one sentence at a time.
         part_tokens: see `PART_TOKENS`; an existing folder keeps its size of parts.
@@ -117,12 +119,18 @@ def build_cache(
     Raises:
         ConfigError, DataError, ModelError: something is missing or does not fit, or the folder holds something else.
     """
-    updates = _updates(config)
+    _refuse_unfit(config)
+    count = len(config.phases) + 1
+    if not 1 <= phase <= count:
+        raise ConfigError(f"--phase {phase} is none of the {count} phases of the run: give a number from 1 to {count}.")
     execution = choose_execution(config.execution)
     apply_threads(execution)
-    inputs = read_inputs(config, execution)
+    run = read_inputs(config, execution)
+    inputs = run.phases[phase - 1]
+    size = inputs.config.training.micro_batch_size or inputs.config.training.batch_size
+    rows = max(each.plan.end for each in run.phases if each.plan.order == inputs.plan.order)
     with folder_lock(folder, name=f"{LOCK}-{shard[0]}-of-{shard[1]}"):  # processes with other parts may write here too
-        builder = _Builder.of(inputs, folder, updates * config.training.batch_size, part_tokens)
+        builder = _Builder.of(inputs, folder, -(-rows // size) * size, part_tokens)
         for note in inputs.notes:
             say(note)
         mine = [n for n in range(builder.parts + 1) if n % shard[1] == shard[0] - 1]
@@ -135,12 +143,8 @@ def build_cache(
         return builder.report(built=len(missing))
 
 
-def _updates(config: Config) -> int:
-    """The number of updates that the cache is for.
-
-    Raises:
-        ConfigError: the configuration cannot use a cache, or its budget does not fix the number of updates.
-    """
+def _refuse_unfit(config: Config) -> None:
+    """Refuse a configuration that cannot use a cache, or whose budget does not fix the number of updates."""
     if not config.objective.uses_auxiliary:
         raise ConfigError(
             f"objective.kind={config.objective.kind} has no frozen auxiliary, so there is nothing to compute ahead of "
@@ -151,11 +155,11 @@ def _updates(config: Config) -> int:
             f"corruption.augmentation.kind={config.corruption.augmentation.kind} changes the auxiliary at every "
             "update, so its output cannot be computed ahead of time: use temperature."
         )
-    if config.known_updates is not None:
-        return config.known_updates
-    raise ConfigError(
-        "a budget in hours or FLOPs does not say how many rows a cache needs: give training.updates or training.tokens."
-    )
+    if config.known_updates is None:
+        raise ConfigError(
+            "a budget in hours or FLOPs does not say how many rows a cache needs: give training.updates or "
+            "training.tokens."
+        )
 
 
 @dataclass

@@ -23,9 +23,11 @@ from transformers import PreTrainedModel
 
 import fast_electra
 from fast_electra import distributed
+from fast_electra.config.phases import UNKNOWN_UPDATES
 from fast_electra.config.reading import setting
 from fast_electra.config.tree import Config
 from fast_electra.corruption.cache import open_cache
+from fast_electra.data.hub import pinned_sources
 from fast_electra.data.locks import folder_lock
 from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
@@ -48,16 +50,14 @@ from fast_electra.terminal import Say
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import read_model, write_models
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import Diverged, Plan, State, make_update, train
+from fast_electra.training.loop import Diverged, Plan, State, train
 from fast_electra.training.optimizer import learning_rate
-from fast_electra.training.outlook import flops_per_update, warnings
-from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
-from fast_electra.training.setup import plan_of, start, validate
+from fast_electra.training.outlook import flops_per_update, phases_in_words, warnings
+from fast_electra.training.precision import Execution, apply_threads, choose_execution
+from fast_electra.training.setup import measured_seconds, plan_of, start, validate
 from fast_electra.training.telemetry import MetricsFile, Observer
 from fast_electra.training.trackers import TrackerObserver, refuse_missing_trackers
 from fast_electra.training.watchdog import Watchdog
-
-_SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
 
 
 @dataclass(frozen=True)
@@ -224,14 +224,14 @@ def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
         "updates": plan.updates,
         "tokens": session.state.tokens,
         "validation": validation,
-        "flops": plan.updates * run.flops_per_update,
+        "flops": run.flops(plan.updates),
     }
     # A kill may have come between the last checkpoint and the deletion of earlier ones.
     prune_checkpoints(run.checkpoints, plan.updates, session.config.training.keep_checkpoints)
     checkpoint = checkpoint_at(run.checkpoints, plan.updates)
     for name in parts.objective.models():
         model = read_model(checkpoint, name)
-        length = text_length(run.config, name, model, parts.tokenizer)
+        length = text_length(run.config, name, model, parts.tokenizer, plan.updates)
         card = model_card(run, result, name, model, length)
         export_model(model, parts.tokenizer, run.model(name), card, length)
     run.finish(result)
@@ -242,21 +242,29 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
     """Prepare a new run: its budget becomes a number of updates, and its folder is written last."""
     resolved, parts, internals = _assembled(_resolve(config, execution), execution, say)
     # Processes count on different rows.
-    per_update = distributed.from_main(flops_per_update(resolved, parts, execution))
+    per_update = [
+        distributed.from_main(flops_per_update(resolved, parts, execution, phase)) for phase in range(len(parts.phases))
+    ]
     state: State | None = None
     if resolved.training.updates is None:
         if resolved.training.flops is not None:
-            updates = max(1, int(resolved.training.flops / per_update))
+            updates = resolved.updates_within(resolved.training.flops, per_update)
         else:
             assert resolved.training.hours is not None
-            state, plan = start(_with_updates(resolved, 10**6), parts, execution)
-            updates = _updates_within(resolved.training.hours, state, plan, parts, execution)
-        resolved = _with_updates(resolved, updates)
-        say(f"the budget is {resolved.training.updates} updates.")
-        if resolved.corruption.cache is not None:
-            assert resolved.training.rows is not None
-            open_cache(resolved.corruption.cache, verify=False).refuse_short(resolved.training.rows)
-    for sentence in warnings(config, resolved, parts, execution):
+            state, plan = start(resolved.with_updates(UNKNOWN_UPDATES), parts, execution)
+            seconds = measured_seconds(state, plan, parts, execution)
+            updates = distributed.from_main(resolved.updates_within(resolved.training.hours * 3600, seconds))
+        say(f"the budget is {updates} updates.")
+        if config.phases:  # the parts were built for phases that start elsewhere
+            del parts, internals, state
+            gc.collect()
+            state = None
+            resolved, parts, internals = _assembled(_resolve(config, execution).with_updates(updates), execution, say)
+        else:
+            resolved = resolved.with_updates(updates)
+        for phase in resolved.planned_phases() if resolved.corruption.cache else ():
+            open_cache(cast(Path, phase.config.corruption.cache), verify=False).refuse_short(phase.end)
+    for sentence in [*phases_in_words(resolved, per_update), *warnings(config, resolved, parts, execution)]:
         say(sentence)
     if state is None:
         state, _ = start(resolved, parts, execution)
@@ -272,7 +280,8 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
     resolved = _resolve(located(config, run, as_given=True), execution)
     if run.initial_temperature is not None:
         resolved = resolved.model_copy(update={"corruption": resolved.corruption.with_initial(run.initial_temperature)})
-    resolved = _with_updates(resolved, opened.updates if isinstance(opened, Extend) else run.updates)
+    starts = [cast(int, phase.start) for phase in run.config.phases]  # an extension makes the last phase longer
+    resolved = resolved.with_updates(opened.updates if isinstance(opened, Extend) else run.updates, starts)
     resolved, parts, internals = _assembled(resolved, execution, say)
     run.refuse_other_inputs(**_digests(parts))
     checkpoint = newest_checkpoint(run.checkpoints, say)
@@ -280,7 +289,7 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
     state, plan = start(resolved, parts, execution)
     if isinstance(opened, Extend):
         say(_extension(resolved, parts, opened))
-        run = run.extend(as_recorded(resolved, run))
+        run = run.extend(_pinned(as_recorded(resolved, run), parts))
     if checkpoint:
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
@@ -301,35 +310,21 @@ def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, 
         say(note)
     rows, by_document = parts.validation[0].batch, config.data.attention == "document"
     internals = InternalsObserver(parts.objective.models(), rows, by_document, config.training.log_every, execution)
-    return config.model_copy(update={"corruption": parts.corruption}), parts, internals
+    return _pinned(config.model_copy(update={"corruption": parts.corruption}), parts), parts, internals
+
+
+def _pinned(config: Config, parts: Assembled) -> Config:
+    """A configuration whose sources have the revisions that the shards were made from."""
+    sources = pinned_sources(config.data.sources, parts.shards.manifest["report"]["sources"])
+    return config.model_copy(update={"data": config.data.model_copy(update={"sources": sources})})
 
 
 def _resolve(config: Config, execution: Execution) -> Config:
     """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
     resolved = config.model_copy(update={"execution": execution.settings})
-    if config.training.tokens is None or config.known_updates is None:
+    if config.known_updates is None:
         return resolved
-    return _with_updates(resolved, config.known_updates)
-
-
-def _updates_within(hours: float, state: State, plan: Plan, parts: Assembled, execution: Execution) -> int:
-    """The number of updates that take `hours`, by the speed of a few; `state` is the same afterwards."""
-    before = {name: tensor.clone() for name, tensor in state.tensors().items()}, state.scalars()
-    seconds = []
-    for update in range(_SPEED_UPDATES + 1):
-        began = time.perf_counter()
-        make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
-        synchronize(execution.device)
-        seconds.append(time.perf_counter() - began)
-    for name, tensor in state.tensors().items():
-        tensor.copy_(before[0][name])
-    state.restore(0, before[1], execution.device)
-    return distributed.from_main(max(1, int(hours * 3600 / (sum(seconds[1:]) / _SPEED_UPDATES))))
-
-
-def _with_updates(config: Config, updates: int) -> Config:
-    budget = {"updates": updates, "tokens": None, "flops": None, "hours": None}
-    return config.model_copy(update={"training": config.training.model_copy(update=budget)})
+    return resolved.with_updates(config.known_updates)
 
 
 def _save(
@@ -339,7 +334,7 @@ def _save(
         metrics.sync()
     models = {name: cast(PreTrainedModel, model) for name, model in parts.objective.models().items()}
     heads: dict[str, Head] = {name: config.objective.head_of(name) for name in models}
-    length = text_length(config, "main", models["main"], parts.tokenizer)
+    length = text_length(config, "main", models["main"], parts.tokenizer, state.update)
 
     def write_more(staged: Path) -> None:
         if distributed.is_main():
@@ -361,18 +356,19 @@ def _digests(parts: Assembled) -> dict[str, str | None]:
     """The digests of the run's inputs."""
     return {
         "tokenizer": parts.shards.tokenizer_fingerprint,
-        "data": parts.shards.fingerprint,
+        "data": parts.data_digest,
         "auxiliary": parts.auxiliary_digest,
         "main": parts.main_digest,
     }
 
 
-def _about(config: Config, parts: Assembled, execution: Execution, flops: int) -> dict[str, Any]:
-    """The keys of run.json besides configurations and digests; `flops` are those of one update."""
+def _about(config: Config, parts: Assembled, execution: Execution, flops: Sequence[int]) -> dict[str, Any]:
+    """The keys of run.json besides configurations and digests; `flops` are those of an update of each phase."""
     return {
         "auxiliary_measures": parts.auxiliary_measures,
         "earlier_flops": earlier_flops(config),
-        "flops_per_update": flops,
+        "flops_per_update": flops[0],
+        **({"flops_by_phase": flops} if config.phases else {}),
         "environment": {
             "fast_electra": fast_electra.__version__,
             "torch": torch.__version__,
@@ -405,8 +401,9 @@ def _refuse_lost_segment(opened: Resume | Extend, checkpoint: Checkpoint | None)
 def _extension(config: Config, parts: Assembled, opened: Extend) -> str:
     """A sentence that says how an extension changes the learning rate and the temperature."""
     done, updates = opened.run.updates, opened.updates
-    before = {"learning rate": learning_rate(config.optimizer, done - 1, done)}
-    after = {"learning rate": learning_rate(config.optimizer, done, updates)}
+    own = opened.run.config.own_rates(), config.own_rates()
+    before = {"learning rate": learning_rate(config.optimizer, done - 1, done, own[0])}
+    after = {"learning rate": learning_rate(config.optimizer, done, updates, own[1])}
     before |= parts.objective.settings((done - 1) / done)
     after |= parts.objective.settings(done / updates)
     changes = ", ".join(f"{name} from {before[name]:.4g} to {after[name]:.4g}" for name in before)

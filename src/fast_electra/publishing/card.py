@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import ModelCard
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fast_electra.config.phases import Phase
 from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config
 from fast_electra.models.export import longest_export
@@ -91,15 +92,19 @@ def earlier_flops(config: Config) -> dict[str, int | None]:
     found = {"main": training_flops(config.main.model)} if config.main.model else {}
     if config.objective.uses_auxiliary and config.corruption.cache:
         about = json.loads((config.corruption.cache / "cache.json").read_text())["auxiliary"]
-        assert config.training.rows is not None
-        found |= {"auxiliary": about["training_flops"], "cache": about["flops_per_row"] * config.training.rows}
+        read = {cast(Path, phase.config.corruption.cache): phase.end for phase in config.planned_phases()}
+        costs = [json.loads((cache / "cache.json").read_text())["auxiliary"]["flops_per_row"] for cache in read]
+        rows = zip(costs, read.values(), strict=True)
+        found |= {"auxiliary": about["training_flops"], "cache": sum(cost * count for cost, count in rows)}
     elif config.objective.uses_auxiliary and config.auxiliary.model:
         found["auxiliary"] = training_flops(config.auxiliary.model, config.auxiliary.checkpoint)
     return found
 
 
-def text_length(config: Config, part: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The largest number of tokens that an exported model should read: the run's `data.length`.
+def text_length(
+    config: Config, part: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, update: int
+) -> int:
+    """The largest number of tokens that an exported model should read: the longest `data.length` of its phases so far.
 
     A continued model may have been trained on longer texts before. Then it is what the model and its tokenizer accept.
 
@@ -108,8 +113,10 @@ def text_length(config: Config, part: str, model: PreTrainedModel, tokenizer: Pr
         part: see `model_card`.
         model: the exported model.
         tokenizer: of the run.
+        update: number of updates that the model was trained for.
     """
-    trained = config.data.length
+    begun = [phase for phase in config.planned_phases() if phase.start < update]
+    trained = max((phase.config.data.length for phase in begun), default=config.data.length)
     return max(trained, longest_export(model.config, tokenizer)) if _source(config, part) else trained
 
 
@@ -140,8 +147,7 @@ def model_card(run: RunFolder, result: Mapping[str, Any], part: str, model: PreT
         "data": f"token shards with fingerprint `{str(run.digest('data'))[:16]}`, tokenizer "
         f"`{str(run.digest('tokenizer'))[:16]}`",
         "longest text": _longest(length, config, part, model),
-        "updates": f"{result['updates']:,} of {config.training.updates:,}, each of {config.training.batch_size} rows "
-        f"of {config.data.length} tokens" + _segments(run),
+        "updates": f"{result['updates']:,} of {config.training.updates:,}{_rows(config)}{_segments(run)}",
         "tokens seen": f"{result['tokens']:,}",
         "computation": _computation(run.earlier_flops, result["flops"]),
         "seed": str(config.training.seed),
@@ -272,6 +278,16 @@ def _auxiliary(config: Config, weights: str | None) -> dict[str, str]:
     }
 
 
+def _rows(config: Config) -> str:
+    """The rows of an update, in each phase."""
+    if not config.phases:
+        return f", each of {config.training.batch_size} rows of {config.data.length} tokens"
+    return "".join(
+        f"; from update {p.start + 1:,} on {p.config.training.batch_size} rows of {p.config.data.length} tokens"
+        for p in config.planned_phases()
+    )
+
+
 def _segments(run: RunFolder) -> str:
     later = run.segments[1:]
     return "".join(f"; extended at {segment['from']:,} to {segment['updates']:,}" for segment in later)
@@ -316,5 +332,16 @@ def _without_folders(config: Config) -> Config:
             "corruption": config.corruption.model_copy(update={"cache": Path(cache.name) if cache else None}),
             "main": config.main.model_copy(update={"model": _last(main) if main else None}),
             "auxiliary": config.auxiliary.model_copy(update={"model": _last(auxiliary) if auxiliary else None}),
+            "phases": [_without_its_folders(phase) for phase in config.phases],
+        }
+    )
+
+
+def _without_its_folders(phase: Phase) -> Phase:
+    shards, cache = phase.data.shards, phase.corruption.cache
+    return phase.model_copy(
+        update={
+            "data": phase.data.model_copy(update={"shards": Path(shards.name) if shards else None}),
+            "corruption": phase.corruption.model_copy(update={"cache": Path(cache.name) if cache else None}),
         }
     )

@@ -169,12 +169,12 @@ def _export_checkpoint(run: RunFolder, update: int, folder: Path) -> None:
     result = {
         "updates": update,
         "tokens": checkpoint.scalars["tokens"],
-        "flops": update * run.flops_per_update,
+        "flops": run.flops(update),
         "validation": measured.get(update, {}),
     }
     for name in model_names(checkpoint):
         model = read_model(checkpoint, name)
-        length = text_length(run.config, name, model, tokenizer)
+        length = text_length(run.config, name, model, tokenizer, update)
         card = model_card(run, result, name, model, length)
         write_model(model, tokenizer, folder if name == "main" else folder / name, card, length)
 

@@ -36,11 +36,12 @@ def planned(config: Config, shares: Sequence[float]) -> list[PlannedUpdate]:
     total = config.known_updates or _UNKNOWN_UPDATES
     schedule = config.corruption.schedule
     has_plan = config.objective.uses_auxiliary and schedule.is_planned
-    curriculum = schedule.curriculum(config.corruption.augmentation) if has_plan else None
+    curriculum = config.curriculum(total) if has_plan else None
+    own_rates = config.own_rates(total)
     records = []
     for update in dict.fromkeys(min(int(share * total), total - 1) for share in shares):
         decided = curriculum.difficulty(update / total).logged() if curriculum else {}
-        rate = learning_rate(config.optimizer, update, total)
+        rate = learning_rate(config.optimizer, update, total, own_rates)
         records.append({"share": update / total, "update": update + 1.0} | decided | {"learning_rate": rate})
     return records
 

@@ -69,6 +69,7 @@ def line_chart(
     logarithmic: bool = False,
     smoothing: float = 0.0,
     reference: Mapping[str, float] | None = None,
+    marks: Mapping[str, float] | None = None,
     width: int = 460,
     height: int = 200,
     maximum_points: int = 500,
@@ -85,6 +86,7 @@ def line_chart(
         smoothing: half-life of an exponential mean, as a share of a series' points; the raw line stays behind it, pale.
             A series of under 40 points is not smoothed.
         reference: names and values of horizontal lines (chance, a baseline).
+        marks: names and places of vertical lines (the start of a phase).
         width: of the plotting area, in pixels.
         height: of the plotting area, in pixels.
         maximum_points: points of a series that are drawn.
@@ -135,6 +137,12 @@ def line_chart(
         layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"y": y}})
         label = {"type": "text", "style": "reference-label", "text": name}
         layers.append({"data": one, "mark": label, "encoding": {"y": y, "x": {"value": "width"}}})
+    for name, place in (marks or {}).items():
+        one, x = {"values": [{}]}, {"datum": place, "type": "quantitative"}
+        layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"x": x}})
+        late = place > 0.8 * max(rows, default=0)  # a name to its right would be cut off
+        label = {"type": "text", "style": "mark-label", "text": name} | ({"align": "right", "dx": -3} if late else {})
+        layers.append({"data": one, "mark": label, "encoding": {"x": x, "y": {"value": 0}}})
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": width,
@@ -342,6 +350,7 @@ def theme(*, page: bool = False) -> Specification:
             "raw": {"strokeWidth": 1, "opacity": 0.3},
             "reference": {"color": muted, "strokeDash": [3, 3], "strokeWidth": 1},
             "reference-label": label | {"align": "right", "baseline": "bottom", "dx": -2, "dy": -3},
+            "mark-label": label | {"align": "left", "baseline": "top", "dx": 3},
             "reference-label-top": label | {"align": "center", "baseline": "bottom", "dy": -3},
             "estimate": {"size": 90, "filled": True, "opacity": 1},
             "amount": {"size": 18},

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from fast_electra.report.figures import finite, look_up, percent
@@ -31,10 +33,14 @@ class Chart:
 def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]]]:
     """Return the charts of the two runs by heading; a chart without data is left out."""
     both = ((auxiliary, "auxiliary"), (main, "main model"))
+    of_main, of_auxiliary = phase_starts(main), phase_starts(auxiliary)
+    main_chart, auxiliary_chart, speed_chart = (
+        partial(make_chart, marks=marks) for marks in (of_main, of_auxiliary, of_main or of_auxiliary)
+    )
     unigram = series_of(auxiliary, "validation.unigram_accuracy", "").y
     reference = {"unigram baseline": unigram[-1] or 0.0} if unigram else {}
     main_charts = [
-        make_chart(
+        main_chart(
             "main-loss",
             "Loss of the main model",
             "Binary cross-entropy per token, in nats. It may rise while the corruption gets harder.",
@@ -42,7 +48,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="nats per token",
             smoothing=0.02,
         ),
-        make_chart(
+        main_chart(
             "main-auc",
             "Replaced-token detection",
             "ROC-AUC on held-out text, corrupted at temperature 1, over all tokens and over masked positions only.",
@@ -53,14 +59,14 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="ROC-AUC",
             reference={"chance": 0.5},
         ),
-        make_chart(
+        main_chart(
             "temperature",
             "Temperature",
             "Of the auxiliary's output. It is high at first, so that replacements are easy to detect.",
             [series_of(main, "temperature", "temperature")],
             y_title="temperature",
         ),
-        make_chart(
+        main_chart(
             "replaced",
             "Masked positions that were replaced",
             "A sample may equal the original. The expected share is known exactly, and the two lines must agree.",
@@ -72,7 +78,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             percent=True,
             smoothing=0.02,
         ),
-        make_chart(
+        main_chart(
             "entropy",
             "Entropy of the auxiliary",
             "Of the distribution of the replacements, at the temperature of the update.",
@@ -80,7 +86,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="nats",
             smoothing=0.02,
         ),
-        make_chart(
+        main_chart(
             "gradients",
             "Gradient norm",
             _clipped_note(main),
@@ -92,7 +98,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
         _inside_chart("main-inside", main),
     ]
     auxiliary_charts = [
-        make_chart(
+        auxiliary_chart(
             "auxiliary-loss",
             "Loss of the auxiliary",
             "Masked language modelling: cross-entropy per masked token, in nats.",
@@ -100,7 +106,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="nats per masked token",
             smoothing=0.02,
         ),
-        make_chart(
+        auxiliary_chart(
             "auxiliary-accuracy",
             "Masked tokens predicted correctly",
             "On held-out text, compared with always predicting the most frequent token.",
@@ -112,7 +118,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
         _inside_chart("auxiliary-inside", auxiliary),
     ]
     speed_charts = [
-        make_chart(
+        speed_chart(
             "throughput",
             "Throughput",
             "Original tokens per second of wall clock for the whole step, without padding.",
@@ -120,7 +126,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="tokens per second",
             smoothing=0.02,
         ),
-        make_chart(
+        speed_chart(
             "learning-rate",
             "Learning rate",
             "",
@@ -128,7 +134,7 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
             y_title="learning rate",
             y_format=".1~e",
         ),
-        make_chart(
+        speed_chart(
             "waiting",
             "Waiting for data",
             "Share of the time in which the training loop waits for the next batch.",
@@ -141,6 +147,12 @@ def run_charts(auxiliary: Records, main: Records) -> list[tuple[str, list[Chart]
     groups = [("Main model", main_charts), ("Auxiliary", auxiliary_charts), ("Speed and learning rate", speed_charts)]
     shown = [(heading, [chart for chart in charts if chart]) for heading, charts in groups]
     return [(heading, charts) for heading, charts in shown if charts]
+
+
+def phase_starts(records: Records) -> dict[str, float]:
+    """The names of a run's phases after the first, with the update after which each starts."""
+    phases = [(record["update"], record["phase"]) for record in records if "phase" in record]
+    return {f"phase {after}": update for (update, before), (_, after) in pairwise(phases) if after != before}
 
 
 def make_chart(key: str, title: str, note: str, lines: list[Series], **options: Any) -> Chart | None:

@@ -39,7 +39,7 @@ def report_content(run: Path) -> dict[str, Any]:
             "run": {
                 "updates": last["update"],
                 "tokens": last["tokens"],
-                "flops": last["update"] * found.flops_per_update,
+                "flops": found.flops(last["update"]),
             },
             "timing": {"seconds": {"updates": seconds}, "tokens_per_second": last["tokens"] / (seconds or 1.0)},
         },

@@ -85,7 +85,7 @@ def _completed(run: RunFolder) -> list[Record]:
         raise CheckpointError(f"{run.path} has no metrics yet: let it run for some updates.")
     seconds = accumulate(finite(look_up(record, "timing.seconds")) or 0.0 for record in records)
     return [
-        {**record, "flops": record["update"] * run.flops_per_update, "minutes": spent / 60}
+        {**record, "flops": run.flops(record["update"]), "minutes": spent / 60}
         for record, spent in zip(records, seconds, strict=True)
     ]
 

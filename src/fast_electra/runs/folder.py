@@ -218,8 +218,21 @@ class RunFolder:
 
     @property
     def flops_per_update(self) -> int:
-        """FLOPs of one whole update, the frozen auxiliary's included."""
+        """FLOPs of one whole update of the first phase, the frozen auxiliary's included."""
         return self.record["flops_per_update"]
+
+    @property
+    def phase_starts(self) -> list[int]:
+        """The number of updates before each phase; the first is 0."""
+        return [0, *(phase["start"] for phase in self.record["resolved"].get("phases", ()))]
+
+    def flops(self, updates: int) -> int:
+        """FLOPs of the first updates."""
+        starts, each = self.phase_starts, self.record.get("flops_by_phase") or [self.flops_per_update]
+        stops = (*starts[1:], updates)
+        return sum(
+            flops * max(0, min(updates, stop) - start) for flops, start, stop in zip(each, starts, stops, strict=True)
+        )
 
     @property
     def environment(self) -> Mapping[str, Any]:

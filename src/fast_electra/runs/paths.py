@@ -17,6 +17,7 @@ from fast_electra.runs.folder import RunFolder
 
 PATHS = ("data.shards", "data.tokenizer.path", "main.model", "auxiliary.model", "corruption.cache")
 """keys that name folders; digests check the content of these folders"""
+_OF_A_PHASE = ("data.shards", "corruption.cache")
 
 
 def started_from(run: Path) -> str:
@@ -42,7 +43,7 @@ def located(config: Config, run: RunFolder, as_given: bool = False) -> Config:
             return path
         return type(path)(os.path.relpath(base / path))
 
-    return _with_paths(config, PATHS, place)
+    return _with_paths(config, _paths(config), place)
 
 
 def as_recorded(config: Config, run: RunFolder | None) -> Config:
@@ -53,10 +54,16 @@ def as_recorded(config: Config, run: RunFolder | None) -> Config:
     def stored(path: Any, key: str) -> Any:
         value: Any = run.requested
         for name in key.split("."):
-            value = value.get(name) or {}
+            items = {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value
+            value = items.get(name) or {}
         return value if isinstance(value, list) else type(path)(value) if value else path
 
-    return _with_paths(config, (*PATHS, "data.sources"), stored)
+    return _with_paths(config, (*_paths(config), "data.sources"), stored)
+
+
+def _paths(config: Config) -> tuple[str, ...]:
+    """`PATHS`, and those of each phase."""
+    return PATHS + tuple(f"phases.{number}.{key}" for number in range(len(config.phases)) for key in _OF_A_PHASE)
 
 
 def _with_paths(config: Config, keys: tuple[str, ...], change: Callable[[Any, str], Any]) -> Config:
@@ -64,9 +71,9 @@ def _with_paths(config: Config, keys: tuple[str, ...], change: Callable[[Any, st
     tree: dict[str, Any] = config.model_dump()
     for key in keys:
         *sections, name = key.split(".")
-        section = tree
+        section: Any = tree
         for one in sections:
-            section = section[one]
+            section = section[int(one) if isinstance(section, list) else one]
         if section[name]:
             section[name] = change(section[name], key)
     return Config.model_validate(tree)

@@ -5,24 +5,24 @@ Notable:
 - models are created in float32 on the device; the optimizers copy their float32 masters before the models are cast.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra import distributed
-from fast_electra.config.tree import Config
-from fast_electra.corruption.augmentations import Difficulty
+from fast_electra.config.reading import setting
+from fast_electra.config.tree import Config, PlannedPhase
 from fast_electra.corruption.auxiliary import Auxiliary, Candidates
 from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.corruption.initial import initial_temperature
-from fast_electra.corruption.masking import Masker, mask_random_tokens
-from fast_electra.corruption.replacement import CorruptionSource, OnTheFly
-from fast_electra.corruption.settings import CorruptionConfig
-from fast_electra.data.batches import BatchSchedule, Rows
+from fast_electra.corruption.masking import Masked, Masker
+from fast_electra.corruption.replacement import ByPhase, CorruptionSource, OnTheFly
+from fast_electra.data.batches import Batch, BatchSchedule, Rows
+from fast_electra.data.phases import EPOCHS, PhasedSchedule
 from fast_electra.data.random import stage_seed
 from fast_electra.data.settings import mixture
 from fast_electra.data.shards import Split, TokenShards, open_shards
@@ -32,14 +32,16 @@ from fast_electra.models.build import start_from
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.loading import function_digest, weights_digest
 from fast_electra.models.masked_lm import MaskedLM
+from fast_electra.models.rotary import PhasedRotary
 from fast_electra.models.rtd import ReplacedTokenDetector
 from fast_electra.models.sharing import disentangle, tie
-from fast_electra.objectives.base import Built, Objective, Prepared
+from fast_electra.objectives.base import Built
 from fast_electra.objectives.electra import Electra
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.objectives.mlm import MLM
 from fast_electra.objectives.settings import ElectraObjective, FastElectraObjective, MLMObjective
 from fast_electra.runs.models import resolve_model
+from fast_electra.training.assembled import Assembled, PhaseText
 from fast_electra.training.auxiliary import (
     LoadedAuxiliary,
     check_auxiliary,
@@ -48,41 +50,13 @@ from fast_electra.training.auxiliary import (
     make_auxiliary,
     needs_auxiliary,
 )
-from fast_electra.training.cached_corruption import open_run_cache, refuse_unreplayable
+from fast_electra.training.cached_corruption import open_run_caches, refuse_unreplayable
 from fast_electra.training.precision import Execution
 from fast_electra.training.trained_models import model_of, trained_model
+from fast_electra.training.validation_rows import differing_replacements, validation_batches
 
-# Validation rows use an epoch number that no training reaches, so they share no masks and no noise with training rows.
-_VALIDATION_EPOCH = 2**16 - 1
 # Number of validation rows for measuring an auxiliary before it is used.
 _CHECKED_ROWS = 64
-# Measures always mask random tokens at this rate, whatever the run trains with, so that runs can be compared.
-_VALIDATION_RATE = 0.15
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """The parts of a run, built from its configuration."""
-
-    objective: Objective
-    schedule: BatchSchedule
-    seed: int
-    """seed of masks and noise, and of `schedule`: made from `training.seed` and the stage (the objective's kind)"""
-    validation: list[Prepared]
-    validation_starts: list[int]
-    """number of the first validation row of each source, and the number of all validation rows"""
-    tokenizer: PreTrainedTokenizerBase
-    shards: TokenShards
-    corruption: CorruptionConfig
-    """the configuration's settings; with a frozen auxiliary, the chosen T0 replaces `schedule.initial=auto`"""
-    auxiliary_digest: str | None
-    """digest of the auxiliary's weights and configuration; None without an auxiliary and for one that is counted"""
-    auxiliary_measures: dict[str, float]
-    """result of `corruption.auxiliary.measure` on some validation rows; empty without an auxiliary"""
-    main_digest: str | None
-    """digest of the model that the main model continues from; None for fresh weights and for a hub name"""
-    notes: list[str]
-    """sentences for the user to read before the run starts"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +70,12 @@ class Inputs:
     special: dict[str, int]
     masker: Masker
     notes: list[str]
+    plan: PlannedPhase
+    """the phase in numbers; of a run, its first"""
+    number: int = 0
+    """of the phase, from 0"""
+    phases: Sequence["Inputs"] = ()
+    """of a run: the inputs of each phase, at least one, with the settings in it"""
 
     @property
     def seed(self) -> int:
@@ -120,15 +100,16 @@ class Inputs:
         return build_electra(self, settings)
 
     def rows(self, split: Split) -> Rows:
-        """The rows of a split."""
+        """The rows of a split, in the phase."""
         # [UNK] is among the shards' special tokens, and never eligible.
         data = self.config.data
         special = self.shards.special_tokens | self.special
-        return Rows(self.shards.sources(split), data.length, special, data.attention)
+        return Rows(self.shards.sources(split), data.length, special, data.attention, self.number)
 
-    def schedule(self, batch_size: int, share: tuple[int, int] = (0, 1)) -> BatchSchedule:
-        """The batches of the training split; `share` as in `BatchSchedule`."""
-        return BatchSchedule(self.rows("train"), batch_size, self.seed, share, [*self.shards.mixture.values()])
+    def schedule(self, batch_size: int, share: tuple[int, int] = (0, 1), first: int = 0) -> BatchSchedule:
+        """Batches of the training split in the phase's order; the arguments as in `BatchSchedule`."""
+        weights, epoch = [*self.shards.mixture.values()], self.plan.order * EPOCHS
+        return BatchSchedule(self.rows("train"), batch_size, self.seed, share, weights, first, epoch)
 
 
 def read_inputs(config: Config, execution: Execution) -> Inputs:
@@ -141,18 +122,46 @@ def read_inputs(config: Config, execution: Execution) -> Inputs:
         raise ConfigError("data.shards is not given: name the folder that `fast-electra data build` wrote.")
     if config.objective.uses_auxiliary:  # checked first, because verifying the shards reads every byte
         needs_auxiliary(config)
-        if config.corruption.replays:
-            refuse_unreplayable(config.corruption)
-    # Several processes check a share each, and all end if one finds damage.
-    shards = open_shards(config.data.shards, verify=True, share=(distributed.rank(), distributed.size()))
+        for plan in config.planned_phases():
+            if plan.config.corruption.replays:
+                refuse_unreplayable(plan.config.corruption)
+    opened: dict[Path, TokenShards] = {}
+    for number, plan in enumerate(config.planned_phases(), start=1):
+        folder = cast(Path, plan.config.data.shards)
+        if folder not in opened:
+            # Several processes check a share each, and all end if one finds damage.
+            opened[folder] = open_shards(folder, verify=True, share=(distributed.rank(), distributed.size()))
+        if opened[folder].tokenizer_fingerprint != opened[config.data.shards].tokenizer_fingerprint:
+            raise ConfigError(
+                f"phase {number} has the shards {folder}, whose tokenizer is not that of {config.data.shards}: build "
+                f"them with {setting('data.tokenizer.path', config.data.shards / 'tokenizer')}."
+            )
+    shards = opened[config.data.shards]
     if (asked := mixture(config.data.sources)) not in ({}, shards.mixture):
         raise ConfigError(
             f"data.sources has the weights {asked}, and {shards.folder} was built with {shards.mixture or 'none'}: run "
             "`fast-electra data build` into another folder, or leave the weights out."
         )
     tokenizer = load_tokenizer(shards.folder / "tokenizer")
-    masker = config.corruption.masking.masker(tokenizer)
-    return Inputs(config, execution, shards, tokenizer, special_ids(tokenizer), masker, [])
+    phases = [
+        Inputs(
+            config=plan.config,
+            execution=execution,
+            shards=opened[cast(Path, plan.config.data.shards)],
+            tokenizer=tokenizer,
+            special=special_ids(tokenizer),
+            masker=plan.config.corruption.masking.masker(tokenizer),
+            notes=[],
+            plan=plan,
+            number=number,
+        )
+        for number, plan in enumerate(config.planned_phases())
+    ]
+
+    def masked(batch: Batch, seed: int) -> Masked:
+        return phases[batch.phase].masker(batch, seed)
+
+    return replace(phases[0], config=config, masker=masked, phases=phases)
 
 
 def assemble(config: Config, execution: Execution) -> Assembled:
@@ -167,19 +176,21 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     if config.training.compile:
         for model in (*objective.models().values(), *built.frozen):
             model.compile(dynamic=False)
+    share = distributed.rank(), distributed.size()
     return Assembled(
         objective=objective,
-        schedule=inputs.schedule(config.training.batch_size, (distributed.rank(), distributed.size())),
+        schedule=PhasedSchedule(
+            [(p.plan.start, p.schedule(p.config.training.batch_size, share, p.plan.first)) for p in inputs.phases]
+        ),
         seed=inputs.seed,
-        validation=validation_batches(inputs),
-        validation_starts=inputs.rows("validation").starts,
+        phases=[PhaseText(p.shards, validation_batches(p), p.rows("validation").starts) for p in inputs.phases],
         tokenizer=inputs.tokenizer,
-        shards=inputs.shards,
         corruption=built.corruption or config.corruption,
         auxiliary_digest=built.auxiliary_digest,
         auxiliary_measures=built.auxiliary_measures,
         main_digest=_digest(config.main.model) if config.main.model else None,
         notes=inputs.notes,
+        rotary=PhasedRotary(objective.models(), [phase.main.rope_theta for phase in config.phases]),
     )
 
 
@@ -223,8 +234,8 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         automatic = config.corruption.schedule.is_automatic
         initial = chosen_temperature(inputs, auxiliary, loaded) if automatic else None
     else:
-        cache = open_run_cache(inputs, config.corruption.cache, loaded)
-        source = CachedCorruption(cache)
+        caches = open_run_caches(inputs, loaded)
+        cache, source = caches[0], ByPhase([CachedCorruption(cache) for cache in caches])
         digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
         initial = cache.about["auxiliary"]["initial_temperature"]
     if config.main.embeddings == "auxiliary_plus_delta":
@@ -239,12 +250,12 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
             "difference; the export folds them into one table."
         )
     corruption = config.corruption if initial is None else config.corruption.with_initial(initial)
-    curriculum = corruption.schedule.curriculum(corruption.augmentation)
+    curriculum = config.model_copy(update={"corruption": corruption}).curriculum()
     if corruption != config.corruption:
         start = curriculum.difficulty(0.0).temperature
         inputs.notes.append(f"the temperature starts at {start}, chosen from the auxiliary's entropy.")
-    if sentence := differing_replacements(inputs, source, curriculum.difficulty(0.0)):
-        inputs.notes.append(sentence)
+    told = (differing_replacements(phase, source, curriculum.difficulty(0.0)) for phase in inputs.phases)
+    inputs.notes.extend(filter(None, told))
     objective = FastElectra(
         main=detector,
         source=source,
@@ -259,33 +270,6 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
     # Dropout inside the auxiliary changes with every update, and each strength would need its own compilation.
     is_frozen = isinstance(source, OnTheFly) and model is not None and not corruption.augmentation.acts_inside
     return Built(objective, corruption, digest, measures, frozen=(model,) if is_frozen else ())
-
-
-def differing_replacements(inputs: Inputs, source: CorruptionSource, difficulty: Difficulty) -> str | None:
-    """A sentence about the replacements that several processes draw otherwise than one process does.
-
-    Only the number of rows in a micro-batch can make a difference, because results are rounded otherwise then. So the
-    first validation rows are corrupted in micro-batches of both sizes, and the tokens that differ are counted.
-
-    Returns:
-        the sentence; None if one process would have the same micro-batches.
-    """
-    training, size = inputs.config.training, distributed.size()
-    alone = training.micro_batch_size or training.batch_size
-    shares = {training.batch_size // size, -(-training.batch_size // size)}
-    here = min(share % alone or alone for share in shares)
-    if here == alone or 0 in shares:
-        return None
-    rows = validation_batches(inputs)[0].to(inputs.execution.device)
-    with inputs.execution.autocast(), torch.random.fork_rng():
-        whole, *parts = (
-            source.corrupt(part.batch, part.masked, difficulty, seed=0).ids_BS for part in (rows, *rows.split(here))
-        )
-    count, differing = int(rows.masked.valid_BM.sum()), int((whole != torch.cat(parts)).sum())
-    return (
-        f"{differing / max(1, count):.2%} of {count:,} replacements on held-out rows differ from those of one process, "
-        f"which has micro-batches of {alone} rows where {size} processes have {here} (docs/processes.md)."
-    )
 
 
 def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:
@@ -353,38 +337,6 @@ def _digest(name: str) -> str | None:
     """The digest of a model's weights and configuration; None if they come from the hub."""
     source = Path(resolve_model(name))
     return function_digest(weights_digest(source), source) if source.is_dir() else None
-
-
-def validation_batches(inputs: Inputs, most: int | None = None) -> list[Prepared]:
-    """Rows spread evenly over the validation split, with masks that are the same on every call.
-
-    Args:
-        inputs: of the run; `training.validation_sequences` limits the number of rows. A mixture's sources have their
-            shares of them, and at least one row each.
-        most: a further limit.
-
-    Returns:
-        batches of at most a micro-batch, each of one source.
-
-    Raises:
-        DataError: the rows hold no token that could be predicted.
-    """
-    rows, config, weights = inputs.rows("validation"), inputs.config, [*inputs.shards.mixture.values()]
-    shares = [weight / sum(weights) for weight in weights] or [1.0]
-    wanted = min(most or rows.count, config.training.validation_sequences)
-    batches, count = [], 0
-    for start, there, share in zip(rows.starts, rows.counts, shares, strict=False):
-        spread = min(there, max(1, round(share * wanted)))
-        indices, count = start + torch.arange(spread) * there // spread, count + spread
-        for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
-            batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
-            batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
-    if not any(bool(prepared.batch.eligible.any()) for prepared in batches):
-        raise DataError(
-            f"{config.data.shards}: the {count} rows of validation text hold no token to predict, only special tokens "
-            "such as [UNK]: build the shards with a tokenizer that knows the text (fast-electra data build)."
-        )
-    return batches
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

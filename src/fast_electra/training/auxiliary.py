@@ -140,12 +140,13 @@ def load_auxiliary(config: Config, shards: TokenShards, tokenizer: PreTrainedTok
         )
     model = found.load()
     longest = longest_row(model.config)
-    if longest is not None and config.data.length > longest:
+    if longest is not None and config.longest_row > longest:
         raise ModelError(
-            f"the auxiliary {found.name} takes {longest} tokens, fewer than data.length={config.data.length}: "
+            f"the auxiliary {found.name} takes {longest} tokens, fewer than data.length={config.longest_row}: "
             f"set data.length={longest} or less."
         )
-    slots = max(1, round(config.corruption.masking.rate * config.data.length))
+    phases = [plan.config for plan in config.planned_phases()]
+    slots = max(max(1, round(each.corruption.masking.rate * each.data.length)) for each in phases)
     return fit_auxiliary(found, model, excluded_V, slots)
 
 

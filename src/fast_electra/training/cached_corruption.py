@@ -13,22 +13,36 @@ if TYPE_CHECKING:
     from fast_electra.training.assembly import Inputs
 
 
-def open_run_cache(inputs: "Inputs", folder: Path, loaded: LoadedAuxiliary | None) -> CorruptionCache:
-    """Open the corruption cache in a folder, and add a sentence about it to `inputs.notes`.
+def open_run_caches(inputs: "Inputs", loaded: LoadedAuxiliary | None) -> list[CorruptionCache]:
+    """Open the corruption cache of each phase, and add a sentence about each cache to the run's `inputs.notes`.
 
     Raises:
         ConfigError, DataError: it was made for another run, has too few rows, or is damaged.
     """
-    cache = open_cache(folder)
-    cache.refuse_other(cache_identity(inputs, loaded))
-    if (rows := inputs.config.training.rows) is not None:
-        cache.refuse_short(rows)
-    made = cache.about["numerics"]
-    inputs.notes.append(
-        f"replacements come from the cache {cache.folder} of {cache.rows:,} rows, computed in {made['precision']} on "
-        f"{made['device']}."
-    )
-    return cache
+    opened: dict[Path, CorruptionCache] = {}
+    for phase in inputs.phases:
+        folder = phase.config.corruption.cache
+        assert folder is not None
+        cache = opened[folder] if folder in opened else open_cache(folder)
+        cache.refuse_other(cache_identity(phase, loaded))
+        if inputs.config.known_updates is not None:
+            cache.refuse_short(phase.plan.end)
+        if folder in opened:
+            continue
+        opened[folder] = cache
+        made = cache.about["numerics"]
+        inputs.notes.append(
+            f"replacements come from the cache {cache.folder} of {cache.rows:,} rows, computed in {made['precision']} "
+            f"on {made['device']}."
+        )
+    auxiliaries = {cache.about["identity"]["auxiliary.model"]: cache for cache in opened.values()}
+    if len(auxiliaries) > 1:
+        one, other, *_ = auxiliaries.values()
+        raise ConfigError(
+            f"the corruption caches {one.folder} and {other.folder} were made with different auxiliaries: run "
+            "`fast-electra corrupt` with one auxiliary for every phase."
+        )
+    return [opened[phase.config.corruption.cache] for phase in inputs.phases if phase.config.corruption.cache]
 
 
 def cache_identity(inputs: "Inputs", loaded: LoadedAuxiliary | None) -> dict[str, Any]:
@@ -45,6 +59,8 @@ def cache_identity(inputs: "Inputs", loaded: LoadedAuxiliary | None) -> dict[str
         "corruption.race_interval": list(config.corruption.race_interval),
         "objective.disallow_correct": config.objective.never_draws_original,
     }
+    if inputs.plan.order:
+        found["phases"] = inputs.plan.order
     return found | ({"auxiliary.model": loaded.digest, "auxiliary.kind": loaded.part.kind} if loaded else {})
 
 

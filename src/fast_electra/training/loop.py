@@ -11,6 +11,7 @@ Notable:
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -19,8 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fast_electra.config.phases import OwnRate
 from fast_electra.data.batches import Prefetcher, one_by_one
 from fast_electra.errors import TrainingError
+from fast_electra.models.optimizers import Optimizer
 from fast_electra.objectives.base import Examples, Trainable
 from fast_electra.runs.metrics import Record
 from fast_electra.stopping import Interrupted
@@ -152,6 +155,36 @@ class Plan:
     """number of updates in a row that are skipped, when the run diverges"""
     spike: float | None = None
     """skip an update whose loss is this many standard deviations above the mean of `State.losses`"""
+    phases: Sequence["PhaseOfPlan"] = ()
+    """the phases, from update 0; empty: one, with `micro_batch_size`"""
+    own_rates: Sequence[OwnRate] = ()
+    """the stretches with a learning rate of their own"""
+    enter: Callable[[int], None] = lambda phase: None
+    """called with the number of the phase, from 0, before each update"""
+
+    def phase(self, update: int) -> int:
+        """The number of an update's phase; both from 0."""
+        return max(0, bisect_right(self.phases, update, key=lambda phase: phase.start) - 1)
+
+    def micro_batch(self, update: int) -> int:
+        """Rows of a micro-batch of an update, the first of which is 0."""
+        return self.phases[self.phase(update)].micro_batch_size if self.phases else self.micro_batch_size
+
+    def learning_rate(self, settings: Optimizer, update: int) -> float:
+        """The learning rate of an update, the first of which is 0, by the settings of its parameter group."""
+        return learning_rate(settings, update, self.updates, self.own_rates)
+
+    def ends_phase(self, done: int) -> bool:
+        """Whether a phase ends after `done` updates."""
+        return done == self.updates or any(phase.start == done for phase in self.phases)
+
+
+@dataclass(frozen=True)
+class PhaseOfPlan:
+    """Where a phase starts, and the rows of a micro-batch in it."""
+
+    start: int
+    micro_batch_size: int
 
 
 def train(
@@ -189,9 +222,9 @@ def train(
             make_update(state, plan, prepared, execution)
             clock.waited += waited
             done = state.update
-            last = done == plan.updates
-            validating = last or done % plan.validate_every == 0
-            saving = last or done % plan.checkpoint_every == 0
+            last, ends = done == plan.updates, plan.ends_phase(done)
+            validating = ends or done % plan.validate_every == 0
+            saving = ends or done % plan.checkpoint_every == 0
             logging = validating or done % plan.log_every == 0
             if logging or saving:
                 _refuse_divergence(state, plan, validating, saving)
@@ -238,6 +271,9 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     of draws depends on the logits.
     """
     objective, parallel, device = state.objective, state.parallel, execution.device
+    plan.enter(plan.phase(state.update))
+    if state.losses is not None and plan.ends_phase(state.update):
+        state.losses = None  # the losses of another phase say nothing about those of this one
     progress = state.update / plan.updates
     state.settings = objective.settings(progress)
     # Dropout depends on (seed, update, process) only.
@@ -250,7 +286,7 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     totals = {name: torch.where(count == 0, 1, count).float() for name, count in totals.items()}
     none = torch.zeros((), device=device)
     found: dict[str, Tensor] = {}
-    micros = prepared.split(plan.micro_batch_size)
+    micros = prepared.split(plan.micro_batch(state.update))
     for number, micro in enumerate(micros, start=1):
         with execution.autocast():
             terms = parallel.terms(micro.to(device), progress, plan.seed, last=number == len(micros))
@@ -272,7 +308,7 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     if state.losses is not None:
         state.losses = torch.where(skipped == 0, torch.cat((state.losses[1:], loss[None])), state.losses)
     for optimizer, norm in zip(state.optimizers, norms, strict=True):
-        rate = learning_rate(optimizer.settings, state.update, plan.updates)
+        rate = plan.learning_rate(optimizer.settings, state.update)
         clipped = optimizer.step(rate, state.update, norm, skipped)
         for name, value in (("gradient_norm", norm), ("clipped", clipped)):
             found[_of(optimizer, state, name)] = torch.stack((value, torch.ones_like(value))).double()
@@ -347,12 +383,12 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record | None:
     state.sums = {}
     before = state.update - 1
     rates = {  # the first group is the main model's, so every record of every objective has `learning_rate`
-        f"learning_rate.{optimizer.name}" if number else "learning_rate": learning_rate(
-            optimizer.settings, before, plan.updates
-        )
+        f"learning_rate.{optimizer.name}" if number else "learning_rate": plan.learning_rate(optimizer.settings, before)
         for number, optimizer in enumerate(state.optimizers)
     }
     record: Record = {"update": state.update, "tokens": state.tokens, "loss": means.pop("loss"), **means}
     if state.skipped:
         record["skipped"] = len(state.skipped)
+    if plan.phases:
+        record["phase"] = plan.phase(before) + 1
     return record | state.settings | rates | {"timing": clock.timing(state)}

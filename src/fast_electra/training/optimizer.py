@@ -9,23 +9,31 @@ Notable:
 - under FSDP2 a process holds a share of each master, and of the optimizer's state for it.
 """
 
+from collections.abc import Sequence
 from math import cos, pi
 
 import torch
 from torch import Tensor
 
+from fast_electra.config.phases import OwnRate
 from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.shares import as_shares_of, norm_of, own_share
 from fast_electra.objectives.base import ParameterGroup
 
 
-def learning_rate(settings: Optimizer, update: int, updates: int) -> float:
+def learning_rate(settings: Optimizer, update: int, updates: int, own: Sequence[OwnRate] = ()) -> float:
     """Learning rate of update `update` (0-based) of `updates`: a linear warm-up, then the schedule's decay.
+
+    In a stretch of `own` it follows the settings of this stretch, over the stretch alone.
 
     The warm-up's factor is (update + 1) / (number of warm-up updates), so the first update already changes the
     weights. With `warmup_multiplies` the decay begins at the first update, and the warm-up multiplies it, as in
     ELECTRA's own code.
     """
+    for stretch in own:
+        if stretch.start <= update < stretch.stop:
+            changed = settings.model_copy(update=dict(stretch.changes))
+            return learning_rate(changed, update - stretch.start, stretch.stop - stretch.start)
     warmup = round(settings.warmup * updates)
     rising = (update + 1) / warmup if update < warmup else 1.0
     if update < warmup and not settings.warmup_multiplies:

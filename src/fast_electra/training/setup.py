@@ -1,15 +1,19 @@
 """Makes the training loop's state and plan from a run's assembled parts, and validates the run."""
 
+import time
+
 from fast_electra import distributed
 from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError
 from fast_electra.models.layers import cast_weights
 from fast_electra.training.assembly import Assembled
-from fast_electra.training.loop import Plan, State
+from fast_electra.training.loop import PhaseOfPlan, Plan, State, make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import some_weights_are_unused
 from fast_electra.training.parallel import Alone, Replicated, Sharded
-from fast_electra.training.precision import Execution
+from fast_electra.training.precision import Execution, synchronize
+
+_SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
 
 
 def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
@@ -52,6 +56,12 @@ def plan_of(config: Config, parts: Assembled) -> Plan:
         checkpoint_every=config.training.checkpoint_every,
         most_skipped=config.training.most_skipped,
         spike=config.training.spike,
+        phases=[
+            PhaseOfPlan(p.start, p.config.training.micro_batch_size or p.config.training.batch_size)
+            for p in (config.planned_phases() if config.phases else ())
+        ],
+        own_rates=config.own_rates(),
+        enter=parts.rotary.enter,
     )
 
 
@@ -60,30 +70,57 @@ def refuse_uneven(config: Config, sharding: bool) -> None:
 
     FSDP2 gathers weights in every micro-batch, so all processes need the same number of them.
     """
-    rows, size = config.training.batch_size, distributed.size()
-    if rows < size:
-        raise ConfigError(f"training.batch_size={rows} is less than the {size} processes: give each at least one row.")
-    if sharding and rows % size:
-        raise ConfigError(
-            f"training.batch_size={rows} cannot be divided evenly among {size} processes, as execution.parallel=fsdp "
-            f"needs: set training.batch_size={-(-rows // size) * size}, or execution.parallel=ddp."
-        )
+    size = distributed.size()
+    for number, phase in enumerate(config.planned_phases(), start=1):
+        rows, where = phase.config.training.batch_size, f" in phase {number}" if config.phases else ""
+        if rows < size:
+            raise ConfigError(
+                f"training.batch_size={rows}{where} is less than the {size} processes: give each at least one row."
+            )
+        if sharding and rows % size:
+            raise ConfigError(
+                f"training.batch_size={rows}{where} cannot be divided evenly among {size} processes, as "
+                f"execution.parallel=fsdp needs: set training.batch_size={-(-rows // size) * size}, or "
+                "execution.parallel=ddp."
+            )
+
+
+def measured_seconds(state: State, plan: Plan, parts: Assembled, execution: Execution) -> list[float]:
+    """The seconds that an update of each phase takes, by a few of them; `state` is the same afterwards."""
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}, state.scalars()
+    means = []
+    for first in parts.schedule.starts:
+        seconds = []
+        for update in range(first, first + _SPEED_UPDATES + 1):
+            state.update = update
+            began = time.perf_counter()
+            make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
+            synchronize(execution.device)
+            seconds.append(time.perf_counter() - began)
+        means.append(sum(seconds[1:]) / _SPEED_UPDATES)
+    for name, tensor in state.tensors().items():
+        tensor.copy_(before[0][name])
+    state.restore(0, before[1], execution.device)
+    return means
 
 
 def validate(parts: Assembled, execution: Execution, state: State) -> dict[str, float]:
-    """The objective's measures on the run's validation rows, in evaluation mode; the same on every process.
+    """The objective's measures on the validation rows of the phase of the last update, in evaluation mode.
 
-    Of a mixture also `loss.NAME` for each source, and `tokens.NAME` and `epochs.NAME` that were read of it so far.
+    They are the same on every process. Of a mixture also `loss.NAME` for each source, and `tokens.NAME` and
+    `epochs.NAME` that were read of it so far.
     """
     models = parts.objective.models().values()
+    phase = parts.schedule.phase(max(0, state.update - 1))
+    text = parts.phases[phase]
     for model in models:
         model.eval()
     try:
         with execution.autocast():
-            batches = [batch.to(execution.device) for batch in parts.validation]
+            batches = [batch.to(execution.device) for batch in text.validation]
             found = parts.objective.validate(batches, seed=0)
-            starts = parts.validation_starts
-            for name, start, stop in zip(parts.shards.mixture, starts, starts[1:], strict=False):
+            starts = text.validation_starts
+            for name, start, stop in zip(text.shards.mixture, starts, starts[1:], strict=False):
                 own = [b for b in batches if start <= int(b.batch.indices[0]) < stop]
                 if any(bool(batch.batch.eligible.any()) for batch in own):
                     found[f"loss.{name}"] = parts.objective.validate(own, seed=0)["loss"]
@@ -91,8 +128,20 @@ def validate(parts: Assembled, execution: Execution, state: State) -> dict[str, 
         for model in models:
             model.train()
     state.look()
-    rows = parts.schedule.read(state.update)
-    for name, read, there in zip(parts.shards.mixture, rows, parts.schedule.rows.counts, strict=False):
-        found[f"tokens.{name}"] = float(round(state.tokens * read / max(1, sum(rows))))
-        found[f"epochs.{name}"] = read / there
-    return found
+    return found | _read(parts, state, phase)
+
+
+def _read(parts: Assembled, state: State, phase: int) -> dict[str, float]:
+    """What the run has read so far of each source of a phase's mixture, in this phase and in those with its shards."""
+    shards, schedule = parts.phases[phase].shards, parts.schedule
+    tokens, epochs, whole = [0] * len(shards.mixture), [0.0] * len(shards.mixture), 0
+    for number, (text, of_phase) in enumerate(zip(parts.phases, schedule.phases, strict=True)):
+        counts, length = schedule.read_of(number, state.update), of_phase.rows.length
+        whole += sum(counts) * length
+        if text.shards is shards and shards.mixture:
+            tokens = [before + count * length for before, count in zip(tokens, counts, strict=True)]
+            passes = (count / there for count, there in zip(counts, of_phase.rows.counts, strict=True))
+            epochs = [before + more for before, more in zip(epochs, passes, strict=True)]
+    read = zip(shards.mixture, tokens, strict=True)
+    found = {f"tokens.{name}": float(round(state.tokens * count / max(1, whole))) for name, count in read}
+    return found | {f"epochs.{name}": value for name, value in zip(shards.mixture, epochs, strict=True)}

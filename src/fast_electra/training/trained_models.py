@@ -61,7 +61,7 @@ def model_of(inputs: "Inputs", shape: ShapeConfig, key: str, head: Head, seed: i
     """
     shards = inputs.shards
     if shape.model is None:
-        config = transformers_config(shape, shards.vocabulary_size, inputs.special, inputs.config.data.length, key)
+        config = transformers_config(shape, shards.vocabulary_size, inputs.special, inputs.config.longest_row, key)
         model = build_model(config, head, seed)
     else:
         model = _continued(inputs, shape, shape.model, key, head, seed)
@@ -73,7 +73,7 @@ def model_of(inputs: "Inputs", shape: ShapeConfig, key: str, head: Head, seed: i
 
 
 def _continued(inputs: "Inputs", shape: ShapeConfig, source: str, key: str, head: Head, seed: int) -> PreTrainedModel:
-    shards, length = inputs.shards, inputs.config.data.length
+    shards, length = inputs.shards, inputs.config.longest_row
     tokenizer = load_tokenizer(resolve_model(source))
     if fingerprint(tokenizer) != shards.tokenizer_fingerprint:
         raise ModelError(
