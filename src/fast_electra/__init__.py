@@ -11,7 +11,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from fast_electra.api.corruptor import CorruptedBatch, Corruptor, FrozenAuxiliary, load_auxiliary, rtd_loss
-    from fast_electra.api.pipeline import corrupt, data_build, evaluate, export, pretrain
+    from fast_electra.api.pipeline import corrupt, data_build, evaluate, export, pretrain, study
     from fast_electra.api.trainer import FastElectraCallback, FastElectraCollator
     from fast_electra.config.loading import load_config
     from fast_electra.config.tree import Config
@@ -49,11 +49,12 @@ __all__ = [
     "load_config",
     "pretrain",
     "rtd_loss",
+    "study",
 ]
 
 _MODULES = {
     "api.corruptor": ("CorruptedBatch", "Corruptor", "FrozenAuxiliary", "load_auxiliary", "rtd_loss"),
-    "api.pipeline": ("corrupt", "data_build", "evaluate", "export", "pretrain"),
+    "api.pipeline": ("corrupt", "data_build", "evaluate", "export", "pretrain", "study"),
     "api.trainer": ("FastElectraCallback", "FastElectraCollator"),
     "config.loading": ("load_config",),
     "config.tree": ("Config",),

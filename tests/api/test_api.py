@@ -41,6 +41,7 @@ PUBLIC = [
     *("RandomMasking", "SpanMasking", "StepwiseSchedule", "WholeWordMasking"),
     *("corrupt", "data_build", "evaluate", "export", "load_auxiliary", "load_config", "pretrain"),
     "rtd_loss",
+    "study",
 ]
 needs_accelerate = pytest.mark.skipif(
     find_spec("accelerate") is None, reason="Transformers' Trainer needs accelerate, which is not installed"

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import fast_electra
 from fast_electra.cli.main import main
+from fast_electra.data.files import read_sealed_json, write_sealed_json
 from fast_electra.data.locks import folder_lock
 from fast_electra.errors import ConfigError, DataError, TrainingError
 from fast_electra.report.page import render_page
@@ -21,6 +23,7 @@ from fast_electra.studies.grid import running
 from fast_electra.studies.grid.findings import differences, holm, results_of, summary
 from fast_electra.studies.grid.measures import reached, stability
 from fast_electra.studies.grid.plan import Rate, plan, stages_of
+from fast_electra.studies.grid.rates import FILE, known_rates
 from fast_electra.studies.grid.running import Listener, read_progress, run_study
 from fast_electra.studies.grid.settings import StudyConfig, flattened, grid_study, read_study
 from tests import tiny
@@ -374,6 +377,22 @@ def test_a_budget_in_seconds_is_measured_once_and_kept(text, tmp_path, monkeypat
     assert [cell.node.name for cell in again.plan.cells] == [cell.node.name for cell in first.plan.cells]
 
 
+def test_a_method_that_is_added_later_is_scaled_to_the_rates_that_are_kept(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(running._Work, "_result", lambda self, cell: {"scores": {}})
+    alone = study(text, budget={"seconds": 1.0}, seeds=[0], methods={"joint": JOINT})
+    run_study(alone, tmp_path / "out", tmp_path / "cells", Listener())
+    kept = read_sealed_json(tmp_path / "cells" / FILE)
+    assert kept is not None
+    for rate in kept["rates"].values():
+        rate["updates_per_second"]["median"] *= 1e4
+    write_sealed_json(tmp_path / "cells" / FILE, kept)
+    both = study(text, budget={"seconds": 1.0}, seeds=[0])
+    run_study(both, tmp_path / "out", tmp_path / "cells", Listener())
+    rates = known_rates(tmp_path / "cells")
+    (added,) = rates.keys() - kept["rates"].keys()
+    assert rates[added].updates_per_second > 1e4
+
+
 # --- Measures and statistics ------------------------------------------------------------------------------------------
 
 
@@ -485,6 +504,17 @@ def test_the_command_lists_runs_and_their_cost_before_it_trains(text, tmp_path, 
     assert len(listed["runs"]) == 6
     assert all(run["flops"] > 0 and not run["done"] for run in listed["runs"])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_function_returns_what_the_command_prints(finished, tmp_path, capsys):
+    found, progress, folder = finished
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(found.model_dump(mode="json", exclude_none=True)))
+    results = fast_electra.study(file, folder / "out", cells=folder / "cells")
+    assert len(results["runs"]) == len(progress.records)
+    words = ["--out", str(folder / "out"), "--cells", str(folder / "cells")]
+    assert main(["study", str(file), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) | {"command": ""} == results
 
 
 @pytest.mark.slow

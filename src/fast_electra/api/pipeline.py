@@ -155,3 +155,35 @@ def export(
 
     export_run(Path(run), Path(out), checkpoint, auxiliary, say=say)
     return Path(out)
+
+
+def study(
+    file: str | Path,
+    out: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    cells: str | Path | None = None,
+    say: Say = _silent,
+) -> dict[str, Any]:
+    """Train and compare the grid of a study; finished runs are kept, and the same call continues.
+
+    Args:
+        file: the YAML file of the study.
+        out: the folder for shards, caches and runs.
+        settings: changes of the file, each as key=value.
+        cells: the folder of the results; None: that of the file, or `out`/cells.
+        say: called with one sentence at a time.
+
+    Returns:
+        the object that `fast-electra study --json` prints (docs/studies.md).
+
+    Raises:
+        ConfigError: a setting can't be.
+    """
+    from fast_electra.studies.grid.findings import results_of
+    from fast_electra.studies.grid.running import Listener, run_study
+    from fast_electra.studies.grid.settings import read_study
+
+    found, out = read_study(file, settings), Path(out)
+    progress = run_study(found, out, Path(cells or found.cells or out / "cells"), Listener(say))
+    return results_of(found, progress, out, "")

@@ -277,7 +277,7 @@ class _Use:
         config = _config(label, base, plain | {key: node.name for key, node in needs.items()})
         tree = changed(config)
         tree["training"] = {k: v for k, v in tree["training"].items() if k not in _MACHINE}
-        for key, value in _paths(tree):
+        for key, value in paths_of(tree):
             if key not in needs:
                 _put(tree, key, Path(value).name)
         paced = {stage: node.pace if isinstance(node, RunNode) else node.identity for stage, node in needs.items()}
@@ -367,8 +367,8 @@ def _loaded(base: str, overrides: tuple[str, ...]) -> Config:
     return load_config(base, overrides)
 
 
-def _paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The settings that are paths of this machine."""
+def paths_of(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings of a configuration that are paths, or names of models."""
     for key in ("data.shards", "auxiliary.model", "main.model", "corruption.cache", "objective.generator.model"):
         value: Any = tree
         for part in key.split("."):

@@ -21,7 +21,7 @@ from fast_electra.data.files import read_kept_json, write_sealed_json
 from fast_electra.stopping import Interrupted
 from fast_electra.studies.bench.parts import Trained
 from fast_electra.studies.bench.rates import interval
-from fast_electra.studies.grid.plan import CorpusNode, Node, Rate, RunNode, changed
+from fast_electra.studies.grid.plan import CorpusNode, Node, Rate, RunNode, changed, paths_of
 from fast_electra.training.assembly import assemble
 from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import apply_threads, choose_execution
@@ -109,11 +109,12 @@ class _Untrained:
         return changed(node.config(Path()))
 
     def kept(self, tree: Mapping[str, Any]) -> Config | None:
-        """A configuration of `portable`; None if its shards are not here, or if it uses other stages."""
-        shards = self._out / str(tree.get("data", {}).get("shards"))
-        if not shards.is_dir() or tree.get("auxiliary", {}).get("model") or tree.get("main", {}).get("model"):
-            return None
-        return resolve({**tree, "data": {**tree["data"], "shards": str(shards)}})
+        """A configuration of `portable`; None if it uses stages other than shards, or shards that are not here."""
+        paths = dict(paths_of(tree))
+        shards = self._out / paths.pop("data.shards", "none")
+        return (
+            None if paths or not shards.is_dir() else resolve({**tree, "data": {**tree["data"], "shards": str(shards)}})
+        )
 
     def _config(self, node: RunNode) -> Config:
         folders = {key: str(self._stage(below)) for key, below in node.needs.items()}
