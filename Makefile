@@ -9,9 +9,11 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) --constraint requirements/constraints.txt
 MINUTES ?=
 SCALE ?= 1
+# What make test-versions runs, for example: make test-versions TESTS=tests/models
+TESTS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-slow test-extras torture wheel lint types format golden references clean
+.PHONY: help quickstart test test-slow test-extras test-pages test-versions torture wheel lint types format golden references clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +34,10 @@ $(VENV)/installed-extras: $(VENV)/installed-test
 	@$(PIP) --editable '.[test,tensorboard,wandb,trackio,mlflow,onnx,sentence-transformers]'
 	@touch $@
 
+$(VENV)/installed-pages: $(VENV)/installed-test
+	@$(PIP) --editable '.[test,tensorboard,pages]'
+	@touch $@
+
 $(VENV)/installed-lint: $(VENV)/installed
 	@$(PIP) --editable '.[lint]'
 	@touch $@
@@ -47,6 +53,12 @@ test-slow: $(VENV)/installed-test  ## the tests marked slow
 
 test-extras: $(VENV)/installed-extras  ## the tests of trackers, ONNX and sentence-transformers, which it installs (1.5 GB)
 	@$(BIN)/python -m pytest -rs tests/training/test_trackers.py tests/publishing/test_formats.py
+
+test-pages: $(VENV)/installed-pages  ## the pages of reports in a browser (the system's Chromium, driven by Playwright)
+	@$(BIN)/python -m pytest -rs tests/report/test_pages.py
+
+test-versions:  ## the tests with the lowest and the newest supported versions, in environments of their own (each 6 GB with CUDA)
+	@$(PYTHON) tools/test_versions.py --pip '$(INDEX)' $(TESTS)
 
 torture: $(VENV)/installed-test  ## damage, kill and starve everything, and write the table of docs/reliability.md (SCALE=0.05: a twentieth)
 	@$(BIN)/python -m tests.torture --scale $(SCALE)

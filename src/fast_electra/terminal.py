@@ -16,11 +16,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -72,6 +76,83 @@ class _Line:
         for text, style in self.parts:
             yield Segment(spelled_out(text), Style.parse(style))
         yield Segment.line()
+
+
+def duration(seconds: float, space: str = " ") -> str:
+    """A time as text: `3.4 s` under ten seconds, `8 min 12 s`, `1 h 05 min`, `3 d 04 h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}{space}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}{space}d {hours:02d}{space}h"
+    if hours:
+        return f"{hours}{space}h {minutes:02d}{space}min"
+    return f"{minutes}{space}min {rest:02d}{space}s" if minutes else f"{rest}{space}s"
+
+
+class TimeLeft(ProgressColumn):
+    """The column of a progress bar with the time left, in days where it is days."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """The time left, or a dash while it is not known."""
+        return Text("–" if task.time_remaining is None else duration(task.time_remaining), style="progress.remaining")
+
+
+class ProgressLines:
+    """Tells about progress where there is no terminal: a line every 30 seconds, with the time left."""
+
+    def __init__(self, say: Say, every: float = 30.0):
+        """Start the clock.
+
+        Args:
+            say: called with each line.
+            every: seconds between two lines.
+        """
+        self._say, self._every = say, every
+        self._began = self._last = time.monotonic()
+        self._first = self._done = 0.0
+
+    def __call__(self, done: float, total: float, doing: str) -> None:
+        """Say how far the work is, unless a line came a short time ago."""
+        now = time.monotonic()
+        if done < self._done:  # another part of the work
+            self._began, self._first = now, done
+        self._done = done
+        if now - self._last < self._every:
+            return
+        self._last = now
+        line = f"  {doing}: {100 * done / total:.0f} %" if total else f"  {doing}"
+        if total and done > self._first:
+            left = (now - self._began) / (done - self._first) * (total - done)
+            line += f", {duration(left)} left"
+        self._say(line)
+
+
+@contextmanager
+def shown_progress(console: Terminal) -> Iterator[Progress]:
+    """Show the progress of a long command: a bar in a terminal, elsewhere a line every 30 seconds."""
+    if not console.is_terminal:
+        yield ProgressLines(console.say)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeLeft(),
+    )
+    with Bars(*columns, console=console, transient=True) as display:
+        bar = display.add_task("", total=None, visible=False)
+
+        def progress(done: float, total: float, doing: str) -> None:
+            display.update(bar, completed=done, total=total or None, description=doing, visible=True)
+
+        yield progress
 
 
 def spelled_out(text: str) -> str:

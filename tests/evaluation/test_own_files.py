@@ -29,6 +29,27 @@ def test_the_same_rows_are_the_same_task_in_every_format(ending, tmp_path):
     assert task.dev["dev"] == task.train
 
 
+def test_a_tsv_is_read_with_its_quotes_if_the_whole_file_is_quoted(tmp_path):
+    texts = ['a\ttab and "quotes"', "two\nlines", "plain", '"']
+
+    def read(name, header, quoting, lines):
+        with (tmp_path / name).open("w", newline="") as file:
+            csv.writer(file, delimiter="\t", quoting=quoting, lineterminator="\n").writerows([header, *lines])
+        found = load_own(tmp_path / name, tmp_path / name, ["text"], "label").train
+        return [text for (text,) in found.texts], found.labels
+
+    lines = [(text, number % 2) for number, text in enumerate(texts)]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        assert read(f"{quoting}.tsv", ("text", "label"), quoting, lines) == (texts, [0, 1, 0, 1])
+        assert read("simple.tsv", ("text", "label"), quoting, lines[2:]) == (texts[2:], [0, 1])
+    # Quotes of the text itself stay: nothing says that they belong to the format.
+    path = write(tmp_path / "said.tsv", ("text", "label"), ('"Yes."', 1), ("No.", 0), ('"He said', 1), ('she did"', 0))
+    assert load_own(path, path, ["text"], "label").train.texts == [('"Yes."',), ("No.",), ('"He said',), ('she did"',)]
+    path.write_text('text\tlabel\n"never\tclosed\t1\nb\t0\n')
+    with pytest.raises(DataError, match=r"said.tsv, line 2: 3 columns, but the first line has 2; .* as a .csv file"):
+        load_own(path, path, ["text"], "label")
+
+
 def test_a_csv_may_break_lines_inside_quotes_and_a_tsv_has_no_quotes(tmp_path):
     rows = [{"a": 'two\nlines, "quoted"', "b": "x", "label": "1"}, {"a": "plain", "b": "y", "label": "0"}]
     path = own(tmp_path, "pairs.csv", rows)

@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+from fast_electra.evaluation.comparison import Comparison
+from fast_electra.evaluation.contests import Contest
+from fast_electra.report.evaluation_charts import Dot, difference_chart, dot_chart, without_shared_folders
 from fast_electra.report.figures import decimal, duration, interval, percent
 from fast_electra.report.inspect import print_summary_table, render_terminal, to_json
 from fast_electra.report.page import render_page
@@ -225,10 +228,23 @@ def test_suspicious_tokens_are_marked_without_colour_where_there_is_none() -> No
     output = io.StringIO()
     render_terminal([("if a ", 0.1), (">=", 0.93), (" b\x1b[2J\n", None)], Terminal(file=output, width=80))
     text = output.getvalue()
-    assert "if a ⟦>=⟧ b␛[2J" in text  # and no file can send commands to the terminal
+    assert "‹if a ›₁₀⟦>=⟧₉₀ b␛[2J" in text  # and no file can send commands to the terminal
     assert "\x1b" not in text
     assert "93.0" in text
     assert "line 1, column 6" in text
+
+
+def test_bands_of_suspicion_are_readable_without_colour(monkeypatch) -> None:
+    tokens = [("a", 0.05), ("b", 0.3), ("c", 0.6), ("d", 0.8)]
+    monkeypatch.setenv("NO_COLOR", "1")
+    output = io.StringIO()
+    render_terminal(tokens, Terminal(file=output, width=80, force_terminal=True, color_system="truecolor"))
+    assert "a‹b›₂₅⟦c⟧₅₀⟦d⟧₇₅\n" in output.getvalue()
+    assert "⟦ ⟧: classified as replaced" in output.getvalue()
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    render_terminal(tokens, Terminal(file=output, width=80))
+    output.flush()
+    assert b"a<b>_25[[c]]_50[[d]]_75\n" in output.buffer.getvalue()
 
 
 def test_shaded_text_in_a_terminal_keeps_every_character() -> None:
@@ -286,3 +302,26 @@ def test_figures_are_written_one_way() -> None:
         "1 h 05 min",
     ]
     assert next(row.name for row in bug_rows(SUMMARY, "operator")) == "main model"
+
+
+def test_names_in_charts_leave_out_the_folders_that_all_share() -> None:
+    assert without_shared_folders(["/tmp/runs/a", "/tmp/runs/b/c"]) == ["a", "b/c"]
+    assert without_shared_folders(["runs/a", "google/electra"]) == ["runs/a", "google/electra"]
+    assert without_shared_folders(["a", "a"]) == ["a", "a"]
+
+
+def test_axes_of_scores_and_differences_do_not_exaggerate() -> None:
+    close = dot_chart([Dot("task", "a", 70.0), Dot("task", "b", 70.4)], ["a", "b"])
+    low, high = close["encoding"]["x"]["scale"]["domain"]
+    assert high - low == 10
+    far = dot_chart([Dot("task", "a", 50.0), Dot("task", "b", 70.4)], ["a", "b"])
+    assert "domain" not in far["encoding"]["x"]["scale"]
+    one = Comparison("x/a", "x/b", "accuracy", 0.4, -0.2, 1.0, None, (1, 1), True, 100)
+    contest = Contest("task", "small", "dev", "accuracy", [None, None], [[0.5], [0.6]], {(0, 1): one})
+    chart = difference_chart([contest])
+    assert chart is not None
+    (row,) = chart["data"]["values"]
+    assert (row["name"], row["value"], row["low"], row["high"], row["kind"]) == ("a − b", 0.4, -0.2, 1.0, "beside it")
+    scales = [layer["encoding"]["x"]["scale"] for layer in chart["layer"] if "field" in layer["encoding"]["x"]]
+    assert all(scale["domain"] == [-5.5, 5.5] for scale in scales)
+    assert difference_chart([]) is None

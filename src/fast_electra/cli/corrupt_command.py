@@ -45,12 +45,10 @@ def corrupt(
     json
         Print the report as one JSON object on standard output instead of text.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from fast_electra.config.loading import load_config
     from fast_electra.config.reading import setting
     from fast_electra.stopping import limit_time
-    from fast_electra.terminal import Terminal, print_json
+    from fast_electra.terminal import Terminal, print_json, shown_progress
 
     limit_time(time_limit)
     share = _share(shard)
@@ -58,17 +56,12 @@ def corrupt(
     from fast_electra.pipelines.corrupt import build_cache
 
     console = Terminal(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
-        task = display.add_task("rows", total=None)
-        report = build_cache(
-            settings,
-            out,
-            share,
-            phase,
-            progress=lambda done, total: display.update(task, completed=done, total=total),
-            say=console.say,
-        )
+    with shown_progress(console) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown(done, total, f"{done:,} of {total:,} rows")
+
+        report = build_cache(settings, out, share, phase, progress=progress, say=console.say)
     if json:
         print_json(report.to_json())
         return 0

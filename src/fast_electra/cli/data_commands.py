@@ -42,14 +42,12 @@ def build(
     json
         Print the report as one JSON object on standard output instead of text.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from fast_electra.cli.shares import share_of
     from fast_electra.config.loading import load_config
     from fast_electra.data.merging import part_name
     from fast_electra.data.shard_building import build_shards
     from fast_electra.errors import ConfigError
-    from fast_electra.terminal import Terminal
+    from fast_electra.terminal import Terminal, shown_progress
 
     settings = load_config(config, overrides)
     share = share_of(shard) if shard else None
@@ -60,15 +58,11 @@ def build(
         raise ConfigError("--out is not given: name the folder to write, or give --dry-run.")
     out = out / part_name(share) if share else out
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     descriptions = {"tokenizer": "reading text for the tokenizer", "tokens": "tokenising"}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
-        tasks = {}
+    with shown_progress(console) as shown:
 
         def progress(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = display.add_task(descriptions[stage], total=total)
-            display.update(tasks[stage], completed=done)
+            shown(done, total or 0, f"{descriptions[stage]}, {done / 1e6:,.0f} MB")
 
         report = build_shards(None, None, out, settings.data, progress=progress, share=share)
     _show(report, json)

@@ -40,35 +40,17 @@ def evaluate(
     options
         The other fields of `EvaluationConfig`.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from fast_electra.pipelines.evaluate import REPORT_FILE, evaluate_model
     from fast_electra.stopping import limit_time
-    from fast_electra.terminal import Terminal, command_given, print_json
+    from fast_electra.terminal import Terminal, command_given, print_json, shown_progress
 
     limit_time(time_limit)
     if len(seeds := options.get("seeds", [])) == 1:
         options["seeds"] = seeds[0]
     config = EvaluationConfig.of({"model": model, **options}, overrides)
     console = Terminal(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
-        bar = display.add_task("", total=None, visible=False)
-        evaluation, results = evaluate_model(
-            config,
-            console.say,
-            lambda done, total, doing: display.update(
-                bar, completed=done, total=total, description=doing, visible=True
-            ),
-            command_given(),
-        )
+    with shown_progress(console) as progress:
+        evaluation, results = evaluate_model(config, console.say, progress, command_given())
     if json:
         from fast_electra.evaluation.json_results import entries
         from fast_electra.evaluation.remarks import averages_of

@@ -5,7 +5,7 @@ Notable:
   commands that compute load torch;
 - exit statuses are decided here only. 0: done; 1: failed; 2: wrong use or refused input; 130: a person interrupted it;
   75: SIGTERM, SIGUSR1 or the time limit stopped it. After 130 and 75, finished work is kept;
-- `pretrain --help` lists every setting; the list is made only for this help.
+- `cli/help.py` completes what `--help` shows, only when it is asked for.
 """
 
 import difflib
@@ -19,6 +19,7 @@ from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
 from fast_electra import __version__, distributed, stopping, terminal
+from fast_electra.cli.help import complete_help, settings_of_section
 from fast_electra.data.disk import not_written
 from fast_electra.errors import OtherProcessError, UserError
 from fast_electra.terminal import Terminal, command_given, discard, prepare_streams, split_settings
@@ -32,11 +33,11 @@ app = App(
   fast-electra quickstart
   fast-electra data build modern-small data.sources=[texts] --out shards
   fast-electra pretrain quickstart-auxiliary data.shards=shards --run runs/a
-  fast-electra pretrain quickstart data.shards=shards auxiliary.model=runs/a \\
-      --run runs/b
+  fast-electra pretrain quickstart data.shards=shards auxiliary.model=runs/a --run runs/b
   fast-electra export runs/b model
 
-COMMAND --help explains a command; pretrain --help lists every setting.""",
+COMMAND --help explains a command. pretrain --help lists every setting, pretrain --help optimizer those of a
+section.""",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
     # `app --help` and errors go through `main`, which decides on the exit status.
@@ -80,8 +81,7 @@ config.command(
     help="Draw or print the temperature and learning rate of a configuration over the updates.",
     help_epilogue="""Examples:
   fast-electra config plot quickstart
-  fast-electra config plot quickstart --out curves.svg \\
-      --beside corruption.schedule.kind=cosine
+  fast-electra config plot quickstart --out curves.svg --beside corruption.schedule.kind=cosine
   fast-electra config plot runs/main/config.yaml --run runs/main --out run.png""",
 )
 config.command(
@@ -114,8 +114,7 @@ app.command(
     name="corrupt",
     help="Compute a run's replacements ahead of time, for every schedule at once.",
     help_epilogue="""Examples:
-  fast-electra corrupt electra-small data.shards=shards auxiliary.model=runs/a \\
-      --out cache
+  fast-electra corrupt electra-small data.shards=shards auxiliary.model=runs/a --out cache
   fast-electra corrupt my.yaml --out cache --shard 1/4
   fast-electra pretrain my.yaml corruption.cache=cache --run runs/b""",
 )
@@ -196,32 +195,6 @@ app.command(
 app.command(config)
 
 
-PLUGIN_HELP = """
-
---plugin FILE.py adds the parts (schedules and others) that a file defines; you can give it several times \
-(docs/plugins.md)."""
-
-PRETRAIN_EXAMPLES = """Examples:
-  fast-electra pretrain quickstart-auxiliary data.shards=shards --run runs/a
-  fast-electra pretrain quickstart data.shards=shards auxiliary.model=runs/a \\
-      --run runs/b
-  fast-electra pretrain my.yaml training.hours=8 --run runs/c
-
-CONFIG is a preset (PRESETS) or a YAML file, which may name a preset to start from (preset: NAME). \
-Every setting, with its default:
-"""
-
-EVALUATE_EXAMPLES = """Examples:
-  fast-electra evaluate runs/main --tasks cola,sst2,mrpc,rte --data GLUE
-  fast-electra evaluate runs/main --train reviews.csv --text review --label stars
-  fast-electra evaluate runs/main --tasks bugs --recipe fast --seeds 5
-  fast-electra evaluate runs/main --tasks rte --data GLUE recipe.epochs=5 recipe.length=256
-  fast-electra evaluate google/electra-small-discriminator --tasks rte --json
-
-Settings of the recipe and of the execution. A value that you do not give is that of the recipe's name:
-"""
-
-
 _PARALLEL = ("pretrain", "corrupt", "evaluate", "bench")
 """commands that several processes may run together"""
 _CONTINUED = ("quickstart", "pretrain", "corrupt", "evaluate", "study")
@@ -269,7 +242,10 @@ def _run(arguments: Sequence[str]) -> int:
         _refuse_bytes(arguments)
         arguments = _settings_first(import_plugins(arguments))
         if {"--help", "-h"} & set(arguments):
-            _add_to_help(arguments)
+            if (settings := settings_of_section(arguments)) is not None:
+                Terminal().say(settings)
+                return 0
+            complete_help(app, arguments)
         elif distributed.size() > 1 and arguments[:1] and arguments[0] not in _PARALLEL:
             raise UserError(f"{arguments[0]} runs in one process: start it without torchrun.")
         result = app(arguments, console=Terminal(width=shutil.get_terminal_size().columns))
@@ -345,34 +321,6 @@ def _settings_first(arguments: Sequence[str]) -> list[str]:
     others, settings = split_settings(arguments)
     first = next((place for place, word in enumerate(others) if word.startswith("-")), len(others))
     return [*others[:first], *settings, *others[first:]]
-
-
-def _add_to_help(arguments: Sequence[str]) -> None:
-    """Add `--plugin` to the help of a command, and every setting (also of plug-ins) to that of `pretrain`."""
-    command = app
-    for word in arguments:
-        if word in command and not word.startswith("-"):
-            command = command[word]
-    if command is app:
-        return
-    more = {"pretrain": _pretrain_help, "evaluate": _evaluate_help}.get(arguments[0])
-    text = more() if more else str(command.help_epilogue or "").split(PLUGIN_HELP)[0]
-    command.help_epilogue = f"{text.rstrip()}{PLUGIN_HELP}"
-
-
-def _pretrain_help() -> str:
-    from fast_electra.config import help_for_keys, preset_names
-
-    examples = PRETRAIN_EXAMPLES.replace("PRESETS", ", ".join(preset_names()))
-    return examples + "\n" + help_for_keys(shutil.get_terminal_size().columns)
-
-
-def _evaluate_help() -> str:
-    from fast_electra.config import help_for_keys
-    from fast_electra.evaluation.settings import EvaluationConfig
-
-    width = shutil.get_terminal_size().columns
-    return EVALUATE_EXAMPLES + "\n" + help_for_keys(width, EvaluationConfig, ("recipe", "execution"))
 
 
 def _failed(message: str, status: int = 2) -> int:

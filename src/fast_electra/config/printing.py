@@ -68,18 +68,23 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fast-electra configuration"}
 
 
-def help_for_keys(width: int = 120, root: type[Section] = Config, sections: Sequence[str] = ()) -> str:
+def help_for_keys(
+    width: int = 120, root: type[Section] = Config, sections: Sequence[str] = (), within: str = ""
+) -> str:
     """All keys with their defaults and descriptions, wrapped to `width`, a blank line between sections.
 
     Args:
         width: of the text.
         root: the tree.
         sections: only the keys of these sections, without their defaults.
+        within: only the keys of this section, which may lie in another (`corruption.schedule`).
     """
     lines: list[str] = []
     section = sections[0] if sections else "plugins"
     for name, key in keys(root).items():
         if sections and name.partition(".")[0] not in sections:
+            continue
+        if within and not name.startswith(f"{within}."):
             continue
         if not name.startswith(f"{section}."):
             section = name.partition(".")[0]

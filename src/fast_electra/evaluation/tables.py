@@ -2,13 +2,15 @@
 
 Notable:
 - every row keeps its line number, so that every error message can name the line;
-- TSV has no quoting, as in GLUE's files. CSV has, with line breaks inside quotes, by Python's csv module.
+- TSV has no quoting, as in GLUE's files, unless the whole file agrees with quoting, as pandas writes it (`_quoted`).
+  CSV has, with line breaks inside quotes, by Python's csv module.
 """
 
 import csv
 import difflib
 import io
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from fast_electra.data.text_files import CONVERT, LOOKED_AT, flat, open_text, re
 from fast_electra.errors import DataError
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet")
-_NO_TABS = "take the tabs out of its texts, or save the table as CSV"
+_NO_TABS = "take the tabs out of its texts, or save the table as a .csv file"
 LONGEST_FIELD = 2**31 - 1  # characters; the default limit of the csv module is 131,072
 
 
@@ -70,14 +72,46 @@ def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, line.removesuffix("\n").split("\t")
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of the first line and the fields of each record of a comma-separated file.
+def _tsv_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and fields of each line of a tab-separated file that may be quoted."""
+    plain = list(tsv_rows(path))
+    return _quoted(path, plain) or plain
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def _quoted(path: Path, plain: Sequence[tuple[int, list[str]]]) -> list[tuple[int, list[str]]] | None:
+    """The rows of a quoted tab-separated file; None if reading it without quoting is right.
+
+    Where every line has all columns, the file is quoted if each field that begins with a quote is a quoted one, and if
+    some quotes in it are doubled or the names of columns are quoted. Else it is quoted if all columns are there with
+    quoting, which allows tabs and line breaks in texts.
+    """
+    if not plain:
+        return None
+    header = plain[0][1]
+    if all(len(fields) == len(header) for _, fields in plain):
+        begun = [field for _, fields in plain for field in fields if field.startswith('"')]
+        sure = header[0].startswith('"') or any('""' in field[1:-1] for field in begun)
+        if not sure or not all(map(_QUOTED.fullmatch, begun)):
+            return None
+    try:
+        rows = list(csv_rows(path, "\t"))
+    except DataError:
+        return None
+    return rows if all(len(fields) == len(header) for _, fields in rows) else None
+
+
+def csv_rows(path: Path, divider: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of the first line and the fields of each record of a file with quoting, separated by `divider`.
 
     Raises:
         DataError: quotes are not closed or not doubled.
     """
     limit = csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
+    text = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(text, delimiter=divider, strict=True, skipinitialspace=divider == ",")
     number = 1
     try:
         for fields in reader:
@@ -111,7 +145,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
         raise DataError(f"{path} is not a file; give one ({' '.join(ENDINGS)}).")
     match path.suffix.lower():
         case ".tsv":
-            return _with_header(path, tsv_rows(path), wanted)
+            return _with_header(path, iter(_tsv_rows(path)), wanted)
         case ".csv":
             return _with_header(path, csv_rows(path), wanted)
         case ".jsonl" | ".ndjson":
@@ -226,7 +260,7 @@ def column_names(path: Path) -> list[str]:
         raise DataError(f"{path} is not a file; give one ({' '.join(ENDINGS)}), or a CoNLL file.")
     match path.suffix.lower():
         case ".tsv":
-            return [name.strip() for name in next(tsv_rows(path), (1, []))[1]]
+            return [name.strip() for name in next(iter(_tsv_rows(path)), (1, []))[1]]
         case ".csv":
             return [name.strip() for name in next(csv_rows(path), (1, []))[1]]
         case ".jsonl" | ".ndjson":

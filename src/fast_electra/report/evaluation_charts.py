@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fast_electra.evaluation.contests import Contest
 from fast_electra.evaluation.results import BASELINES, Result, curves
 from fast_electra.report.evaluation_tables import row_name
-from fast_electra.report.plots import Specification, stacked
+from fast_electra.report.plots import Estimate, Specification, interval_chart, stacked
 
 SERIES = {
     "model": "model, one dot per seed",
@@ -18,6 +18,10 @@ SERIES = {
     "word_crf": "word CRF",
     "majority": "majority",
 }
+
+
+LEAST_SPAN = 10.0
+"""points that an axis of scores or differences spans at least"""
 
 
 class Dot(NamedTuple):
@@ -58,7 +62,8 @@ def dot_chart(found: Sequence[Dot], series: Sequence[str]) -> Specification:
     rows = list(dict.fromkeys(dot.row for dot in found))
     order = {"sort": list(series), "scale": {"domain": list(series)}}
     shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-    legend = {"title": None, "symbolType": "circle", "symbolSize": 90, "symbolStrokeWidth": 0, "columns": 2}
+    legend = {"title": None, "symbolType": "circle", "symbolSize": 90, "symbolStrokeWidth": 0}
+    legend |= {"columns": 1 if max(map(len, series), default=0) > 30 else 2, "labelLimit": 420}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": 420,
@@ -79,7 +84,7 @@ def dot_chart(found: Sequence[Dot], series: Sequence[str]) -> Specification:
                 "field": "value",
                 "type": "quantitative",
                 "title": "points",
-                "scale": {"zero": False, "nice": True, "padding": 12},
+                "scale": {"zero": False, "nice": True, "padding": 12, **_domain([dot.value for dot in found])},
                 "axis": {"grid": True, "tickCount": 6},
             },
             "color": {"field": "series", "type": "nominal", "legend": legend, **order},
@@ -97,6 +102,41 @@ def dot_chart(found: Sequence[Dot], series: Sequence[str]) -> Specification:
             ],
         },
     }
+
+
+def _domain(values: Sequence[float]) -> dict[str, Any]:
+    """Ends of an axis for values that lie close together: it spans `LEAST_SPAN` points, so it does not exaggerate."""
+    middle, half = (min(values) + max(values)) / 2, LEAST_SPAN / 2
+    return {"domain": [middle - half, middle + half]} if max(values) - min(values) < LEAST_SPAN else {}
+
+
+def difference_chart(contests: Sequence[Contest]) -> Specification | None:
+    """Draw the difference of each two models with its interval, around zero; None if there is no interval.
+
+    The axis goes at least `LEAST_SPAN` / 2 points to both sides.
+    """
+    rows = _rows(contests)
+    found = [
+        Estimate(
+            (f"{row}: " if len(rows) > 1 else "") + " − ".join(without_shared_folders((one.first, one.second))),
+            round(one.difference, 1),
+            one.low,
+            one.high,
+            highlight=one.decided,
+        )
+        for row, contest in zip(rows, contests, strict=True)
+        for one in contest.comparisons.values()
+    ]
+    if not found:
+        return None
+    end = 1.1 * max(LEAST_SPAN / 2, *(abs(end) for one in found for end in (one.low, one.high) if end is not None))
+    return interval_chart(
+        found,
+        x_title="points, 95 % interval",
+        percent=False,
+        reference={"no difference": 0.0},
+        domain=(-end, end),
+    )
 
 
 def curve_chart(results: Sequence[Result]) -> Specification | None:
@@ -150,13 +190,29 @@ def _curve(name: str, results: Sequence[Result]) -> Specification:
     }
 
 
+def without_shared_folders(names: Sequence[str]) -> list[str]:
+    """Names of models without the folders that all of them begin with: a chart has room for what differs."""
+    parts = [name.split("/") for name in names]
+    while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
+        parts = [each[1:] for each in parts]
+    return ["/".join(each) for each in parts]
+
+
+def _rows(contests: Sequence[Contest]) -> list[str]:
+    """Names of the contests, all different."""
+    several = len({contest.setup for contest in contests}) > 1
+    return [
+        f"{contest.task}{'' if contest.split == 'dev' else f', {contest.split}'}, {contest.metric}"
+        + (f" ({contest.setup})" if several else "")
+        for contest in contests
+    ]
+
+
 def comparison_chart(contests: Sequence[Contest], names: Sequence[str]) -> Specification:
     """Draw a comparison: a dot for each seed, a shape and colour for each model."""
-    several = len({contest.setup for contest in contests}) > 1
     found: list[Dot] = []
-    for contest in contests:
-        split = "" if contest.split == "dev" else f", {contest.split}"
-        row = f"{contest.task}{split}, {contest.metric}" + (f" ({contest.setup})" if several else "")
-        for name, scores in zip(names, contest.scores, strict=True):
+    short = without_shared_folders(names)
+    for row, contest in zip(_rows(contests), contests, strict=True):
+        for name, scores in zip(short, contest.scores, strict=True):
             found += [Dot(row, name, 100 * score) for score in scores]
-    return dot_chart(found, names)
+    return dot_chart(found, short)

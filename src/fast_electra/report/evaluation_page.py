@@ -1,11 +1,11 @@
 """The page of an evaluation or a comparison.
 
-Notable: the page is static. The plot is SVG in the colours of the page, and there are no scripts.
+Notable: the charts are static. They are SVG in the colours of the page.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -13,8 +13,15 @@ from fast_electra.data.files import write_text_atomically
 from fast_electra.evaluation.contests import Contest
 from fast_electra.evaluation.evaluations import Evaluation, load
 from fast_electra.evaluation.remarks import listed
-from fast_electra.evaluation.results import spread
-from fast_electra.report.evaluation_charts import SERIES, comparison_chart, curve_chart, dot_chart, dots
+from fast_electra.evaluation.results import Result, curves, spread
+from fast_electra.report.evaluation_charts import (
+    SERIES,
+    comparison_chart,
+    curve_chart,
+    difference_chart,
+    dot_chart,
+    dots,
+)
 from fast_electra.report.evaluation_tables import (
     contest_table,
     data_table,
@@ -25,8 +32,22 @@ from fast_electra.report.evaluation_tables import (
     score_tables,
     verdicts,
 )
-from fast_electra.report.plots import Specification, save_png, save_svg, to_svg
+from fast_electra.report.plots import Specification, save_png, save_svg, stacked, to_svg
 from fast_electra.report.templating import templates
+
+DIFFERENCES_NOTE = (
+    "Difference of the means over seeds, with its 95\u00a0% interval. Blue ones are decided; of the others "
+    "the data do not say which model is ahead."
+)
+
+
+class Figure(NamedTuple):
+    """A chart of the page with its heading and its text for screen readers; a figure without a chart is left out."""
+
+    title: str
+    chart: Specification | None
+    spoken: str
+    note: str = ""
 
 
 def render_evaluation_page(evaluation: Evaluation) -> str:
@@ -34,13 +55,18 @@ def render_evaluation_page(evaluation: Evaluation) -> str:
     results = evaluation.results
     found = dots(results)
     series = [name for name in SERIES.values() if any(dot.series == name for dot in found)]
-    spoken = [f"{r.task} ({r.setup}): median {points(spread(r.of()).median)}" for r in results]
+    spoken = [f"{r.task} ({r.setup}): median {_median(r)}" for r in results]
+    by_number = [
+        f"{name}: " + ", ".join(f"{_median(r)} with {r.n_train:,} examples" for r in points_of)
+        for name, points_of in curves(results).items()
+    ]
     return _render(
         title=f"Evaluation of {evaluation.model}",
         subtitle="Scores in points of every seed, with the baselines that they have to beat.",
-        chart=dot_chart(found, series) if found else None,
-        curve=curve_chart(results),
-        spoken="; ".join(spoken),
+        figures=[
+            Figure("Score against labelled examples", curve_chart(results), "Median scores. " + "; ".join(by_number)),
+            Figure("Every seed", dot_chart(found, series) if found else None, "; ".join(spoken)),
+        ],
         tables=[
             *score_tables(results),
             *layer_tables(results),
@@ -78,19 +104,22 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
         commands: that repeat it.
         path: of the file; its folder is created if it is missing.
     """
-    chart = comparison_chart(contests, names)
+    seeds, differences = comparison_chart(contests, names), difference_chart(contests)
+    both = stacked([chart for chart in (seeds, differences) if chart], one_legend=False)
     match path.suffix.lower():
         case ".svg":
-            save_svg(chart, path)
+            save_svg(both, path)
         case ".png":
-            save_png(chart, path)
+            save_png(both, path)
         case _:
             sentences = verdicts(contests)
             page = _render(
                 title=f"Comparison of {listed(names)}",
                 subtitle="Scores in points of every seed. Intervals: bootstrap over examples, Student's t over seeds.",
-                chart=chart,
-                spoken=" ".join(sentences),
+                figures=[
+                    Figure("Every seed", seeds, _spoken_seeds(contests, names)),
+                    Figure("Differences", differences, " ".join(sentences), DIFFERENCES_NOTE),
+                ],
                 tables=[contest_table(contests, names)],
                 sentences=sentences,
                 commands=commands,
@@ -99,7 +128,26 @@ def save_comparison(contests: Sequence[Contest], names: Sequence[str], commands:
             write_text_atomically(path, page)
 
 
-def _render(*, chart: Specification | None, curve: Specification | None = None, **content: Any) -> str:
-    image, curve_image = (None if one is None else Markup(to_svg(one, page=True)) for one in (chart, curve))
-    template = templates().get_template("evaluation.html.j2")
-    return template.render(**content, image=image, curve=curve_image)
+def _spoken_seeds(contests: Sequence[Contest], names: Sequence[str]) -> str:
+    return "; ".join(
+        f"{contest.task} ({contest.setup}): "
+        + ", ".join(
+            f"{name} {' '.join(points(score) for score in scores)}"
+            for name, scores in zip(names, contest.scores, strict=True)
+            if scores
+        )
+        for contest in contests
+    )
+
+
+def _median(result: Result) -> str:
+    return points(spread(result.of()).median)
+
+
+def _render(*, figures: Sequence[Figure], **content: Any) -> str:
+    drawn = [
+        {"title": one.title, "note": one.note, "spoken": one.spoken, "image": Markup(to_svg(one.chart, page=True))}
+        for one in figures
+        if one.chart
+    ]
+    return templates().get_template("evaluation.html.j2").render(**content, figures=drawn)

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fast_electra import terminal
+
 MISSING = "–"
 SPACE = "\u00a0"  # between a number and its unit, so that a line does not end between them
 
@@ -58,14 +60,6 @@ def interval(low: Any, high: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Return seconds as text: `8 min 12 s`, `1 h 05 min`, or `3.4 s` under ten seconds."""
+    """Return seconds as text: `8 min 12 s`, `1 h 05 min`, `3 d 04 h`, or `3.4 s` under ten seconds."""
     number = finite(seconds)
-    if number is None:
-        return MISSING
-    if number < 9.95:
-        return f"{number:.1f}{SPACE}s"
-    minutes, rest = divmod(round(number), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}{SPACE}h {minutes:02d}{SPACE}min"
-    return f"{minutes}{SPACE}min {rest:02d}{SPACE}s" if minutes else f"{rest}{SPACE}s"
+    return MISSING if number is None else terminal.duration(number, SPACE)

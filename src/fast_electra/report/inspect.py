@@ -1,8 +1,9 @@
 """Results in a terminal: text shaded by suspicion, and the table of a quickstart's results.
 
 Notable:
-- colour is never the only cue: tokens that the model classifies as replaced are underlined. They are in ⟦ ⟧ if the
-  output is not a terminal and has no underline;
+- colour is never the only cue: tokens that the model classifies as replaced are underlined;
+- where there is no colour (a pipe, a file, NO_COLOR) each shaded token is in brackets, and a subscript is the lower end
+  of its band in percent: ‹a›₁₀, and ⟦a⟧₉₀ if it is classified as replaced;
 - suspicion is the probability that a token was replaced; from 0.5 on the model classifies it as replaced.
 """
 
@@ -22,6 +23,8 @@ from fast_electra.terminal import Terminal
 # shaded.
 SHADES = ((0.1, "#fff3c4"), (0.25, "#ffd98a"), (0.5, "#ffb14e"), (0.75, "#ff8f5a"), (0.9, "#ff7a6b"))
 
+_SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
 
 def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Terminal, most: int = 5) -> None:
     """Print the text with every token shaded by suspicion, a legend, and the places of the most suspicious tokens.
@@ -32,20 +35,25 @@ def render_terminal(tokens: Sequence[tuple[str, float | None]], console: Termina
         console: the terminal.
         most: number of tokens whose places are printed.
     """
-    brackets = not console.is_terminal
-    left, right = ("[[", "]]") if console.options.ascii_only else ("⟦", "⟧")
+    colourless, ascii_only = console.color_system is None or console.no_color, console.options.ascii_only
     shaded = Text(no_wrap=False)
     for text, suspicion in tokens:
         text = _visible(text)
-        suspicious = suspicion is not None and suspicion >= THRESHOLD
-        shaded.append(f"{left}{text}{right}" if suspicious and brackets else text, _style(suspicion))
+        if colourless:
+            shaded.append(_bracketed(text, suspicion, ascii_only))
+        else:
+            shaded.append(text, _style(suspicion))
     console.print(shaded, soft_wrap=True)
 
     legend = Text("\nsuspicion  ")
     for bound, _ in SHADES:
-        legend.append(f" from {percent(bound)[:-4]} % ", _style(bound))
-    legend.append(f"  {left} {right}: classified as replaced" if brackets else "  underlined: classified as replaced")
-    console.print(legend)
+        if colourless:
+            legend.append(f"  {_bracketed(' ', bound, ascii_only)} from {100 * bound:.0f} %")
+        else:
+            legend.append(f" from {100 * bound:.0f} % ", _style(bound))
+    double = _bracketed(" ", THRESHOLD, ascii_only).rstrip("0123456789_₀₅")
+    legend.append(f"   {double if colourless else 'underlined'}: classified as replaced")
+    console.print(legend, soft_wrap=True)
 
     places = [place for place in _places(tokens) if place["suspicion"] is not None]
     for place in sorted(places, key=lambda place: -place["suspicion"])[:most]:
@@ -142,6 +150,18 @@ def _style(suspicion: float | None) -> Style:
     if colour is None:
         return Style()
     return Style(color="#000000", bgcolor=colour, underline=suspicion >= THRESHOLD, bold=suspicion >= THRESHOLD)
+
+
+def _bracketed(text: str, suspicion: float | None, ascii_only: bool) -> str:
+    """A token in brackets with the lower end of its band; below the first band as it is."""
+    bound = max((bound for bound, _ in SHADES if suspicion is not None and suspicion >= bound), default=None)
+    if bound is None:
+        return text
+    left, right = ("[[", "]]") if bound >= THRESHOLD else ("<", ">")
+    if ascii_only:
+        return f"{left}{text}{right}_{100 * bound:.0f}"
+    left, right = ("⟦", "⟧") if bound >= THRESHOLD else ("‹", "›")
+    return f"{left}{text}{right}{f'{100 * bound:.0f}'.translate(_SUBSCRIPT)}"
 
 
 def _visible(text: str) -> str:

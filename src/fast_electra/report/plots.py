@@ -128,7 +128,7 @@ def line_chart(
                 encoding["strokeDash"] = {"datum": line.name, "type": "nominal", "scale": {"domain": names}}
             for channel in ("color", "strokeDash"):
                 if channel in encoding:
-                    encoding[channel]["legend"] = {"title": None} if len(series) > 1 else None
+                    encoding[channel]["legend"] = {"title": None, "columns": 2} if len(series) > 1 else None
             # A row has only some of the series: without the filter a line would break at every gap.
             layers.append({"transform": [{"filter": f"isValid(datum.{field})"}], "mark": mark, "encoding": encoding})
     for name, value in (reference or {}).items():
@@ -157,10 +157,11 @@ def line_chart(
     }
 
 
-def stacked(charts: Sequence[Specification]) -> Specification:
-    """Put charts below each other with one legend, for SVG and PNG; the page does not support it."""
+def stacked(charts: Sequence[Specification], one_legend: bool = True) -> Specification:
+    """Put charts below each other, with one legend or their own, for SVG and PNG; the page does not support it."""
     bare = [{key: value for key, value in chart.items() if key not in ("$schema", "usermeta")} for chart in charts]
-    return {"$schema": charts[0]["$schema"], "vconcat": bare, "spacing": 12}
+    own = {} if one_legend else {"resolve": {"scale": {"color": "independent", "shape": "independent"}}}
+    return {"$schema": charts[0]["$schema"], "vconcat": bare, "spacing": 12 if one_legend else 40, **own}
 
 
 def interval_chart(
@@ -203,7 +204,7 @@ def interval_chart(
     # Explicit order and domain, or Vega-Lite sorts the rows by name.
     y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
     # The reader's font may be wider than the one that the drawing is laid out with.
-    y["axis"] = {"minExtent": 8 * max(map(len, names), default=0)}
+    y["axis"] = {"minExtent": min(400, 8 * max(map(len, names), default=0)), "labelLimit": 400}
     scale: dict[str, Any] = {"zero": bars, "nice": domain is None} | ({"domain": list(domain)} if domain else {})
     x = {"field": "value", "type": "quantitative", "title": x_title, "scale": scale}
     x["axis"] = {"format": ".0%" if percent else NUMBER, "tickCount": 5}

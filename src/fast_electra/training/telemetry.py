@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fast_electra.data.disk import writing
 from fast_electra.runs.metrics import Record, cut_metrics, metrics_line
-from fast_electra.terminal import Say, Terminal
+from fast_electra.terminal import Say, Terminal, TimeLeft, duration
 
 
 class Observer(Protocol):
@@ -107,7 +107,7 @@ class ProgressDisplay:
                 TextColumn("{task.completed}/{task.total}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
-                TimeRemainingColumn(),
+                TimeLeft(),
                 TextColumn("{task.fields[facts]}", style="dim"),
                 console=self._console,
                 transient=True,
@@ -122,7 +122,7 @@ class ProgressDisplay:
         elif time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
             left = (self._last_line - self._began) / max(1, update - self._first) * (self._updates - update)
-            self._console.say(f"  {self._title}: {update}/{self._updates}, {left:.0f} s left, {self._facts}")
+            self._console.say(f"  {self._title}: {update}/{self._updates}, {duration(left)} left, {self._facts}")
 
     def logged(self, record: Record) -> None:
         """Take the loss, temperature and speed to show from the record."""

@@ -43,12 +43,17 @@
     let view = null;
     let position = null; // index into `shown`, for the arrow keys
 
+    const spoken = plot.getAttribute("aria-label");
+
     const draw = async () => {
       const autosize = { type: "fit-x", contains: "padding" };
       const live = { ...spec, width: "container", autosize, data: { values: shown } };
       const options = { renderer: "svg", actions: false, config: theme, tooltip: { disableDefaultStyle: true } };
       view?.finalize();
       ({ view } = await vegaEmbed(plot, live, options));
+      plot.setAttribute("role", "img"); // vega-embed's own words are "Vega visualization"
+      plot.setAttribute("aria-label", spoken);
+      plot.removeAttribute("aria-roledescription");
       rest();
     };
     const save = async (kind) => {

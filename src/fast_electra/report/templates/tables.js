@@ -1,10 +1,10 @@
-// Tables that sort by a click on a column's name, and a hint where a table is wider than the screen.
+// Tables that sort by a click on a column's name, and a hint where a table or chart is wider than the screen.
 // Without this script the tables keep the order of the page.
 "use strict";
 (() => {
   const valueOf = (text) => {
-    const time = text.match(/^(?:(\d+)\u00a0h ?)?(?:(\d+)\u00a0min ?)?(?:([\d.]+)\u00a0s)?$/);
-    if (text && time) return 3600 * (time[1] ?? 0) + 60 * (time[2] ?? 0) + Number(time[3] ?? 0);
+    const time = text.match(/^(?:(\d+)\u00a0d ?)?(?:(\d+)\u00a0h ?)?(?:(\d+)\u00a0min ?)?(?:([\d.]+)\u00a0s)?$/);
+    if (text && time) return 86400 * (time[1] ?? 0) + 3600 * (time[2] ?? 0) + 60 * (time[3] ?? 0) + Number(time[4] ?? 0);
     const number = text.replace(/[,\u00a0]/g, "").replace("−", "-").match(/^-?\d+(\.\d+)?(e[+-]?\d+)?/);
     return number ? Number(number[0]) : null;
   };
@@ -38,7 +38,7 @@
   const hints = boxes.map((box) => {
     const hint = document.createElement("p");
     hint.className = "hint";
-    hint.textContent = "The table is wider than the screen: scroll it sideways →";
+    hint.textContent = "Wider than the screen: scroll sideways →";
     const outer = document.createElement("div");
     box.replaceWith(outer);
     outer.append(hint, box);
