@@ -111,6 +111,12 @@ def test_every_import_in_a_block_of_python_exists(page):
 
 
 @pages
+def test_examples_show_words_of_the_text_and_never_pieces_of_a_tokenizer(page):
+    """A piece of a byte-level tokenizer reads `Ġgelösch`; `text[start:end]` is the word."""
+    assert not [text for _, text in blocks(page) if re.search(r"""\[["']word["']\]|convert_ids_to_tokens""", text)]
+
+
+@pages
 def test_every_command_in_a_block_exists_with_its_options_and_settings(page):
     for arguments in map(import_plugins, commands(page)):
         if "--help" in arguments:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from fast_electra.cli.main import main
@@ -107,6 +108,72 @@ def test_a_link_in_the_place_of_a_runs_model_is_replaced_and_what_it_leads_to_st
             for file in model.iterdir():
                 file.unlink()
             model.rmdir()
+
+
+class Hub:
+    """A hub in memory: {revision: {path: content}}; it knows what an upload leaves out and removes."""
+
+    def __init__(self, monkeypatch):
+        self.files, self.fails = {"main": {}}, []
+        repository = type("Repository", (str,), {"repo_id": "me/encoder"})("https://hub/me/encoder")
+        monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: repository)
+        monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: type("Info", (), {"private": True}))
+        for name in ("upload_folder", "upload_file", "create_branch"):
+            monkeypatch.setattr(HfApi, name, lambda _, *words, name=name, **named: getattr(self, name)(*words, **named))
+
+    def upload_folder(
+        self, folder_path, repo_id, commit_message, revision="main", ignore_patterns=(), delete_patterns=()
+    ):
+        if revision in self.fails:
+            raise OSError("the connection was lost")
+        files = {str(f.relative_to(folder_path)): f.read_bytes() for f in folder_path.rglob("*") if f.is_file()}
+        kept = list(filter_repo_objects(files, ignore_patterns=list(ignore_patterns) or None))
+        if delete_patterns:
+            self.files[revision].clear()
+        self.files[revision] |= {name: files[name] for name in kept}
+
+    def upload_file(self, path_or_fileobj, path_in_repo, repo_id):
+        self.files["main"][path_in_repo] = path_or_fileobj
+
+    def create_branch(self, repo_id, branch, exist_ok):
+        assert exist_ok or branch not in self.files
+        self.files.setdefault(branch, dict(self.files["main"]))
+
+    def model(self, revision, folder):
+        """The weights that `from_pretrained` loads from a revision."""
+        for name, content in self.files[revision].items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return AutoModelForTokenClassification.from_pretrained(folder).state_dict()
+
+
+def test_every_checkpoint_is_a_revision_on_the_hub_and_an_upload_that_was_cut_off_continues(
+    tmp_path, shards, auxiliary, monkeypatch, capsys
+):
+    run_folder, out = tmp_path / "run", tmp_path / "out"
+    config = tiny.settings(shards, "fast_electra", auxiliary, training__updates=4, training__checkpoint_every=2)
+    pretrain(config, run_folder)
+    hub = Hub(monkeypatch)
+    command = ["export", str(run_folder), str(out), "--checkpoint", "all", "--push", "me/encoder"]
+    hub.fails.append("step-4")
+    assert main(command) == 2
+    assert "run the same command again" in capsys.readouterr().err
+    hub.fails.clear()
+    assert main(command) == 0
+    assert set(hub.files) == {"main", "step-2", "step-4"}
+    loaded = {name: hub.model(name, tmp_path / "loaded" / name) for name in hub.files}
+    final = AutoModelForTokenClassification.from_pretrained(run_folder / "model").state_dict()
+    for name, weights in final.items():
+        assert torch.equal(loaded["main"][name], weights)
+        assert torch.equal(loaded["step-4"][name], weights)
+    assert any(not torch.equal(loaded["step-2"][name], weights) for name, weights in final.items())
+    assert "auxiliary/config.json" in hub.files["main"]
+    assert not [name for revision in hub.files for name in hub.files[revision] if name.startswith("step-")]
+    assert not [name for name in hub.files["step-2"] if name.startswith("auxiliary")]
+    card = hub.files["main"]["README.md"].decode()
+    assert 'model="me/encoder")' in card
+    assert "checkpoints of the run: `step-2`, `step-4`" in card
+    assert 'model="me/encoder", revision="step-2")' in hub.files["step-2"]["README.md"].decode()
 
 
 def test_a_failed_upload_is_one_sentence_and_the_same_command_uploads_again(

@@ -45,7 +45,8 @@ def export(
     datasets
         The data sets of the text, for the card.
     push
-        Also upload OUT to this repository of the Hugging Face hub, which is private.
+        Also upload OUT to this repository of the Hugging Face hub, which is private. With --checkpoint all each
+        checkpoint becomes a revision step-N, and the newest is the repository's own content.
     public
         With --push: upload to a public repository.
     """

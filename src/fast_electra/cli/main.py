@@ -193,6 +193,7 @@ app.command(
   fast-electra export runs/main vectors --to sentence-transformers""",
 )
 app.command(config)
+app.register_install_completion_command()
 
 
 _PARALLEL = ("pretrain", "corrupt", "evaluate", "bench")

@@ -74,8 +74,9 @@ USAGE = """from transformers import AutoModelForTokenClassification, AutoTokeniz
 folder = {folder!r}
 model = AutoModelForTokenClassification.from_pretrained(folder)   # or AutoModel, for the bare encoder
 find = pipeline("token-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
-for token in find({example!r}):
-    print(token["word"], token["entity"], round(float(token["score"]), 2))
+text = {example!r}
+for token in find(text):
+    print(text[token["start"] : token["end"]], token["entity"], round(float(token["score"]), 2))
 """
 
 

@@ -8,7 +8,7 @@ Notable:
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -241,11 +241,30 @@ def describe(
         before = card.text
         if name and file.parent == folder:
             card.text = card.text.replace("FOLDER", name)
+        elif name and file.parent.parent == folder and file.parent.name.startswith("step-"):
+            card.text = card.text.replace("FOLDER", f'{name}", revision="{file.parent.name}')
         for key, value in known.items():
             if value:
                 setattr(card.data, key, value)
         if card.text != before or any(known.values()):
             card.save(file)
+
+
+def card_of_revisions(newest: str, name: str, updates: Collection[int]) -> str:
+    """The card of a hub repository whose revisions are checkpoints.
+
+    Args:
+        newest: the card of the newest checkpoint, whose model the repository has without a revision.
+        name: of the repository.
+        updates: of all checkpoints.
+    """
+    text = re.sub(r'", revision="step-\d+', "", newest).rstrip()
+    revisions = ", ".join(f"`step-{update}`" for update in sorted(updates))
+    return (
+        f"{text}\n\n## Checkpoints\n\n"
+        f"The revisions of this repository are checkpoints of the run: {revisions}. Load one by "
+        f'`from_pretrained("{name}", revision="step-{min(updates)}")`.\n'
+    )
 
 
 def _source(config: Config, part: str) -> str | None:

@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from fast_electra.data.shards import open_shards
 from fast_electra.data.tokenizer import load_any_tokenizer, load_tokenizer
 from fast_electra.errors import CheckpointError, DataError, ModelError
 from fast_electra.models.export import write_model
-from fast_electra.publishing.card import model_card, text_length
+from fast_electra.publishing.card import card_of_revisions, model_card, text_length
 from fast_electra.runs.checkpoints import checkpoint_at, checkpoint_updates
 from fast_electra.runs.folder import RunFolder
 from fast_electra.runs.models import resolve_model
@@ -112,6 +113,9 @@ def is_exported(out: Path, again: bool, write: Callable[[Path], None]) -> bool:
 def push(folder: Path, name: str, public: bool = False) -> str:
     """Upload an exported folder to the Hugging Face hub, by default to a private repository.
 
+    Each checkpoint of an export of all becomes a revision (a branch) `step-N`; the newest one is also the repository's
+    own content. What is there already is not uploaded again.
+
     Args:
         folder: a folder that `export_run` wrote.
         name: OWNER/NAME or NAME of the repository; it is created if it does not exist.
@@ -128,7 +132,20 @@ def push(folder: Path, name: str, public: bool = False) -> str:
         address = api.create_repo(name, private=not public, exist_ok=True)
         if not public and not api.repo_info(address.repo_id).private:
             raise ModelError(f"{name} is a public repository: give --public to upload to it, or give another name.")
-        api.upload_folder(folder_path=folder, repo_id=address.repo_id, commit_message="Export from fast-electra")
+        upload = partial(api.upload_folder, repo_id=address.repo_id, commit_message="Export from fast-electra")
+        steps = {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
+        if not steps:
+            upload(folder_path=folder)
+            return str(address)
+        newest = max(steps)
+        if any(not path.name.startswith("step-") for path in folder.iterdir()):
+            upload(folder_path=folder, ignore_patterns=["step-*"])
+        upload(folder_path=steps[newest], ignore_patterns=["README.md"])
+        card = card_of_revisions((steps[newest] / "README.md").read_text(encoding="utf-8"), address.repo_id, steps)
+        api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=address.repo_id)
+        for update, path in sorted(steps.items()):
+            api.create_branch(address.repo_id, branch=f"step-{update}", exist_ok=True)
+            upload(folder_path=path, revision=f"step-{update}", delete_patterns=["*"])
     except ModelError:
         raise
     except Exception as error:  # the hub's client passes on the errors of the library that it connects with
