@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from fast_electra import distributed
-from fast_electra.cli.main import _stopped
 from fast_electra.config.tree import Config, ExecutionConfig
 from fast_electra.corruption import counted
 from fast_electra.corruption.augmentations import Difficulty
@@ -246,29 +245,6 @@ def test_one_process_of_a_machine_counts_tables_for_all(trained):
         assert {digest for _, digest in found} == {alone[1]}
 
 
-def test_tables_are_made_once_in_memory_and_a_process_without_them_makes_its_own(tmp_path, monkeypatch):
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for name, value in processes.environment(0, 2, store.port).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(distributed, "_keys", "test")
-    monkeypatch.setattr(distributed, "_memory", memory := [])
-    made = {"table": torch.arange(3.0)}
-    first = distributed.once_per_machine("name", lambda: made)
-    assert torch.equal(distributed.once_per_machine("name", fail)["table"], made["table"])
-    with pytest.raises(DataError):
-        distributed.once_per_machine("other name", fail)
-    assert distributed.once_per_machine("other name", lambda: made) is made
-    os.close(memory.pop())
-    assert distributed.once_per_machine("name", lambda: made) is made
-    assert torch.equal(first["table"], torch.arange(3.0))
-    assert not list(tmp_path.iterdir())
-
-
-def fail() -> dict[str, torch.Tensor]:
-    raise DataError("the shards are damaged")
-
-
 def test_replacements_that_differ_at_another_micro_batch_are_counted_and_said(folder, monkeypatch):
     execution = choose_execution(ExecutionConfig(precision="float32"))
 
@@ -379,21 +355,6 @@ def test_only_the_process_with_the_lock_lets_the_others_remove_what_a_killed_com
     with pytest.raises(OtherProcessError):
         pretrain(tiny.settings(tmp_path / "shards"), tmp_path / "run")
     assert half.exists()
-
-
-def test_a_restart_does_not_read_what_earlier_processes_left(monkeypatch):
-    for name, value in processes.environment(0, 2, 1).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
-    assert distributed._attempt() == "3"
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # each machine counts its own restarts
-    assert distributed._attempt() == "0"
-
-
-def test_a_process_that_stops_for_another_one_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "size", lambda: 2)
-    assert _stopped(Interrupted("stopped after update 3 of 9"), ["pretrain", "my.yaml"]) == 75
-    assert "stopped after update 3 of 9 by a request to another process" in capsys.readouterr().err
 
 
 def test_the_processes_share_the_estimated_time(monkeypatch):
