@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fast_electra.config.tree import Config
 from fast_electra.data.batches import Batch
+from fast_electra.data.merging import part_name
 from fast_electra.data.shard_building import build_shards
 from fast_electra.data.sources import Document
 from fast_electra.data.tokenizer_training import train_tokenizer
@@ -72,6 +73,19 @@ def make_shards(folder: Path, count: int = 120, seed: int = 0) -> Path:
     tokenizer = train_tokenizer((d.text for d in texts), config.data.tokenizer, config.data.length)
     build_shards(texts, tokenizer, folder, config.data)
     return folder
+
+
+def make_parts(folder: Path, text: Path) -> None:
+    """Two parts of token shards, of two copies of a file of texts, for `data merge`."""
+    sources = []
+    for number in (1, 2):
+        sources.append(text.with_name(f"{number}-{text.name}"))
+        sources[-1].write_text(text.read_text().replace("line", f"row {number}"))
+    data = settings(folder).data
+    config = data.model_copy(update={"sources": sources, "validation_fraction": 0.2, "workers": 1})
+    tokenizer = train_tokenizer((d.text for d in documents()), data.tokenizer, data.length)
+    for number in (1, 2):
+        build_shards(None, tokenizer, folder / part_name((number, 2)), config, share=(number, 2))
 
 
 def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int = 0, seed: int = 0) -> Batch:

@@ -18,6 +18,7 @@ COMMANDS = {
     "pretrain": "pretrain main.yaml --run OUT",
     "data build": "data build electra-small data.sources=[text.txt] data.tokenizer.vocabulary_size=261 data.length=32 "
     "data.validation_fraction=0.2 data.workers=1 --out OUT",
+    "data merge": "data merge parts --out OUT",
     "corrupt": "corrupt main.yaml --out OUT",
     "export": "export RUN OUT",
     "export of a checkpoint": "export RUN OUT --checkpoint all",
@@ -36,6 +37,7 @@ def home(tmp_path_factory, auxiliary, shards):
     few = {"training__updates": 4, "training__checkpoint_every": 2}
     (folder / "main.yaml").write_text(dump_config(tiny.settings(shards, "fast_electra", auxiliary, **few)))
     (folder / "text.txt").write_text("".join(f"a line {n}\n\n" for n in range(60)))
+    tiny.make_parts(folder / "parts", folder / "text.txt")
     pairs = [{"sentence_good": f"a {n}", "sentence_bad": f"b {n}"} for n in range(6)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     shutil.copytree(auxiliary, folder / "run")

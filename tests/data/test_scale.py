@@ -81,6 +81,15 @@ def test_a_merged_stream_is_cut_into_shards_as_any_other(config, tmp_path, monke
         assert (np.concatenate(list(one.ends())) == np.concatenate(list(merged.ends()))).all()
 
 
+def test_merging_again_says_that_the_shards_are_there_and_refuses_other_parts(config, tmp_path):
+    parts = build_parts(tmp_path / "parts", config, 2)
+    first = merge_shards(parts, tmp_path / "merged").to_json()
+    assert merge_shards(parts, tmp_path / "merged").to_json() == first | {"existed": True}
+    other = config.model_copy(update={"validation_fraction": 0.3})
+    with pytest.raises(DataError, match="holds other shards"):
+        merge_shards(build_parts(tmp_path / "others", other, 2), tmp_path / "merged")
+
+
 def test_each_file_is_in_one_share_and_shares_have_about_equal_sizes(texts):
     every = [path for _, path, _ in Sources([texts]).files(Reading())]
     shares = [[path for _, path, _ in Sources([texts], share=(number, 3)).files(Reading())] for number in (1, 2, 3)]

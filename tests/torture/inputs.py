@@ -108,6 +108,7 @@ def make_inputs(folder: Path, shards: Path, auxiliary: Path) -> None:
     build_cache(config, Path("cache"))
     text = "".join(f"a line {n} of text\n\n" for n in range(60))
     Path("text.txt").write_text(text)
+    tiny.make_parts(Path("parts"), Path("text.txt"))
     Path("text.jsonl").write_text("".join(json.dumps({"text": f"a line {n}"}) + "\n" for n in range(60)))
     import gzip
 

@@ -26,7 +26,17 @@ SENT = {
     # If both are pending, Python handles the one with the smaller number first.
     "SIGTERM, then SIGINT": ((signal.SIGTERM, signal.SIGINT), {75, 130}),
 }
-STOPPED = ("pretrain", "data build", "corrupt", "export", "export of a checkpoint", "evaluate", "compare", "report")
+STOPPED = (
+    "pretrain",
+    "data build",
+    "data merge",
+    "corrupt",
+    "export",
+    "export of a checkpoint",
+    "evaluate",
+    "compare",
+    "report",
+)
 
 
 def unequal(folder: Path, whole: Path) -> str:

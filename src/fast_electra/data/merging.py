@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from fast_electra.data.documents import Seen, StreamDigest
-from fast_electra.data.files import staged_folder
+from fast_electra.data.files import MANIFEST, staged_folder
 from fast_electra.data.settings import DataConfig
 from fast_electra.data.shard_building import SHARD_TOKENS, finish_shards
-from fast_electra.data.shard_report import BuildReport, refuse_empty
+from fast_electra.data.shard_report import BuildReport, refuse_empty, stored_report
 from fast_electra.data.shard_writer import ShardWriter, Writers, fill_in_splits, refuse_empty_sources
 from fast_electra.data.shards import SPLITS, Split, TokenShards, open_shards
 from fast_electra.errors import DataError
@@ -35,11 +35,11 @@ def part_name(share: tuple[int, int]) -> str:
 
 
 def merge_shards(parts: str | Path, folder: str | Path) -> BuildReport:
-    """Join the parts in a folder.
+    """Join the parts in a folder. If the shards of these parts are there already, nothing is done.
 
     Args:
         parts: holds the folders `part-i-of-n` of `data build --shard`, all of one n.
-        folder: the token shards to write, new or empty.
+        folder: the token shards to write: new, empty, or with the finished shards of these parts.
 
     Returns:
         the report of all parts; a document that occurs in two of them counts as a duplicate.
@@ -48,10 +48,22 @@ def merge_shards(parts: str | Path, folder: str | Path) -> BuildReport:
         DataError: a part is missing, damaged or of another build, or `folder` holds something.
     """
     parts, folder = Path(parts), Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} holds something; choose a new or empty folder.")
     opened = _opened(parts)
     manifest, weights = opened[0].manifest, opened[0].mixture
+    stream = StreamDigest()
+    for part in opened:
+        stream.join(StreamDigest(part.manifest["source_digest"], part.manifest["report"]["documents"]))
+    about = {
+        "settings": {key: value for key, value in manifest["settings"].items() if key != "part"},
+        "source_digest": stream.hexdigest(),
+    }
+    if (folder / MANIFEST).exists():
+        there = open_shards(folder, verify=False).manifest
+        if about.items() <= there.items():
+            return stored_report(folder, there)
+        raise DataError(f"{folder} holds other shards: choose another folder, or delete this one.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} holds something that is not token shards; choose a new or empty folder.")
     report = _added(folder, opened)
     unknown = manifest["special_tokens"]["unk"]
     with staged_folder(folder) as staged:
@@ -77,12 +89,7 @@ def merge_shards(parts: str | Path, folder: str | Path) -> BuildReport:
         report.bytes_per_token = report.kept_bytes / report.tokens
         content = {key: manifest[key] for key in ("tokenizer_fingerprint", "special_tokens")}
         content |= {"mixture": weights} if weights else {}
-        content["settings"] = {key: value for key, value in manifest["settings"].items() if key != "part"}
-        stream = StreamDigest()
-        for part in opened:
-            stream.join(StreamDigest(part.manifest["source_digest"], part.manifest["report"]["documents"]))
-        content["source_digest"] = stream.hexdigest()
-        finish_shards(staged, content, writers, report, set(opened[0].special_tokens.values()))
+        finish_shards(staged, content | about, writers, report, set(opened[0].special_tokens.values()))
     return report
 
 

@@ -24,9 +24,9 @@ from fast_electra.data.files import MANIFEST, staged_folder, write_manifest
 from fast_electra.data.settings import mixture
 from fast_electra.data.shard_report import (
     BuildReport,
-    SplitReport,
     refuse_empty,
     refuse_other_language,
+    stored_report,
 )
 from fast_electra.data.shard_writer import ShardWriter, Writers, fill_in_splits, refuse_empty_sources
 from fast_electra.data.shards import FORMAT, SPLITS, VERSION, Split, open_shards
@@ -212,11 +212,7 @@ def _existing(
         for document in documents:
             splitter(document, Digest(document.text))
         if splitter.hexdigest() == manifest["source_digest"]:
-            stored = dict(manifest["report"])
-            timing, splits = stored.pop("timing"), stored.pop("splits")
-            del stored["tokens"]
-            reports = {name: SplitReport(**split) for name, split in splits.items()}
-            return BuildReport(folder=folder, **{**stored, **timing, "splits": reports, "existed": True})
+            return stored_report(folder, manifest)
         differing = ["the text has changed"]
     raise DataError(f"{folder} holds other shards ({'; '.join(differing)}): choose another folder, or delete this one.")
 

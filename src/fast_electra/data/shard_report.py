@@ -4,6 +4,7 @@
 tokenizer does not know.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,15 @@ def refuse_empty(report: BuildReport, config: DataConfig, validation: object | N
         f"none of {sum(kept.values())} documents fell to {'validation' if kept['train'] else 'training'} with "
         f"data.validation_fraction={config.validation_fraction}: {remedy}."
     )
+
+
+def stored_report(folder: Path, manifest: Mapping[str, Any]) -> BuildReport:
+    """The report of shards that were there before, from their manifest."""
+    stored = dict(manifest["report"])
+    timing, splits = stored.pop("timing"), stored.pop("splits")
+    del stored["tokens"]
+    reports = {name: SplitReport(**split) for name, split in splits.items()}
+    return BuildReport(folder=folder, **{**stored, **timing, "splits": reports, "existed": True})
 
 
 def refuse_other_language(report: BuildReport) -> None:
