@@ -235,7 +235,8 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         initial = chosen_temperature(inputs, auxiliary, loaded) if automatic else None
     else:
         caches = open_run_caches(inputs, loaded)
-        cache, source = caches[0], ByPhase([CachedCorruption(cache) for cache in caches])
+        cached = [CachedCorruption(cache) for cache in caches]
+        cache, source = caches[0], cached[0] if len(cached) == 1 else ByPhase(cached)
         digest, measures = cache.about["identity"]["auxiliary.model"], cache.about["auxiliary"]["measures"]
         initial = cache.about["auxiliary"]["initial_temperature"]
     if config.main.embeddings == "auxiliary_plus_delta":

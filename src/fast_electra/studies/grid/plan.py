@@ -357,7 +357,10 @@ def changed(section: Section) -> dict[str, Any]:
             if name != "execution" and (inner := changed(value)):
                 found[name] = inner
         elif name == "kind" or value != field_.get_default(call_default_factory=True):
-            found[name] = to_plain(value)
+            several = isinstance(value, list)
+            found[name] = (
+                [changed(v) if isinstance(v, Section) else to_plain(v) for v in value] if several else to_plain(value)
+            )
     return found
 
 
