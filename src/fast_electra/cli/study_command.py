@@ -108,12 +108,14 @@ def work(
         progress = run_study(found, out, cells, listener, share)
         for other in others:
             other.wait()
+        if others:  # runs that were chosen by the others' trials, and those that failed there
+            progress = run_study(found, out, cells, listener, share)
     finally:
         for other in others:
             other.terminate()
         for other in others:
             other.wait()
-    return read_progress(found, cells) if others else progress
+    return progress
 
 
 def finish(

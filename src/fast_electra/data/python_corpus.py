@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
+from fast_electra.data.sources import Document
 from fast_electra.errors import DataError
 
 HELD_OUT = ("sympy", "networkx")
@@ -71,6 +72,16 @@ class Corpus:
     """counts by package, the largest first"""
     left_out: dict[str, int]
     """number of files that were not usable, by reason"""
+
+    @property
+    def documents(self) -> list[Document]:
+        """The files of training and validation with their texts."""
+        return [Document(file.text, file.source) for file in (*self.train, *self.validation)]
+
+    @staticmethod
+    def is_validation(document: Document) -> bool:
+        """Whether a document is a file for validation."""
+        return document.source.split("/")[0] in HELD_OUT
 
 
 def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) -> Corpus:

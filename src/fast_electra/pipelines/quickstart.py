@@ -234,13 +234,11 @@ def _bytes(path: Path) -> int:
 
 def _python_source() -> QuickstartText:
     corpus = collect()
-    held_out = frozenset(HELD_OUT)
-
     packages = {file.package for file in corpus.train}
     size = sum(count.bytes for count in corpus.report.values() if count.split == "train")
     return QuickstartText(
-        documents=[Document(file.text, file.source) for file in (*corpus.train, *corpus.validation)],
-        is_validation=lambda document: document.source.split("/")[0] in held_out,
+        documents=corpus.documents,
+        is_validation=corpus.is_validation,
         found=f"{size / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} packages; "
         f"{' and '.join(HELD_OUT)} held out",
         corpus=corpus,

@@ -23,10 +23,8 @@ import torch
 from fast_electra import __version__
 from fast_electra.data.files import read_sealed_json, write_sealed_json
 from fast_electra.data.locks import folder_lock
-from fast_electra.data.python_corpus import HELD_OUT, collect
+from fast_electra.data.python_corpus import collect
 from fast_electra.data.shard_building import build_shards
-from fast_electra.data.shards import open_shards
-from fast_electra.data.sources import Document
 from fast_electra.errors import ConfigError, LockedError, TrainingError, UserError
 from fast_electra.pipelines.corrupt import build_cache
 from fast_electra.pipelines.pretrain import pretrain
@@ -93,7 +91,7 @@ def run_study(
         study: the study.
         out: its folder, for stages and runs.
         cells: the folder of the results.
-        listener: hears of the progress and can stop the study.
+        listener: reports the progress, and can stop the study.
         share: (i, n) with i from 1: only every n-th run, from the i-th on.
 
     Returns:
@@ -306,20 +304,11 @@ class _Work:
 
 
 def _build(node: CorpusNode, folder: Path, say: Say) -> None:
-    documents, validation = None, None
-    if node.python:
-        corpus = collect()
-        documents = [Document(file.text, file.source) for file in (*corpus.train, *corpus.validation)]
-        held_out = frozenset(HELD_OUT)
-
-        def is_held_out(document: Document) -> bool:
-            return document.source.split("/")[0] in held_out
-
-        validation = is_held_out
-    report = build_shards(documents, None, folder, node.data, validation)
+    corpus = collect() if node.python else None
+    documents, is_validation = (corpus.documents, corpus.is_validation) if corpus else (None, None)
+    report = build_shards(documents, None, folder, node.data, is_validation)
     for name, loss in report.losses().items():
         say(f"{node.label}: {name}: {loss}.")
-    open_shards(folder, verify=False)
 
 
 def _machine(execution: Any) -> dict[str, Any]:
