@@ -120,7 +120,7 @@ def not_finite(where: str, at: int, value: float) -> None:
 
 
 def limit_files(size: int) -> None:
-    """Let no file of this process become larger."""
+    """Let no file of this process become larger, its messages included."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -198,7 +198,7 @@ def faults_of_processes(scale: float) -> Iterator[Trial]:
     for _ in range(some(EXPORTS, scale)):
         yield trial(rank=0, own=kill, others=1, says=lost(0), at=killed("export", EXPORT, 0))
     for rank, number_of_level in product(range(SIZE), range(levels := some(LEVELS, scale))):
-        limit = partial(limit_files, 200 + size // 2 * number_of_level // levels)
+        limit = partial(limit_files, 3000 + size // 2 * number_of_level // levels)
         yield trial(
             "one sentence, then equal bit for bit",
             rank=rank,
