@@ -9,6 +9,9 @@ import torch
 from fast_electra.data.files import MANIFEST, verify_manifest
 from fast_electra.runs import checkpoints
 from fast_electra.runs.checkpoints import checkpoint_updates, newest_checkpoint, save_checkpoint
+from fast_electra.stopping import Interrupted
+from tests import tiny
+from tests.training.test_training import run
 
 
 def save(folder, *updates, keep=2):
@@ -96,3 +99,13 @@ def test_every_file_is_synced_before_the_rename_and_the_folder_after_it(tmp_path
     inside = {file.stat().st_ino for file in [path, *path.rglob("*")]}
     assert inside <= set(happened[:at])
     assert (tmp_path / "c").stat().st_ino in happened[at:]
+
+
+def test_a_checkpoint_that_was_skipped_for_its_damage_does_not_push_out_the_sound_one(tmp_path, shards):
+    config = tiny.settings(shards, training__checkpoint_every=4, training__keep_checkpoints=2)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "run", stop_after=10)
+    folder = tmp_path / "run" / "checkpoints"
+    flip(folder, 10)  # its size does not tell
+    run(config, tmp_path / "run")
+    assert checkpoint_updates(folder) == [8, 12]

@@ -294,6 +294,8 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
         load_tensors(checkpoint, state.tensors())
         state.restore(checkpoint.update, checkpoint.scalars, execution.device)
         parts.schedule.left_out = checkpoint.scalars.get("left_out", [])
+        if distributed.is_main():  # later ones are damaged, and must not count towards those to keep
+            prune_checkpoints(run.checkpoints, checkpoint.update, config.training.keep_checkpoints)
         say(f"continuing from update {checkpoint.update} of {plan.updates}.")
         for name, now in _numerics(execution).items():
             before = run.environment.get(name, now)
