@@ -3,11 +3,13 @@
 python tools/script_table.py de ja zh_CN th hi ar
 """
 
+import contextlib
 import gettext
 import random
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from fast_electra.data.settings import TokenizerConfig
 from fast_electra.data.tokenizer_facts import tokenizer_facts
@@ -21,7 +23,8 @@ def texts(language: str) -> list[str]:
     """Messages of a language in random order, 50 to a text."""
     found: list[str] = []
     for path in sorted((CATALOGUES / language / "LC_MESSAGES").glob("*.mo")):
-        with path.open("rb") as file:
+        messages: dict[Any, Any] = {}
+        with path.open("rb") as file, contextlib.suppress(UnicodeDecodeError):  # some have another encoding than UTF-8
             messages = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
         found += [text for key, text in messages.items() if key and isinstance(text, str) and text]
     random.Random(0).shuffle(found)

@@ -20,7 +20,7 @@ class TokenizerConfig(Section):
     """The tokenizer: an existing one by `path`, or one trained on the corpus."""
 
     path: str | None = None
-    """folder or hub name of an existing tokenizer; empty: train one on the corpus"""
+    """folder or hub name of an existing tokenizer, or a spiece.model; empty: train one on the corpus"""
     kind: Annotated[Literal["text", "code", "unigram", "wordpiece"], BeforeValidator(_kind)] = "text"
     """of a trained tokenizer: text and code are byte-level BPE (code: indentation is tokens); unigram; wordpiece"""
     vocabulary_size: int = Field(default=30522, ge=64)

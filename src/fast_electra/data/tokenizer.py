@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from fast_electra.data.files import canonical_digest
 from fast_electra.data.seals import refuse_broken_seal
+from fast_electra.data.sentencepiece_models import load_sentencepiece, lone_model
 from fast_electra.data.text_files import open_text
 from fast_electra.errors import DataError
 
@@ -33,7 +34,7 @@ _FILES = ("tokenizer.json", "vocab.*", "*.model")
 
 
 def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer of any class from a folder or by its hub name; code that comes with it is not run.
+    """Load a tokenizer of any class from a folder, a SentencePiece model or a hub name; code with it is not run.
 
     Raises:
         DataError: there is none, or it cannot be loaded.
@@ -47,6 +48,8 @@ def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
         "or hub name that holds one."
     )
     folder = Path(path)
+    if model := lone_model(folder):
+        return load_sentencepiece(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as error:  # OSError, ValueError, or a plain Exception from Rust
