@@ -271,7 +271,7 @@ def _dot_charts(results: Results) -> list[Chart]:
     for number, measure in enumerate(results["measures"][:_CHARTS]):
         name = measure["name"]
         seeds = [
-            {"row": run["row"], "value": run["scores"][name]}
+            {"row": run["row"], "value": round(run["scores"][name], 4)}
             for run in results["runs"]
             if finite(run["scores"].get(name)) is not None
         ]
@@ -365,19 +365,17 @@ def _heat_map(values: list[dict[str, Any]], first: str, second: str, less_is_bet
 
 def _curves(results: Results, axis: str, title: str) -> list[Chart]:
     """Measures of validation over what was spent: the mean of the seeds, and a band from the lowest to the highest."""
-    points = [point for curves in results["curves"].values() for curve in curves for point in curve]
-    measures = [key for key in dict.fromkeys(key for point in points for key in point) if key not in _SPENT]
     rows = [row for row, curves in results["curves"].items() if any(curves)][:_LINES]
     found: list[Chart] = []
-    for measure in measures:
+    for measure, name in results["drawn"].items():
         values = [value for row in rows for value in _band(results["curves"][row], axis, measure, row)]
-        if len({value["x"] for value in values}) > 1:
+        if len(values) > len({value["row"] for value in values}):  # a line needs two points
             left_out = len(results["curves"]) - len(rows)
             note = f"{left_out} further rows are not drawn." if left_out > 0 else ""
             ends = {value["row"]: value["y"] for value in values}
             spoken = "; ".join(f"{row} ends at {_figure(value)}" for row, value in ends.items())
             key = f"{re.sub(r'[^a-z0-9]+', '-', measure.lower())}-{axis}"
-            found.append(Chart(key, measure, note, _lines(values, rows, title), f"{measure}: {spoken}."))
+            found.append(Chart(key, name, note, _lines(values, rows, title), f"{name}: {spoken}."))
     return found
 
 

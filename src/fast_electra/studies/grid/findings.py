@@ -71,6 +71,7 @@ def results_of(study: StudyConfig, progress: Progress, out: Path, command: str) 
         "runs": [_run(cell, record, progress, out) for cell, record in cells],
         "tuned": _tuned(study, progress),
         "curves": {row: [record["curve"] for cell, record in cells if cell.row == row] for row in rows},
+        "drawn": {name: describe(name)[0] for name in _drawn(measured)},
         "missing": [cell.node.label for cell in progress.missing],
         "failures": dict(progress.failures),
         "cautions": [*_absent(study, measured), *_cautions(cells)],
@@ -155,6 +156,14 @@ def _measures(study: StudyConfig, records: Sequence[CellRecord]) -> list[str]:
     compared = [name for name in there if name.split(".")[0] in study.evaluate]
     compared += [name for name in there if name.rpartition(".")[2] in study.sources]
     return compared or [name for name in ("rtd_auc", "rtd_auc_masked", "masked_accuracy", "loss") if name in there]
+
+
+def _drawn(records: Sequence[CellRecord]) -> list[str]:
+    """The measures whose curves are drawn."""
+    there = {key: None for record in records for point in record["curve"] for key in point}
+    return [
+        name for name in ("loss", "masked_accuracy", "rtd_auc", "rtd_auc_masked", "replaced_fraction") if name in there
+    ]
 
 
 def _absent(study: StudyConfig, records: Sequence[CellRecord]) -> list[str]:
