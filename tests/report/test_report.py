@@ -1,6 +1,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -325,3 +327,14 @@ def test_axes_of_scores_and_differences_do_not_exaggerate() -> None:
     scales = [layer["encoding"]["x"]["scale"] for layer in chart["layer"] if "field" in layer["encoding"]["x"]]
     assert all(scale["domain"] == [-5.5, 5.5] for scale in scales)
     assert difference_chart([]) is None
+
+
+def test_a_report_of_a_run_waits_for_no_import_that_it_does_not_need(auxiliary, tmp_path):
+    program = (
+        "import sys; from fast_electra.cli.main import main; "
+        f"main(['report', {str(auxiliary)!r}, '--out', {str(tmp_path / 'page.html')!r}]); "
+        "print(sorted({'torch', 'sklearn', 'scipy.stats', 'seqeval', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "page.html").exists()

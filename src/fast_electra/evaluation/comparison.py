@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from fast_electra.evaluation.entities import count_entities
 from fast_electra.evaluation.metrics import CHUNK
@@ -175,6 +174,8 @@ def minimal_detectable_difference(
     first_S, second_S = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if min(first_S.size, second_S.size) < 2:
         return None
+    from scipy import stats  # here, since a report without such an interval need not wait for it
+
     if paired:
         error = float((first_S - second_S).std(ddof=1)) / math.sqrt(first_S.size)
         freedom = float(first_S.size - 1)

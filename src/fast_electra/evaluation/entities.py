@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from seqeval.metrics.sequence_labeling import get_entities
 
 from fast_electra.evaluation.tasks import OUTSIDE
 
@@ -41,6 +40,8 @@ def is_prefixed(tag: str) -> bool:
 
 def read_spans(tags: Sequence[str]) -> list[Span]:
     """Return the entities of a sentence; equal neighbouring tags without prefix are one entity."""
+    from seqeval.metrics.sequence_labeling import get_entities  # here, since it takes seconds
+
     return [Span(*span) for span in get_entities([_normal(tag) for tag in tags])]
 
 

@@ -1,6 +1,8 @@
 """Intervals and ranking measures on plain arrays.
 
-Notable: the bootstrap of a difference of two scorers on the same functions resamples the functions (paired bootstrap).
+Notable:
+- the bootstrap of a difference of two scorers on the same functions resamples the functions (paired bootstrap);
+- SciPy's statistics and scikit-learn take seconds to import, so functions import them.
 """
 
 from collections.abc import Iterator
@@ -8,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 # Maximum number of resampled values at a time; it limits memory to some tens of MB.
 CHUNK = 4_000_000
@@ -83,12 +83,16 @@ def clustered_interval(
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
     """Return Wilson's interval of a share of independent rows."""
+    from scipy import stats
+
     ends = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
     return Interval(hits / count, float(ends.low), float(ends.high))
 
 
 def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """Return Student's t interval of the mean of few values (n,); its ends are NaN for fewer than two values."""
+    from scipy import stats
+
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size < 2:
         return Interval(float(values_N.mean()) if values_N.size else float("nan"), float("nan"), float("nan"))
@@ -99,6 +103,8 @@ def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the ROC-AUC of `scores` (n,) for boolean `labels` (n,); a tie counts half; NaN if a class is missing."""
+    from sklearn.metrics import roc_auc_score
+
     labels_N = np.asarray(labels, dtype=bool)
     if labels_N.all() or not labels_N.any():
         return float("nan")

@@ -3,7 +3,8 @@
 Notable:
 - a single class and constant predictions score 0.0 by Matthews, Pearson and Spearman;
 - predictions that are not finite are an error;
-- whole entities are scored by seqeval in its default mode, which follows the script of the CoNLL tasks.
+- whole entities are scored by seqeval in its default mode, which follows the script of the CoNLL tasks;
+- these libraries are imported where something is scored, so that a report of a run does not wait seconds for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from seqeval.metrics import f1_score as seqeval_f1
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from fast_electra.errors import DataError
 from fast_electra.evaluation.entities import tags_of
@@ -43,6 +41,9 @@ def score(metric: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float
         DataError: a prediction is not finite.
         ValueError: shapes differ, there are no examples, or the metric is unknown.
     """
+    from scipy import stats
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     labels_N, predictions_N = np.asarray(labels), np.asarray(predictions)
     if labels_N.shape != predictions_N.shape or labels_N.ndim != 1 or not labels_N.size:
         raise ValueError(f"labels {labels_N.shape} and predictions {predictions_N.shape} to score")
@@ -80,6 +81,8 @@ def entity_f1(labels: Sequence[Sequence[int]], predictions: Sequence[Sequence[in
     Raises:
         ValueError: a sentence has too many or too few predictions.
     """
+    from seqeval.metrics import f1_score as seqeval_f1
+
     true, found = ([tags_of(sentence) for sentence in sentences] for sentences in (labels, predictions))
     if [len(sentence) for sentence in true] != [len(sentence) for sentence in found]:
         raise ValueError("labels and predictions have sentences of different lengths")
