@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -9,6 +10,13 @@ from tests import golden, tiny
 # Other instruction sets (ONEDNN_MAX_CPU_ISA=AVX2 and SSE41, ATEN_CPU_CAPABILITY=avx2 and default) moved no loss by more
 # than 1e-6 over the 40 updates; a changed method (a mask elsewhere, another learning rate) moves one by 1e-2.
 TOLERANCE = 1e-4
+CONSTRAINTS = (tiny.ROOT / "requirements/constraints.txt").read_text().splitlines()
+# Other versions draw other initial weights: with torch 2.11 and transformers 5.17 the first loss differs by 5e-3.
+PINNED = {name: version for name, _, version in (line.partition("==") for line in CONSTRAINTS)}
+OTHERS = [name for name in ("torch", "transformers") if metadata.version(name).split("+")[0] != PINNED[name]]
+pytestmark = pytest.mark.skipif(
+    bool(OTHERS), reason=f"golden curves are those of the versions in constraints: {OTHERS}"
+)
 
 
 @pytest.mark.parametrize("kind", golden.KINDS)

@@ -502,3 +502,22 @@ def test_an_auxiliary_and_a_main_model_of_one_seed_see_other_orders_and_masks_bu
         for one, other in zip(each.validation, found["mlm"].validation, strict=True):
             assert torch.equal(one.batch.ids, other.batch.ids)
             assert torch.equal(one.masked.positions_BM, other.masked.positions_BM)
+
+
+def test_a_budget_in_hours_is_measured_on_micro_batches(tmp_path, shards, monkeypatch):
+    from fast_electra.training import setup
+
+    config = tiny.settings(shards, training__batch_size=64, training__micro_batch_size=4)
+    parts = assemble(config, CPU)
+    state, plan = setup.start(config, parts, CPU)
+    clock, read = [0.0], []
+
+    def takes_time(state, plan, prepared, execution):
+        read.append(len(prepared.batch.ids))
+        clock[0] += 0.5 + 0.25 * read[-1]
+
+    monkeypatch.setattr(setup, "make_update", takes_time)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert setup.measured_seconds(state, plan, parts, CPU) == [pytest.approx(0.5 + 0.25 * 64)]
+    assert sum(read) <= 64  # six updates of 64 rows before
+    assert state.update == 0

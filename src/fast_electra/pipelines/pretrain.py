@@ -252,6 +252,7 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
         else:
             assert resolved.training.hours is not None
             state, plan = start(resolved.with_updates(UNKNOWN_UPDATES), parts, execution)
+            say(f"measuring on a few micro-batches how many updates training.hours={resolved.training.hours:g} allows.")
             seconds = measured_seconds(state, plan, parts, execution)
             updates = distributed.from_main(resolved.updates_within(resolved.training.hours * 3600, seconds))
         say(f"the budget is {updates} updates.")

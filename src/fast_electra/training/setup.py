@@ -1,6 +1,7 @@
 """Makes the training loop's state and plan from a run's assembled parts, and validates the run."""
 
 import time
+from statistics import median
 
 from fast_electra import distributed
 from fast_electra.config.tree import Config
@@ -13,7 +14,8 @@ from fast_electra.training.outlook import some_weights_are_unused
 from fast_electra.training.parallel import Alone, Replicated, Sharded
 from fast_electra.training.precision import Execution, synchronize
 
-_SPEED_UPDATES = 5  # updates that measure the speed, for a budget in hours
+# What measures the speed, for a budget in hours: micro-batches of an update, times, and rows of a micro-batch on a CPU.
+_SPEED_PIECES, _SPEED_TIMES, _SPEED_ROWS = 3, 3, 16
 
 
 def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State, Plan]:
@@ -86,18 +88,37 @@ def refuse_uneven(config: Config, sharding: bool) -> None:
 
 
 def measured_seconds(state: State, plan: Plan, parts: Assembled, execution: Execution) -> list[float]:
-    """The seconds that an update of each phase takes, by a few of them; `state` is the same afterwards."""
+    """The seconds that an update of each phase takes; `state` is the same afterwards.
+
+    Updates on one and on `_SPEED_PIECES` micro-batches are timed, a few times each, and the time of a whole update
+    follows from both. A whole update may take minutes, and Ctrl-C acts between two operations only, so a CPU reads few
+    rows at once here.
+    """
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}, state.scalars()
     means = []
     for first in parts.schedule.starts:
-        seconds = []
-        for update in range(first, first + _SPEED_UPDATES + 1):
-            state.update = update
-            began = time.perf_counter()
-            make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
-            synchronize(execution.device)
-            seconds.append(time.perf_counter() - began)
-        means.append(sum(seconds[1:]) / _SPEED_UPDATES)
+        rows = len(parts.schedule.at(first).ids)
+        piece = min(rows, plan.micro_batch(first))
+        if execution.device.type == "cpu":
+            piece = min(piece, _SPEED_ROWS)
+        several = min(rows, _SPEED_PIECES * piece)
+
+        def seconds(read: int, times: int, first: int = first) -> list[float]:
+            spent: list[float] = []
+            for update in range(first, first + times):
+                state.update = update
+                prepared = parts.objective.prepare(parts.schedule.at(update).split(read)[0], plan.seed)
+                began = time.perf_counter()
+                make_update(state, plan, prepared, execution)
+                synchronize(execution.device)
+                spent.append(time.perf_counter() - began)
+            return spent
+
+        seconds(piece, 1)  # kernels are chosen and memory is allocated
+        of_several = median(seconds(several, _SPEED_TIMES))
+        of_one = min(of_several, median(seconds(piece, _SPEED_TIMES))) if several < rows else 0.0
+        by_row = (of_several - of_one) / (several - piece) if several < rows else 0.0
+        means.append(of_several + (rows - several) * by_row)
     for name, tensor in state.tensors().items():
         tensor.copy_(before[0][name])
     state.restore(0, before[1], execution.device)
