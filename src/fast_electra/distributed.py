@@ -6,8 +6,8 @@ Notable:
 - a process that was started alone is rank 0 of 1, and every function here then does nothing;
 - torch is imported inside functions, since commands that compute nothing ask for the rank too;
 - messages are JSON, so nothing is unpickled;
-- every process tells the launcher's store every few seconds that it lives. If one ends or stops, the others say which
-  and end too, instead of waiting for it;
+- every process tells the launcher's store every few seconds that it lives, and looks at the process before it. If one
+  ends or stops, the others say which and end too, instead of waiting for it;
 - nothing is written to a disk: what the processes of a machine share lies in memory that the system frees with them.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ALIVE, _FAILED = "alive/{}", "failed/{}"
+_ALIVE, _LOST = "alive/{}", "lost"
 _CONNECTIONS = itertools.count()
 _is_alone = False
 """whether this process works as if it had been started alone"""
@@ -316,14 +316,14 @@ class _Pulse:
     def tell_failure(self, error: Exception) -> None:
         """Tell the others why this process ends."""
         if self._lost is None:
-            self._failure = json.dumps(_sentence(error))
-            teller = threading.Thread(target=self._tell_failure, daemon=True)
+            sentence = f"process {rank()} of {size()}: {_sentence(error)}"
+            teller = threading.Thread(target=self._tell_lost, args=(sentence,), daemon=True)
             teller.start()
             teller.join(_GRACE)
 
-    def _tell_failure(self) -> None:
+    def _tell_lost(self, sentence: str) -> None:
         with contextlib.suppress(Exception):
-            self._store.set(_FAILED.format(rank()), self._failure)
+            self._store.set(_LOST, sentence)
 
     def refuse_lost(self) -> None:
         """Raise an error that names a process that failed, ended or stopped; return if every process lives.
@@ -342,17 +342,25 @@ class _Pulse:
         self._found.set()
 
     def _tell(self) -> None:
-        """Until another process is lost, tell that this one lives, and look at the others."""
-        seen = {other: (0, 0) for other in range(size()) if other != rank()}
+        """Until another process is lost, tell that this one lives, and look at the process before it."""
+        other, count, missed = (rank() - 1) % size(), -1, 0
         while not self._stopped.wait(_BEAT) and self._lost is None:
             try:
                 self._store.set(_ALIVE.format(rank()), str(self._told + 1))
-                lost = self._look(seen)
+                before, count = count, self._count(other)
+                missed = missed + 1 if count == before >= 0 else 0
+                if missed >= _MISSED:
+                    self._store.set(_LOST, f"process {other} of {size()} ended or does not answer")
+                if self._store.check([_LOST]):
+                    self._lose(self._store.get(_LOST).decode())
             except Exception:  # rank 0 has the store, unless torchrun has it
-                lost = f"torchrun, or process 0 of {size()}, ended"
+                self._lose(f"torchrun, or process 0 of {size()}, ended")
             self._told += 1
-            if lost is not None:
-                self._lose(lost)
+
+    def _count(self, other: int) -> int:
+        """The last number that a process has told; -1 before it starts."""
+        key = _ALIVE.format(other)
+        return int(self._store.get(key)) if self._store.check([key]) else -1
 
     def _watch(self) -> None:
         """Find a store that does not answer, and end a process that still waits for another one that is lost."""
@@ -364,19 +372,6 @@ class _Pulse:
         if self._lost is not None and not self._stopped.wait(_GRACE):
             print(f"error: {self._lost}: process {rank()} waited for it and ends", file=sys.stderr, flush=True)
             os._exit(1)
-
-    def _look(self, seen: dict[int, tuple[int, int]]) -> str | None:
-        """What happened to a process that is lost; `seen` has the last count of each, and the own looks since then."""
-        for other, (before, missed) in seen.items():
-            if self._store.check([_FAILED.format(other)]):
-                return f"process {other} of {size()}: {json.loads(self._store.get(_FAILED.format(other)))}"
-            if not self._store.check([_ALIVE.format(other)]):
-                continue  # it has not started to tell
-            count = int(self._store.get(_ALIVE.format(other)))
-            seen[other] = count, 0 if count != before else missed + 1
-            if seen[other][1] >= _MISSED:
-                return f"process {other} of {size()} ended or does not answer"
-        return None
 
 
 def _sentence(error: Exception) -> str:
