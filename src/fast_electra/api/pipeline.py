@@ -76,13 +76,16 @@ def pretrain(config: Config, run: str | Path, *, extend: int | None = None, say:
     return run_pretraining(_checked(config), Path(run), say=say, extend=extend)
 
 
-def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1), say: Say = _silent) -> "CacheReport":
+def corrupt(
+    config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1), phase: int = 1, say: Say = _silent
+) -> "CacheReport":
     """Compute the replacements of a run ahead of time; `corruption.cache` of a run then names the folder.
 
     Args:
         config: of the run.
         out: the folder, new or begun with the same settings.
         shard: (i, n): make every n-th part from the i-th on, so that n processes fill one folder.
+        phase: number of the run's phase whose rows are computed, from 1.
         say: called with a sentence at a time.
 
     Returns:
@@ -93,7 +96,7 @@ def corrupt(config: Config, out: str | Path, *, shard: tuple[int, int] = (1, 1),
     """
     from fast_electra.pipelines.corrupt import build_cache
 
-    return build_cache(_checked(config), Path(out), shard, say=say)
+    return build_cache(_checked(config), Path(out), shard, phase, say=say)
 
 
 def evaluate(
