@@ -5,7 +5,7 @@ Notable:
   library that the package needs; newest are what pip chooses;
 - without an index of PyTorch's CPU wheels each environment takes about 6 GB, because PyPI's torch brings CUDA.
 
-    python tools/test_versions.py [--only lowest|newest] [--pip "ARGUMENTS"] [what pytest takes]
+    python tools/test_versions.py [--only lowest|newest] [--pip="ARGUMENTS"] [what pytest takes]
 """
 
 import argparse
