@@ -157,3 +157,11 @@ def test_a_kept_file_that_is_no_json_is_named_and_a_list_of_an_earlier_version_i
         read_kept_json(path, "delete it")
     write_json_atomically(path, [1])
     assert read_kept_json(path, "x") == [1]
+
+
+def test_a_folder_that_another_process_has_just_written_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("x")
+    with pytest.raises(DataError, match="another process has just written it"), staged_folder(tmp_path / "out"):
+        pytest.fail("the block ran")
+    assert (tmp_path / "out" / "file").read_text() == "x"

@@ -122,27 +122,30 @@ def said_of(result: dict[str, Any]) -> str:
     )
 
 
-def write_table(scale: float) -> int:
-    """Write the results of all rows of a scale into the page; returns 1 if a row has none, otherwise 0."""
+def write_table() -> int:
+    """Write the kept results of all rows into the page; returns 1 if a row has none, otherwise 0."""
     kept = {row: RESULTS / f"{row.name}.json" for row in ROWS}
-    results = {row: json.loads(file.read_text()) for row, file in kept.items() if file.exists()}
-    results = {row: result for row, result in results.items() if result["scale"] == scale}
-    if missing := [row.name for row in ROWS if row not in results]:
-        print(f"no table is written: {', '.join(missing)} have no result of this scale")
+    if missing := [row.name for row, file in kept.items() if not file.exists()]:
+        print(f"no table is written: {', '.join(missing)} have no result")
         return 1
-    write_page(PAGE, results, scale)
+    write_page(PAGE, {row: json.loads(file.read_text()) for row, file in kept.items()})
     return 0
 
 
-def write_page(page: Path, results: dict[Row, dict[str, Any]], scale: float) -> None:
+def write_page(page: Path, results: dict[Row, dict[str, Any]]) -> None:
     """Replace the table in the page."""
     lines = ["| test | trials | result | minutes |", "| --- | ---: | --- | ---: |"]
     for row, result in results.items():
-        count, minutes = sum(result["outcomes"].values()), result["cpu_minutes"]
-        lines.append(f"| **{row.name}**: {row.does} | {count:,} | {said_of(result)} | {minutes:.1f} |")
-    share = "all trials" if scale >= 1 else f"{scale:.0%} of the trials (`make torture SCALE={scale:g}`)"
-    total = sum(result["cpu_minutes"] for result in results.values())
-    machine = f"{processor()}; {share}; minutes are those of one core, {total:.0f} in all."
+        share = "" if result["scale"] >= 1 else f" ({result['scale']:.0%})"
+        count = f"{sum(result['outcomes'].values()):,}{share}"
+        lines.append(f"| **{row.name}**: {row.does} | {count} | {said_of(result)} | {result['cpu_minutes']:.1f} |")
+    total, whole = 0.0, 0.0
+    for result in results.values():
+        total += result["cpu_minutes"]
+        whole += result["cpu_minutes"] / result["scale"]
+    machine = f"{processor()}; minutes are those of one core, {total:.0f} in all."
+    if any(result["scale"] < 1 for result in results.values()):
+        machine += f" In brackets: the share of the row's trials; all trials would take about {whole:.0f} minutes."
     text, begin, end = page.read_text(encoding="utf-8"), "<!-- table:start -->\n", "<!-- table:end -->"
     before, after = text.split(begin)[0], text.split(end)[1]
     page.write_text(f"{before}{begin}" + "\n".join([*lines, "", machine, ""]) + end + after, encoding="utf-8")
@@ -158,13 +161,13 @@ def run(arguments: list[str]) -> int:
     scale = min(1.0, given.scale)
     rows = [row for row in ROWS if not given.rows or row.name.startswith(tuple(given.rows))]
     if given.table:
-        return write_table(scale)
+        return write_table()
     if len(rows) == 1:
         return make_row(rows[0], scale)
     began = time.monotonic()
     status = make_rows(rows, scale)
     print(f"{'failures' if status else 'no failures'}, {(time.monotonic() - began) / 60:.0f} minutes")
-    return max(status, write_table(scale)) if rows == ROWS else status
+    return max(status, write_table()) if rows == ROWS else status
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ def test_the_page_holds_the_table_and_the_text_around_it(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- table:start -->\nold\n<!-- table:end -->\nbelow\n")
     found = {"scale": 0.05, "outcomes": {"found": 1200, "harmless": 3}, "cpu_minutes": 2.04}
-    write_page(page, {ROWS[0]: found, ROWS[1]: found | {"outcomes": {FAILED: 1}}}, 0.05)
+    write_page(page, {ROWS[0]: found, ROWS[1]: {"scale": 1.0, "outcomes": {FAILED: 1}, "cpu_minutes": 2.0}})
     text = page.read_text()
     assert text.startswith("above\n<!-- table:start -->\n| test | trials | result | minutes |\n")
-    assert f"| **{ROWS[0].name}**: {ROWS[0].does} | 1,203 | 1,200 found, 3 harmless; none failed | 2.0 |\n" in text
+    assert f"| **{ROWS[0].name}**: {ROWS[0].does} | 1,203 (5%) | 1,200 found, 3 harmless; none failed | 2.0 |\n" in text
     assert "| 1 | 1 FAILED | 2.0 |\n\n" in text
-    assert "5% of the trials (`make torture SCALE=0.05`); minutes are those of one core, 4 in all.\n<!-- t" in text
+    assert "; minutes are those of one core, 4 in all. In brackets" in text
+    assert "all trials would take about 43 minutes.\n<!-- t" in text
     assert text.endswith("table:end -->\nbelow\n")
     assert "old" not in text

@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver
 from pathlib import Path
 
 from fast_electra.cli.main import main
-from tests import tiny
+from tests import processes
 from tests.cli.test_full_disk import COMMANDS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -81,8 +81,7 @@ class Started:
         """Start a command; functions of a module, or partial ones, are called in the process before it."""
         self._log = log
         log.unlink(missing_ok=True)
-        _start_server()
-        self._process = _PROCESSES.Process(target=_work, args=(words, os.getcwd(), str(log), prepare))
+        self._process = processes.context().Process(target=_work, args=(words, os.getcwd(), str(log), prepare))
         self._process.start()
         while not log.exists() and self._process.is_alive():
             time.sleep(0.002)
@@ -112,19 +111,6 @@ class Started:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
-_PROCESSES = get_context("forkserver")
-IMPORTED = "tests.torture.imported"
-_PROCESSES.set_forkserver_preload([IMPORTED])
-
-
-def _start_server() -> None:
-    """Start the process that others are forked from, unless it runs; it imports from its working folder."""
-    before = Path.cwd()
-    os.chdir(tiny.ROOT)
-    forkserver.ensure_running()
-    os.chdir(before)
-
-
 def cpu_seconds() -> float:
     """Seconds that processors have worked for this process and all that it started, which must have ended."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined] # ended, it counts with all processes that it forked
@@ -141,7 +127,7 @@ def _work(words: list[str], folder: str, log: str, prepare: Sequence[Callable[[]
         file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(file, stream)
-        assert IMPORTED in sys.modules, "an error of this module is hidden"
+        assert "tests.torture.imported" in sys.modules, "an error of this module is hidden"
         for function in prepare:
             function()
         status = main(words)

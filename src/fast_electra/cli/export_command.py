@@ -64,7 +64,7 @@ def export(
     from fast_electra.publishing.export import push as push_to_hub
     from fast_electra.terminal import Terminal
 
-    say, again = Terminal(stderr=True).say, push is not None  # an upload failed before
+    say, again = Terminal(stderr=True).say, True  # it was stopped when it had finished, or an upload failed before
     update = int(checkpoint) if checkpoint and checkpoint != "all" else None
     if to != "transformers":
         from fast_electra.publishing.formats import convert

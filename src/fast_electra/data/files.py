@@ -138,6 +138,8 @@ def staged_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with name_lock(folder):
+            if not replace and folder.is_dir() and any(folder.iterdir()):
+                raise DataError(f"{folder} exists: another process has just written it; run the same command again.")
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir()
             try:
