@@ -42,7 +42,7 @@ from tests import processes, tiny
 from tests.evaluation.test_probing import words_task
 
 pytestmark = pytest.mark.timeout(500)
-UPDATES = 12
+UPDATES = 20
 GENERATOR = {"layers": 1, "hidden_size": 32, "heads": 2, "intermediate_size": 32}
 JOINT = {"kind": "electra", "objective__generator": GENERATOR}
 SETTINGS: dict[str, dict] = {
@@ -81,7 +81,7 @@ QUICK = [
 ]
 """each setting once; the other cases are slow tests"""
 CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in ALL]
-PARTS = {1: 3, 2: 6, 4: 9}
+PARTS = {1: 5, 2: 10, 4: 15}
 """the number of processes, and the update at which they stop; at the end one process continues"""
 
 
@@ -214,7 +214,7 @@ def test_a_sharded_model_is_probed_as_a_whole_one(trained):
         [(line["update"], line["scores"]) for line in map(json.loads, (trained / run / "probes.jsonl").open())]
         for run in ("frozen-1", "frozen-fsdp-2")
     )
-    assert [update for update, _ in alone] == [8, 12]
+    assert [update for update, _ in alone] == [8, 16, 20]
     assert alone == sharded
 
 
