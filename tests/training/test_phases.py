@@ -21,6 +21,7 @@ from fast_electra.stopping import Interrupted
 from fast_electra.training.assembly import assemble
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.precision import Execution
+from fast_electra.training.setup import measured_seconds
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)
@@ -215,7 +216,14 @@ def test_a_budget_in_tokens_counts_the_rows_of_each_phase(budget, expected, shar
 
 
 @pytest.mark.parametrize("unit", ["flops", "hours"])
-def test_a_budget_in_flops_or_hours_becomes_updates_and_starts_of_phases(unit, tmp_path, shards):
+def test_a_budget_in_flops_or_hours_becomes_updates_and_starts_of_phases(unit, tmp_path, shards, monkeypatch):
+    measured = []
+
+    def seconds(*arguments):
+        measured.append(measured_seconds(*arguments))
+        return [0.02, 0.04]
+
+    monkeypatch.setattr("fast_electra.pipelines.pretrain.measured_seconds", seconds)
     changes = {"training__updates": None, f"training__{unit}": 2e8 if unit == "flops" else 1e-4}
     config = phased(shards, {"start": 0.5, "data": {"length": 64}}, **changes)
     folder = tmp_path / "run"
@@ -224,6 +232,9 @@ def test_a_budget_in_flops_or_hours_becomes_updates_and_starts_of_phases(unit, t
     assert run.phase_starts == [0, round(run.updates / 2)]
     if unit == "flops":
         assert run.flops(run.updates) <= 2e8
+    else:
+        assert run.updates == 12  # of 0.36 seconds
+        assert len(measured[0]) == 2
     before = weights(folder)
     pretrain(load_config(folder / "config.yaml"), tmp_path / "again")
     assert weights(tmp_path / "again") == before
