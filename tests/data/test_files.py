@@ -1,5 +1,8 @@
 import errno
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -17,6 +20,7 @@ from fast_electra.data.files import (
     write_sealed_json,
 )
 from fast_electra.errors import DataError, ResourceError
+from fast_electra.stopping import Stopped, listening
 
 
 @pytest.fixture
@@ -165,3 +169,21 @@ def test_a_folder_that_another_process_has_just_written_is_not_replaced(tmp_path
     with pytest.raises(DataError, match="another process has just written it"), staged_folder(tmp_path / "out"):
         pytest.fail("the block ran")
     assert (tmp_path / "out" / "file").read_text() == "x"
+
+
+def test_a_second_interrupt_waits_until_the_unfinished_folder_is_removed(tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def interrupted(path, **named):
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(path, **named)
+
+    def write() -> None:
+        with listening(), staged_folder(tmp_path / "out") as staged:
+            (staged / "file").write_text("x")
+            monkeypatch.setattr(shutil, "rmtree", interrupted)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        write()
+    assert not list(tmp_path.iterdir())

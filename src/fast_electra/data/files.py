@@ -22,6 +22,7 @@ from typing import Any
 from fast_electra.data.disk import writing
 from fast_electra.data.locks import name_lock
 from fast_electra.errors import DataError
+from fast_electra.stopping import unbroken
 
 MANIFEST = "manifest.json"
 
@@ -151,7 +152,8 @@ def staged_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
                     shutil.rmtree(folder)
                 staged.rename(folder)
             except BaseException:
-                shutil.rmtree(staged, ignore_errors=True)
+                with unbroken():  # a second Ctrl-C waits
+                    shutil.rmtree(staged, ignore_errors=True)
                 raise
         sync_folder(folder.parent)
 
