@@ -175,5 +175,10 @@ def unbroken() -> Iterator[None]:
         _requests.stop()
 
 
+def end() -> None:
+    """Let further signals change nothing, because the command ends and says so."""
+    _requests.unbroken = True
+
+
 def _margin(seconds: float) -> float:
     return min(_MARGIN, seconds / 10)

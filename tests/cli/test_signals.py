@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fast_electra import stopping
+from fast_electra.cli import main as program
 from fast_electra.cli.main import main
 from fast_electra.config.printing import dump_config
 from fast_electra.data.workers import worker_pool
@@ -272,3 +273,14 @@ def test_an_error_ends_workers_in_the_middle_of_their_work(tmp_path):
     with pytest.raises(KeyError):
         fail()
     assert time.monotonic() - began < 30  # not the 60 seconds of the work
+
+
+def test_a_signal_while_the_last_sentence_is_printed_changes_nothing(monkeypatch, capsys):
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        return "the same command"
+
+    monkeypatch.setattr(program, "_run", interrupted)
+    monkeypatch.setattr(program, "command_given", interrupted)
+    assert program.main(["export", "run", "out"]) == 130
+    assert capsys.readouterr().err.endswith("start it again with: the same command\n")

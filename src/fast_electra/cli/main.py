@@ -272,6 +272,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _stopped(error: BaseException, arguments: Sequence[str]) -> int:
     """Say in one sentence what stopped the command and what to do next; returns the exit status."""
+    stopping.end()
     request = stopping.requested() or (
         stopping.Request("a request to another process", stopping.BY_SYSTEM)
         if isinstance(error, stopping.Interrupted) and distributed.size() > 1
