@@ -9,20 +9,26 @@ Notable:
 This module does not need torch.
 """
 
-import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fast_electra.config.loading import load_config, preset_names
-from fast_electra.config.reading import to_plain, yaml_value
+from fast_electra.config.reading import yaml_value
 from fast_electra.config.tree import BUDGETS, Config
-from fast_electra.data.files import canonical_digest
 from fast_electra.data.settings import DataConfig
 from fast_electra.errors import ConfigError
-from fast_electra.parts import Section
+from fast_electra.studies.grid.identity import (
+    changed,
+    configuration,
+    digest_of,
+    is_stage,
+    paths_of,
+    put,
+    source_name,
+    without_pace,
+)
 from fast_electra.studies.grid.settings import SHARED, Budget, Settings, StudyConfig, flattened
 
 _OWN = ("base", "seeds")
@@ -30,7 +36,6 @@ _OWN = ("base", "seeds")
 _MACHINE = ("log_every", "checkpoint_every", "keep_checkpoints", "longest_update", "trackers", "micro_batch_size")
 """keys of `training` that no name depends on"""
 _NOT_CACHED = ("corruption.cache", "corruption.schedule", "optimizer.")
-_PACE = ("seed", *BUDGETS)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ class RunNode(Node):
 
     def config(self, folder: Path) -> Config:
         """The configuration, with stages as folders below `folder`."""
-        return _config(self.label, self.base, self.settings | {k: str(folder / n.name) for k, n in self.needs.items()})
+        return configuration(
+            self.label, self.base, self.settings | {k: str(folder / n.name) for k, n in self.needs.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,12 @@ class _Planner:
                 for value in tune.values if tune else ():
                     assert tune is not None
                     node = self._cell_node(
-                        base, settings, point, tune.seed, f"{row}, {_short(tune.key)}={_text(value)}", {tune.key: value}
+                        base,
+                        settings,
+                        point,
+                        tune.seed,
+                        f"{row}, {_short(tune.key)}={_text(value)}",
+                        {tune.key: value},
                     )
                     self._plan.trials.append(Cell(node, name, point, tune.seed, value))
                 if tune and row not in chosen:
@@ -272,17 +284,17 @@ class _Use:
         if updates is not None:
             settings = {k: v for k, v in settings.items() if k not in [f"training.{unit}" for unit in BUDGETS]}
             settings |= {"training.updates": updates}
-        needs = {k: self.stage(k, v, label, above, settings) for k, v in settings.items() if _is_stage(v)}
+        needs = {k: self.stage(k, v, label, above, settings) for k, v in settings.items() if is_stage(v)}
         plain = {key: value for key, value in settings.items() if key not in needs}
-        config = _config(label, base, plain | {key: node.name for key, node in needs.items()})
+        config = configuration(label, base, plain | {key: node.name for key, node in needs.items()})
         tree = changed(config)
         tree["training"] = {k: v for k, v in tree["training"].items() if k not in _MACHINE}
         for key, value in paths_of(tree):
             if key not in needs:
-                _put(tree, key, Path(value).name)
+                put(tree, key, Path(value).name)
         paced = {stage: node.pace if isinstance(node, RunNode) else node.identity for stage, node in needs.items()}
-        identity = _digest(tree, {key: node.identity for key, node in needs.items()}, is_cache)
-        pace = _digest(_without_pace(tree), paced, is_cache)
+        identity = digest_of(tree, {key: node.identity for key, node in needs.items()}, is_cache)
+        pace = digest_of(without_pace(tree), paced, is_cache)
         stage = above[-1] if above else ""
         return RunNode(f"{_file_name(name)}-{identity}", identity, label, stage, needs, base, plain, is_cache, pace)
 
@@ -321,87 +333,19 @@ class _Use:
         python = own.pop("python", False)
         if not python and not own.get("sources"):
             raise ConfigError(f"stage {name}: a corpus needs sources, a list of files and folders, or python: true.")
-        data = {k: v for k, v in self.settings.items() if k.startswith("data.") and not _is_stage(v)}
+        data = {k: v for k, v in self.settings.items() if k.startswith("data.") and not is_stage(v)}
         if python:
             data |= {"data.format": "code", "data.tokenizer.kind": "code"}
         data |= {f"data.{key}": value for key, value in flattened(own).items()}
-        config = _config(
+        config = configuration(
             f"stage {name}",
             self.base,
-            {k: v for k, v in self.settings.items() if k.startswith("main.") and not _is_stage(v)} | data,
+            {k: v for k, v in self.settings.items() if k.startswith("main.") and not is_stage(v)} | data,
         )
         tree = {k: v for k, v in changed(config.data).items() if k not in ("workers", "shards", "length", "attention")}
-        tree["sources"] = [_source_name(source) for source in tree.get("sources", [])]
-        identity = _digest(tree, {}, bool(python))
+        tree["sources"] = [source_name(source) for source in tree.get("sources", [])]
+        identity = digest_of(tree, {}, bool(python))
         return CorpusNode(f"{name}-{identity}", identity, f"stage {name}", name, {}, bool(python), config.data)
-
-
-# --- Configurations ---------------------------------------------------------------------------------------------------
-
-
-def _config(label: str, base: str, settings: Settings) -> Config:
-    try:
-        return _loaded(base, tuple(f"{key}={yaml_value(value, inside=True)}" for key, value in settings.items()))
-    except ConfigError as error:
-        if base not in preset_names() and not Path(base).is_file():
-            raise ConfigError(f"{label}: base {error}") from error
-        raise ConfigError(f"{label}: {str(error).removeprefix('override ')}") from error
-
-
-def changed(section: Section) -> dict[str, Any]:
-    """The settings of a section that differ from their defaults, and every kind; `execution` is left out."""
-    found: dict[str, Any] = {}
-    for name, field_ in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            if name != "execution" and (inner := changed(value)):
-                found[name] = inner
-        elif name == "kind" or value != field_.get_default(call_default_factory=True):
-            several = isinstance(value, list)
-            found[name] = (
-                [changed(v) if isinstance(v, Section) else to_plain(v) for v in value] if several else to_plain(value)
-            )
-    return found
-
-
-@functools.lru_cache(4096)
-def _loaded(base: str, overrides: tuple[str, ...]) -> Config:
-    """A configuration; a plan asks for those of stages many times."""
-    return load_config(base, overrides)
-
-
-def paths_of(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The settings of a configuration that are paths, or names of models."""
-    for key in ("data.shards", "auxiliary.model", "main.model", "corruption.cache", "objective.generator.model"):
-        value: Any = tree
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str):
-            yield key, value
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-    tree[last] = value
-
-
-def _without_pace(tree: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what changes no speed."""
-    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
-    tree["training"] = {k: v for k, v in tree["training"].items() if k not in _PACE}
-    tree.get("corruption", {}).pop("schedule", None)
-    tree["optimizer"] = {"kind": tree["optimizer"].get("kind")}
-    return tree
-
-
-def _digest(tree: dict[str, Any], stages: Mapping[str, str], flag: bool) -> str:
-    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
-    for key in stages:
-        _put(tree, key, None)
-    tree.get("data", {}).pop("sources", None) if stages else None
-    return canonical_digest([tree, dict(stages), flag])[:10]
 
 
 def _tokens(node: RunNode) -> int:
@@ -417,20 +361,6 @@ def _refuse_equal(cells: list[Cell]) -> None:
             raise ConfigError(f"{other} and {cell.row} have equal settings: leave one out.")
 
 
-def _is_stage(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("$")
-
-
-def _source_name(source: Any) -> Any:
-    return (
-        source | {"path": _source_name(source["path"])}
-        if isinstance(source, dict)
-        else source
-        if "://" in source
-        else Path(source).name
-    )
-
-
 def _short(key: str) -> str:
     """The last word of a key, with the stage that it belongs to."""
     stage = key.split(".")[0] if key.startswith("$") else ""
@@ -438,7 +368,7 @@ def _short(key: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return value[1:] if _is_stage(value) else yaml_value(value, inside=True).strip('"')
+    return value[1:] if is_stage(value) else yaml_value(value, inside=True).strip('"')
 
 
 def _file_name(name: str) -> str:

@@ -21,7 +21,8 @@ from fast_electra.data.files import read_kept_json, write_sealed_json
 from fast_electra.stopping import Interrupted
 from fast_electra.studies.bench.parts import Trained
 from fast_electra.studies.bench.rates import interval
-from fast_electra.studies.grid.plan import CorpusNode, Node, Rate, RunNode, changed, paths_of
+from fast_electra.studies.grid.identity import changed, paths_of
+from fast_electra.studies.grid.plan import CorpusNode, Node, Rate, RunNode
 from fast_electra.training.assembly import assemble
 from fast_electra.training.outlook import flops_per_update
 from fast_electra.training.precision import apply_threads, choose_execution
