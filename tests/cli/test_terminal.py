@@ -63,6 +63,12 @@ plain = texts.map(spelled_out)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch):
+    """Programs that run tests in several processes may set a width for all of them."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def printed(show, **options) -> str:
     output = io.StringIO()
     show(Terminal(file=output, **options))

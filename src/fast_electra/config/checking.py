@@ -27,6 +27,7 @@ from fast_electra.config.reading import (
     to_plain,
     yaml_value,
 )
+from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError
 from fast_electra.parts import Section
 
@@ -167,7 +168,7 @@ def _sentence(layer: Layer, error: ValidationError, root: type[Section], missing
             f"{place}: {name} must be a list such as {example}, not {given}; write {as_written(place, name, example)}."
         )
     if choices := (keys(root)[name].choices if name in keys(root) else ()):
-        return f"{place}: {name} must be {one_of(choices, given)}{_grid_hint(place, name, value)}."
+        return f"{place}: {name} must be {one_of(choices, given)}{_grid_hint(root, place, name, value)}."
     name += "".join(f"[{part}]" for part in first["loc"][-1:] if isinstance(part, int))
     if kind not in _EXPECTED:
         return f"{place}: {name}={given} is not valid ({first['msg'][:1].lower() + first['msg'][1:]})."
@@ -189,15 +190,15 @@ def _sentence(layer: Layer, error: ValidationError, root: type[Section], missing
     elif expected == "a list" and isinstance(value, str):
         written = f"[{yaml_value(value)}]"
     hint = f"; write {as_written(place, '.'.join(path), written)}" if written else ""
-    return f"{place}: {name} must be {expected}, not {given}{hint or _grid_hint(place, name, value)}."
+    return f"{place}: {name} must be {expected}, not {given}{hint or _grid_hint(root, place, name, value)}."
 
 
-def _grid_hint(place: str, name: str, value: Any) -> str:
+def _grid_hint(root: type[Section], place: str, name: str, value: Any) -> str:
     """How to train a run with each of several values, given as a list or as numbers with commas between them."""
     if isinstance(value, str) and re.fullmatch(r"[\d.eE+-]+(\s*,\s*[\d.eE+-]+)+", value):
         value = [parse(number, "")[0] for number in value.split(",")]
     is_list = isinstance(value, list) and all(isinstance(each, int | float | str) for each in value)
-    if not is_list or not place.startswith("override "):
+    if not value or not is_list or root is not Config or not place.startswith("override "):
         return ""
     return f"; to train a run with each value, write --grid {shlex.quote(f'{name}={yaml_value(value)}')}"
 

@@ -50,7 +50,7 @@ class PhasedRotary:
         self._own = [(model, found["rope_theta"]) for model in named.values() if (found := _whole_row(model))]
         if self._thetas and not _whole_row(named["main"]):
             raise ConfigError(
-                f"main.rope_theta of a phase changes nothing in this {named['main'].config.model_type}, which has no "
+                f"rope_theta of a phase changes nothing in this {named['main'].config.model_type}, which has no "
                 "rotary positions: leave it out."
             )
 
