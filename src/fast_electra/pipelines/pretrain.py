@@ -138,6 +138,9 @@ def pretrain(
         with distributed.together():
             result = _finish(session, validation) if distributed.is_main() else {}
         result = distributed.from_main(result)
+        # Before the group ends: if DDP holds it last, PyTorch waits for a thread that waits for this one.
+        del session
+        gc.collect()
     return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
 
 
