@@ -45,7 +45,7 @@ _memory: list[int] = []
 """descriptors of the files in memory that the processes of this machine may map"""
 _BEAT, _MISSED, _GRACE = 2.0, 7, 5.0
 """seconds between two signs of life; number of own ones without one of another process, after which it is lost; seconds
-that this process then has to end by itself"""
+that this process then has to end before it is killed"""
 _PATIENCE = 10.0
 """seconds in which rank 0 meets an error that all processes meet"""
 # Only rank 0 writes an export or reads a budget's speed, while the others wait for it.

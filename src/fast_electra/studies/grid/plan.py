@@ -31,8 +31,6 @@ from fast_electra.studies.grid.identity import (
 )
 from fast_electra.studies.grid.settings import SHARED, Budget, Settings, StudyConfig, flattened
 
-_OWN = ("base", "seeds")
-"""keys of a method that are no settings"""
 _MACHINE = ("log_every", "checkpoint_every", "keep_checkpoints", "longest_update", "trackers", "micro_batch_size")
 """keys of `training` that no name depends on"""
 _NOT_CACHED = ("corruption.cache", "corruption.schedule", "optimizer.")

@@ -99,8 +99,7 @@ class _Untrained:
         """The parts of a run, and its FLOPs per update."""
         execution = choose_execution(config.execution)
         apply_threads(execution)
-        training = config.training.model_copy(update={"updates": 10**6, "tokens": None, "flops": None, "hours": None})
-        config = config.model_copy(update={"training": training})
+        config = config.with_updates(10**6)
         parts = assemble(config, execution)
         flops = flops_per_update(config, parts, execution)
         return Trained(config, parts, parts.objective, execution), flops
