@@ -209,6 +209,16 @@ def test_the_figures_of_a_tokenizer_are_those_of_its_text():
     assert len(found["longest_tokens"][0]) >= len(found["longest_tokens"][-1])
 
 
+def test_the_figures_do_not_count_the_padding_that_a_published_tokenizer_asks_for():
+    tokenizer = train_tokenizer(["aaa bbb " * 50, "ccc"], TokenizerConfig(vocabulary_size=262), 64, whole=False)
+    found = tokenizer_facts(tokenizer, ["aaa aaa ccc"])
+    tokenizer.backend_tokenizer.enable_padding(length=128)
+    tokenizer.backend_tokenizer.enable_truncation(1)
+    padded = tokenizer.backend_tokenizer.to_str()
+    assert tokenizer_facts(tokenizer, ["aaa aaa ccc"]) == found
+    assert tokenizer.backend_tokenizer.to_str() == padded
+
+
 def test_a_sample_is_spread_evenly_and_bounded():
     sample = Sample()
     for number in range(10_000):

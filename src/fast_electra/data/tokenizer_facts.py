@@ -39,7 +39,9 @@ def tokenizer_facts(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> d
         `tokens_per_word`, where a word is what stands between white space; `tokens_per_character`, without white space;
         `words_in_one_token`, a share; `longest_tokens`, the texts of the ten tokens with the most characters.
     """
-    backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    backend.no_padding()  # published tokenizers of sentence encoders pad every text to one length
+    backend.no_truncation()
     words = Counter(word for text in texts for word in text.split())
     encoded = backend.encode_batch([f" {word}" for word in words], add_special_tokens=False)
     tokens = [len(one.ids) for one in encoded]
