@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -106,7 +107,8 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
     pulse, _keys = _Pulse(keys), keys
     try:
         yield
-        # Without both, one of nine runs under gloo aborted when its group was destroyed (torch 2.13).
+        # Without both, one of nine runs under gloo aborted when its group was destroyed (torch 2.13). If DDP held the
+        # group last, PyTorch would wait for a thread that waits for this one.
         gc.collect()
         barrier()
     except Exception as error:
@@ -114,6 +116,11 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
             with unbroken():  # a launcher sends SIGTERM when a process is lost
                 pulse.refuse_lost()
         pulse.tell_failure(error)
+        failure: BaseException | None = error
+        while failure is not None:  # what ended with the errors still holds models, as above
+            traceback.clear_frames(failure.__traceback__)
+            failure = failure.__cause__ or failure.__context__
+        gc.collect()
         raise
     finally:
         _keys = None

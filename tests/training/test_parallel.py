@@ -1,6 +1,7 @@
 """Several processes train as one does: the same rows, masks, losses and weights."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from fast_electra import distributed
 from fast_electra.config.tree import Config, ExecutionConfig
@@ -318,6 +320,28 @@ def test_the_others_end_and_say_which_process_is_lost(folder, how):
         assert f"process 1 of 2{': ' if how == 'error' else ' '}{reason}" in said.read_text()
     pretrain(config_of("mlm", folder, "ddp"), folder / f"lost-{how}")
     assert_same_run(folder / "mlm-1", folder / f"lost-{how}")
+
+
+def fail_and_look_for_models(folder: Path) -> None:
+    """Train until an error, and keep how many models DDP holds when the group is destroyed."""
+    destroy = torch.distributed.destroy_process_group
+
+    def look() -> None:
+        held = sum(isinstance(thing, DistributedDataParallel) for thing in gc.get_objects())
+        (folder / f"held-{distributed.rank()}").write_text(str(held))
+        destroy()
+
+    def stop() -> bool:
+        raise DataError("it fails on every process")
+
+    torch.distributed.destroy_process_group = look
+    with pytest.raises(DataError):
+        pretrain(config_of("mlm", folder, "ddp"), folder / "failed", stop=stop)
+
+
+def test_no_model_outlives_its_group_of_processes_if_the_run_fails(folder):
+    assert processes.run(2, fail_and_look_for_models, folder) == [0, 0]
+    assert [(folder / f"held-{rank}").read_text() for rank in range(2)] == ["0", "0"]
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(folder, monkeypatch):

@@ -117,31 +117,45 @@ def pretrain(
         if isinstance(opened, Finished):
             say(f"{folder} is finished: {opened.run.result['updates']} updates; nothing to do.")
             return RunResult(folder, seconds=0.0, fresh=False, **opened.run.result)
-        apply_threads(execution)
-        if isinstance(opened, New):
-            session = _begin(config, folder, execution, say)
-        else:
-            session = _go_on(config, opened, execution, say)
-        recovered: set[int] = set()
-        while trouble := _train(session, execution, observers, say, stop, observe, config.training.trackers):
-            run, left_out = session.run, _left_out(session, trouble, recovered)
-            del session  # its memory is needed, and DDP and FSDP2 make cycles
-            gc.collect()
-            session = _go_on(config, Resume(run), execution, say)
-            session.parts.schedule.left_out = left_out
-            say(
-                f"{trouble.reason}: the run goes back to update {session.state.update} and leaves out "
-                f"{len(left_out)} batches."
-            )
-        with distributed.together(), session.state.parallel.whole_weights():
-            validation = session.state.validation or validate(session.parts, execution, session.state)
-        with distributed.together():
-            result = _finish(session, validation) if distributed.is_main() else {}
-        result = distributed.from_main(result)
-        # Before the group ends: if DDP holds it last, PyTorch waits for a thread that waits for this one.
-        del session
-        gc.collect()
+        result = _run(config, folder, opened, execution, observers, say, stop, observe)
     return RunResult(folder, seconds=time.perf_counter() - began, fresh=True, **result)
+
+
+def _run(
+    config: Config,
+    folder: Path,
+    opened: New | Resume,
+    execution: Execution,
+    observers: Sequence[Observer],
+    say: Say,
+    stop: Callable[[], bool],
+    observe: Callable[[Assembled], Sequence[Observer]],
+) -> dict[str, Any]:
+    """Train to the end and write the result, which is returned.
+
+    When it returns or raises, no frame that still runs holds the models, so they are freed before the processes part.
+    """
+    apply_threads(execution)
+    if isinstance(opened, New):
+        session = _begin(config, folder, execution, say)
+    else:
+        session = _go_on(config, opened, execution, say)
+    recovered: set[int] = set()
+    while trouble := _train(session, execution, observers, say, stop, observe, config.training.trackers):
+        run, left_out = session.run, _left_out(session, trouble, recovered)
+        del session  # its memory is needed, and DDP and FSDP2 make cycles
+        gc.collect()
+        session = _go_on(config, Resume(run), execution, say)
+        session.parts.schedule.left_out = left_out
+        say(
+            f"{trouble.reason}: the run goes back to update {session.state.update} and leaves out "
+            f"{len(left_out)} batches."
+        )
+    with distributed.together(), session.state.parallel.whole_weights():
+        validation = session.state.validation or validate(session.parts, execution, session.state)
+    with distributed.together():
+        result = _finish(session, validation) if distributed.is_main() else {}
+    return distributed.from_main(result)
 
 
 def _say_nothing(_: str) -> None:
