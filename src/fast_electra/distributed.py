@@ -112,10 +112,10 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
         gc.collect()
         barrier()
     except Exception as error:
-        if isinstance(error, RuntimeError):  # an exchange failed, or the program: the others know which
-            with unbroken():  # a launcher sends SIGTERM when a process is lost
+        with unbroken():  # a launcher sends SIGTERM when a process is lost
+            if isinstance(error, RuntimeError):  # an exchange failed, or the program: the others know which
                 pulse.refuse_lost()
-        pulse.tell_failure(error)
+            pulse.tell_failure(error)
         failure: BaseException | None = error
         while failure is not None:  # what ended with the errors still holds models, as above
             traceback.clear_frames(failure.__traceback__)

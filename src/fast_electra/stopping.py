@@ -165,13 +165,13 @@ def postponed() -> Iterator[None]:
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Inside, also a second Ctrl-C waits."""
-    _requests.unbroken = True
+    """Inside, every request waits for the end, also a second Ctrl-C; within `postponed` the first waits for `asked`."""
+    before, _requests.unbroken = _requests.request, True
     try:
         yield
     finally:
         _requests.unbroken = False
-    if _requests.again:
+    if _requests.again or (_requests.request is not before and not _requests.postponed):
         _requests.stop()
 
 

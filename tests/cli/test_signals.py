@@ -19,6 +19,7 @@ from fast_electra.config.printing import dump_config
 from fast_electra.data.workers import worker_pool
 from fast_electra.errors import ConfigError, ResourceError
 from fast_electra.pipelines import pretrain as pretrain_module
+from fast_electra.runs import checkpoints
 from fast_electra.runs.checkpoints import newest_checkpoint
 from fast_electra.runs.folder import load_run
 from tests import tiny
@@ -135,6 +136,13 @@ def test_a_stop_before_training_starts_leaves_no_run(words, monkeypatch):
     sends(monkeypatch, pretrain_module, "assemble", 1, signal.SIGTERM)
     assert main(words) == 75
     assert not Path(words[-1]).exists()
+
+
+def test_a_stop_while_a_checkpoint_is_read_is_not_an_error_of_the_checkpoint(auxiliary, tmp_path, monkeypatch, capsys):
+    sends(monkeypatch, checkpoints.HuggingFaceStorageReader, "read_metadata", 1, signal.SIGTERM)
+    assert main(["export", str(auxiliary), str(tmp_path / "out"), "--checkpoint", "all"]) == 75
+    assert "stopped by SIGTERM; " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_build_leaves_no_folder(tmp_path, monkeypatch, capsys):

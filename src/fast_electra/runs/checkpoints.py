@@ -34,6 +34,7 @@ from fast_electra.data.files import (
     write_manifest,
 )
 from fast_electra.errors import CheckpointError, DataError, OtherProcessError
+from fast_electra.stopping import unbroken
 from fast_electra.terminal import Say, tell
 
 _PARTIAL = ".partial"
@@ -208,7 +209,7 @@ def load_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], alone: b
         CheckpointError: names or shapes differ.
     """
     try:
-        with warnings.catch_warnings():
+        with unbroken(), warnings.catch_warnings():  # PyTorch would make a request to stop an error of the checkpoint
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             state = dict(tensors)
             alone = alone or distributed.size() == 1
