@@ -102,6 +102,13 @@ def test_a_second_signal_during_a_save_does_not_damage_it(numbers, words, auxili
     assert weights(run) == weights(auxiliary)
 
 
+def test_a_second_interrupt_while_the_first_is_answered_is_no_traceback(words, monkeypatch, capsys):
+    sends(monkeypatch, program, "_run", 1, signal.SIGINT)
+    sends(monkeypatch, program, "_stopped", 1, signal.SIGINT)
+    assert main(words) == 130
+    assert capsys.readouterr().err.startswith("interrupted; finished work is kept; continue with: ")
+
+
 def test_a_second_interrupt_does_not_wait_for_the_update(words, monkeypatch):
     sends(monkeypatch, import_module("fast_electra.training.loop"), "make_update", 6, signal.SIGINT, signal.SIGINT)
     assert main(words) == 130

@@ -228,13 +228,21 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["GOMP_SPINCOUNT"] = "2500"
     with stopping.listening():
         try:
-            return _run(arguments)
-        except (stopping.Interrupted, KeyboardInterrupt) as error:
+            return _run_until_stopped(arguments)
+        except KeyboardInterrupt as error:  # a second Ctrl-C, just before the first is answered
             return _stopped(error, arguments)
-        except ImportError as error:  # what a module in C makes of a signal while it is imported
-            if stopping.requested() is None:
-                raise
-            return _stopped(error, arguments)
+
+
+def _run_until_stopped(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status, also if it is stopped."""
+    try:
+        return _run(arguments)
+    except (stopping.Interrupted, KeyboardInterrupt) as error:
+        return _stopped(error, arguments)
+    except ImportError as error:  # what a module in C makes of a signal while it is imported
+        if stopping.requested() is None:
+            raise
+        return _stopped(error, arguments)
 
 
 def _run(arguments: Sequence[str]) -> int:
