@@ -64,14 +64,14 @@ def export(
     from fast_electra.publishing.export import push as push_to_hub
     from fast_electra.terminal import Terminal
 
-    say, again = Terminal(stderr=True).say, True  # it was stopped when it had finished, or an upload failed before
+    say = Terminal(stderr=True).say
     update = int(checkpoint) if checkpoint and checkpoint != "all" else None
     if to != "transformers":
         from fast_electra.publishing.formats import convert
 
-        convert(run, out, to, update, say, again)
+        convert(run, out, to, update, say)
     else:
-        export_run(run, out, "all" if checkpoint == "all" else update, auxiliary, say, again)
+        export_run(run, out, "all" if checkpoint == "all" else update, auxiliary, say)
     describe(out, push, license, language, datasets)
     Terminal().say(push_to_hub(out, push, public) if push else str(out))
     return 0

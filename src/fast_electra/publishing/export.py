@@ -46,24 +46,22 @@ def export_run(
     checkpoint: int | Literal["all"] | None = None,
     auxiliary: bool = True,
     say: Say = print,
-    again: bool = False,
 ) -> None:
     """Write a run's models to a new folder. After an error the folder does not exist.
 
     Args:
         run: the run's folder; without `checkpoint`, also any folder with a Transformers model.
-        out: the new folder.
+        out: the new folder; if it holds the same export already, it stays as it is.
         checkpoint: the update of a checkpoint, or "all"; None: the finished run's models.
         auxiliary: also write the frozen auxiliary that the run used.
         say: called with one sentence at a time.
-        again: `out` may hold the same export already, which stays as it is.
 
     Raises:
-        DataError: `out` exists, or the disk is full.
+        DataError: `out` holds something else, or the disk is full.
         ModelError, ConfigError: the run has not finished, or one of its inputs no longer exists.
         CheckpointError: the checkpoint does not exist or is damaged.
     """
-    if is_exported(out, again, lambda same: export_run(run, same, checkpoint, auxiliary, lambda _: None)):
+    if is_exported(out, lambda same: export_run(run, same, checkpoint, auxiliary, lambda _: None)):
         return say(f"{out} holds this export already.")
     found = RunFolder.find(run)
     if found is None and checkpoint is not None:
@@ -88,21 +86,22 @@ def export_run(
             _export_auxiliary(found, staged, say)
 
 
-def is_exported(out: Path, again: bool, write: Callable[[Path], None]) -> bool:
+def is_exported(out: Path, write: Callable[[Path], None]) -> bool:
     """Whether a folder holds an export already; False if it does not exist.
+
+    A command finds its own export if it was stopped after it had written that, or if an upload failed.
 
     Args:
         out: the folder.
-        again: the folder may hold the export.
         write: writes the export to a folder, to compare.
 
     Raises:
-        DataError: the folder holds something else, or `again` is False.
+        DataError: the folder holds something else.
         ModelError: a model in it was changed after it was sealed.
     """
     if not out.exists():
         return False
-    if again and _seals(out):
+    if _seals(out):
         with tempfile.TemporaryDirectory(dir=out.parent) as folder:
             write(same := Path(folder) / out.name)
             if _seals(same) == _seals(out):

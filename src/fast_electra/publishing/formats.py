@@ -40,18 +40,15 @@ _APART = 1e-3
 """largest difference of an output to PyTorch's: rounding makes about 1e-5 at the usual depths"""
 
 
-def convert(
-    run: Path, out: Path, to: Format, checkpoint: int | None = None, say: Say = print, again: bool = False
-) -> None:
+def convert(run: Path, out: Path, to: Format, checkpoint: int | None = None, say: Say = print) -> None:
     """Write a run's main model to a new folder, in the format of another library.
 
     Args:
         run: the run's folder, or any folder with a Transformers model.
-        out: the new folder; after an error it does not exist.
+        out: the new folder; after an error it does not exist. If it holds the same export already, it stays as it is.
         to: the format.
         checkpoint: the update of a checkpoint; None: the finished run's model.
         say: called with one sentence at a time.
-        again: `out` may hold the same export already, which stays as it is.
 
     Raises:
         ConfigError: a package is missing.
@@ -60,7 +57,7 @@ def convert(
     """
     if missing := [name for name in _PACKAGES[to] if find_spec(name) is None]:
         raise ConfigError(f"--to {to} needs {', '.join(missing)}: run `pip install 'fast-electra[{to}]'`.")
-    if is_exported(out, again, lambda same: convert(run, same, to, checkpoint, lambda _: None)):
+    if is_exported(out, lambda same: convert(run, same, to, checkpoint, lambda _: None)):
         return say(f"{out} holds this export already.")
     with tempfile.TemporaryDirectory() as folder:
         export_run(run, model := Path(folder) / "model", checkpoint, auxiliary=False, say=say)
