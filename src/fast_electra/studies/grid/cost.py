@@ -4,6 +4,7 @@ Notable: FLOPs are those of matrix products, forward and backward (three forward
 nor a measurement. Seconds are known only where a kind of run was measured (rates.py).
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fast_electra.config.tree import Config
 from fast_electra.models.shapes import ShapeConfig
 from fast_electra.report.figures import duration
 from fast_electra.studies.cost import row_flops
-from fast_electra.studies.grid.plan import CorpusNode, RunNode, stages_of
+from fast_electra.studies.grid.plan import CorpusNode, Rate, RunNode, stages_of
 from fast_electra.studies.grid.rates import known_rates
 from fast_electra.studies.grid.running import read_progress
 from fast_electra.studies.grid.settings import StudyConfig
@@ -33,38 +34,38 @@ def planned_costs(study: StudyConfig, cells: Path) -> dict[str, Any]:
     """
     progress = read_progress(study, cells)
     rates, plan = known_rates(cells), progress.plan
-    done = {cell.node.name for cell in plan.all if cell.node.name in progress.records}
     waits_for_speed = study.budget is not None and study.budget.unit in ("seconds", "flops")
-    nodes: dict[str, tuple[RunNode, bool]] = {}
-    for cell in plan.all:
-        for stage in stages_of(cell.node):
-            if isinstance(stage, RunNode) and not stage.is_cache:
-                is_needed = cell.node.name not in done
-                nodes[stage.name] = stage, not is_needed and nodes.get(stage.name, (stage, True))[1]
-        nodes[cell.node.name] = cell.node, cell.node.name in done
-    runs: list[dict[str, Any]] = []
-    for node, is_done in nodes.values():
-        config = node.config(Path())
-        updates = config.known_updates
-        row: dict[str, Any] = {
-            "run": node.label,
-            "done": is_done,
-            "updates": updates,
-            "tokens": None,
-            "flops": None,
-            "seconds": None,
-        }
-        if waits_for_speed and (
-            node.pace in plan.unmeasured
-            or any(stage.pace in plan.unmeasured for stage in stages_of(node) if isinstance(stage, RunNode))
-        ):
-            row["updates"] = None
-        elif updates is not None:
-            row["tokens"] = updates * config.training.batch_size * config.data.length
-            row["flops"] = updates * config.training.batch_size * _flops_per_row(node, config)
-            row["seconds"] = updates / rates[node.pace].updates_per_second if node.pace in rates else None
-        runs.append(row)
+    unmeasured = plan.unmeasured if waits_for_speed else set()
+    nodes = _with_stages([cell.node for cell in plan.all], set(progress.records))
+    runs = [_row(node, is_done, unmeasured, rates) for node, is_done in nodes]
     return {"runs": runs, "sentences": _sentences(study, runs)}
+
+
+def _with_stages(runs: list[RunNode], done: set[str]) -> list[tuple[RunNode, bool]]:
+    """Runs and the stages that are trained for them, each once, and whether nothing of it is left to do."""
+    needed: dict[str, bool] = {}
+    nodes: dict[str, RunNode] = {}
+    for run in runs:
+        for node in (*(s for s in stages_of(run) if isinstance(s, RunNode) and not s.is_cache), run):
+            nodes[node.name] = node
+            needed[node.name] = needed.get(node.name, False) or run.name not in done
+    return [(node, not needed[name]) for name, node in nodes.items()]
+
+
+def _row(node: RunNode, is_done: bool, unmeasured: Collection[str], rates: dict[str, Rate]) -> dict[str, Any]:
+    config = node.config(Path())
+    row: dict[str, Any] = {"run": node.label, "done": is_done, "updates": config.known_updates}
+    row |= dict.fromkeys(("tokens", "flops", "seconds"))
+    if unmeasured and any(one.pace in unmeasured for one in (node, *stages_of(node)) if isinstance(one, RunNode)):
+        return row | {"updates": None}
+    if (updates := config.known_updates) is None:
+        return row
+    rows = updates * config.training.batch_size
+    return row | {
+        "tokens": rows * config.data.length,
+        "flops": rows * _flops_per_row(node, config),
+        "seconds": updates / rates[node.pace].updates_per_second if node.pace in rates else None,
+    }
 
 
 def _sentences(study: StudyConfig, runs: list[dict[str, Any]]) -> list[str]:
