@@ -114,6 +114,7 @@ def batch(rows: int = 4, length: int = 32, vocabulary: int = 320, padding: int =
         epochs=torch.zeros(rows, dtype=torch.int64),
         indices=torch.arange(rows),
         samples=torch.arange(rows),
+        documents_in_rows=2 + is_padding.any(1),
     )
 
 

@@ -27,20 +27,29 @@ sys.path.insert(0, str(ROOT))
 # Read when cuBLAS starts, which a check may do before the program sets it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-from tools.gpu.correctness import environment, fsdp, modern, smoke, torchrun  # noqa: E402
+from tools.gpu.correctness import documents, environment, fsdp, modern, smoke, torchrun  # noqa: E402
 from tools.gpu.running import Check, run_checks  # noqa: E402
-from tools.gpu.speed import BENCHES, bench_check, largest_micro_batch, profile_step, start_up  # noqa: E402
+from tools.gpu.speed import (  # noqa: E402
+    BENCHES,
+    bench_check,
+    documents_speed,
+    largest_micro_batch,
+    profile_step,
+    start_up,
+)
 from tools.gpu.waits import recompilations, waits  # noqa: E402
 
 CHECKS = [
     Check("environment", environment, seconds=60),
     Check("smoke", smoke, seconds=120),
     Check("waits", waits, seconds=60),
+    Check("documents", documents, seconds=60),
     Check("modern", modern, seconds=90),
     Check("torchrun", torchrun, seconds=90),
     Check("fsdp", fsdp, seconds=60),
     Check("start", start_up, seconds=60),
     *(Check(f"bench-{shape.name}", bench_check(shape), seconds=shape.limit) for shape in BENCHES),
+    Check("documents-speed", documents_speed, seconds=60),
     Check("recompilations", recompilations, seconds=90),
     Check("profile", profile_step, seconds=60),
     Check("memory", largest_micro_batch, seconds=60),

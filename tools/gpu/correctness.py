@@ -1,5 +1,6 @@
 """Checks that training on this device gives right results: losses, resuming, documents apart, `torchrun`, FSDP2."""
 
+import copy
 import json
 import os
 import shutil
@@ -9,14 +10,17 @@ import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
+from fast_electra.data.batches import Batch
+from fast_electra.models.inputs import encoder_inputs, model_inputs
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.metrics import read_metrics
@@ -34,6 +38,8 @@ from tools.gpu.running import Failed, Trial
 ROOT = Path(__file__).resolve().parent.parent.parent
 _UPDATES = 20
 """updates that are made of the golden runs' 40"""
+_BY_KERNEL = ("electra", "bert", "roberta", "distilbert", "modernbert", "nomic_bert", "eurobert")
+"""architectures whose documents the flash kernel keeps apart"""
 # On a CPU bfloat16 moved a loss by up to 4.8 %, since other replacements are drawn. Float32 has other kernels only.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "bfloat16_autocast": 0.15}
 
@@ -107,6 +113,44 @@ def modern(trial: Trial) -> None:
     trial.require(device == choose_execution().device.type, f"it ran on {device}")
 
 
+def documents(trial: Trial) -> None:
+    """Documents apart by the flash kernel give logits and gradients that are as exact as with a mask.
+
+    Errors are relative to float32 with the same weights.
+    """
+    shards = tiny.make_shards(trial.folder / "shards", count=120 if trial.tiny else 400)
+    execution = choose_execution()
+    wrong = []
+    for architecture in _BY_KERNEL:
+        options = {"local_attention": 32} if architecture == "modernbert" else {}
+        shape = {"architecture": architecture, "options": options}
+        shape |= {} if trial.tiny else {"layers": 4, "hidden_size": 128, "intermediate_size": 256}
+        config = tiny.settings(
+            shards,
+            data__length=64 if trial.tiny else 512,
+            data__attention="document",
+            **{f"main__{key}": value for key, value in shape.items()},
+        )
+        parts = assemble(config, execution)
+        batch = parts.schedule.at(0).to(execution.device)
+        model = cast(PreTrainedModel, parts.objective.models()["main"]).eval().bfloat16()
+        masked, ours = (make(model, batch) for make in (_masked_inputs, _kernel_inputs))
+        by_kernel = ours["attention_mask"].ndim == 1
+        exact = _logits_and_gradients(copy.deepcopy(model).float(), masked)
+        errors = {}
+        for name, inputs in (("mask", masked), ("kernel", ours)):
+            found = _logits_and_gradients(model, inputs)
+            for what, one, right in zip(("logits", "gradients"), found, exact, strict=True):
+                errors[f"{name}_{what}"] = float((one - right).norm() / right.norm())
+        trial.report({f"{architecture}_{name}": error for name, error in errors.items()})
+        # The kernel keeps sums in float32, as the mask's kernels do.
+        if any(not errors[f"kernel_{what}"] <= 1.5 * errors[f"mask_{what}"] for what in ("logits", "gradients")):
+            wrong.append(architecture)
+        if by_kernel != (execution.device.type == "cuda"):
+            wrong.append(f"{architecture}, which {'used' if by_kernel else 'did not use'} the kernel")
+    trial.require(not wrong, f"documents apart are wrong in {', '.join(wrong)}")
+
+
 def torchrun(trial: Trial) -> None:
     """One process under `torchrun` trains as the plain command does, bit for bit."""
     shards = tiny.make_shards(trial.folder / "shards")
@@ -178,6 +222,23 @@ def _export(run: Path) -> None:
     """Finish a golden run, so that it can be an auxiliary."""
     config = _golden_config("mlm", "float32", run.parent / "shards", run)
     pretrain(config, run)
+
+
+def _masked_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    return model_inputs(model.config, batch.ids, batch, by_document=True)
+
+
+def _kernel_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    return encoder_inputs(model, batch.ids, batch, by_document=True)
+
+
+def _logits_and_gradients(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """All logits, and the gradients of all weights by the mean of the logits' squares, in float32."""
+    model.zero_grad()
+    logits = model(**inputs).logits.float()
+    logits.square().mean().backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    return logits.detach(), torch.cat(gradients).float()
 
 
 def _apart(first: Path, second: Path) -> float:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 from fast_electra.objectives.base import Prepared
 from fast_electra.studies.bench.bench import measured
-from fast_electra.studies.bench.setup import prepare
+from fast_electra.studies.bench.parts import build_part
+from fast_electra.studies.bench.setup import prepare, with_settings
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
 from fast_electra.training.precision import Execution, apply_threads, synchronize
@@ -75,6 +77,28 @@ def _bench(shape: Shape, trial: Trial) -> None:
     setup = prepare(shape.config(trial.tiny), trial.folder)
     seconds = None if trial.tiny else 3.0
     measured(setup, updates=1, rounds=1 if trial.tiny else 3, seconds=seconds, say=print, report=trial.report)
+
+
+def documents_speed(trial: Trial) -> None:
+    """The time of an update with documents apart, relative to the same rows packed; a goal is 1.05."""
+    for name in ("electra-small-512", "modern-small-1024"):
+        setup = prepare(next(shape for shape in BENCHES if shape.name == name).config(trial.tiny), trial.folder / name)
+        apply_threads(setup.execution)
+        parts = {
+            attention: build_part(
+                "rtd_only",
+                dataclasses.replace(setup, online=with_settings(setup.online, data={"attention": attention})),
+            )
+            for attention in ("packed", "document")
+        }
+        rounds, updates = (1, 2) if trial.tiny else (5, 20)
+        seconds = [{attention: part.run(updates).seconds for attention, part in parts.items()} for _ in range(rounds)]
+        trial.report(
+            {
+                f"{name}_document_to_packed": median(turn["document"] / turn["packed"] for turn in seconds),
+                f"{name}_packed_milliseconds": 1e3 * median(turn["packed"] for turn in seconds) / updates,
+            }
+        )
 
 
 def start_up(trial: Trial) -> None:

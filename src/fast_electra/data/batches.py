@@ -17,9 +17,9 @@ import queue
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import accumulate
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate, repeat
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -58,6 +58,9 @@ class Batch:
     for"""
     phase: int = 0
     """number of the run's phase that the rows belong to, from 0"""
+    documents_in_rows: Tensor | None = None
+    """(B,) int64, always on the CPU: stretches of tokens of one document, or of padding, in each row; None if nobody
+    counted"""
 
     @classmethod
     def of(cls, ids: Tensor, padding: Tensor, eligible: Tensor | None = None, indices: Tensor | None = None) -> "Batch":
@@ -82,6 +85,7 @@ class Batch:
             indices=numbers if indices is None else indices,
             samples=~torch.arange(rows),
             padded=_has_padding(padding),
+            documents_in_rows=_documents_in_rows(padding),
         )
 
     @property
@@ -91,25 +95,36 @@ class Batch:
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` rows; the last may have fewer."""
-        parts = zip(*(tensor.split(size) for tensor in self._tensors()), self.samples.split(size), strict=True)
+        parts = zip(*(tensor.split(size) for tensor in self._tensors()), strict=True)
+        samples, counts = self.samples.split(size), self.documents_in_rows
+        counted = repeat(None, len(samples)) if counts is None else counts.split(size)
         return [
-            Batch(*part, samples=samples, padded=self.padded and _has_padding(part[4]), phase=self.phase)
-            for *part, samples in parts
+            Batch(
+                *part,
+                samples=places,
+                padded=self.padded and _has_padding(part[4]),
+                phase=self.phase,
+                documents_in_rows=count,
+            )
+            for part, places, count in zip(parts, samples, counted, strict=True)
         ]
 
     def to(self, device: Any) -> "Batch":
         """A copy on a device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in self._tensors())
-        return Batch(*moved, samples=self.samples, padded=self.padded, phase=self.phase)
+        return self._with(tensor.to(device, non_blocking=True) for tensor in self._tensors())
 
     def pinned(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU copies without being waited for."""
-        pinned = (tensor.pin_memory() for tensor in self._tensors())
-        return Batch(*pinned, samples=self.samples, padded=self.padded, phase=self.phase)
+        return self._with(tensor.pin_memory() for tensor in self._tensors())
+
+    def _with(self, tensors: Iterable[Tensor]) -> "Batch":
+        """The same rows with their tensors elsewhere."""
+        names = (field.name for field in fields(self))
+        return replace(self, **dict(zip(names, tensors, strict=False)))
 
     def _tensors(self) -> list[Tensor]:
-        """Every tensor but `samples`."""
-        return [getattr(self, field.name) for field in fields(self)[:-3]]
+        """The tensors that move to a device."""
+        return [getattr(self, field.name) for field in fields(self)[:-4]]
 
 
 class Rows:
@@ -196,6 +211,7 @@ class Rows:
             samples,
             padded,
             self._phase,
+            _documents_in_rows(documents_BS),
         )
 
     def content(self, index: int) -> np.ndarray:
@@ -367,6 +383,13 @@ def one_by_one(function: Callable[[int], T], start: int, stop: int) -> Generator
 def _has_padding(padding_BS: Tensor) -> bool:
     """Whether any token is padding; True if the answer is on another device, which is not waited for."""
     return padding_BS.device.type != "cpu" or bool(padding_BS.numpy().any())
+
+
+def _documents_in_rows(documents_BS: Tensor) -> Tensor | None:
+    """The number of stretches of equal values in each row (B,); None if they are on another device."""
+    if documents_BS.device.type != "cpu":
+        return None
+    return 1 + (documents_BS[:, 1:] != documents_BS[:, :-1]).sum(1)
 
 
 def _positions_in_documents(ended_BS: Tensor) -> Tensor:

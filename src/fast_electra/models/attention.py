@@ -1,4 +1,4 @@
-"""The attention that the models use: plain matrix products or SDPA, and masks from document ids.
+"""The attention that the models use: plain matrix products, SDPA or the flash kernel, and masks from document ids.
 
 Notable:
 - on a CPU the backward pass of fused SDPA takes 35 to 40 % of a training step at length 128. Two batched matrix
@@ -9,27 +9,58 @@ Notable:
   our own;
 - the mask is built from document ids, given as a 3-D `attention_mask` (batch, 1, length), which reaches the registered
   mask function unchanged. Sliding windows (ModernBERT) come as the `mask_function` of Transformers' call;
+- on a GPU documents get no mask, since SDPA leaves its flash kernel for one. `attention_mask` (N + 1,) says where they
+  start in the rows one after another. The flash kernel takes this, with windows and dropout. FlexAttention would need a
+  compiler even in runs that are not compiled. PyTorch's `varlen_attn` is a Python operator around the same kernel: its
+  call costs the host 50 µs more, and it has no dropout;
+- the kernel's backward pass adds in no fixed order, so two runs on a GPU differ by rounding; so does SDPA's;
 - MPNet computes its attention itself, but adds the registered mask. DeBERTa uses neither, so two hooks give it the mask
   of the same document ids.
 
-Shapes: B sequences, H heads, S positions, D width of a head.
+Shapes: B sequences, H heads, S positions, D width of a head, N documents.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 MATMUL_ATTENTION = "fast_electra_matmul"
+_KERNEL_TYPES = (torch.bfloat16, torch.float16)
+"""types that the flash kernel computes in"""
 
 # Share of attention weights that is dropped in any mode of the model. `torch.compile` can read a plain global.
 _dropped = 0.0
 
 Watch = Callable[[Tensor, Tensor | None], None]
 _watch: Watch | None = None
+
+
+class Documents(NamedTuple):
+    """What the flash kernel needs in place of a mask."""
+
+    starts: Tensor
+    """(N + 1,) int32: where each document starts in the rows one after another, ascending, and the end"""
+    window: int | None
+    """how many tokens a token sees to each side; None: the whole document"""
+
+
+def has_flash_kernel(model: PreTrainedModel) -> bool:
+    """Whether the flash kernel keeps the documents of a model apart, so that it can take `Documents.starts` as a mask.
+
+    It does on a GPU that has the kernel, in a class that leaves its attention to the attention interface: Transformers
+    says of each class whether FlashAttention can serve it.
+    """
+    device = model.device
+    return (
+        device.type == "cuda"
+        and model._supports_flash_attn
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 @contextmanager
@@ -62,7 +93,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Documents | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
@@ -79,6 +110,13 @@ def _attention(
         key = key.repeat_interleave(heads // key.shape[1], 1)
         value = value.repeat_interleave(heads // value.shape[1], 1)
     dropout = dropout or _dropped
+    if isinstance(attention_mask, Documents):
+        plain = position_bias is None and softcap is None
+        if plain and value.dtype in _KERNEL_TYPES and width % 8 == 0 and width <= 256:
+            joined = [states.to(value.dtype).transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+            found = _flash(joined, attention_mask, query.shape[2], dropout, scale)
+            return found.unflatten(0, (query.shape[0], query.shape[2])), None
+        attention_mask = _dense(attention_mask, query)
     if softcap is None and query.is_cuda and _watch is None:
         bias = attention_mask if attention_mask is None else attention_mask.to(query.dtype)
         if position_bias is not None:
@@ -101,6 +139,40 @@ def _attention(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
 
 
+def _flash(states: list[Tensor], documents: Documents, longest: int, dropout: float, scale: float) -> Tensor:
+    """Attention within documents of at most `longest` tokens.
+
+    Args:
+        states: queries, keys and values (B · S, H, D) of the tokens of all rows.
+        documents: where they start, and a window.
+        longest: tokens.
+        dropout: share of the weights that is dropped.
+        scale: factor of the scores.
+
+    Returns:
+        (B · S, H, D).
+    """
+    starts, window = documents.starts, -1 if documents.window is None else documents.window
+    windows = {"window_size_left": window, "window_size_right": window}
+    return torch.ops.aten._flash_attention_forward(
+        *states, starts, starts, longest, longest, dropout, False, False, scale=scale, **windows
+    )[0]
+
+
+def _dense(documents: Documents, query: Tensor) -> Tensor:
+    """The additive mask (B, 1, S, S) that says the same, for what the flash kernel cannot do."""
+    rows, _, length, _ = query.shape
+    tokens = torch.arange(rows * length, dtype=torch.int32, device=query.device)
+    numbers_BS = torch.searchsorted(documents.starts, tokens, right=True).view(rows, length)
+    window = length if documents.window is None else documents.window
+
+    def within(_row: int, _head: int, one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).abs() <= window
+
+    ids_B1S = numbers_BS[:, None]
+    return cast(Tensor, _mask(rows, length, length, 0, 0, within, ids_B1S, device=query.device, dtype=query.dtype))
+
+
 def _mask(
     batch_size: int,
     q_length: int,
@@ -114,8 +186,13 @@ def _mask(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     **_: Any,
-) -> Tensor | None:
-    """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None if nothing is masked."""
+) -> Tensor | Documents | None:
+    """Additive mask (B, 1, S, S) from document ids (B, 1, S) or a padding mask (B, S); None if nothing is masked.
+
+    Starts of documents (N + 1,) get no mask.
+    """
+    if attention_mask is not None and attention_mask.ndim == 1:
+        return Documents(attention_mask, local_size)
     # `local_size` is the size of a sliding window, which masks something only in longer rows. Whether there is padding
     # is known on the host: a padding mask is given only if there is, so nothing waits for a GPU here.
     masks_nothing = allow_is_bidirectional_skip and (local_size is None or kv_length < local_size)

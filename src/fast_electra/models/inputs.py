@@ -9,7 +9,7 @@ Notable:
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError
+from fast_electra.models.attention import has_flash_kernel
 from fast_electra.models.layers import keep_layers
 
 _PROBED = 8
@@ -130,6 +131,25 @@ def model_inputs(config: PreTrainedConfig, ids_BS: Tensor, batch: Batch, by_docu
     return inputs
 
 
+def encoder_inputs(model: PreTrainedModel, ids_BS: Tensor, batch: Batch, by_document: bool) -> dict[str, Any]:
+    """`model_inputs` of an encoder, whose documents the flash kernel keeps apart if it can.
+
+    Then `attention_mask` is (N + 1,) int32: where documents start in the rows one after another. N is the number of
+    rows times a power of two, so that few shapes occur; documents that do not exist are empty, at the end.
+    """
+    inputs = model_inputs(model.config, ids_BS, batch, by_document)
+    if by_document and batch.documents_in_rows is not None and has_flash_kernel(model):
+        rows = len(batch.documents)
+        each = -(-int(batch.documents_in_rows.numpy().sum()) // rows)
+        most = rows << (each - 1).bit_length()
+        begins_BS = torch.ones_like(batch.documents)
+        begins_BS[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
+        numbers = torch.arange(1, most + 2, device=ids_BS.device)
+        # The number of documents is known on the host, so nothing waits for a GPU.
+        inputs["attention_mask"] = torch.searchsorted(begins_BS.flatten().cumsum(0), numbers, out_int32=True)
+    return inputs
+
+
 @torch.no_grad()
 def refuse_leaks(model: PreTrainedModel) -> None:
     """Check that no token sees another document of its row, by changing one of two short documents.
@@ -137,23 +157,22 @@ def refuse_leaks(model: PreTrainedModel) -> None:
     Raises:
         ConfigError: a token does, or the class does not take document ids and positions.
     """
-    ids_BS = torch.arange(1, 9, device=model.device)[None, :] % model.config.vocab_size
-    documents_BS = torch.tensor([[0] * 4 + [1] * 4], device=model.device)
-    positions_BS = torch.arange(4, device=model.device).repeat(2)[None, :] + first_position(model.config)
-    changed_BS = torch.cat((ids_BS[:, :4].flip(1), ids_BS[:, 4:]), 1)
+    ids_BS = torch.arange(1, 9)[None, :] % model.config.vocab_size
+    batch = Batch.of(ids_BS, torch.zeros_like(ids_BS, dtype=torch.bool))
+    halves = {"documents": batch.positions // 4, "positions": batch.positions % 4}
+    batch = replace(batch, **halves, documents_in_rows=torch.tensor([2])).to(model.device)
+    changed_BS = torch.cat((batch.ids[:, :4].flip(1), batch.ids[:, 4:]), 1)
     training = model.training
     model.eval()
     try:
-        model.base_model(input_ids=ids_BS)  # an error here is not about documents
+        model.base_model(input_ids=batch.ids)  # an error here is not about documents
     except BaseException:
         model.train(training)
         raise
     try:
         before, after = (
-            model.base_model(
-                input_ids=ids, attention_mask=documents_BS[:, None, :], position_ids=positions_BS
-            ).last_hidden_state[:, 4:]
-            for ids in (ids_BS, changed_BS)
+            model.base_model(**encoder_inputs(model, ids, batch, by_document=True)).last_hidden_state[:, 4:]
+            for ids in (batch.ids, changed_BS)
         )
         found = None if torch.equal(before, after) else "its tokens see other documents of their row"
     except (torch.OutOfMemoryError, torch.AcceleratorError):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ModelError
-from fast_electra.models.inputs import model_inputs, refuse_leaks
+from fast_electra.models.inputs import encoder_inputs, refuse_leaks
 from fast_electra.models.layers import cast_weights
 
 
@@ -78,7 +78,7 @@ class MaskedLM(GatheringLM):
 
     def masked_logits(self, batch: Batch, ids_BS: Tensor, positions_BM: Tensor) -> Tensor:
         """Logits (N, V) at `positions_BM` for the sequences `ids_BS` of a batch."""
-        return self.logits_at(positions_BM, model_inputs(self.model.config, ids_BS, batch, self.by_document))
+        return self.logits_at(positions_BM, encoder_inputs(self.model, ids_BS, batch, self.by_document))
 
     def _gather(self, _module: nn.Module, _arguments: Any, output: Any) -> Any:
         output.last_hidden_state = self.gathered(output.last_hidden_state)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fast_electra.data.batches import Batch
-from fast_electra.models.inputs import model_inputs, refuse_leaks
+from fast_electra.models.inputs import encoder_inputs, refuse_leaks
 
 
 class ReplacedTokenDetector(nn.Module):
@@ -35,7 +35,7 @@ class ReplacedTokenDetector(nn.Module):
 
     def logits_and_hidden_states(self, batch: Batch, ids_BS: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """Logits (B, S), and with a `CorrectiveHead` the last hidden states (B, S, d) in a tuple."""
-        output = self.model(**model_inputs(self.model.config, ids_BS, batch, self.by_document))
+        output = self.model(**encoder_inputs(self.model, ids_BS, batch, self.by_document))
         return replaced_logits(output.logits), output.hidden_states
 
 
