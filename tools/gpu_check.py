@@ -34,6 +34,7 @@ from tools.gpu.speed import (  # noqa: E402
     bench_check,
     documents_speed,
     largest_micro_batch,
+    padding,
     profile_step,
     start_up,
 )
@@ -52,6 +53,7 @@ CHECKS = [
     Check("documents-speed", documents_speed, seconds=60),
     Check("recompilations", recompilations, seconds=90),
     Check("profile", profile_step, seconds=60),
+    Check("padding", padding, seconds=30),
     Check("memory", largest_micro_batch, seconds=60),
 ]
 

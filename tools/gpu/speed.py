@@ -11,19 +11,24 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
+from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
 from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
+from fast_electra.data.tokenizer_training import SPECIAL_TOKENS
+from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.inputs import encoder_inputs
 from fast_electra.objectives.base import Prepared
 from fast_electra.studies.bench.bench import measured
 from fast_electra.studies.bench.parts import build_part
 from fast_electra.studies.bench.setup import prepare, with_settings
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
-from fast_electra.training.precision import Execution, apply_threads, synchronize
+from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
 from fast_electra.training.setup import start
+from tools.gpu.correctness import seconds_of
 from tools.gpu.running import Skipped, Trial
 
 _TINY = {
@@ -99,6 +104,47 @@ def documents_speed(trial: Trial) -> None:
                 f"{name}_packed_milliseconds": 1e3 * median(turn["packed"] for turn in seconds) / updates,
             }
         )
+
+
+def padding(trial: Trial) -> None:
+    """The time of a forward and a backward pass over the tokens of padded rows alone, relative to the padded rows.
+
+    Lengths are those of examples that were sorted by length and padded to a multiple of 8, short ones and long ones.
+    """
+    execution = choose_execution()
+    special = {role: number for number, role in enumerate(SPECIAL_TOKENS)}
+    for preset in ("electra-small",) if trial.tiny else ("electra-small", "paper-base"):
+        shape = next(shape for shape in BENCHES if shape.name == preset).config(trial.tiny).main
+        model = build_model(transformers_config(shape, 30_522, special, 128), "rtd", seed=0)
+        model.to(execution.device, execution.weights_dtype)  # type: ignore[arg-type]
+        for least, most in ((17, 24),) if trial.tiny else ((17, 24), (97, 128)):
+            lengths = torch.linspace(least, most, 32).long().tolist()
+            positions_BS = torch.arange(most).expand(len(lengths), -1)
+            is_padding = positions_BS >= torch.tensor(lengths)[:, None]
+            ids_BS = torch.full_like(positions_BS, len(special))
+            padded = Batch.of(ids_BS, is_padding).to(execution.device)
+            joined = Batch.of(ids_BS[~is_padding][None], is_padding[~is_padding][None])
+            joined = dataclasses.replace(
+                joined,
+                documents=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None],
+                positions=positions_BS[~is_padding][None],
+                documents_in_rows=torch.tensor([len(lengths)]),
+            ).to(execution.device)
+
+            def step(batch: Batch, by_document: bool, model: PreTrainedModel = model) -> None:
+                inputs = encoder_inputs(model, batch.ids, batch, by_document)
+                model(**inputs).logits.float().square().mean().backward()
+
+            seconds = {
+                name: seconds_of(partial(step, batch, name == "joined"), execution.device, 2 if trial.tiny else 50)
+                for name, batch in (("padded", padded), ("joined", joined))
+            }
+            trial.report(
+                {
+                    f"{preset}_{most}_joined_to_padded": seconds["joined"] / seconds["padded"],
+                    f"{preset}_{most}_padded_milliseconds": 1e3 * seconds["padded"],
+                }
+            )
 
 
 def start_up(trial: Trial) -> None:
