@@ -152,8 +152,7 @@ def _flash(states: list[Tensor], documents: Documents, longest: int, dropout: fl
     Returns:
         (B · S, H, D).
     """
-    starts, window = documents.starts, -1 if documents.window is None else documents.window
-    windows = {"window_size_left": window, "window_size_right": window}
+    starts, windows = documents.starts, dict.fromkeys(("window_size_left", "window_size_right"), documents.window)
     return torch.ops.aten._flash_attention_forward(
         *states, starts, starts, longest, longest, dropout, False, False, scale=scale, **windows
     )[0]
