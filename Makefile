@@ -31,7 +31,7 @@ $(VENV)/installed-test: $(VENV)/installed
 
 $(VENV)/installed-extras: $(VENV)/installed-test
 	@echo "installing every tracker and export library"
-	@$(PIP) --editable '.[test,tensorboard,wandb,trackio,mlflow,onnx,sentence-transformers]' sentencepiece protobuf
+	@$(PIP) --editable '.[test,tensorboard,wandb,trackio,mlflow,onnx,sentence-transformers,triton]' sentencepiece protobuf
 	@touch $@
 
 $(VENV)/installed-pages: $(VENV)/installed-test
@@ -51,8 +51,8 @@ test: $(VENV)/installed-test  ## the tests, without those marked slow, on all co
 test-slow: $(VENV)/installed-test  ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow
 
-test-extras: $(VENV)/installed-extras  ## the tests of trackers, ONNX, sentence-transformers and SentencePiece, which it installs (1.5 GB)
-	@$(BIN)/python -m pytest -rs tests/training/test_trackers.py tests/publishing/test_formats.py tests/data/test_sentencepiece.py
+test-extras: $(VENV)/installed-extras  ## the tests of trackers, ONNX, sentence-transformers, SentencePiece and Triton, which it installs (2.5 GB)
+	@$(BIN)/python -m pytest -rs tests/training/test_trackers.py tests/publishing/test_formats.py tests/data/test_sentencepiece.py tests/corruption/test_triton_sampling.py
 
 test-pages: $(VENV)/installed-pages  ## the pages of reports in a browser (the system's Chromium, driven by Playwright)
 	@$(BIN)/python -m pytest -rs tests/report/test_pages.py

@@ -6,6 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each othe
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which PyTorch does too
+
 from tests import tiny
 
 

@@ -57,6 +57,7 @@ def settings(folder: Path, kind: str = "mlm", auxiliary: Path | None = None, **c
             "log_every": 3,
             "checkpoint_every": 4,
             "validation_sequences": 16,
+            "compile": False,  # also on a GPU
         },
         "execution": {"precision": "float32", "threads": 1},
     }

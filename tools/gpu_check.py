@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from tools.gpu.correctness import documents, environment, fsdp, modern, smoke, torchrun  # noqa: E402
+from tools.gpu.kernels import cuda_graphs, triton_sampler  # noqa: E402
 from tools.gpu.running import Check, run_checks  # noqa: E402
 from tools.gpu.speed import (  # noqa: E402
     BENCHES,
@@ -51,6 +52,8 @@ CHECKS = [
     Check("start", start_up, seconds=60),
     *(Check(f"bench-{shape.name}", bench_check(shape), seconds=shape.limit) for shape in BENCHES),
     Check("documents-speed", documents_speed, seconds=60),
+    Check("triton", triton_sampler, seconds=60),
+    Check("graphs", cuda_graphs, seconds=150),
     Check("recompilations", recompilations, seconds=90),
     Check("profile", profile_step, seconds=60),
     Check("padding", padding, seconds=30),

@@ -478,3 +478,9 @@ def test_every_record_has_the_keys_that_scripts_rely_on(tmp_path, shards):
     (record,) = without_clock(tmp_path / "run")
     assert {"update", "loss", "temperature", "learning_rate", "mlm", "rtd", "masked_accuracy"} <= set(record)
     assert {"clipped.main", "clipped.generator", "clipped.shared", "learning_rate.generator"} <= set(record)
+
+
+@pytest.mark.parametrize("changes", [{"sampler": "race"}, {"sampler": "triton"}])
+def test_only_the_default_sampler_draws_from_a_generator(changes, shards):
+    with pytest.raises(ValueError, match="trains the generator that it samples from"):
+        settings(shards, **{f"corruption__{key}": value for key, value in changes.items()})

@@ -83,11 +83,12 @@ CASES = [
 def test_models_are_compiled_once_into_one_graph(architecture, kind, attention, folder, tmp_path, monkeypatch):
     """Main model and auxiliary, with Dynamo alone: how a graph is turned into kernels changes nothing here."""
 
-    def compile_whole(module, dynamic):
-        assert dynamic is False
+    def compile_whole(module, dynamic, mode):
+        assert (dynamic, mode) == (False, None)
         module._compiled_call_impl = torch.compile(module._call_impl, backend="eager", fullgraph=True, dynamic=False)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_whole)
+    monkeypatch.setattr("fast_electra.training.compilation.missing_compiler", lambda device: None)
     shape = {"main__architecture": architecture, "data__attention": attention}
     if kind == "fast_electra":
         pretrain(tiny.settings(folder / "shards", "mlm", training__updates=1, **shape), tmp_path / "auxiliary")

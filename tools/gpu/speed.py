@@ -31,7 +31,7 @@ from fast_electra.training.setup import start
 from tools.gpu.correctness import seconds_of
 from tools.gpu.running import Skipped, Trial
 
-_TINY = {
+TINY = {
     "main.layers": 2,
     "main.hidden_size": 32,
     "main.heads": 2,
@@ -53,8 +53,8 @@ class Shape:
     limit: float = 75.0
 
     def config(self, tiny: bool) -> Config:
-        """Its configuration, or a tiny one of the same architecture."""
-        settings = {**self.settings, **(_TINY if tiny else {})}
+        """Its configuration, not compiled unless its settings say so, or a tiny one of the same architecture."""
+        settings = {"training.compile": "false", **self.settings, **(TINY if tiny else {})}
         if tiny and self.preset == "electra-small":  # its table of tokens is narrower than its layers
             settings["main.options"] = "{}"
         return load_config(self.preset, [f"{key}={value}" for key, value in settings.items()])

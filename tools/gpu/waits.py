@@ -115,7 +115,7 @@ def updates(config: Config, execution: Execution, count: int) -> Iterator[None]:
     )
     try:
         for number, (prepared, _) in enumerate(loader):
-            if number == 0 or (config.training.compile and execution.device.type != "cuda"):
+            if number == 0 or (config.training.compile is True and execution.device.type != "cuda"):
                 make_update(state, plan, prepared, execution)
             else:
                 with no_waiting(execution.device):

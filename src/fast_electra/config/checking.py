@@ -172,7 +172,7 @@ def _sentence(layer: Layer, error: ValidationError, root: type[Section], missing
     name += "".join(f"[{part}]" for part in first["loc"][-1:] if isinstance(part, int))
     if kind not in _EXPECTED:
         return f"{place}: {name}={given} is not valid ({first['msg'][:1].lower() + first['msg'][1:]})."
-    words = [item.get("ctx", {})["expected"].strip("'") for item in errors if item["type"] == "literal_error"]
+    words = [item.get("ctx", {})["expected"].replace("'", "") for item in errors if item["type"] == "literal_error"]
     expected = _EXPECTED[kind].format(*(f"{limit:g}" for limit in context.values() if isinstance(limit, int | float)))
     expected = " or ".join((expected, *words))
     written = ""

@@ -73,8 +73,8 @@ class TrainingConfig(Section):
     """sequences that go through the model at a time; empty: the whole batch"""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """of weights, data order, masks and noise"""
-    compile: bool = False
-    """torch.compile the models: pays in runs of many minutes"""
+    compile: bool | Literal["auto", "graphs"] = "auto"
+    """compile the models (torch.compile); auto: on a CUDA GPU; graphs: also record them as CUDA graphs"""
     log_every: int = Field(default=10, ge=1)
     """updates between two lines of metrics"""
     validate_every: int | None = Field(default=None, ge=1)
@@ -257,7 +257,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _generator_is_live(self) -> Self:
-        if self.objective.generator_shape is not None and self.corruption.replays:
+        if self.objective.generator_shape is not None and (
+            self.corruption.replays or self.corruption.sampler != "inverse_cdf"
+        ):
             raise ValueError(
                 f"objective.kind={self.objective.kind} trains the generator that it samples from: leave "
                 "corruption.cache out and corruption.sampler at inverse_cdf, or use objective.kind=fast_electra"

@@ -117,6 +117,11 @@ class MaskedLanguageModel(_FrozenModel):
     def _predict(self, batch: Batch, masked: Masked) -> Tensor:
         return self.model.masked_logits(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
 
+    def before_output(self, batch: Batch, masked: Masked, difficulty: Difficulty) -> Tensor:
+        """What the output layer would read (N, d), if `model.take_output_layer` has taken it out."""
+        with dropping(self.model.model, difficulty.dropout, difficulty.attention_dropping):
+            return self.model.before_output(batch, masked_ids(batch, masked, self.mask_id), masked.positions_BM)
+
 
 @dataclass(frozen=True)
 class CausalLanguageModel(_FrozenModel):

@@ -3,7 +3,8 @@
   1. draw positions M and replace them by [MASK]               masking.py, masking_kinds.py
   2. the frozen auxiliary gives logits l_t at each t in M      auxiliary.py, counted.py, auxiliary_kinds.py
   3. the curriculum gives the temperature T(u)                 schedules.py, augmentations.py, adaptive.py, initial.py
-  4. sample x'_t ~ softmax(l_t / T) (equation 3)               sampling.py; race.py for all temperatures at once
+  4. sample x'_t ~ softmax(l_t / T) (equation 3)               sampling.py; race.py for all temperatures at once;
+                                                               triton_sampling.py in one kernel with the output layer
   5. write the samples, label a token 1 if x'_t ≠ x_t, else 0  `replace`
 
 The loss on the labels is in `objectives/detection.py`.
@@ -29,7 +30,7 @@ from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary
 from fast_electra.corruption.masking import Masked, originals
 from fast_electra.corruption.race import RaceKey, TemperaturePath, gumbel_race
-from fast_electra.corruption.sampling import sample
+from fast_electra.corruption.sampling import Samples, sample
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniforms
 
@@ -152,7 +153,11 @@ def corrupt_by(
     originals_N = originals(batch, masked).flatten()
     if disallow_correct:
         logits_NV = logits_NV.scatter(1, originals_N[:, None], float("-inf"))
-    samples = sample(logits_NV, temperature, uniforms_BM.flatten(), originals_N)
+    return corrupted_by(sample(logits_NV, temperature, uniforms_BM.flatten(), originals_N), batch, masked)
+
+
+def corrupted_by(samples: Samples, batch: Batch, masked: Masked) -> Corrupted:
+    """The batch with samples (N = B · M, in the order of `masked.positions_BM`) at its masked positions."""
     ids_BS, replaced_BS = replace(batch, masked, samples.tokens_N.view_as(masked.positions_BM))
     valid_N = masked.valid_BM.flatten()
     return Corrupted(

@@ -17,8 +17,8 @@ class CorruptionConfig(Section):
     masking: Masking = RandomMasking()
     schedule: Schedule = ExponentialSchedule()
     augmentation: Augmentation = TemperatureAugmentation()
-    sampler: Literal["inverse_cdf", "race"] = "inverse_cdf"
-    """race: one draw serves every temperature, as in a cache; the distribution is the same, the draws differ"""
+    sampler: Literal["inverse_cdf", "race", "triton"] = "inverse_cdf"
+    """race: one draw for every temperature, as in a cache; triton: one kernel with the output layer, on a CUDA GPU"""
     race_interval: tuple[float, float] = (1.0, 3.0)
     """lowest and highest temperature of such a draw"""
     cache: Path | None = None

@@ -115,5 +115,4 @@ class DoctorObserver(QuietObserver):
 
 def _on_cpu(config: Config) -> tuple[Config, Any]:
     execution = ExecutionConfig(device="cpu", precision="float32")
-    training = config.training.model_copy(update={"compile": False})
-    return config.model_copy(update={"training": training, "execution": execution}), choose_execution(execution)
+    return config.model_copy(update={"execution": execution}), choose_execution(execution)

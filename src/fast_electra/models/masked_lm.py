@@ -73,12 +73,41 @@ class MaskedLM(GatheringLM):
             refuse_leaks(model)
         super().__init__(model)
         self.by_document = by_document
+        self.output: nn.Linear | None = None
+        """the output layer, if it was taken out of the model"""
         # Before the whole head, so that its dense layer and norm skip the other positions too.
         cast(nn.Module, model.base_model).register_forward_hook(self._gather)
 
     def masked_logits(self, batch: Batch, ids_BS: Tensor, positions_BM: Tensor) -> Tensor:
         """Logits (N, V) at `positions_BM` for the sequences `ids_BS` of a batch."""
+        found_N = self.before_output(batch, ids_BS, positions_BM)
+        return found_N if self.output is None else self.output(found_N)
+
+    def before_output(self, batch: Batch, ids_BS: Tensor, positions_BM: Tensor) -> Tensor:
+        """What `masked_logits` gives before the output layer (N, d), if this was taken out."""
         return self.logits_at(positions_BM, encoder_inputs(self.model, ids_BS, batch, self.by_document))
+
+    @torch.no_grad()
+    def take_output_layer(self) -> nn.Linear:
+        """Take the layer that gives the logits out of the model, and return it.
+
+        Raises:
+            ModelError: it is no linear map, or the model changes what it gives.
+        """
+        output = self.model.get_output_embeddings()
+        names = [name for name, module in self.model.named_modules() if module is output]
+        ids_BS = torch.arange(8, device=self.model.device)[None] % self.model.config.vocab_size
+        before = self.model(input_ids=ids_BS).logits
+        if isinstance(output, nn.Linear) and names:
+            self.model.set_submodule(names[0], nn.Identity())
+            after = nn.functional.linear(self.model(input_ids=ids_BS).logits, output.weight, output.bias)
+            if torch.allclose(before, after):
+                self.output = output
+                return output
+        raise ModelError(
+            f"a {type(self.model).__name__} gives its logits otherwise than by a linear map at its end: use "
+            "corruption.sampler=inverse_cdf."
+        )
 
     def _gather(self, _module: nn.Module, _arguments: Any, output: Any) -> Any:
         output.last_hidden_state = self.gathered(output.last_hidden_state)

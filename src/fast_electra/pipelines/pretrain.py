@@ -49,6 +49,7 @@ from fast_electra.stopping import postponed, unbroken
 from fast_electra.terminal import Say
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import read_model, write_models
+from fast_electra.training.compilation import CompilationFailed, choose_compilation, naming_failures
 from fast_electra.training.internals import InternalsObserver
 from fast_electra.training.loop import Diverged, Plan, State, train
 from fast_electra.training.optimizer import learning_rate
@@ -142,7 +143,11 @@ def _run(
         session = _go_on(config, opened, execution, say)
     recovered: set[int] = set()
     while trouble := _train(session, execution, observers, say, stop, observe, config.training.trackers):
-        run, left_out = session.run, _left_out(session, trouble, recovered)
+        run = session.run
+        if isinstance(trouble, CompilationFailed):
+            config, left_out = _not_compiled(config, trouble), session.parts.schedule.left_out
+        else:
+            left_out = _left_out(session, trouble, recovered)
         del session  # its memory is needed, and DDP and FSDP2 make cycles
         gc.collect()
         session = _go_on(config, Resume(run), execution, say)
@@ -150,6 +155,8 @@ def _run(
         say(
             f"{trouble.reason}: the run goes back to update {session.state.update} and leaves out "
             f"{len(left_out)} batches."
+            if isinstance(trouble, Diverged)
+            else f"{trouble.reason}: the run goes on without compilation."
         )
     with distributed.together(), session.state.parallel.whole_weights():
         validation = session.state.validation or validate(session.parts, execution, session.state)
@@ -183,8 +190,8 @@ def _train(
     stop: Callable[[], bool],
     observe: Callable[[Assembled], Sequence[Observer]],
     trackers: Sequence[str],
-) -> Diverged | None:
-    """Train a session to its end; returns why it has to go back to a checkpoint, if it must."""
+) -> Diverged | CompilationFailed | None:
+    """Train a session to its end; returns why it has to start again from a checkpoint, if it must."""
     parts, plan, run = session.parts, session.plan, session.run
     metrics = MetricsFile(run.metrics_file, session.state.update, say) if distributed.is_main() else None
     probes = observe(parts) if metrics else []
@@ -195,7 +202,7 @@ def _train(
         writers += observers
     watchdog = Watchdog(60 * session.config.training.longest_update)
     try:
-        with postponed(), watchdog.watching():
+        with postponed(), watchdog.watching(), naming_failures():
             train(
                 session.state,
                 plan,
@@ -208,7 +215,20 @@ def _train(
             )
     except Diverged as trouble:
         return trouble.with_traceback(None)  # its frames hold the session
+    except CompilationFailed as trouble:
+        return CompilationFailed(trouble.reason)
     return None
+
+
+def _not_compiled(config: Config, failed: CompilationFailed) -> Config:
+    """The configuration without compilation.
+
+    Raises:
+        CompilationFailed: the user asked for compilation.
+    """
+    if config.training.compile != "auto":
+        raise failed
+    return config.model_copy(update={"training": config.training.model_copy(update={"compile": False})})
 
 
 def _left_out(session: _Session, trouble: Diverged, recovered: set[int]) -> list[int]:
@@ -257,7 +277,7 @@ def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
 
 def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Session:
     """Prepare a new run: its budget becomes a number of updates, and its folder is written last."""
-    resolved, parts, internals = _assembled(_resolve(config, execution), execution, say)
+    resolved, parts, internals = _assembled(_resolve(config, execution, say), execution, say)
     # Processes count on different rows.
     per_update = [
         distributed.from_main(flops_per_update(resolved, parts, execution, phase)) for phase in range(len(parts.phases))
@@ -270,7 +290,8 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
             assert resolved.training.hours is not None
             state, plan = start(resolved.with_updates(UNKNOWN_UPDATES), parts, execution)
             say(f"measuring on a few micro-batches how many updates training.hours={resolved.training.hours:g} allows.")
-            seconds = measured_seconds(state, plan, parts, execution)
+            with naming_failures():
+                seconds = measured_seconds(state, plan, parts, execution)
             updates = distributed.from_main(resolved.updates_within(resolved.training.hours * 3600, seconds))
         say(f"the budget is {updates} updates.")
         if config.phases:  # the parts were built for phases that start elsewhere
@@ -295,7 +316,7 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
 def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: Say) -> _Session:
     """Prepare a run to continue from its newest undamaged checkpoint, or from its start if it has none yet."""
     run = opened.run
-    resolved = _resolve(located(config, run, as_given=True), execution)
+    resolved = _resolve(located(config, run, as_given=True), execution, say)
     if run.initial_temperature is not None:
         resolved = resolved.model_copy(update={"corruption": resolved.corruption.with_initial(run.initial_temperature)})
     starts = [cast(int, phase.start) for phase in run.config.phases]  # an extension makes the last phase longer
@@ -315,7 +336,7 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
         if distributed.is_main():  # later ones are damaged, and must not count towards those to keep
             prune_checkpoints(run.checkpoints, checkpoint.update, config.training.keep_checkpoints)
         say(f"continuing from update {checkpoint.update} of {plan.updates}.")
-        for name, now in _numerics(execution).items():
+        for name, now in _numerics(resolved, execution).items():
             before = run.environment.get(name, now)
             if before != now:
                 say(f"{name} is {now} and was {before}: results are no longer bit-identical.")
@@ -339,9 +360,10 @@ def _pinned(config: Config, parts: Assembled) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"sources": sources})})
 
 
-def _resolve(config: Config, execution: Execution) -> Config:
-    """Fill in device, precision and threads; a budget in tokens becomes a number of updates."""
-    resolved = config.model_copy(update={"execution": execution.settings})
+def _resolve(config: Config, execution: Execution, say: Say = lambda _: None) -> Config:
+    """Fill in device, precision, threads and compilation; a budget in tokens becomes a number of updates."""
+    training = config.training.model_copy(update={"compile": choose_compilation(config, execution, say)})
+    resolved = config.model_copy(update={"execution": execution.settings, "training": training})
     if config.known_updates is None:
         return resolved
     return resolved.with_updates(config.known_updates)
@@ -393,17 +415,18 @@ def _about(config: Config, parts: Assembled, execution: Execution, flops: Sequen
             "fast_electra": fast_electra.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            **_numerics(execution),
+            **_numerics(config, execution),
         },
     }
 
 
-def _numerics(execution: Execution) -> dict[str, Any]:
-    """What the rounding of a run depends on besides its configuration."""
+def _numerics(config: Config, execution: Execution) -> dict[str, Any]:
+    """What the rounding of a run depends on, and what may differ when it continues."""
     return {
         "cpu": torch.backends.cpu.get_cpu_capability(),
         **execution.record(),
         "processes": distributed.size(),
+        "compiled": config.training.compile,
     }
 
 

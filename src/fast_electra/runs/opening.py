@@ -160,5 +160,8 @@ def _completed(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compared(config: Config) -> dict[str, Any]:
-    """The settings that make a run another one: no trackers, and no plug-ins, whose digests are compared instead."""
-    return config.model_dump(mode="json", exclude={"plugins": True, "training": {"trackers"}})
+    """The settings that make a run another one.
+
+    Left out are trackers, compilation, which changes rounding alone, and plug-ins, whose digests are compared instead.
+    """
+    return config.model_dump(mode="json", exclude={"plugins": True, "training": {"trackers", "compile"}})

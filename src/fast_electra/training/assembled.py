@@ -1,7 +1,9 @@
 """The parts of a run once they are built."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from fast_electra.corruption.settings import CorruptionConfig
@@ -34,6 +36,8 @@ class Assembled:
     """sentences for the user to read before the run starts"""
     rotary: PhasedRotary
     """the positions of the models in each phase"""
+    frozen: Sequence[nn.Module]
+    """models that are not trained and can be compiled"""
 
     @property
     def shards(self) -> TokenShards:

@@ -21,6 +21,7 @@ from fast_electra.corruption.cache import CachedCorruption
 from fast_electra.corruption.initial import initial_temperature
 from fast_electra.corruption.masking import Masked, Masker
 from fast_electra.corruption.replacement import ByPhase, CorruptionSource, OnTheFly
+from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.batches import Batch, BatchSchedule, Rows
 from fast_electra.data.phases import EPOCHS, PhasedSchedule
 from fast_electra.data.random import stage_seed
@@ -173,9 +174,6 @@ def assemble(config: Config, execution: Execution) -> Assembled:
     inputs = read_inputs(config, execution)
     built = config.objective.build(inputs)
     objective = built.objective
-    if config.training.compile:
-        for model in (*objective.models().values(), *built.frozen):
-            model.compile(dynamic=False)
     share = distributed.rank(), distributed.size()
     return Assembled(
         objective=objective,
@@ -191,6 +189,7 @@ def assemble(config: Config, execution: Execution) -> Assembled:
         main_digest=_digest(config.main.model) if config.main.model else None,
         notes=inputs.notes,
         rotary=PhasedRotary(objective.models(), [phase.main.rope_theta for phase in config.phases]),
+        frozen=built.frozen,
     )
 
 
@@ -228,9 +227,8 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
     if config.corruption.cache is None:
         assert loaded is not None
         auxiliary = make_auxiliary(loaded, config, shards, inputs.special["mask"], inputs.execution)
-        interval = config.corruption.race_interval if config.corruption.sampler == "race" else None
-        source: CorruptionSource = OnTheFly(auxiliary, settings.disallow_correct, interval)
         digest, measures = loaded.digest, measured(inputs, auxiliary, loaded)
+        source = sampled(auxiliary, config.corruption, settings.disallow_correct)
         automatic = config.corruption.schedule.is_automatic
         initial = chosen_temperature(inputs, auxiliary, loaded) if automatic else None
     else:
@@ -269,8 +267,26 @@ def build_fast_electra(inputs: Inputs, settings: FastElectraObjective) -> Built:
         weights={"rtd": 1.0} | ({"corrective": settings.corrective_weight} if head else {}),
     )
     # Dropout inside the auxiliary changes with every update, and each strength would need its own compilation.
-    is_frozen = isinstance(source, OnTheFly) and model is not None and not corruption.augmentation.acts_inside
+    is_frozen = config.corruption.cache is None and model is not None and not corruption.augmentation.acts_inside
     return Built(objective, corruption, digest, measures, frozen=(model,) if is_frozen else ())
+
+
+def sampled(auxiliary: Auxiliary, settings: CorruptionConfig, disallow_correct: bool) -> CorruptionSource:
+    """Replacements that the sampler of the settings draws from an auxiliary on the fly.
+
+    Raises:
+        ConfigError, ModelError: the kernel cannot be used with this auxiliary, or here.
+    """
+    if settings.sampler == "triton":
+        try:
+            from fast_electra.corruption.triton_sampling import TritonSampling
+        except ImportError:
+            raise ConfigError(
+                "corruption.sampler=triton needs the package triton, which is not installed: install it, or use "
+                "corruption.sampler=inverse_cdf."
+            ) from None
+        return TritonSampling.of(auxiliary, disallow_correct)
+    return OnTheFly(auxiliary, disallow_correct, settings.race_interval if settings.sampler == "race" else None)
 
 
 def chosen_temperature(inputs: Inputs, auxiliary: Auxiliary, loaded: LoadedAuxiliary) -> float:

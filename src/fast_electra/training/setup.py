@@ -3,15 +3,18 @@
 import time
 from statistics import median
 
+import torch
+
 from fast_electra import distributed
 from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError
 from fast_electra.models.layers import cast_weights
 from fast_electra.training.assembly import Assembled
+from fast_electra.training.compilation import choose_compilation, compile_models
 from fast_electra.training.loop import PhaseOfPlan, Plan, State, make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import some_weights_are_unused
-from fast_electra.training.parallel import Alone, Replicated, Sharded
+from fast_electra.training.parallel import Alone, Graphed, Replicated, Sharded
 from fast_electra.training.precision import Execution, synchronize
 
 # What measures the speed, for a budget in hours: micro-batches of an update, times, and rows of a micro-batch on a CPU.
@@ -27,10 +30,11 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
         the loop's state at update 0, and its plan.
 
     Raises:
-        ConfigError: the batch cannot be divided among the processes.
+        ConfigError: the batch cannot be divided among the processes, or the models cannot be compiled as asked.
     """
     objective, exact = parts.objective, execution.reduction == "float32"
-    parallel = Alone(objective)
+    compilation = choose_compilation(config, execution)
+    parallel = Graphed(objective) if compilation == "graphs" else Alone(objective)
     sharding = distributed.size() > 1 and execution.parallel == "fsdp"
     refuse_uneven(config, sharding)
     if sharding:
@@ -42,6 +46,8 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
             cast_weights(model, execution.weights_dtype)
         if distributed.size() > 1:
             parallel = Replicated(objective, execution, unused, exact)
+    # After the casts, since another type would be compiled again.
+    compile_models([*objective.models().values(), *parts.frozen], compilation)
     return State(objective, optimizers, parallel), plan_of(config, parts)
 
 
@@ -137,7 +143,7 @@ def validate(parts: Assembled, execution: Execution, state: State) -> dict[str, 
     for model in models:
         model.eval()
     try:
-        with execution.autocast():
+        with execution.autocast(), torch.compiler.set_stance("force_eager"):
             batches = [batch.to(execution.device) for batch in text.validation]
             found = parts.objective.validate(batches, seed=0)
             starts = text.validation_starts

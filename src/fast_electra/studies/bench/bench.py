@@ -48,7 +48,7 @@ from fast_electra.studies.bench.rates import (
     median_seconds,
     rates,
 )
-from fast_electra.studies.bench.setup import Bench, generator_shape, prepare, transformers_config_of, with_settings
+from fast_electra.studies.bench.setup import Bench, generator_shape, prepare, transformers_config_of
 from fast_electra.terminal import Say
 from fast_electra.training.assembly import assemble
 from fast_electra.training.flops import MatrixProduct, matrix_products
@@ -237,8 +237,7 @@ def alone(setup: Bench) -> tuple[dict[str, Any], Counter[MatrixProduct]]:
         the counted FLOPs of each part, the speed of the loader and of corruption alone; and the matrix products of an
         update with given replacements.
     """
-    execution, joint = setup.execution, with_settings(setup.joint, training={"compile": False})
-    online = with_settings(setup.online, training={"compile": False})
+    execution, joint, online = setup.execution, setup.joint, setup.online
     parts = assemble(online, execution)
     limit = dataclasses.replace(parts, objective=given(parts, execution))
     flops = {

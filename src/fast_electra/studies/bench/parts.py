@@ -136,7 +136,7 @@ def _build_peer(name: str, setup: Bench) -> BenchPart:
     main, generator = (transformers_config_of(shape, setup.joint, parts.shards) for shape in shapes)
     if name == "peer_default":
         return Txtai(TxtaiElectra(main, generator, parts.tokenizer, rows, setup.execution))
-    compiled = setup.joint.training.compile
+    compiled = bool(setup.joint.training.compile)
     return Plain(PlainElectra(main, generator, parts.tokenizer, rows, setup.execution, compiled))
 
 

@@ -24,6 +24,7 @@ from fast_electra.runs.models import resolve_model
 from fast_electra.studies.bench.peer import plain_refusal, txtai_refusal
 from fast_electra.studies.cost import auxiliary_shape
 from fast_electra.training.assembly import special_ids
+from fast_electra.training.compilation import choose_compilation
 from fast_electra.training.precision import Execution, choose_execution
 
 BATCHES = 8
@@ -48,6 +49,7 @@ def prepare(config: Config, folder: Path) -> Bench:
     shape = auxiliary_shape(config)
     config = _timed(config)
     execution = choose_execution(config.execution)
+    config = with_settings(config, training={"compile": choose_compilation(config, execution)})
     folder.mkdir(parents=True, exist_ok=True)
     if config.data.shards is None:
         config = with_settings(config, data={"shards": str(_random_shards(config, folder / "shards"))})

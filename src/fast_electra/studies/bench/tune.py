@@ -16,7 +16,10 @@ from fast_electra.config import Config
 from fast_electra.studies.bench.parts import BenchPart, Timing, build_part
 from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import prepare, with_settings
+from fast_electra.training.compilation import Compilation
 from fast_electra.training.precision import apply_threads, choose_execution, cpu_has_bfloat16
+
+_WORDS: dict[Compilation, str] = {False: "", True: ", compiled", "graphs": ", compiled, as CUDA graphs"}
 
 
 def tune(
@@ -44,9 +47,9 @@ def tune(
     setup = prepare(config, folder)
     apply_threads(setup.execution)
     chosen = (setup.execution.precision, setup.online.training.compile)
-    choices = [
-        (precision, compiled) for precision in _precisions(setup.execution.device.type) for compiled in (False, True)
-    ]
+    device = setup.execution.device.type
+    compilations: tuple[Compilation, ...] = (False, True, "graphs") if device == "cuda" else (False, True)
+    choices = [(precision, compiled) for precision in _precisions(device) for compiled in compilations]
     found: list[dict[str, Any]] = []
     parts: dict[int, BenchPart] = {}
     for precision, compiled in sorted(choices, key=lambda choice: choice != chosen):

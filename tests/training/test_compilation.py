@@ -1,0 +1,198 @@
+"""Compilation is chosen by the device, changes no run, and never ends one without a word."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+
+from fast_electra import distributed
+from fast_electra.errors import ConfigError
+from fast_electra.pipelines.pretrain import pretrain
+from fast_electra.runs.folder import load_run
+from fast_electra.runs.metrics import read_metrics
+from fast_electra.stopping import Interrupted
+from fast_electra.training import compilation
+from fast_electra.training.compilation import CompilationFailed, choose_compilation, compile_models, missing_compiler
+from fast_electra.training.parallel import Alone, Graphed
+from fast_electra.training.precision import choose_execution
+from tests import tiny
+
+
+def chosen(shards, monkeypatch, value, device, reason=None):
+    """What `training.compile=value` becomes on a device, and what is said."""
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: reason)
+    said = []
+    config = tiny.settings(shards, training__compile=value)
+    execution = dataclasses.replace(choose_execution(config.execution), device=torch.device(device))
+    return choose_compilation(config, execution, said.append), said
+
+
+@pytest.mark.parametrize(
+    ("value", "device", "expected"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "mps", False),
+        ("auto", "cuda", True),
+        (True, "cpu", True),
+        (True, "cuda", True),
+        (False, "cuda", False),
+        ("graphs", "cuda", "graphs"),
+    ],
+)
+def test_auto_compiles_on_a_cuda_gpu_alone(value, device, expected, shards, monkeypatch):
+    assert chosen(shards, monkeypatch, value, device) == (expected, [])
+
+
+def test_without_a_compiler_auto_goes_on_and_what_was_asked_for_is_refused(shards, monkeypatch):
+    found, said = chosen(shards, monkeypatch, "auto", "cuda", "Failed to find C compiler")
+    assert found is False
+    assert said == ["models are not compiled, because PyTorch cannot compile here (Failed to find C compiler)."]
+    for value in (True, "graphs"):
+        with pytest.raises(ConfigError, match=r"\(no g\+\+\): install .* or set training.compile=false"):
+            chosen(shards, monkeypatch, value, "cuda", "no g++")
+
+
+def test_graphs_are_refused_without_a_gpu_and_left_out_with_several_processes(shards, monkeypatch):
+    with pytest.raises(ConfigError, match="graphs needs a CUDA GPU, and the device is cpu"):
+        chosen(shards, monkeypatch, "graphs", "cpu")
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    found, said = chosen(shards, monkeypatch, "graphs", "cuda")
+    assert found is True
+    assert len(said) == 1
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_found_before_the_run(monkeypatch):
+    missing_compiler.cache_clear()
+    assert missing_compiler("cpu") is None
+    missing_compiler.cache_clear()
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    assert missing_compiler("cpu")
+    missing_compiler.cache_clear()
+
+
+class Recorder(torch.nn.Module):
+    def compile(self, **given):
+        self.given = given
+
+
+@pytest.mark.parametrize(("value", "mode"), [(True, None), ("graphs", "reduce-overhead")])
+def test_models_are_compiled_with_fixed_shapes(value, mode):
+    model = Recorder()
+    compile_models([model], value)
+    assert model.given == {"dynamic": False, "mode": mode}
+    untouched = Recorder()
+    compile_models([untouched], False)
+    assert not hasattr(untouched, "given")
+
+
+@pytest.fixture
+def compiling(monkeypatch):
+    """`auto` compiles here too, with nothing behind it."""
+    choose = lambda config, execution, say=None: config.training.compile is not False  # noqa: E731
+    monkeypatch.setattr("fast_electra.pipelines.pretrain.choose_compilation", choose)
+    monkeypatch.setattr("fast_electra.training.setup.choose_compilation", choose)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model, **_: None)
+
+
+def test_a_run_continues_with_another_compilation_and_says_so(shards, tmp_path, compiling):
+    stops = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted):
+        pretrain(tiny.settings(shards), tmp_path / "run", stop=lambda: next(stops))
+    assert load_run(tmp_path / "run").config.training.compile is False
+    said = []
+    pretrain(tiny.settings(shards, training__compile=True), tmp_path / "run", say=said.append)
+    assert "compiled is True and was False: results are no longer bit-identical." in said
+    whole = tmp_path / "whole"
+    pretrain(tiny.settings(shards, training__compile="auto"), whole)
+    assert load_run(whole).config.training.compile is True  # the resolved value, not `auto`
+    losses = [[r["loss"] for r in read_metrics(run / "metrics.jsonl")] for run in (tmp_path / "run", whole)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_of_a_version_without_auto_continues(shards, tmp_path, compiling):
+    stops = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted):
+        pretrain(tiny.settings(shards), tmp_path / "run", stop=lambda: next(stops))
+    record = tiny.unsealed_record(tmp_path / "run")
+    assert record["environment"].pop("compiled") is False
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    said = []
+    pretrain(tiny.settings(shards), tmp_path / "run", say=said.append)
+    assert not any("bit-identical" in sentence for sentence in said)
+
+
+def failing(model, **_):
+    def call(*_arguments, **_named):
+        raise BackendCompilerFailed("inductor", RuntimeError("Failed to find C compiler.\nmore lines"), None)
+
+    model._compiled_call_impl = call
+
+
+def test_a_model_that_cannot_be_compiled_is_trained_without_compilation(shards, tmp_path, compiling, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", failing)
+    said = []
+    result = pretrain(tiny.settings(shards, training__compile="auto"), tmp_path / "run", say=said.append)
+    assert result.updates == 12
+    told = [sentence for sentence in said if "compil" in sentence]
+    assert len(told) == 1
+    assert "Failed to find C compiler" in told[0]
+    assert told[0].endswith("the run goes on without compilation.")
+    pretrain(tiny.settings(shards), tmp_path / "plain")
+    losses = [[r["loss"] for r in read_metrics(tmp_path / run / "metrics.jsonl")] for run in ("run", "plain")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("budget", [{}, {"training__updates": None, "training__hours": 0.001}])
+def test_where_compilation_was_asked_for_its_failure_is_one_sentence(shards, tmp_path, compiling, monkeypatch, budget):
+    monkeypatch.setattr(torch.nn.Module, "compile", failing)
+    with pytest.raises(CompilationFailed, match=r"^PyTorch cannot compile .*training.compile=false continues without"):
+        pretrain(tiny.settings(shards, training__compile=True, **budget), tmp_path / "run")
+
+
+STATIC = torch.zeros(3)
+
+
+class Product(torch.autograd.Function):
+    """w · x, whose gradient lies in the same memory each time, as that of a CUDA graph."""
+
+    @staticmethod
+    def forward(ctx, weight, values):
+        ctx.save_for_backward(values)
+        return (weight * values).sum()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[override]
+        return STATIC.copy_(gradient * ctx.saved_tensors[0]).detach(), None
+
+
+class Weights:
+    def __init__(self):
+        self.model = torch.nn.ParameterList([torch.ones(3)])
+
+    def models(self):
+        return {"main": self.model}
+
+    def terms(self, micro, progress, seed):
+        return Product.apply(self.model[0], micro)
+
+
+@pytest.mark.parametrize("graphed", [True, False])
+def test_the_memory_of_a_graph_does_not_mix_gradients(graphed, monkeypatch):
+    marked = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append(1))
+    objective = Weights()
+    parallel = (Graphed if graphed else Alone)(objective)  # type: ignore[arg-type]
+    micros = torch.randn(4, 3)
+    for _ in range(2):
+        objective.model[0].grad = None
+        for number, micro in enumerate(micros):
+            parallel.terms(micro, 0.0, 0, last=number == 3).backward()  # type: ignore[attr-defined, arg-type]
+        assert torch.equal(objective.model[0].grad, micros.sum(0)) is graphed  # type: ignore[arg-type]
+    assert len(marked) == (8 if graphed else 0)
+    objective.model[0].grad = None
+    parallel.terms(micros[0], 0.0, 0, last=True).backward()  # type: ignore[attr-defined, arg-type]
+    assert objective.model[0].grad.data_ptr() == STATIC.data_ptr()  # type: ignore[union-attr]  # nothing was copied
