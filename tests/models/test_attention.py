@@ -8,7 +8,7 @@ import torch
 
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError
-from fast_electra.models import attention, inputs
+from fast_electra.models import attention
 from fast_electra.models.build import build_model
 from fast_electra.models.inputs import encoder_inputs, model_inputs
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
@@ -39,7 +39,7 @@ def document_by_document(states, documents, longest, dropout, scale):
 @pytest.fixture
 def kernel(monkeypatch):
     """A flash kernel on this CPU, which computes in float32."""
-    monkeypatch.setattr(inputs, "has_flash_kernel", lambda model: model._supports_flash_attn)
+    monkeypatch.setattr(attention, "_has_flash_kernel", lambda device: True)
     monkeypatch.setattr(attention, "_KERNEL_TYPES", (torch.float32,))
     monkeypatch.setattr(attention, "_flash", document_by_document)
 
@@ -103,8 +103,24 @@ def test_the_check_of_a_wrapped_model_goes_the_way_of_its_training(kernel, monke
         ReplacedTokenDetector(model, by_document=True)
 
 
-def test_on_a_cpu_there_is_no_flash_kernel():
-    assert not attention.has_flash_kernel(build_model(config("bert"), "rtd", 0))
+def test_packed_rows_of_a_model_with_windows_need_no_mask(kernel):
+    rows = batch(rows=3)
+    model = model_of("modernbert")
+    expected = model(**model_inputs(model.config, rows.ids, rows, by_document=False)).logits
+    arguments = encoder_inputs(model, rows.ids, rows, by_document=False)
+    assert arguments["attention_mask"].tolist() == [0, 32, 64, 96]
+    # Float32 rounding of sums in another order.
+    torch.testing.assert_close(model(**arguments).logits, expected, rtol=1e-4, atol=1e-5)
+    padded = batch(rows=3, padding=5)
+    assert encoder_inputs(model, padded.ids, padded, by_document=False)["attention_mask"].ndim == 2
+
+
+def test_a_cpu_and_a_model_that_reads_to_the_left_alone_get_document_ids(monkeypatch):
+    rows = batch()
+    assert encoder_inputs(build_model(config("bert"), "rtd", 0), rows.ids, rows, True)["attention_mask"].ndim == 3
+    monkeypatch.setattr(attention, "_has_flash_kernel", lambda device: True)
+    assert encoder_inputs(build_model(config("bert"), "rtd", 0), rows.ids, rows, True)["attention_mask"].ndim == 1
+    assert encoder_inputs(build_model(config("llama"), "rtd", 0), rows.ids, rows, True)["attention_mask"].ndim == 3
 
 
 def test_starts_are_those_of_the_documents_then_the_end_and_need_no_waiting(kernel):
@@ -143,7 +159,7 @@ def test_this_version_of_torch_has_the_kernel_and_its_gradient(window):
 
 def test_documents_apart_are_one_graph_for_each_number_of_places(monkeypatch):
     """On the meta device, where the kernel has shapes."""
-    monkeypatch.setattr(inputs, "has_flash_kernel", lambda model: model._supports_flash_attn)
+    monkeypatch.setattr(attention, "_has_flash_kernel", lambda device: True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     model = build_model(config("modernbert"), "rtd", 0).bfloat16().to("meta")

@@ -48,16 +48,21 @@ class Documents(NamedTuple):
     """how many tokens a token sees to each side; None: the whole document"""
 
 
-def has_flash_kernel(model: PreTrainedModel) -> bool:
-    """Whether the flash kernel keeps the documents of a model apart, so that it can take `Documents.starts` as a mask.
+def takes_starts(model: PreTrainedModel) -> bool:
+    """Whether `Documents.starts` can be the `attention_mask` of a model: the flash kernel serves its device and class.
 
-    It does on a GPU that has the kernel, in a class that leaves its attention to the attention interface: Transformers
-    says of each class whether FlashAttention can serve it.
+    Transformers says of each class whether FlashAttention can serve it. A token must see both sides.
     """
-    device = model.device
+    return (
+        _has_flash_kernel(model.device)
+        and model._supports_flash_attn
+        and not next((module.is_causal for module in model.modules() if hasattr(module, "is_causal")), False)
+    )
+
+
+def _has_flash_kernel(device: torch.device) -> bool:
     return (
         device.type == "cuda"
-        and model._supports_flash_attn
         and torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )

@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from fast_electra.data.batches import Batch
 from fast_electra.errors import ConfigError
-from fast_electra.models.attention import has_flash_kernel
+from fast_electra.models.attention import takes_starts
 from fast_electra.models.layers import keep_layers
 
 _PROBED = 8
@@ -132,21 +132,27 @@ def model_inputs(config: PreTrainedConfig, ids_BS: Tensor, batch: Batch, by_docu
 
 
 def encoder_inputs(model: PreTrainedModel, ids_BS: Tensor, batch: Batch, by_document: bool) -> dict[str, Any]:
-    """`model_inputs` of an encoder, whose documents the flash kernel keeps apart if it can.
+    """`model_inputs` of an encoder, with starts in place of a mask where the flash kernel can use them.
 
-    Then `attention_mask` is (N + 1,) int32: where documents start in the rows one after another. N is the number of
-    rows times a power of two, so that few shapes occur; documents that do not exist are empty, at the end.
+    Then `attention_mask` is (N + 1,) int32: where documents start in the rows one after another. With `by_document`, N
+    is the number of rows times a power of two, so that few shapes occur; documents that do not exist are empty and at
+    the end. Without it each row is one document; this is for models with sliding windows.
     """
     inputs = model_inputs(model.config, ids_BS, batch, by_document)
-    if by_document and batch.documents_in_rows is not None and has_flash_kernel(model):
-        rows = len(batch.documents)
+    rows, length = ids_BS.shape
+    if not takes_starts(model):
+        return inputs
+    if by_document and batch.documents_in_rows is not None:
+        # Counted on the host, so nothing waits for a GPU.
         each = -(-int(batch.documents_in_rows.numpy().sum()) // rows)
         most = rows << (each - 1).bit_length()
         begins_BS = torch.ones_like(batch.documents)
         begins_BS[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
         numbers = torch.arange(1, most + 2, device=ids_BS.device)
-        # The number of documents is known on the host, so nothing waits for a GPU.
         inputs["attention_mask"] = torch.searchsorted(begins_BS.flatten().cumsum(0), numbers, out_int32=True)
+    elif not by_document and not batch.padded and getattr(model.config, "sliding_window", None):
+        ends = (rows + 1) * length
+        inputs["attention_mask"] = torch.arange(0, ends, length, dtype=torch.int32, device=ids_BS.device)
     return inputs
 
 
