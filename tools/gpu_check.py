@@ -57,7 +57,7 @@ CHECKS = [
     Check("recompilations", recompilations, seconds=90),
     Check("profile", profile_step, seconds=60),
     Check("padding", padding, seconds=30),
-    Check("memory", largest_micro_batch, seconds=60),
+    Check("memory", largest_micro_batch, seconds=90),
 ]
 
 

@@ -114,7 +114,7 @@ def tables(preset: str) -> str:
     ]
     for size in (1, 8, 64, 256, 1024):
         compute = per_token * rows * length / size / FLOPS
-        micro_batches = max(1, rows // size // (config.training.micro_batch_size or rows))
+        micro_batches = max(1, rows // size // config.training.rows_at_a_time)
         small = 2 * 2 * log2(size) * LATENCY if size > 1 else 0.0
         cells, days = [], 0.0
         for parallel in ("ddp", "fsdp"):

@@ -32,7 +32,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
-from fast_electra.training import outlook
+from fast_electra.training import loss_scale, outlook
 from fast_electra.training.assembly import Assembled, assemble, read_inputs
 from fast_electra.training.auxiliary import excluded_tokens
 from fast_electra.training.checkpoint_models import read_model
@@ -62,6 +62,8 @@ SETTINGS: dict[str, dict] = {
         "execution__precision": "bfloat16",
         "execution__reduction": "weights",
     },
+    "low, float16": {"kind": "mlm", "execution__precision": "float16_autocast"},
+    "recomputed": {"kind": "fast_electra", "training__activation_checkpointing": True},
     "phases": {
         "kind": "fast_electra",
         "phases": [{"start": 9, "data": {"length": 24}, "corruption": {"masking": {"rate": 0.3}}}],
@@ -79,10 +81,13 @@ ALL = [
 QUICK = [
     *(("mlm", "ddp", 2), ("frozen", "fsdp", 2), ("delta", "ddp", 2), ("corrective", "fsdp", 2), ("adaptive", "ddp", 2)),
     *(("disentangled", "fsdp", 2), ("tied", "ddp", 2), ("low", "fsdp", 2), ("low, added low", "ddp", 2)),
-    *(("muon", "fsdp", 4), ("uneven", "ddp", 4), ("phases", "ddp", 2)),
+    *(("muon", "fsdp", 4), ("uneven", "ddp", 4), ("phases", "ddp", 2), ("low, float16", "ddp", 2)),
+    *(("recomputed", "ddp", 2), ("recomputed", "fsdp", 2)),
 ]
-"""each setting once; the other cases are slow tests"""
+"""each setting once, and layers that are recomputed by both; the other cases are slow tests"""
 CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in ALL]
+HIGH = 2.0**24
+"""a factor of the loss with which the first updates in float16 overflow"""
 PARTS = {1: 5, 2: 10, 4: 15}
 """the number of processes, and the update at which they stop; at the end one process continues"""
 
@@ -134,6 +139,7 @@ def count_tables(folder: Path, size: int) -> None:
 
 
 def train_all(folder: Path, size: int, cases: list[tuple[str, str, int]]) -> None:
+    loss_scale._START = HIGH
     with distributed.connected(torch.device("cpu")):
         count_tables(folder, size)
         for parallel in ("ddp", "fsdp"):
@@ -165,9 +171,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     tiny.make_shards(folder / "shards")
     pretrain(tiny.settings(folder / "shards", training__updates=2), folder / "auxiliary")
-    for name in SETTINGS:
-        run = folder / f"{name}-1"
-        pretrain(config_of(name, folder, "ddp"), run, observe=probes(run) if name == "frozen" else no_probes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_scale, "_START", HIGH)
+        for name in SETTINGS:
+            run = folder / f"{name}-1"
+            pretrain(config_of(name, folder, "ddp"), run, observe=probes(run) if name == "frozen" else no_probes)
     return folder
 
 
@@ -382,8 +390,8 @@ def test_only_the_process_with_the_lock_lets_the_others_remove_what_a_killed_com
 
 
 def test_the_processes_share_the_estimated_time(monkeypatch):
-    monkeypatch.setattr(outlook, "_step", lambda *_: (lambda: None, 2))
-    monkeypatch.setattr(outlook, "_clear", lambda _: None)
+    monkeypatch.setattr(outlook, "forward_and_backward", lambda *_: (lambda: None, 2))
+    monkeypatch.setattr(outlook, "clear_gradients", lambda _: None)
     times = []
     for size in (1, 4):
         clock = iter((0.0, 10.0))

@@ -1,9 +1,10 @@
 """Checks that measure: the first update, a shape's steps, where a step's time goes, and the largest micro-batch."""
 
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -15,17 +16,16 @@ from transformers import PreTrainedModel
 
 from fast_electra.config.loading import load_config
 from fast_electra.config.tree import Config
-from fast_electra.corruption.masking import Masked
 from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer_training import SPECIAL_TOKENS
 from fast_electra.models.build import build_model, transformers_config
 from fast_electra.models.inputs import encoder_inputs
-from fast_electra.objectives.base import Prepared
 from fast_electra.studies.bench.bench import measured
 from fast_electra.studies.bench.parts import build_part
-from fast_electra.studies.bench.setup import prepare, with_settings
+from fast_electra.studies.bench.setup import Bench, prepare, with_settings
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import make_update
+from fast_electra.training.micro_batches import largest_micro_batches
 from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
 from fast_electra.training.setup import start
 from tools.gpu.correctness import seconds_of
@@ -152,7 +152,7 @@ def start_up(trial: Trial) -> None:
     clock = _Clock(trial)
     torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu")
     clock.report("device")
-    _, execution, update = _updates("electra-small", trial, clock)
+    execution, update = _updates("electra-small", trial, clock)
     for name in ("first_update", "second_update", "third_update"):
         update()
         synchronize(execution.device)
@@ -161,7 +161,7 @@ def start_up(trial: Trial) -> None:
 
 def profile_step(trial: Trial) -> None:
     """Where an update's time goes: the device's busy share, kernels, launches and waits."""
-    _, execution, update = _updates("electra-small", trial)
+    execution, update = _updates("electra-small", trial)
     count = 3 if trial.tiny else 20
     for _ in range(3):
         update()
@@ -198,24 +198,56 @@ def profile_step(trial: Trial) -> None:
 
 
 def largest_micro_batch(trial: Trial) -> None:
-    """The largest power of two of rows that fits, and the bytes that a row takes."""
-    for name in ("electra-small", "paper-base"):
-        config, execution, update = _updates(name, trial)
-        rows, most = config.training.batch_size, 4 * config.training.batch_size if trial.tiny else 2**14
-        try:
-            while rows < most:
-                if execution.device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(execution.device)
-                update(rows)
-                found: dict[str, float] = {f"{name}_rows": rows}
-                if execution.device.type == "cuda":
-                    found[f"{name}_gb"] = torch.cuda.max_memory_allocated(execution.device) / 1e9
-                trial.report(found)
-                rows *= 2
-        except torch.OutOfMemoryError:
-            print(f"{name}: {rows} rows do not fit", flush=True)
-        del update
-        torch.cuda.empty_cache()
+    """The micro-batch that `auto` finds, with and without activation checkpointing: its memory, and updates with it."""
+    for preset in ("electra-small", "paper-base"):
+        shape = next(shape for shape in BENCHES if shape.name == preset)
+        setup = prepare(shape.config(trial.tiny), trial.folder / preset)
+        apply_threads(setup.execution)
+        for name, checkpointing in ((f"{preset}_plain", False), (f"{preset}_checkpointed", True)):
+            _largest(name, setup, checkpointing, trial)
+            gc.collect()
+            if setup.execution.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _largest(name: str, setup: Bench, checkpointing: bool, trial: Trial) -> None:
+    device = setup.execution.device
+    config = with_settings(setup.online, training={"activation_checkpointing": checkpointing})
+    parts = assemble(config, setup.execution)
+    rows = 4 * config.training.batch_size if trial.tiny else 2**14
+    large = with_settings(config, training={"batch_size": rows, "micro_batch_size": "auto"})
+    repeated: Any = _Repeated(parts.schedule.at(0), rows)
+    began = time.monotonic()
+    (found,) = largest_micro_batches(large, dataclasses.replace(parts, schedule=repeated), setup.execution)
+    trial.report({f"{name}_rows": found, f"{name}_search_seconds": time.monotonic() - began})
+    state, plan = start(config, parts, setup.execution)
+    plan = dataclasses.replace(plan, micro_batch_size=found)
+    prepared = parts.objective.prepare(_Repeated(parts.schedule.at(0), 2 * found).at(0), plan.seed)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(2):
+        synchronize(device)
+        began = time.monotonic()
+        make_update(state, plan, prepared, setup.execution)
+        synchronize(device)
+    trial.report({f"{name}_tokens_per_second": prepared.tokens / (time.monotonic() - began)})
+    if device.type == "cuda":
+        trial.report({f"{name}_gb": torch.cuda.max_memory_allocated(device) / 1e9})
+
+
+class _Repeated:
+    """A schedule of one batch, which repeats the rows of another."""
+
+    def __init__(self, batch: Batch, rows: int) -> None:
+        times = -(-rows // len(batch.ids))
+        tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        repeated = {name: torch.cat([one] * times)[:rows] for name, one in tensors.items() if torch.is_tensor(one)}
+        self._batch = dataclasses.replace(batch, **repeated)
+        self.phases = [self]
+
+    def at(self, _update: int) -> Batch:
+        """The batch."""
+        return self._batch
 
 
 class _Clock:
@@ -231,11 +263,8 @@ class _Clock:
         self._since = now
 
 
-def _updates(preset: str, trial: Trial, clock: _Clock | None = None) -> tuple[Config, Execution, Callable[..., None]]:
-    """The configuration and precision of a preset with replacements on the fly, and a function that makes an update.
-
-    The function takes a number of rows; without one it makes whole batches.
-    """
+def _updates(preset: str, trial: Trial, clock: _Clock | None = None) -> tuple[Execution, Callable[[], None]]:
+    """The precision of a preset with replacements on the fly, and a function that makes an update."""
     shape = next(shape for shape in BENCHES if shape.name == preset)
     setup = prepare(shape.config(trial.tiny), trial.folder / preset)
     apply_threads(setup.execution)
@@ -247,23 +276,7 @@ def _updates(preset: str, trial: Trial, clock: _Clock | None = None) -> tuple[Co
         clock.report("models")
     prepared = parts.objective.prepare(parts.schedule.at(0), plan.seed)
 
-    def update(rows: int | None = None) -> None:
-        size = len(prepared.batch.ids) if rows is None else rows
-        batch = prepared if rows is None else _repeated(prepared, size)
-        make_update(state, dataclasses.replace(plan, micro_batch_size=size), batch, setup.execution)
+    def update() -> None:
+        make_update(state, plan, prepared, setup.execution)
 
-    return setup.online, setup.execution, update
-
-
-def _repeated(prepared: Prepared, rows: int) -> Prepared:
-    """A batch of `rows` rows, which repeats the rows of another."""
-    times = -(-rows // len(prepared.batch.ids))
-
-    def repeat(values: Any) -> Any:
-        tensors = {field.name: getattr(values, field.name) for field in fields(values)}
-        repeated = {name: torch.cat([one] * times)[:rows] for name, one in tensors.items() if torch.is_tensor(one)}
-        return dataclasses.replace(values, **repeated)
-
-    assert isinstance(prepared.batch, Batch)
-    assert isinstance(prepared.masked, Masked)
-    return Prepared(repeat(prepared.batch), repeat(prepared.masked))
+    return setup.execution, update

@@ -30,6 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "corrective": {"kind": "fast_electra", "objective__corrective_weight": 0.2},
     "muon": {"kind": "fast_electra", "optimizer__kind": "muon"},
     "bfloat16": {"kind": "fast_electra", "execution__precision": "bfloat16"},
+    "float16": {"kind": "fast_electra", "execution__precision": "float16_autocast"},
+    "activation checkpointing": {"kind": "fast_electra", "training__activation_checkpointing": True},
     "spikes": {"kind": "fast_electra", "training__spike": 6.0},
     "whole words": {"kind": "fast_electra", "corruption__masking": {"kind": "whole_word"}},
     "tied": _JOINT | {"objective__sharing": "tied"},

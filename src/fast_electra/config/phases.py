@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_UPDATES = 10**6
 """number of updates that a plan has where only the start of the run decides it"""
+MicroBatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+"""sequences that go through a model at a time; auto: the start of a run chooses (training/micro_batches.py)"""
 
 
 class PhaseData(Section):
@@ -77,8 +79,8 @@ class PhaseTraining(Section):
 
     batch_size: int | None = Field(default=None, ge=1)
     """sequences of an update; empty: as in the run"""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """sequences that go through the model at a time; empty: as in the run"""
+    micro_batch_size: MicroBatchSize | None = None
+    """sequences that go through the model at a time, or auto; empty: as in the run"""
 
 
 class Phase(Section):
@@ -161,7 +163,7 @@ class PlannedPhase:
 def misfit(phase: Phase, run: "Config", there: "Config") -> str | None:
     """Why a phase does not go with its run; None if it does. `there` are the settings in it."""
     schedule, rows, size = phase.corruption.schedule, there.training.batch_size, there.training.micro_batch_size
-    if size is not None and rows % size:
+    if isinstance(size, int) and rows % size:
         return f"batch_size ({rows}) must be a multiple of micro_batch_size ({size}); give the phase both"
     if given(phase.optimizer) and run.objective.has_own_rates:
         return (

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 import fast_electra.corruption.adaptive  # noqa: F401 - registers its schedule
 from fast_electra.config.phases import (
     UNKNOWN_UPDATES,
+    MicroBatchSize,
     OwnRate,
     Phase,
     PhaseCorruption,
@@ -46,8 +47,8 @@ class ExecutionConfig(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA where there is one, else the CPU; mps (Apple) is allowed but untested"""
-    precision: Literal["auto", "float32", "bfloat16", "bfloat16_autocast"] = "auto"
-    """bfloat16: weights in bfloat16 with float32 masters; auto: by device and instruction set"""
+    precision: Literal["auto", "float32", "bfloat16", "bfloat16_autocast", "float16_autocast"] = "auto"
+    """bfloat16: weights in bfloat16 with float32 masters; float16_autocast: with a scaled loss; auto: by the device"""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of a process; empty: one for each core, divided among the machine's processes"""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -69,8 +70,10 @@ class TrainingConfig(Section):
     """budget in hours, turned into updates once, by the speed of a few updates at the start"""
     batch_size: int = Field(ge=1)
     """sequences of an update"""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """sequences that go through the model at a time; empty: the whole batch"""
+    micro_batch_size: MicroBatchSize | None = None
+    """sequences that go through the model at a time; empty: the whole batch; auto: the most that fit into a GPU"""
+    activation_checkpointing: bool = False
+    """keep only the input of each layer for the backward pass, which computes the layers again: slower, less memory"""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """of weights, data order, masks and noise"""
     compile: bool | Literal["auto", "graphs"] = "auto"
@@ -94,6 +97,11 @@ class TrainingConfig(Section):
     trackers: list[Tracker] = Field(default=[])
     """experiment trackers that get the metrics, too: tensorboard, wandb, trackio, mlflow (each an extra)"""
 
+    @property
+    def rows_at_a_time(self) -> int:
+        """`micro_batch_size` as a number; before the start of a run has replaced `auto`, the whole batch."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
+
     @classmethod
     def make_room(cls, below: dict[str, Any], above: Mapping[str, Any]) -> None:
         """Drop the budget of `below` where `above` gives another."""
@@ -109,7 +117,7 @@ class TrainingConfig(Section):
                 f"give the budget as exactly one of {', '.join(BUDGETS)}"
                 + (f" (given: {', '.join(given)})" if given else "")
             )
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+        if self.batch_size % self.rows_at_a_time:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size ({self.micro_batch_size})"
             )
@@ -291,6 +299,11 @@ class Config(Section):
             }
         )
 
+    @property
+    def each_phase(self) -> list[Self]:
+        """The settings in each phase, as those of runs without phases."""
+        return [self.in_phase(number) for number in range(1, len(self.phases) + 2)]
+
     def planned_phases(self, updates: int | None = None) -> list[PlannedPhase]:
         """The phases in numbers, the first one included.
 
@@ -323,8 +336,8 @@ class Config(Section):
         """Number of updates; None if the budget (FLOPs, hours) becomes a number only at the start of the run."""
         if self.training.tokens is None:
             return self.training.updates
-        each = [self.in_phase(number) for number in range(1, len(self.phases) + 2)]
-        return self.updates_within(self.training.tokens, [c.training.batch_size * c.data.length for c in each])
+        tokens = [each.training.batch_size * each.data.length for each in self.each_phase]
+        return self.updates_within(self.training.tokens, tokens)
 
     def updates_within(self, budget: float, costs: Sequence[float]) -> int:
         """The most updates whose cost is within a budget, at least 1; `costs` are those of an update of each phase."""
@@ -346,6 +359,20 @@ class Config(Section):
         starts = starts or [phase.update(updates) for phase in self.phases]
         phases = [p.model_copy(update={"start": start}) for p, start in zip(self.phases, starts, strict=True)]
         return self.model_copy(update={"training": self.training.model_copy(update=budget), "phases": phases})
+
+    @property
+    def has_automatic_micro_batch(self) -> bool:
+        """Whether the start of the run must choose the micro-batch of a phase."""
+        return any(each.training.micro_batch_size == "auto" for each in self.each_phase)
+
+    def with_micro_batches(self, sizes: Sequence[int]) -> Self:
+        """The configuration with these sizes of micro-batches, one for each phase."""
+        training = self.training.model_copy(update={"micro_batch_size": sizes[0]})
+        phases = [
+            phase.model_copy(update={"training": phase.training.model_copy(update={"micro_batch_size": size})})
+            for phase, size in zip(self.phases, sizes[1:], strict=True)
+        ]
+        return self.model_copy(update={"training": training, "phases": phases})
 
     def own_rates(self, updates: int | None = None) -> list[OwnRate]:
         """The phases with a learning rate of their own; `updates` as in `planned_phases`."""

@@ -8,11 +8,14 @@ Notable:
 - the noise is drawn from PyTorch's generator, which the training loop seeds by (seed, update).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fast_electra.errors import ModelError
@@ -114,3 +117,28 @@ def cast_weights(model: nn.Module, dtype: Any) -> None:
     """Cast parameters in place, but not buffers: rotary frequencies in bfloat16 give wrong angles at far positions."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let each layer keep only its input for the backward pass, which computes the layer again; in place.
+
+    The results are the same, with dropout too: the second time starts from the random state of the first. Hooks of the
+    layer, FSDP2's among them, are outside and run once. It works for every class whose layers `layer_modules` finds,
+    while Transformers' own switch is missing in some, such as MPNet.
+    """
+    for layer in {id(layer): layer for layer in layer_modules(model)}.values():
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+@contextmanager
+def weights_in(models: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Within the block, parameters have another type; afterwards they are what they were before, bit for bit."""
+    parameters = {id(p): p for model in models for p in model.parameters() if p.dtype != dtype}.values()
+    before = [parameter.data.cpu() for parameter in parameters]  # memory of the device is what the block measures
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for parameter, weights in zip(parameters, before, strict=True):
+            parameter.data = weights.to(parameter.device)

@@ -127,7 +127,7 @@ def build_cache(
     apply_threads(execution)
     run = read_inputs(config, execution)
     inputs = run.phases[phase - 1]
-    size = inputs.config.training.micro_batch_size or inputs.config.training.batch_size
+    size = inputs.config.training.rows_at_a_time
     rows = max(each.plan.end for each in run.phases if each.plan.order == inputs.plan.order)
     with folder_lock(folder, name=f"{LOCK}-{shard[0]}-of-{shard[1]}"):  # processes with other parts may write here too
         builder = _Builder.of(inputs, folder, -(-rows // size) * size, part_tokens)
@@ -182,7 +182,7 @@ class _Builder:
         config, execution = inputs.config, inputs.execution
         loaded = load_auxiliary(config, inputs.shards, inputs.tokenizer)
         auxiliary = make_auxiliary(loaded, config, inputs.shards, inputs.special["mask"], execution)
-        micro_batch = config.training.micro_batch_size or config.training.batch_size
+        micro_batch = config.training.rows_at_a_time
         about = {
             "format": FORMAT,
             "version": VERSION,

@@ -29,7 +29,7 @@ from fast_electra.config.tree import Config
 from fast_electra.corruption.cache import open_cache
 from fast_electra.data.hub import pinned_sources
 from fast_electra.data.locks import folder_lock
-from fast_electra.errors import CheckpointError
+from fast_electra.errors import CheckpointError, ResourceError
 from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
 from fast_electra.publishing.card import earlier_flops, model_card, text_length
@@ -52,10 +52,11 @@ from fast_electra.training.checkpoint_models import read_model, write_models
 from fast_electra.training.compilation import CompilationFailed, choose_compilation, naming_failures
 from fast_electra.training.internals import InternalsObserver
 from fast_electra.training.loop import Diverged, Plan, State, train
+from fast_electra.training.micro_batches import largest_micro_batches, smaller
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, phases_in_words, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.setup import measured_seconds, plan_of, start, validate
+from fast_electra.training.setup import measured_seconds, memory_bytes, plan_of, start, validate
 from fast_electra.training.telemetry import MetricsFile, Observer
 from fast_electra.training.trackers import TrackerObserver, refuse_missing_trackers
 from fast_electra.training.watchdog import Watchdog
@@ -125,7 +126,7 @@ def pretrain(
 def _run(
     config: Config,
     folder: Path,
-    opened: New | Resume,
+    opened: New | Resume | Extend,
     execution: Execution,
     observers: Sequence[Observer],
     say: Say,
@@ -143,21 +144,22 @@ def _run(
         session = _go_on(config, opened, execution, say)
     recovered: set[int] = set()
     while trouble := _train(session, execution, observers, say, stop, observe, config.training.trackers):
-        run = session.run
+        run, left_out = session.run, session.parts.schedule.left_out
         if isinstance(trouble, CompilationFailed):
-            config, left_out = _not_compiled(config, trouble), session.parts.schedule.left_out
-        else:
+            config = _not_compiled(config, trouble)
+            reason, change = trouble.reason, "trains without compilation"
+        elif isinstance(trouble, Diverged):
             left_out = _left_out(session, trouble, recovered)
+            reason, change = trouble.reason, f"leaves out {len(left_out)} batches"
+        else:
+            run, change = _with_smaller_micro_batch(config, session, trouble)
+            reason = "memory ran out"
         del session  # its memory is needed, and DDP and FSDP2 make cycles
         gc.collect()
+        torch.cuda.empty_cache()
         session = _go_on(config, Resume(run), execution, say)
         session.parts.schedule.left_out = left_out
-        say(
-            f"{trouble.reason}: the run goes back to update {session.state.update} and leaves out "
-            f"{len(left_out)} batches."
-            if isinstance(trouble, Diverged)
-            else f"{trouble.reason}: the run goes on without compilation."
-        )
+        say(f"{reason}: the run goes back to update {session.state.update} and {change}.")
     with distributed.together(), session.state.parallel.whole_weights():
         validation = session.state.validation or validate(session.parts, execution, session.state)
     with distributed.together():
@@ -190,7 +192,7 @@ def _train(
     stop: Callable[[], bool],
     observe: Callable[[Assembled], Sequence[Observer]],
     trackers: Sequence[str],
-) -> Diverged | CompilationFailed | None:
+) -> Diverged | CompilationFailed | torch.OutOfMemoryError | None:
     """Train a session to its end; returns why it has to start again from a checkpoint, if it must."""
     parts, plan, run = session.parts, session.plan, session.run
     metrics = MetricsFile(run.metrics_file, session.state.update, say) if distributed.is_main() else None
@@ -213,7 +215,7 @@ def _train(
                 observers=[*probes, session.internals, *writers, watchdog],
                 stop=stop,
             )
-    except Diverged as trouble:
+    except (Diverged, torch.OutOfMemoryError) as trouble:
         return trouble.with_traceback(None)  # its frames hold the session
     except CompilationFailed as trouble:
         return CompilationFailed(trouble.reason)
@@ -252,6 +254,36 @@ def _left_out(session: _Session, trouble: Diverged, recovered: set[int]) -> list
         raise trouble
     recovered.add(newest)
     return sorted({*schedule.left_out, *batches})
+
+
+def _with_smaller_micro_batch(
+    config: Config, session: _Session, error: torch.OutOfMemoryError
+) -> tuple[RunFolder, str]:
+    """Record a smaller micro-batch for the phase in which memory ran out.
+
+    Returns:
+        the run with it, and what changes, as a clause.
+
+    Raises:
+        torch.OutOfMemoryError: the user gave the number.
+        ResourceError: the micro-batch is one row; or there are other processes, which must begin again too.
+    """
+    phase = session.plan.phase(session.state.update)
+    if config.each_phase[phase].training.micro_batch_size != "auto":
+        raise error
+    stored = session.run.config
+    sizes = [each.training.rows_at_a_time for each in stored.each_phase]
+    rows = sizes[phase]
+    sizes[phase] = smaller(stored.each_phase[phase].training.batch_size, rows)
+    # The others wait in an exchange for this process, whichever it is, until they hear that it has ended.
+    with distributed.alone():
+        run = session.run.with_resolved(stored.with_micro_batches(sizes))
+    if distributed.size() > 1:
+        raise ResourceError(
+            f"memory ran out with {rows} rows at a time, and {sizes[phase]} are now in {run.path}: start the same "
+            "command again, and it continues."
+        )
+    return run, f"has {sizes[phase]} rows at a time in place of {rows}"
 
 
 def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
@@ -307,7 +339,9 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
         say(sentence)
     if state is None:
         state, _ = start(resolved, parts, execution)
-    inputs = _digests(parts) | _about(resolved, parts, execution, per_update) | {"started_from": started_from(folder)}
+    inputs = (
+        _digests(parts) | _about(resolved, parts, execution, per_update, state) | {"started_from": started_from(folder)}
+    )
     with distributed.together():
         run = RunFolder.create(folder, config, resolved, inputs)
     return _Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
@@ -320,6 +354,8 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
     if run.initial_temperature is not None:
         resolved = resolved.model_copy(update={"corruption": resolved.corruption.with_initial(run.initial_temperature)})
     starts = [cast(int, phase.start) for phase in run.config.phases]  # an extension makes the last phase longer
+    if resolved.has_automatic_micro_batch:
+        resolved = resolved.with_micro_batches([each.training.rows_at_a_time for each in run.config.each_phase])
     resolved = resolved.with_updates(opened.updates if isinstance(opened, Extend) else run.updates, starts)
     resolved, parts, internals = _assembled(resolved, execution, say)
     run.refuse_other_inputs(**_digests(parts))
@@ -344,11 +380,15 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
 
 
 def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, Assembled, InternalsObserver]:
-    """The configuration with T0 as a number, the run's parts, and the observer that measures inside the models."""
+    """The configuration with T0 and micro-batches as numbers, the run's parts, and the observer of its models."""
     with distributed.together():
         parts = assemble(config, execution)
     for note in parts.notes:
         say(note)
+    if config.has_automatic_micro_batch:
+        sizes = largest_micro_batches(config, parts, execution)
+        config, parts = config.with_micro_batches(sizes), parts.with_micro_batches(sizes)
+        say(f"training.micro_batch_size=auto: {' then '.join(map(str, sizes))} rows go through the model at a time.")
     rows, by_document = parts.validation[0].batch, config.data.attention == "document"
     internals = InternalsObserver(parts.objective.models(), rows, by_document, config.training.log_every, execution)
     return _pinned(config.model_copy(update={"corruption": parts.corruption}), parts), parts, internals
@@ -404,12 +444,15 @@ def _digests(parts: Assembled) -> dict[str, str | None]:
     }
 
 
-def _about(config: Config, parts: Assembled, execution: Execution, flops: Sequence[int]) -> dict[str, Any]:
+def _about(
+    config: Config, parts: Assembled, execution: Execution, flops: Sequence[int], state: State
+) -> dict[str, Any]:
     """The keys of run.json besides configurations and digests; `flops` are those of an update of each phase."""
     return {
         "auxiliary_measures": parts.auxiliary_measures,
         "earlier_flops": earlier_flops(config),
         "flops_per_update": flops[0],
+        "memory_bytes": memory_bytes(state),
         **({"flops_by_phase": flops} if config.phases else {}),
         "environment": {
             "fast_electra": fast_electra.__version__,

@@ -23,7 +23,7 @@ Headline = dict[str, str]
 def headlines(summary: Mapping[str, Any]) -> list[Headline]:
     """Return the figures of the first screen: value, label, meaning and comparison of each; no missing figure."""
     found = [_task(summary), _detection(summary), *_bugs(summary), _prediction(summary)]
-    return [headline for headline in (*found, _tokens(summary), _time(summary)) if headline]
+    return [headline for headline in (*found, _tokens(summary), _time(summary), _memory(summary)) if headline]
 
 
 def _task(summary: Mapping[str, Any]) -> Headline | None:
@@ -103,6 +103,27 @@ def _time(summary: Mapping[str, Any]) -> Headline | None:
         else "Wall-clock time of all stages on this machine, with the training of the auxiliary.",
         "beside": f"{'' if is_run else 'main model '}{decimal(tokens_per_second(summary), 0)} tokens/s",
     }
+
+
+def _memory(summary: Mapping[str, Any]) -> Headline | None:
+    """What the memory of a process goes to: counted, and on a GPU measured, too."""
+    if not (parts := look_up(summary, "run.memory_bytes")):
+        return None
+    counted = sum(parts.values())
+    peak = look_up(summary, "run.peak_memory_bytes") or 0
+    if peak:
+        parts = {**parts, "activations and all else": max(0, peak - counted)}
+    return {
+        "value": _gigabytes(peak or counted),
+        "label": "of GPU memory at most" if peak else "of memory, without activations",
+        "meaning": "Weights and gradients of the trained models, and the optimizer's state with float32 masters, in "
+        "one process. A smaller training.micro_batch_size lowers the activations alone.",
+        "beside": " · ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items()),
+    }
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}\u00a0GB"
 
 
 def bug_comparison(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -40,6 +40,8 @@ def report_content(run: Path) -> dict[str, Any]:
                 "updates": last["update"],
                 "tokens": last["tokens"],
                 "flops": found.flops(last["update"]),
+                "memory_bytes": dict(found.memory_bytes),
+                "peak_memory_bytes": max(r["timing"].get("peak_memory_bytes", 0) for r in records),
             },
             "timing": {"seconds": {"updates": seconds}, "tokens_per_second": last["tokens"] / (seconds or 1.0)},
         },

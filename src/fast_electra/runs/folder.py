@@ -119,6 +119,10 @@ class RunFolder:
             },
         )
 
+    def with_resolved(self, resolved: Config) -> Self:
+        """Write config.yaml and run.json with another resolved configuration."""
+        return self._with_config(resolved, {"resolved": resolved.model_dump(mode="json")})
+
     def finish(self, result: Mapping[str, Any]) -> Self:
         """Write to run.json that the run is finished, with its `result`."""
         return self._with({"status": "finished", "result": dict(result)})
@@ -220,6 +224,11 @@ class RunFolder:
     def flops_per_update(self) -> int:
         """FLOPs of one whole update of the first phase, the frozen auxiliary's included."""
         return self.record["flops_per_update"]
+
+    @property
+    def memory_bytes(self) -> Mapping[str, int]:
+        """The result of `training.setup.memory_bytes` at the run's start; empty in runs of earlier versions."""
+        return self.record.get("memory_bytes", {})
 
     @property
     def phase_starts(self) -> list[int]:

@@ -1,7 +1,8 @@
 """The parts of a run once they are built."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -48,6 +49,14 @@ class Assembled:
     def validation(self) -> list[Prepared]:
         """The validation rows of the first phase."""
         return self.phases[0].validation
+
+    def with_micro_batches(self, sizes: Sequence[int]) -> Self:
+        """The parts with validation rows in micro-batches of these sizes, one for each phase."""
+        phases = [
+            replace(text, validation=[micro for batch in text.validation for micro in batch.split(size)])
+            for text, size in zip(self.phases, sizes, strict=True)
+        ]
+        return replace(self, phases=phases)
 
     @property
     def data_digest(self) -> str:

@@ -27,6 +27,7 @@ from fast_electra.models.optimizers import Optimizer
 from fast_electra.objectives.base import Examples, Trainable
 from fast_electra.runs.metrics import Record
 from fast_electra.stopping import Interrupted
+from fast_electra.training.loss_scale import LossScale
 from fast_electra.training.optimizer import GroupOptimizer, learning_rate
 from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution
@@ -68,6 +69,8 @@ class State:
     """the measures of the last validation; empty before the first"""
     losses: Tensor | None = None
     """the losses of the last updates that were applied, float32 (128,), NaN before the first ones; None: not needed"""
+    loss_scale: LossScale | None = None
+    """the factor of the loss in float16, from the first update on; None in other precisions"""
     settings: dict[str, float] = field(default_factory=dict)
     """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
     unread: list[Tensor] = field(default_factory=list)
@@ -106,6 +109,7 @@ class State:
             "tokens": self.tokens,
             "skipped": self.skipped,
             "losses": [] if self.losses is None else self.losses[~self.losses.isnan()].tolist(),
+            "loss_scale": self.loss_scale and self.loss_scale.state(),
             "sums": self.whole_sums(),
             "objective": self.objective.state_dict(),
             "validation": self.validation,
@@ -128,6 +132,8 @@ class State:
         if losses := scalars.get("losses"):
             self.losses = _window(device)
             self.losses[-len(losses) :] = torch.tensor(losses)
+        found = scalars.get("loss_scale")
+        self.loss_scale = LossScale.of(found, device) if found else None
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=device) * self.parallel.counts_once
             for name, value in scalars["sums"].items()
@@ -215,7 +221,7 @@ def train(
     """
     for observer in observers:
         observer.started(state.update, plan.updates)
-    clock = _Clock(state)
+    clock = _Clock(state, execution.device)
     loader = loader_of(batches, state.update, plan.updates, execution.device)
     try:
         for prepared, waited in loader:
@@ -228,6 +234,8 @@ def train(
             logging = validating or done % plan.log_every == 0
             if logging or saving:
                 _refuse_divergence(state, plan, validating, saving)
+            if validating:
+                state.validation = {}  # none of other weights is left where there is no record
             if logging and (record := _record(state, plan, clock)):
                 with state.parallel.whole_weights():
                     if validating:
@@ -236,7 +244,7 @@ def train(
                             raise Diverged(f"the validation after update {done} is not finite", [done])
                     for observer in observers:
                         observer.logged(record)
-                clock = _Clock(state)
+                clock = _Clock(state, execution.device)
             for observer in observers:
                 observer.updated(done)
             stopping = not last and state.parallel.agrees(stop(), done)
@@ -285,6 +293,9 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     # A batch may have no token to predict, for example if all its tokens are [UNK]. Then its loss is 0.
     totals = {name: torch.where(count == 0, 1, count).float() for name, count in totals.items()}
     none = torch.zeros((), device=device)
+    if execution.scales_loss and state.loss_scale is None:
+        state.loss_scale = LossScale.start(device)
+    factor = state.loss_scale and state.loss_scale.factor
     found: dict[str, Tensor] = {}
     micros = prepared.split(plan.micro_batch(state.update))
     for number, micro in enumerate(micros, start=1):
@@ -293,18 +304,22 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
         loss = torch.stack(
             [objective.weights[name] * total / totals[name] for name, (total, _) in terms.losses.items()]
         ).sum()
-        loss.backward()
+        (loss if factor is None else loss * factor).backward()
         for name, (total, count) in ({"loss": (loss, none)} | terms.losses | terms.metrics).items():
             pair = torch.stack((total.detach().double(), count.double()))
             found[name] = found[name] + pair if name in found else pair
     found["loss"][1] += parallel.counts_once
-    norms = [optimizer.take_gradients() for optimizer in state.optimizers]
+    norms = [optimizer.take_gradients(factor) for optimizer in state.optimizers]
     # Metrics too: an auxiliary whose logits overflow draws noise, and shows in its entropy alone.
-    is_bad = ~torch.stack([*found.values()]).isfinite().all() | ~torch.stack(norms).isfinite().all()
-    is_bad, loss = parallel.add(torch.stack((is_bad.float(), found["loss"][0].float()))).unbind()
+    finite = [torch.stack(values).isfinite().all() for values in ([*found.values()], norms)]
+    flags = [*((~each).float() for each in finite), found["loss"][0].float()]
+    is_bad, overflowed, loss = parallel.add(torch.stack(flags)).unbind()
+    skipped = is_bad + overflowed
     if plan.spike is not None:
-        is_bad = is_bad + _is_spike(state, loss, plan.spike)
-    skipped = is_bad.clamp(max=1.0)
+        skipped = skipped + _is_spike(state, loss, plan.spike)
+    skipped = counted = skipped.clamp(max=1.0)
+    if state.loss_scale is not None:  # an update that only finds the factor says nothing against its batch
+        counted = torch.where(state.loss_scale.follow(overflowed, is_bad), 0.0, skipped)
     if state.losses is not None:
         state.losses = torch.where(skipped == 0, torch.cat((state.losses[1:], loss[None])), state.losses)
     for optimizer, norm in zip(state.optimizers, norms, strict=True):
@@ -318,7 +333,7 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
         whole = parallel.add(torch.stack(list(found.values()))).tolist()
         objective.observe({name: total / count for name, (total, count) in zip(found, whole, strict=True) if count})
     state.update += 1
-    state.unread.append(torch.stack((tokens, skipped.double())))
+    state.unread.append(torch.stack((tokens, counted.double())))
 
 
 def _window(device: torch.device) -> Tensor:
@@ -339,7 +354,7 @@ def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool)
     count = state.skipped_in_a_row()
     done = state.update
     applied = state.sums[_of(state.optimizers[0], state, "gradient_norm")][1]
-    if count >= plan.most_skipped or (validating and not applied):
+    if count >= plan.most_skipped or (validating and count and not applied):
         spike = "" if plan.spike is None else ", or the loss too large,"
         raise Diverged(
             f"the loss or a gradient was not finite{spike} in {count} updates in a row, up to update {done}",
@@ -355,20 +370,25 @@ def _of(optimizer: GroupOptimizer, state: State, metric: str) -> str:
 
 
 class _Clock:
-    """Start time, and since then tokens and seconds spent waiting for data."""
+    """Start time, and since then tokens, seconds spent waiting for data, and the most memory of a GPU."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, device: torch.device) -> None:
         self.began = time.perf_counter()
         self.waited = 0.0
         self._tokens = state.tokens
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     def timing(self, state: State) -> dict[str, float]:
-        """The record's figures that depend on the clock."""
+        """The record's figures that depend on the clock or the machine."""
         seconds = time.perf_counter() - self.began
+        on_gpu = self._device.type == "cuda"
         return {
             "seconds": seconds,
             "tokens_per_second": (state.tokens - self._tokens) / seconds,
             "data_wait_share": self.waited / seconds,
+            **({"peak_memory_bytes": torch.cuda.max_memory_allocated(self._device)} if on_gpu else {}),
         }
 
 
@@ -389,6 +409,8 @@ def _record(state: State, plan: Plan, clock: _Clock) -> Record | None:
     record: Record = {"update": state.update, "tokens": state.tokens, "loss": means.pop("loss"), **means}
     if state.skipped:
         record["skipped"] = len(state.skipped)
+    if state.loss_scale is not None:
+        record["loss_scale"] = float(state.loss_scale.factor)
     if plan.phases:
         record["phase"] = plan.phase(before) + 1
     return record | state.settings | rates | {"timing": clock.timing(state)}

@@ -65,6 +65,7 @@ class GroupOptimizer:
         self.name = group.name
         self.settings = group.settings
         self._loss_weight = group.loss_weight
+        self._divisor: float | Tensor = group.loss_weight
         self._parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
         self._gradients: list[Tensor] = []
         self.masters = {name: p.detach().float() for name, p in self._parameters.items()}
@@ -95,12 +96,16 @@ class GroupOptimizer:
         )
 
     @torch.no_grad()
-    def take_gradients(self) -> Tensor:
-        """Move the parameters' gradients to the masters; `step` divides them by the loss weight.
+    def take_gradients(self, scale: Tensor | None = None) -> Tensor:
+        """Move the parameters' gradients to the masters; `step` divides them by the loss weight and the scale.
+
+        Args:
+            scale: scalar that the loss was multiplied by; None: 1.
 
         Returns:
             the norm of the divided gradients, a scalar, the same on every process.
         """
+        self._divisor = self._loss_weight if scale is None else self._loss_weight * scale
         gradients, low, casts = [], [], []
         for name, parameter in self._parameters.items():
             share = self._shares[name]
@@ -120,7 +125,7 @@ class GroupOptimizer:
                 share.grad = gradients[-1]
         _copy(casts, low)
         self._gradients = gradients
-        return norm_of(gradients, self._are_cut) / self._loss_weight
+        return norm_of(gradients, self._are_cut) / self._divisor
 
     @torch.no_grad()
     def step(self, rate: float, update: int, norm: Tensor, skipped: Tensor) -> Tensor:
@@ -138,10 +143,10 @@ class GroupOptimizer:
         clipped = torch.zeros((), device=norm.device)
         if self.settings.clip is not None:
             clipped = (norm > self.settings.clip).float()
-            factor = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0) / self._loss_weight
+            factor = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0) / self._divisor
             torch._foreach_mul_(self._gradients, factor)  # type: ignore[attr-defined]
-        elif self._loss_weight != 1.0:
-            torch._foreach_mul_(self._gradients, 1.0 / self._loss_weight)  # type: ignore[attr-defined]
+        elif isinstance(self._divisor, Tensor) or self._divisor != 1.0:
+            torch._foreach_mul_(self._gradients, 1.0 / self._divisor)  # type: ignore[attr-defined]
         self._set_rates(rate, update)
         self.adamw.found_inf = skipped  # type: ignore[attr-defined]  # how GradScaler skips a step on the device
         self.adamw.step()

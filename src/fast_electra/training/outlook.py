@@ -13,6 +13,7 @@ import torch
 from fast_electra import distributed
 from fast_electra.config.reading import flat
 from fast_electra.config.tree import Config
+from fast_electra.models.layers import weights_in
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.flops import count_flops
 from fast_electra.training.optimizer import optimizer_flops
@@ -25,19 +26,19 @@ _MOST_DAYS = 2.0
 
 def flops_per_update(config: Config, parts: Assembled, execution: Execution, phase: int = 0) -> int:
     """FLOPs of the matrix products in one update of a phase, counted on two rows: forward, backward, and optimizers."""
-    step, rows = _step(parts, execution, 2, phase)
+    step, rows = forward_and_backward(parts, execution, 2, phase)
     flops = count_flops(step)
-    _clear(parts)
+    clear_gradients(parts)
     stepping = sum(map(optimizer_flops, parts.objective.parameter_groups()))
     return flops * parts.schedule.phases[phase].batch_size // rows + stepping
 
 
 def some_weights_are_unused(config: Config, parts: Assembled, execution: Execution) -> bool:
     """Whether a weight that is trained gets no gradient, as a pooler that no head reads."""
-    _step(parts, execution, 2)[0]()
+    forward_and_backward(parts, execution, 2)[0]()
     weights = (weight for model in parts.objective.models().values() for weight in model.parameters())
     unused = any(weight.requires_grad and weight.grad is None for weight in weights)
-    _clear(parts)
+    clear_gradients(parts)
     return unused
 
 
@@ -79,8 +80,10 @@ def warnings(asked: Config, config: Config, parts: Assembled, execution: Executi
             f"teach little: give more text, or start in a new folder with {budget} as its budget."
         )
     days = 0.0
-    for number, phase in enumerate(() if asked.training.hours else config.planned_phases()):
-        days += (phase.stop - phase.start) * _seconds_per_update(phase.config, parts, execution, number) / 86_400
+    planned = () if asked.training.hours else config.planned_phases()
+    with weights_in(parts.objective.models().values() if planned else (), execution.weights_dtype):
+        for number, phase in enumerate(planned):
+            days += (phase.stop - phase.start) * _seconds_per_update(phase.config, parts, execution, number) / 86_400
     if days > _MOST_DAYS:
         found.append(
             f"the run takes roughly {days:,.0f} days on this machine: to finish within a day, start in a new folder "
@@ -109,19 +112,21 @@ def _seconds_per_update(config: Config, parts: Assembled, execution: Execution, 
     The processes share the rows of an update.
     """
     training = config.training
-    most = 2 if execution.device.type == "cpu" else training.micro_batch_size or training.batch_size
-    step, rows = _step(parts, execution, most, phase)
+    most = 2 if execution.device.type == "cpu" else training.rows_at_a_time
+    step, rows = forward_and_backward(parts, execution, most, phase)
     step()
     synchronize(execution.device)
     began = time.perf_counter()
     step()
     synchronize(execution.device)
     seconds = time.perf_counter() - began
-    _clear(parts)
+    clear_gradients(parts)
     return seconds * training.batch_size / rows / distributed.size()
 
 
-def _step(parts: Assembled, execution: Execution, most: int, phase: int = 0) -> tuple[Callable[[], None], int]:
+def forward_and_backward(
+    parts: Assembled, execution: Execution, most: int, phase: int = 0
+) -> tuple[Callable[[], None], int]:
     """A function that runs forward and backward on at most `most` first rows of a phase, and the number of rows."""
     batch = parts.schedule.phases[phase].at(0).split(most)[0]
     prepared = parts.objective.prepare(batch, seed=0).to(execution.device)
@@ -134,6 +139,7 @@ def _step(parts: Assembled, execution: Execution, most: int, phase: int = 0) -> 
     return step, batch.ids.shape[0]
 
 
-def _clear(parts: Assembled) -> None:
+def clear_gradients(parts: Assembled) -> None:
+    """Forget the gradients of every trained model."""
     for model in parts.objective.models().values():
         model.zero_grad(set_to_none=True)

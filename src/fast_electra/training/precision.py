@@ -7,13 +7,16 @@ Notable:
 - weights in bfloat16 with float32 masters are 1.1 to 1.2 × faster than autocast on a CPU. Autocast casts every weight
   every time: on one H100 this was 18 % of the GPU's time in a step of electra-small;
 - on a GPU, PyTorch's own attention kernels are used and not cuDNN's, each call of which took 1.3 ms of the host and
-  0.05 ms of the GPU there.
+  0.05 ms of the GPU there;
+- a GPU without bfloat16 (T4, V100) multiplies in float16 under autocast. Its range is small, so the loop scales the
+  loss (training/loss_scale.py). Weights stay in float32: in float16 they would lose small updates, as in bfloat16.
 
-| device | instruction set        | precision | auxiliary |
-| ------ | ---------------------- | --------- | --------- |
-| cuda   | compute capability ≥ 8 | bfloat16  | bfloat16  |
-| cpu    | AMX or AVX512-BF16     | bfloat16  | bfloat16  |
-| other  |                        | float32   | float32   |
+| device | instruction set          | precision        | auxiliary |
+| ------ | ------------------------ | ---------------- | --------- |
+| cuda   | compute capability ≥ 8   | bfloat16         | bfloat16  |
+| cuda   | compute capability 7     | float16_autocast | float32   |
+| cpu    | AMX or AVX512-BF16       | bfloat16         | bfloat16  |
+| other  |                          | float32          | float32   |
 """
 
 import os
@@ -57,11 +60,15 @@ class Execution:
         """Type of the weights that the forward pass reads."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled, so that small gradients are not rounded to zero."""
+        return self.precision == "float16_autocast"
+
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass; off unless the precision is bfloat16_autocast."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16_autocast", cache_enabled=True
-        )
+        """The context of a forward pass; off unless the precision is an autocast."""
+        dtype = torch.float16 if self.scales_loss else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision.endswith("_autocast"))
 
 
 def cpu_has_bfloat16() -> bool:
@@ -87,14 +94,15 @@ def choose_execution(settings: ExecutionConfig | None = None) -> Execution:
         raise ConfigError("execution.device=cuda, but PyTorch finds no CUDA device; use auto or cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("execution.device=mps, but PyTorch finds no MPS device; use auto or cpu.")
-    native = cpu_has_bfloat16() if name == "cpu" else name == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+    capability = torch.cuda.get_device_capability() if name == "cuda" else (0, 0)
+    native = cpu_has_bfloat16() if name == "cpu" else capability >= (8, 0)
     precision: str = settings.precision
     if precision == "auto":
-        precision = "bfloat16" if native else "float32"
+        precision = "bfloat16" if native else "float16_autocast" if capability >= (7, 0) else "float32"
     return Execution(
         device=torch.device(name, distributed.local_rank()) if name == "cuda" else torch.device(name),
         precision=precision,
-        auxiliary_dtype=torch.bfloat16 if native and precision != "float32" else torch.float32,
+        auxiliary_dtype=torch.bfloat16 if native and precision.startswith("bfloat16") else torch.float32,
         threads=settings.threads or max(1, available_cores() // distributed.local_size()),
         parallel=settings.parallel,
         reduction=settings.reduction,

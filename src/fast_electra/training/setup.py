@@ -9,6 +9,7 @@ from fast_electra import distributed
 from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError
 from fast_electra.models.layers import cast_weights
+from fast_electra.models.shares import own_share
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.compilation import choose_compilation, compile_models
 from fast_electra.training.loop import PhaseOfPlan, Plan, State, make_update
@@ -58,14 +59,14 @@ def plan_of(config: Config, parts: Assembled) -> Plan:
     return Plan(
         updates=updates,
         seed=parts.seed,
-        micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
+        micro_batch_size=config.training.rows_at_a_time,
         log_every=config.training.log_every,
         validate_every=config.training.validate_every or updates,
         checkpoint_every=config.training.checkpoint_every,
         most_skipped=config.training.most_skipped,
         spike=config.training.spike,
         phases=[
-            PhaseOfPlan(p.start, p.config.training.micro_batch_size or p.config.training.batch_size)
+            PhaseOfPlan(p.start, p.config.training.rows_at_a_time)
             for p in (config.planned_phases() if config.phases else ())
         ],
         own_rates=config.own_rates(),
@@ -100,7 +101,8 @@ def measured_seconds(state: State, plan: Plan, parts: Assembled, execution: Exec
     follows from both. A whole update may take minutes, and Ctrl-C acts between two operations only, so a CPU reads few
     rows at once here.
     """
-    before = {name: tensor.clone() for name, tensor in state.tensors().items()}, state.scalars()
+    # Not on the device, whose memory may be full: `training.micro_batch_size=auto` leaves little.
+    before = {name: own_share(tensor).to("cpu", copy=True) for name, tensor in state.tensors().items()}, state.scalars()
     means = []
     for first in parts.schedule.starts:
         rows = len(parts.schedule.at(first).ids)
@@ -126,9 +128,29 @@ def measured_seconds(state: State, plan: Plan, parts: Assembled, execution: Exec
         by_row = (of_several - of_one) / (several - piece) if several < rows else 0.0
         means.append(of_several + (rows - several) * by_row)
     for name, tensor in state.tensors().items():
-        tensor.copy_(before[0][name])
+        own_share(tensor).copy_(before[0][name])
     state.restore(0, before[1], execution.device)
     return means
+
+
+def memory_bytes(state: State) -> dict[str, int]:
+    """The bytes that this process needs in every update, whatever the micro-batch; activations come on top.
+
+    Returns:
+        `weights` of the models that are trained; `optimizer`: its state, and the masters that are not the weights
+        themselves; `gradients`, with the float32 copies that the optimizer reads.
+    """
+    models = state.objective.models().values()  # type: ignore[attr-defined]
+    weights = {id(weight): own_share(weight) for model in models for weight in model.parameters()}
+    places = {weight.data_ptr() for weight in weights.values()}
+    kept = [share for share in map(own_share, state.tensors().values()) if share.data_ptr() not in places]
+    masters = [own_share(master) for optimizer in state.optimizers for master in optimizer.masters.values()]
+    types = {weight.dtype for weight in weights.values()} | {torch.float32}
+    return {
+        "weights": sum(weight.nbytes for weight in weights.values()),
+        "optimizer": sum(tensor.nbytes for tensor in kept),
+        "gradients": sum(master.numel() * dtype.itemsize for master in masters for dtype in types),
+    }
 
 
 def validate(parts: Assembled, execution: Execution, state: State) -> dict[str, float]:

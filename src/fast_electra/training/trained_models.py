@@ -12,6 +12,7 @@ from fast_electra.data.tokenizer import fingerprint, load_tokenizer
 from fast_electra.errors import ConfigError, ModelError
 from fast_electra.models.build import Head, build_model, start_at_unigram, transformers_config
 from fast_electra.models.inputs import longest_row
+from fast_electra.models.layers import checkpoint_activations
 from fast_electra.models.loading import continue_model
 from fast_electra.models.shapes import ShapeConfig
 from fast_electra.runs.models import resolve_model
@@ -65,6 +66,8 @@ def model_of(inputs: "Inputs", shape: ShapeConfig, key: str, head: Head, seed: i
         model = build_model(config, head, seed)
     else:
         model = _continued(inputs, shape, shape.model, key, head, seed)
+    if inputs.config.training.activation_checkpointing:
+        checkpoint_activations(model)
     if head == "mlm":
         allowed_V = torch.ones(shards.vocabulary_size, dtype=torch.bool)
         allowed_V[list(shards.special_tokens.values())] = False

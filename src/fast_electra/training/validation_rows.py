@@ -41,7 +41,7 @@ def validation_batches(inputs: "Inputs", most: int | None = None) -> list[Prepar
     for start, there, share in zip(rows.starts, rows.counts, shares, strict=False):
         spread = min(there, max(1, round(share * wanted)))
         indices, count = start + torch.arange(spread) * there // spread, count + spread
-        for chunk in indices.split(config.training.micro_batch_size or config.training.batch_size):
+        for chunk in indices.split(config.training.rows_at_a_time):
             batch = rows.rows(chunk, epoch=_VALIDATION_EPOCH)
             batches.append(Prepared(batch, mask_random_tokens(batch, _VALIDATION_RATE, seed=0)))
     if not any(bool(prepared.batch.eligible.any()) for prepared in batches):
@@ -62,7 +62,7 @@ def differing_replacements(inputs: "Inputs", source: CorruptionSource, difficult
         the sentence; None if one process would have the same micro-batches.
     """
     training, size = inputs.config.training, distributed.size()
-    alone = training.micro_batch_size or training.batch_size
+    alone = training.rows_at_a_time
     shares = {training.batch_size // size, -(-training.batch_size // size)}
     here = min(share % alone or alone for share in shares)
     if here == alone or 0 in shares:

@@ -11,7 +11,8 @@ import torch
 from fast_electra.training.flops import MatrixProduct
 from fast_electra.training.precision import Execution, synchronize
 
-# Dense bfloat16 products with float32 sums, in FLOPs per second, by a part of the device's name; the first that fits.
+# Dense bfloat16 products with float32 sums (float16 where there is no bfloat16), in FLOPs per second, by a part of the
+# device's name; the first that fits.
 # From NVIDIA's data sheets; where these give the rate with sparsity, half of it.
 _DATA_SHEETS = {
     "B200": 2250e12,
@@ -24,6 +25,8 @@ _DATA_SHEETS = {
     "L4": 121e12,
     "A10": 125e12,
     "RTX 4090": 165e12,
+    "V100": 125e12,
+    "T4": 65e12,
 }
 
 
@@ -36,7 +39,7 @@ def large_product_rate(execution: Execution) -> float:
     """FLOPs per second of products of large square matrices, in the type of the step's products."""
     on_gpu = execution.device.type == "cuda"
     size = 8192 if on_gpu else 1024
-    dtype = torch.float32 if execution.precision == "float32" else torch.bfloat16
+    dtype = {"float32": torch.float32, "float16_autocast": torch.float16}.get(execution.precision, torch.bfloat16)
     first, second = (torch.randn(size, size, device=execution.device, dtype=dtype) for _ in range(2))
 
     def multiply() -> None:

@@ -86,7 +86,7 @@ def _timed(config: Config) -> Config:
 
     The weights are new, which does not change the time. `main.embeddings=auxiliary_plus_delta` stays.
     """
-    batch = config.training.micro_batch_size or config.training.batch_size
+    batch = config.training.rows_at_a_time
     budget = {"updates": 10**6, "tokens": None, "flops": None, "hours": None}
     rows = {"batch_size": batch * distributed.size(), "micro_batch_size": batch}
     training = {**rows, "validation_sequences": 8, **budget}

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fast_electra.config import Config
 from fast_electra.studies.bench.parts import BenchPart, Timing, build_part
 from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import prepare, with_settings
 from fast_electra.training.compilation import Compilation
-from fast_electra.training.precision import apply_threads, choose_execution, cpu_has_bfloat16
+from fast_electra.training.precision import Execution, apply_threads, choose_execution, cpu_has_bfloat16
 
 _WORDS: dict[Compilation, str] = {False: "", True: ", compiled", "graphs": ", compiled, as CUDA graphs"}
 
@@ -47,9 +49,9 @@ def tune(
     setup = prepare(config, folder)
     apply_threads(setup.execution)
     chosen = (setup.execution.precision, setup.online.training.compile)
-    device = setup.execution.device.type
-    compilations: tuple[Compilation, ...] = (False, True, "graphs") if device == "cuda" else (False, True)
-    choices = [(precision, compiled) for precision in _precisions(device) for compiled in compilations]
+    on_gpu = setup.execution.device.type == "cuda"
+    compilations: tuple[Compilation, ...] = (False, True, "graphs") if on_gpu else (False, True)
+    choices = [(precision, compiled) for precision in _precisions(setup.execution) for compiled in compilations]
     found: list[dict[str, Any]] = []
     parts: dict[int, BenchPart] = {}
     for precision, compiled in sorted(choices, key=lambda choice: choice != chosen):
@@ -79,10 +81,12 @@ def tune(
     return found
 
 
-def _precisions(device: str) -> tuple[str, ...]:
-    if device == "cuda":
-        return ("bfloat16_autocast", "bfloat16", "float32")
-    return ("bfloat16", "bfloat16_autocast", "float32") if device == "cpu" and cpu_has_bfloat16() else ("float32",)
+def _precisions(execution: Execution) -> tuple[str, ...]:
+    if execution.device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)
+        return ("bfloat16_autocast", "bfloat16", "float32") if has_bfloat16 else ("float16_autocast", "float32")
+    native = execution.device.type == "cpu" and cpu_has_bfloat16()
+    return ("bfloat16", "bfloat16_autocast", "float32") if native else ("float32",)
 
 
 def _measures(
