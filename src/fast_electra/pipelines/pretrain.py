@@ -29,14 +29,14 @@ from fast_electra.config.tree import Config
 from fast_electra.corruption.cache import open_cache
 from fast_electra.data.hub import pinned_sources
 from fast_electra.data.locks import folder_lock
-from fast_electra.errors import CheckpointError, ResourceError
+from fast_electra.errors import CheckpointError
 from fast_electra.models.build import Head
 from fast_electra.models.export import export_model
+from fast_electra.pipelines.recovery import Session, Trouble, way_out
 from fast_electra.publishing.card import earlier_flops, model_card, text_length
 from fast_electra.runs.checkpoints import (
     Checkpoint,
     checkpoint_at,
-    checkpoint_updates,
     load_tensors,
     newest_checkpoint,
     prune_checkpoints,
@@ -51,8 +51,8 @@ from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import read_model, write_models
 from fast_electra.training.compilation import CompilationFailed, choose_compilation, naming_failures
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import Diverged, Plan, State, train
-from fast_electra.training.micro_batches import largest_micro_batches, smaller
+from fast_electra.training.loop import Diverged, State, train
+from fast_electra.training.micro_batches import largest_micro_batches
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, phases_in_words, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
@@ -144,22 +144,14 @@ def _run(
         session = _go_on(config, opened, execution, say)
     recovered: set[int] = set()
     while trouble := _train(session, execution, observers, say, stop, observe, config.training.trackers):
-        run, left_out = session.run, session.parts.schedule.left_out
-        if isinstance(trouble, CompilationFailed):
-            config = _not_compiled(config, trouble)
-            reason, change = trouble.reason, "trains without compilation"
-        elif isinstance(trouble, Diverged):
-            left_out = _left_out(session, trouble, recovered)
-            reason, change = trouble.reason, f"leaves out {len(left_out)} batches"
-        else:
-            run, change = _with_smaller_micro_batch(config, session, trouble)
-            reason = "memory ran out"
+        change = way_out(config, session, trouble, recovered)
         del session  # its memory is needed, and DDP and FSDP2 make cycles
         gc.collect()
         torch.cuda.empty_cache()
-        session = _go_on(config, Resume(run), execution, say)
-        session.parts.schedule.left_out = left_out
-        say(f"{reason}: the run goes back to update {session.state.update} and {change}.")
+        config = change.config
+        session = _go_on(config, Resume(change.run), execution, say)
+        session.parts.schedule.left_out = change.left_out
+        say(f"{change.reason}: the run goes back to update {session.state.update} and {change.what}.")
     with distributed.together(), session.state.parallel.whole_weights():
         validation = session.state.validation or validate(session.parts, execution, session.state)
     with distributed.together():
@@ -171,28 +163,15 @@ def _say_nothing(_: str) -> None:
     """What processes other than rank 0 say."""
 
 
-@dataclass(frozen=True)
-class _Session:
-    """What this process trains: a new run, or a run that it continues."""
-
-    run: RunFolder
-    config: Config
-    """the resolved configuration, with the number of updates"""
-    parts: Assembled
-    state: State
-    plan: Plan
-    internals: InternalsObserver
-
-
 def _train(
-    session: _Session,
+    session: Session,
     execution: Execution,
     observers: Sequence[Observer],
     say: Say,
     stop: Callable[[], bool],
     observe: Callable[[Assembled], Sequence[Observer]],
     trackers: Sequence[str],
-) -> Diverged | CompilationFailed | torch.OutOfMemoryError | None:
+) -> Trouble | None:
     """Train a session to its end; returns why it has to start again from a checkpoint, if it must."""
     parts, plan, run = session.parts, session.plan, session.run
     metrics = MetricsFile(run.metrics_file, session.state.update, say) if distributed.is_main() else None
@@ -222,71 +201,7 @@ def _train(
     return None
 
 
-def _not_compiled(config: Config, failed: CompilationFailed) -> Config:
-    """The configuration without compilation.
-
-    Raises:
-        CompilationFailed: the user asked for compilation.
-    """
-    if config.training.compile != "auto":
-        raise failed
-    return config.model_copy(update={"training": config.training.model_copy(update={"compile": False})})
-
-
-def _left_out(session: _Session, trouble: Diverged, recovered: set[int]) -> list[int]:
-    """The numbers of the batches to leave out after going back to the newest checkpoint.
-
-    Args:
-        session: the session that diverged.
-        trouble: why.
-        recovered: updates of the checkpoints that the run went back to before; this one is added.
-
-    Raises:
-        Diverged: the run went back to the same checkpoint before.
-    """
-    schedule = session.parts.schedule
-    batches = [schedule.batch_number(update - 1) for update in trouble.updates]
-    newest = max(checkpoint_updates(session.run.checkpoints), default=0)
-    if newest in recovered:
-        if distributed.is_main():
-            rows = {batch: schedule.rows_of(batch).tolist() for batch in batches}
-            session.run.write_divergence({"reason": trouble.reason, "updates": trouble.updates, "rows": rows})
-        raise trouble
-    recovered.add(newest)
-    return sorted({*schedule.left_out, *batches})
-
-
-def _with_smaller_micro_batch(
-    config: Config, session: _Session, error: torch.OutOfMemoryError
-) -> tuple[RunFolder, str]:
-    """Record a smaller micro-batch for the phase in which memory ran out.
-
-    Returns:
-        the run with it, and what changes, as a clause.
-
-    Raises:
-        torch.OutOfMemoryError: the user gave the number.
-        ResourceError: the micro-batch is one row; or there are other processes, which must begin again too.
-    """
-    phase = session.plan.phase(session.state.update)
-    if config.each_phase[phase].training.micro_batch_size != "auto":
-        raise error
-    stored = session.run.config
-    sizes = [each.training.rows_at_a_time for each in stored.each_phase]
-    rows = sizes[phase]
-    sizes[phase] = smaller(stored.each_phase[phase].training.batch_size, rows)
-    # The others wait in an exchange for this process, whichever it is, until they hear that it has ended.
-    with distributed.alone():
-        run = session.run.with_resolved(stored.with_micro_batches(sizes))
-    if distributed.size() > 1:
-        raise ResourceError(
-            f"memory ran out with {rows} rows at a time, and {sizes[phase]} are now in {run.path}: start the same "
-            "command again, and it continues."
-        )
-    return run, f"has {sizes[phase]} rows at a time in place of {rows}"
-
-
-def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
+def _finish(session: Session, validation: dict[str, float]) -> dict[str, Any]:
     """Export the models of the last checkpoint, and record the result, with the last `validation`."""
     run, plan, parts = session.run, session.plan, session.parts
     result = {
@@ -307,7 +222,7 @@ def _finish(session: _Session, validation: dict[str, float]) -> dict[str, Any]:
     return result
 
 
-def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Session:
+def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> Session:
     """Prepare a new run: its budget becomes a number of updates, and its folder is written last."""
     resolved, parts, internals = _assembled(_resolve(config, execution, say), execution, say)
     # Processes count on different rows.
@@ -344,10 +259,10 @@ def _begin(config: Config, folder: Path, execution: Execution, say: Say) -> _Ses
     )
     with distributed.together():
         run = RunFolder.create(folder, config, resolved, inputs)
-    return _Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
+    return Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
 
 
-def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: Say) -> _Session:
+def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: Say) -> Session:
     """Prepare a run to continue from its newest undamaged checkpoint, or from its start if it has none yet."""
     run = opened.run
     resolved = _resolve(located(config, run, as_given=True), execution, say)
@@ -376,7 +291,7 @@ def _go_on(config: Config, opened: Resume | Extend, execution: Execution, say: S
             before = run.environment.get(name, now)
             if before != now:
                 say(f"{name} is {now} and was {before}: results are no longer bit-identical.")
-    return _Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
+    return Session(run, resolved, parts, state, plan_of(resolved, parts), internals)
 
 
 def _assembled(config: Config, execution: Execution, say: Say) -> tuple[Config, Assembled, InternalsObserver]:
