@@ -169,6 +169,4 @@ def recompilations(trial: Trial) -> None:
         graphs = compiled_updates(config, choose_execution(config.execution), 50)
         breaks = sum(torch._dynamo.utils.counters["graph_break"].values())
         trial.report({f"{name}_graphs": graphs[-1], f"{name}_later": graphs[-1] - graphs[1], f"{name}_breaks": breaks})
-        # Another number of places for documents is another shape; a batch may have twice as many as the first ones.
-        most = graphs[1] + (config.data.attention == "document")
-        trial.require(graphs[-1] <= most and not breaks, f"{name}: {graphs} graphs, {breaks} breaks")
+        trial.require(graphs[-1] == graphs[1] and not breaks, f"{name}: {graphs} graphs, {breaks} breaks")

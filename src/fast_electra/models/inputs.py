@@ -135,8 +135,8 @@ def encoder_inputs(model: PreTrainedModel, ids_BS: Tensor, batch: Batch, by_docu
     """`model_inputs` of an encoder, with starts in place of a mask where the flash kernel can use them.
 
     Then `attention_mask` is (N + 1,) int32: where documents start in the rows one after another. With `by_document`, N
-    is the number of rows times a power of two, so that few shapes occur; documents that do not exist are empty and at
-    the end. Without it each row is one document; this is for models with sliding windows.
+    is the number of rows times a power of two, so that few CUDA graphs are recorded; documents that do not exist are
+    empty and at the end. Without it each row is one document; this is for models with sliding windows.
     """
     inputs = model_inputs(model.config, ids_BS, batch, by_document)
     rows, length = ids_BS.shape
@@ -149,7 +149,12 @@ def encoder_inputs(model: PreTrainedModel, ids_BS: Tensor, batch: Batch, by_docu
         begins_BS = torch.ones_like(batch.documents)
         begins_BS[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
         numbers = torch.arange(1, most + 2, device=ids_BS.device)
-        inputs["attention_mask"] = torch.searchsorted(begins_BS.flatten().cumsum(0), numbers, out_int32=True)
+        starts = torch.searchsorted(begins_BS.flatten().cumsum(0), numbers, out_int32=True)
+        if model._compiled_call_impl is not None:  # type: ignore[truthy-function]
+            from torch._dynamo import maybe_mark_dynamic  # here, since it takes a second
+
+            maybe_mark_dynamic(starts, 0)  # one compilation serves every N
+        inputs["attention_mask"] = starts
     elif not by_document and not batch.padded and getattr(model.config, "sliding_window", None):
         ends = (rows + 1) * length
         inputs["attention_mask"] = torch.arange(0, ends, length, dtype=torch.int32, device=ids_BS.device)
