@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,9 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from fast_electra import distributed
 from fast_electra.errors import ConfigError
+from fast_electra.models.build import build_model, transformers_config
+from fast_electra.models.layers import layer_modules
+from fast_electra.models.shapes import ModelConfig
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.folder import load_run
 from fast_electra.runs.metrics import read_metrics
@@ -64,29 +70,34 @@ def test_graphs_are_refused_without_a_gpu_and_left_out_with_several_processes(sh
 
 
 @pytest.mark.slow
-def test_a_missing_compiler_is_found_before_the_run(monkeypatch):
-    missing_compiler.cache_clear()
-    assert missing_compiler("cpu") is None
-    missing_compiler.cache_clear()
-    torch._dynamo.reset()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    assert missing_compiler("cpu")
-    missing_compiler.cache_clear()
+@pytest.mark.timeout(900)
+def test_a_missing_compiler_is_found_before_the_run(tmp_path):
+    program = "from fast_electra.training.compilation import missing_compiler; print(missing_compiler('cpu'))"
+    told = []
+    for path in (os.environ["PATH"], str(tmp_path)):
+        environment = os.environ | {"PATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache-{len(told)}")}
+        environment.pop("CXX", None)
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        told.append(done.stdout.strip())
+    assert told[0] == "None"
+    assert told[1] != "None"
+    assert len(told[1]) <= 200
 
 
-class Recorder(torch.nn.Module):
-    def compile(self, **given):
-        self.given = given
-
-
-@pytest.mark.parametrize(("value", "mode"), [(True, None), ("graphs", "reduce-overhead")])
-def test_models_are_compiled_with_fixed_shapes(value, mode):
-    model = Recorder()
-    compile_models([model], value)
-    assert model.given == {"dynamic": False, "mode": mode}
-    untouched = Recorder()
-    compile_models([untouched], False)
-    assert not hasattr(untouched, "given")
+@pytest.mark.parametrize("architecture", ["electra", "modernbert", "albert"])
+def test_layers_are_compiled_and_graphs_hold_whole_models(architecture, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **given: told.append((module, given)))
+    shape = ModelConfig(architecture=architecture, layers=3, hidden_size=32, heads=2, intermediate_size=48)
+    model = build_model(transformers_config(shape, 320, tiny.SPECIAL, 32), "rtd", seed=0)
+    compile_models([model], False)
+    assert told == []
+    compile_models([model], "graphs")
+    assert told == [(model, {"dynamic": False, "mode": "reduce-overhead"})]
+    told.clear()
+    compile_models([model], True)
+    assert told == [(layer, {"dynamic": False}) for layer in layer_modules(model)]
+    assert len(told) == (1 if architecture == "albert" else 3)
 
 
 @pytest.fixture
@@ -196,3 +207,16 @@ def test_the_memory_of_a_graph_does_not_mix_gradients(graphed, monkeypatch):
     objective.model[0].grad = None
     parallel.terms(micros[0], 0.0, 0, last=True).backward()  # type: ignore[attr-defined, arg-type]
     assert objective.model[0].grad.data_ptr() == STATIC.data_ptr()  # type: ignore[union-attr]  # nothing was copied
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_layers_train_as_plain_ones(shards, auxiliary, tmp_path):
+    missing_compiler.cache_clear()
+    torch._dynamo.reset()
+    losses = []
+    for value in (False, True):
+        config = tiny.settings(shards, "fast_electra", auxiliary, training__compile=value, training__updates=3)
+        pretrain(config, tmp_path / str(value))
+        losses.append([record["loss"] for record in read_metrics(tmp_path / str(value) / "metrics.jsonl")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # float32: other kernels round otherwise

@@ -3,6 +3,8 @@
 Notable:
 - compilation changes rounding alone, so `training.compile` may change between two commands of a run;
 - `auto` compiles on a CUDA GPU, and only if a compiler works there: a small function is compiled before the run starts;
+- layers are compiled, not whole models: equal layers share one graph, so more layers take no more time before the first
+  update (docs/speed.md has the times);
 - models are compiled after they were cast, and only the steps of training are: checks and validations before and
   between them have other shapes and types, each of which would take a compilation of its own.
 
@@ -13,14 +15,16 @@ CUDA graphs (`training.compile=graphs`): PyTorch records the kernels of a compil
 import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from fast_electra import distributed
 from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError, ResourceError
+from fast_electra.models.layers import layer_modules
 from fast_electra.terminal import Say
 from fast_electra.training.precision import Execution
 
@@ -77,11 +81,19 @@ def missing_compiler(device: str) -> str | None:
 
 
 def compile_models(models: Iterable[nn.Module], compilation: Compilation) -> None:
-    """Let models be compiled at their next call, if they are to be."""
+    """Let models be compiled at their next call, if they are to be: by layers, as CUDA graphs as a whole."""
     if not compilation:
         return
+    import torch._dynamo.config as dynamo  # here, since it takes a second
+
+    # PyTorch counts the graphs of all models and layers together, and runs what is beyond its limit of 8 as it is.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     for model in models:
-        model.compile(dynamic=False, mode="reduce-overhead" if compilation == "graphs" else None)
+        if compilation == "graphs":
+            model.compile(dynamic=False, mode="reduce-overhead")
+            continue
+        for module in layer_modules(cast(PreTrainedModel, model)) or [model]:
+            module.compile(dynamic=False)
 
 
 @contextmanager
