@@ -3,6 +3,8 @@
     python tools/gpu_check.py --out gpu                      all checks, in at most eight minutes
     python tools/gpu_check.py --out gpu --only smoke bench-paper-base
     python tools/gpu_check.py --out gpu --tiny               small models, also on a CPU
+    python tools/gpu_check.py --out gpu --minutes 60 --corpus english.txt --data data
+                                                             at last, ELECTRA against Fast-ELECTRA on a text
 
 Notable:
 - checks run in order of value, each in a process of its own with a time limit. A failure or a damaged GPU context
@@ -19,6 +21,7 @@ gpu_check.json holds `command`, `seconds` and `checks`, a list of objects: `name
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +32,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 from tools.gpu.correctness import documents, environment, fsdp, modern, smoke, torchrun  # noqa: E402
 from tools.gpu.kernels import cuda_graphs, triton_sampler  # noqa: E402
+from tools.gpu.methods import methods  # noqa: E402
 from tools.gpu.running import Check, run_checks  # noqa: E402
 from tools.gpu.speed import (  # noqa: E402
     BENCHES,
@@ -67,9 +71,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--minutes", type=float, default=8.0, help="no check runs longer than until then")
     parser.add_argument("--tiny", action="store_true", help="small models and few updates; also on a CPU")
-    parser.add_argument("--only", nargs="+", choices=[check.name for check in CHECKS], help="only these checks")
+    parser.add_argument("--corpus", type=Path, help="text for the check methods, which takes the time that is left")
+    parser.add_argument("--data", type=Path, help="folder with NCBI-disease, blimp and glue, which judge the methods")
+    names = [*(check.name for check in CHECKS), "methods"]
+    parser.add_argument("--only", nargs="+", choices=names, help="only these checks")
     given = parser.parse_args()
-    chosen = [check for check in CHECKS if given.only is None or check.name in given.only]
+    checks = [*CHECKS, Check("methods", partial(methods, given.corpus, given.data), seconds=3600)]
+    chosen = [check for check in checks if given.only is None or check.name in given.only]
     return run_checks(chosen, given.out, 60 * given.minutes, given.tiny)
 
 

@@ -38,6 +38,8 @@ class Trial:
     """for its files; the folder exists"""
     tiny: bool
     """small models and few updates"""
+    seconds: float
+    """after which it is ended"""
     report: Callable[[Figures], None]
     """adds figures to the results at once"""
 
@@ -136,7 +138,7 @@ def _child(check: Check, folder: Path, limit: float, tiny: bool, sender: Connect
         sender.send_bytes(json.dumps(content).encode())
 
     try:
-        check.function(Trial(folder, tiny, lambda figures: send(figures=figures)))
+        check.function(Trial(folder, tiny, limit, lambda figures: send(figures=figures)))
     except Skipped as why:
         send(status="skipped", reason=str(why))
     except BaseException as error:
