@@ -11,6 +11,7 @@ from fast_electra.errors import ConfigError
 from fast_electra.models import attention
 from fast_electra.models.build import build_model
 from fast_electra.models.inputs import encoder_inputs, model_inputs
+from fast_electra.models.layers import layer_modules
 from fast_electra.models.rtd import ReplacedTokenDetector, replaced_logits
 from tests.models.test_models import EAGER, ROUTED, config
 from tests.tiny import batch
@@ -158,14 +159,18 @@ def test_this_version_of_torch_has_the_kernel_and_its_gradient(window):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager_decomp_partition", marks=pytest.mark.slow)])
-def test_documents_apart_are_compiled_once_for_any_number_of_them(backend, monkeypatch):
+@pytest.mark.parametrize("part", ["model", "layers"])
+def test_documents_apart_are_compiled_once_for_any_number_of_them(part, backend, monkeypatch):
     """On the meta device, where the kernel has shapes."""
     monkeypatch.setattr(attention, "_has_flash_kernel", lambda device: True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     model = build_model(config("modernbert"), "rtd", 0).bfloat16().to("meta")
-    model.compile(backend=backend, fullgraph=True, dynamic=False)
+    for module in [model] if part == "model" else layer_modules(model):
+        module.compile(backend=backend, fullgraph=True, dynamic=False)
+    graphs = []
     for documents in (2, 3, 9):
         rows = replace(batch(rows=3), documents_in_rows=torch.full((3,), documents)).to("meta")
         replaced_logits(model(**encoder_inputs(model, rows.ids, rows, True)).logits).sum().backward()
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert set(graphs) == {1 if part == "model" else 2}  # the first layer has no norm

@@ -8,6 +8,7 @@ Notable:
 """
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,10 +151,8 @@ def encoder_inputs(model: PreTrainedModel, ids_BS: Tensor, batch: Batch, by_docu
         begins_BS[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
         numbers = torch.arange(1, most + 2, device=ids_BS.device)
         starts = torch.searchsorted(begins_BS.flatten().cumsum(0), numbers, out_int32=True)
-        if model._compiled_call_impl is not None:  # type: ignore[truthy-function]
-            from torch._dynamo import maybe_mark_dynamic  # here, since it takes a second
-
-            maybe_mark_dynamic(starts, 0)  # one compilation serves every N
+        if dynamo := sys.modules.get("torch._dynamo"):  # otherwise nothing is compiled
+            dynamo.maybe_mark_dynamic(starts, 0)  # one compilation serves every N
         inputs["attention_mask"] = starts
     elif not by_document and not batch.padded and getattr(model.config, "sliding_window", None):
         ends = (rows + 1) * length
