@@ -100,7 +100,8 @@ def test_wrong_folders_are_named(runs, tmp_path):
 def test_the_page_of_a_plain_run_has_its_figures_and_example_texts(runs, tmp_path):
     summary = report_content(runs[0])["summary"]
     shown = {headline["label"]: headline["value"] for headline in headlines(summary)}
-    assert list(shown) == ["ROC-AUC of replaced-token detection", "tokens seen", "of training"]
+    figures = ["ROC-AUC of replaced-token detection", "tokens seen", "of training", "of memory, without activations"]
+    assert list(shown) == figures
     assert "–" not in shown.values()
     assert "masked tokens predicted" in {
         headline["label"] for headline in headlines(report_content(runs[2])["summary"])
