@@ -148,11 +148,24 @@ def test_the_links_of_the_hubs_cache_are_read(folder, tmp_path):
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "[" * 9999])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "[" * 9999]
+    + [json.dumps({"weight_map": {"a": f"{'é' * 200}.safetensors"}})],
+    ids=range(7),
+)
 def test_a_damaged_index_is_named(loader, content, folder):
     sharded(folder)
     (folder / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json is damaged: fetch or export it again." in sentence(loader, folder)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("offsets", ["", [], [0], None, {}, 5])
+def test_a_damaged_header_of_weights_is_named(loader, offsets, folder):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "model.safetensors is not a complete safetensors file: fetch or export it again." in sentence(loader, folder)
 
 
 def test_the_index_of_a_model_on_the_hub_is_checked_too(folder, monkeypatch):

@@ -18,7 +18,9 @@ from fast_electra.errors import ModelError
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _AGAIN = "fetch or export it again"
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_LONGEST_NAME = 255
+"""bytes of a file's name that a file system takes"""
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -106,7 +108,7 @@ def _shards(index: Path) -> list[str]:
     """The names of the files that an index of shards names, once each."""
     try:
         names = json.loads(index.read_bytes())["weight_map"].values()
-        if not names or not all(isinstance(name, str) for name in names):
+        if not names or max(len(name.encode(errors="replace")) for name in names) > _LONGEST_NAME:
             raise ValueError
     except _DAMAGE:
         raise ModelError(f"{index} is damaged: {_AGAIN}.") from None
