@@ -147,11 +147,13 @@ def test_the_links_of_the_hubs_cache_are_read(folder, tmp_path):
     load_encoder(snapshot)
 
 
+NOT_AN_INDEX = ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}']
+
+
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "[" * 9999]
-    + [json.dumps({"weight_map": {"a": f"{'é' * 200}.safetensors"}})],
+    [*NOT_AN_INDEX, "[" * 9999, json.dumps({"weight_map": {"a": f"{'é' * 200}.safetensors"}})],
     ids=range(7),
 )
 def test_a_damaged_index_is_named(loader, content, folder):
