@@ -13,7 +13,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from fast_electra import distributed
 from fast_electra.errors import ConfigError
 from fast_electra.models.build import build_model, transformers_config
-from fast_electra.models.layers import layer_modules
+from fast_electra.models.layers import checkpoint_activations, layer_modules
 from fast_electra.models.shapes import ModelConfig
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.folder import load_run
@@ -24,6 +24,7 @@ from fast_electra.training.compilation import CompilationFailed, choose_compilat
 from fast_electra.training.parallel import Alone, Graphed
 from fast_electra.training.precision import choose_execution
 from tests import tiny
+from tools.gpu.waits import compiled_updates
 
 
 def chosen(shards, monkeypatch, value, device, reason=None):
@@ -98,6 +99,20 @@ def test_layers_are_compiled_and_graphs_hold_whole_models(architecture, monkeypa
     compile_models([model], True)
     assert told == [(layer, {"dynamic": False}) for layer in layer_modules(model)]
     assert len(told) == (1 if architecture == "albert" else 3)
+    told.clear()
+    checkpoint_activations(model)
+    compile_models([model], True)
+    assert told == [(model, {"dynamic": False})]
+
+
+def test_checkpointed_layers_are_compiled_into_one_graph(shards, monkeypatch):
+    def compile_whole(module, dynamic):
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager", fullgraph=True, dynamic=dynamic)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_whole)
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: None)
+    config = tiny.settings(shards, training__compile=True, training__activation_checkpointing=True)
+    assert set(compiled_updates(config, choose_execution(config.execution), 3)) == {1}
 
 
 @pytest.fixture

@@ -92,7 +92,10 @@ def compile_models(models: Iterable[nn.Module], compilation: Compilation) -> Non
         if compilation == "graphs":
             model.compile(dynamic=False, mode="reduce-overhead")
             continue
-        for module in layer_modules(cast(PreTrainedModel, model)) or [model]:
+        layers = layer_modules(cast(PreTrainedModel, model))
+        # Checkpointed layers (`checkpoint_activations`) can only be compiled from outside.
+        are_replaced = any("forward" in vars(layer) for layer in layers)
+        for module in [model] if are_replaced or not layers else layers:
             module.compile(dynamic=False)
 
 
