@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cli.test_full_disk import COMMANDS, largest_file
-from tests.torture.trial import FAILED, Trial, content, judged, left_over, main, some, words_of
+from tests.cli.test_full_disk import largest_file
+from tests.torture.trial import COMMANDS, FAILED, Trial, content, judged, left_over, main, some, words_of
 
 LEVELS = 20
 ENDS = {0: "finished", 1: "one sentence"}

@@ -121,6 +121,16 @@ def make_inputs(folder: Path, shards: Path, auxiliary: Path) -> None:
         task_files.own(Path(), name, task_files.sentiment())
     Path("own.conll").write_text(_ENTITIES)
     Path("recipe.yaml").write_text("name: small\nepochs: 3\nlearning_rate: [1e-4, 3e-4]\nbatch_size: 16\n")
+    study = {
+        "title": "x",
+        "base": "main.yaml",
+        "methods": {"x": {}, "y": {"corruption.schedule.tau": 0.5}},
+        "seeds": [0],
+    }
+    Path("study.yaml").write_text(json.dumps(study | {"budget": {"updates": 4}}))
+    Path("texts").mkdir()
+    for number in range(40):
+        Path("texts", f"{number}.txt").write_text(f"line {number} of a text\n" * 8)
     for out in ("one", "two"):
         assert _command(f"evaluate run --tasks blimp --data pairs.jsonl --out {out}")[0] == 0
 

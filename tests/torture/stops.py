@@ -13,11 +13,12 @@ from pathlib import Path
 from fast_electra.config.printing import dump_config
 from tests import tiny
 from tests.runs.test_kills import Kill, Killed, killed_and_continued, settings
-from tests.torture.trial import FAILED, Started, Trial, content, judged, left_over, main, some, words_of
+from tests.torture.trial import FAILED, SHORT, Started, Trial, content, judged, left_over, main, some, words_of
 from tests.training.test_training import run, weights, without_clock
 
 KINDS = ("mlm", "fast_electra", "electra")
-KILLS, SIGNALLED, TWICE = 100, 20, 10
+KILLS, SIGNALLED, TWICE, FEW = 100, 20, 10, 40
+"""`FEW` operations of a command that takes seconds are killed"""
 SENT = {
     "SIGTERM": ((signal.SIGTERM,), {75}),
     "SIGINT": ((signal.SIGINT,), {130}),
@@ -37,7 +38,14 @@ STOPPED = (
     "evaluate",
     "compare",
     "report",
+    "study",
+    "quickstart",
 )
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names of all files; a run that was stopped has a checkpoint of another update."""
+    return {re.sub(r"checkpoints/\d+", "checkpoints/N", name) for name in content(folder)}
 
 
 def unequal(folder: Path, whole: Path) -> str:
@@ -46,9 +54,8 @@ def unequal(folder: Path, whole: Path) -> str:
         return "the weights differ"
     if without_clock(folder) != without_clock(whole):
         return "the records differ"
-    # A run that was stopped has a checkpoint of another update.
-    names = [[re.sub(r"checkpoints/\d+", "checkpoints/N", name) for name in content(one)] for one in (folder, whole)]
-    return "" if sorted(names[0]) == sorted(names[1]) else f"{set(names[0]) ^ set(names[1]) or names} differ"
+    differ = names_in(folder) ^ names_in(whole)
+    return f"{differ} differ" if differ else ""
 
 
 def kills(scale: float) -> Iterator[Trial]:
@@ -109,14 +116,14 @@ def at_operations(scale: float) -> Iterator[Trial]:
         place = Path("command").absolute()
         with Kill(place, None, False) as counted:
             assert main(words_of(name, place / "out")) == 0
-        names = content(place)
+        names = names_in(place)
         shutil.rmtree(place)
-        for at in range(1, counted.count + 1, stride):
+        for at in range(1, counted.count + 1, stride if name in SHORT else max(stride, counted.count // FEW)):
             yield attempted(f"{name}, operation {at}", partial(_killed, name, place, at, names))
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _killed(name: str, place: Path, at: int, names: list[str]) -> None:
+def _killed(name: str, place: Path, at: int, names: set[str]) -> None:
     words = words_of(name, place / "out")
     try:
         with Kill(place, at, False):
@@ -124,7 +131,7 @@ def _killed(name: str, place: Path, at: int, names: list[str]) -> None:
     except Killed:
         pass
     assert main(words) == 0
-    assert content(place) == names, set(content(place)) ^ set(names)
+    assert names_in(place) == names, names_in(place) ^ names
 
 
 def attempted(did: str, function) -> Trial:
@@ -143,10 +150,10 @@ def signals(scale: float) -> Iterator[Trial]:
         out = Path("signalled", "out").absolute()
         began = time.monotonic()
         assert Started(words_of(name, out), Path("log")).end() == 0, Path("log").read_text()
-        seconds, names = time.monotonic() - began, content(out.parent)
+        seconds, names = time.monotonic() - began, names_in(out.parent)
         whole = out.parent.rename("signalled-whole")
         for sent, (numbers, expected) in SENT.items():
-            for _ in range(some(SIGNALLED, scale)):
+            for _ in range(some(SIGNALLED, scale, name)):
                 did = f"{name}, {sent}"
                 process = Started(words_of(name, out), Path("log"))
                 process.wait(draw.random() * seconds)
@@ -167,7 +174,7 @@ def signals(scale: float) -> Iterator[Trial]:
         shutil.rmtree(whole)
 
 
-def _again(trial: Trial, name: str, out: Path, names: list[str], whole: Path) -> Trial:
+def _again(trial: Trial, name: str, out: Path, names: set[str], whole: Path) -> Trial:
     """The same trial, if the same command then ends as one that nobody stopped does."""
     if out.parent.exists() and (left := left_over(out.parent)) and trial.outcome == "stopped":
         return Trial(trial.did, FAILED, f"left {left}: {trial.said}")
@@ -177,8 +184,8 @@ def _again(trial: Trial, name: str, out: Path, names: list[str], whole: Path) ->
             return Trial(trial.did, FAILED, f"the same command: status {status}: {process.said()}")
     if name == "pretrain" and (weights(out) != weights(whole / "out")):
         return Trial(trial.did, FAILED, "the weights differ from those of the unbroken run")
-    if name != "pretrain" and content(out.parent) != names:
-        return Trial(trial.did, FAILED, f"files differ: {set(content(out.parent)) ^ set(names)}")
+    if name != "pretrain" and (differ := names_in(out.parent) ^ names):
+        return Trial(trial.did, FAILED, f"files differ: {differ}")
     return trial
 
 
@@ -188,9 +195,9 @@ def two_at_once(scale: float) -> Iterator[Trial]:
     for name in STOPPED:
         out = Path("twice", "out").absolute()
         assert Started(words_of(name, out), Path("log")).end() == 0
-        names = content(out.parent)
+        names = names_in(out.parent)
         whole = out.parent.rename("twice-whole")
-        for _ in range(some(TWICE, scale)):
+        for _ in range(some(TWICE, scale, name)):
             both = []
             for number in range(2):
                 both.append(Started(words_of(name, out), Path(f"log{number}")))
@@ -205,8 +212,8 @@ def two_at_once(scale: float) -> Iterator[Trial]:
                 "another process" not in one.said and "exists" not in one.said for one in refused
             ):
                 worst = Trial(name, FAILED, "\n".join(one.said for one in found))
-            elif worst.outcome != FAILED and (content(out.parent) != names):
-                worst = Trial(name, FAILED, f"files differ: {set(content(out.parent)) ^ set(names)}")
+            elif worst.outcome != FAILED and (differ := names_in(out.parent) ^ names):
+                worst = Trial(name, FAILED, f"files differ: {differ}")
             elif name == "pretrain" and weights(out) != weights(whole / "out"):
                 worst = Trial(name, FAILED, "the weights differ")
             yield worst
