@@ -1,5 +1,8 @@
 """What a run exports says how long a text it takes, and claims no pipeline that would draw a head at random."""
 
+import errno
+import os
+
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -55,6 +58,21 @@ def test_a_fine_tuned_model_of_a_tokenizer_without_a_length_says_what_its_table_
     save_classifier(AutoModelForTokenClassification.from_pretrained(folder), endless, tmp_path / "tuned")
     assert AutoTokenizer.from_pretrained(tmp_path / "tuned").model_max_length == 16
     assert endless.model_max_length == 10**30
+
+
+def test_an_export_that_cannot_be_compared_since_nothing_can_be_written_is_one_sentence(
+    tmp_path, auxiliary, monkeypatch, capsys
+):
+    words = ["export", str(auxiliary), str(tmp_path / "out")]
+    assert main(words) == 0
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "tmp123"))
+
+    monkeypatch.setattr("fast_electra.publishing.export.tempfile.TemporaryDirectory", refuse)
+    assert main(words) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path} can't be written: read-only file system; ")
 
 
 @pytest.mark.parametrize("architecture", ["electra", "modernbert"])

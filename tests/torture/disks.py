@@ -60,7 +60,8 @@ class SmallDisk:
     def close(self) -> None:
         """Remove it with its content."""
         if self.is_mounted:
-            subprocess.run(["umount", str(self.place)], check=True)
+            # Lazily: this process may still have files of it in memory, such as shards.
+            subprocess.run(["umount", "-l", str(self.place)], check=True)
         shutil.rmtree(self.place)
 
 

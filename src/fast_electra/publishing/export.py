@@ -24,6 +24,7 @@ from typing import Any, Literal
 from huggingface_hub import HfApi
 
 from fast_electra.config.tree import Config
+from fast_electra.data.disk import writing
 from fast_electra.data.files import MANIFEST, differing_parts, read_manifest, staged_folder
 from fast_electra.data.seals import is_sealed, refuse_broken_seal, seal_model
 from fast_electra.data.shards import open_shards
@@ -102,7 +103,7 @@ def is_exported(out: Path, write: Callable[[Path], None]) -> bool:
     if not out.exists():
         return False
     if _seals(out):
-        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        with writing(out.parent), tempfile.TemporaryDirectory(dir=out.parent) as folder:
             write(same := Path(folder) / out.name)
             if _seals(same) == _seals(out):
                 return True
