@@ -36,7 +36,11 @@ folder = pathlib.Path(fast_electra.__file__).parent
 assert folder.is_relative_to(sys.prefix), f"{folder} is not the installed package"
 names = [module.name for module in pkgutil.walk_packages([folder], "fast_electra.") if "__main__" not in module.name]
 for name in names:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":  # which only CUDA's PyTorch brings
+            raise
 print(f"{len(names)} modules imported")
 """
 LOAD = """

@@ -33,7 +33,7 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """A run that cannot continue, since a loss or gradient is not finite."""
+    """A run that cannot continue, for example since a loss or gradient is not finite."""
 
     status = 1
 

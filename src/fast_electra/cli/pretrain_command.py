@@ -137,7 +137,8 @@ def _grid(
     console = Terminal(stderr=True)
     found = grid_study(config, flat(read_overrides(overrides).tree), grid_of(grid))
     progress = work(found, folder, folder / "cells", console)
-    return finish(found, progress, folder, command_given(), console, json=json)
+    finish(found, progress, folder, command_given(), console, json=json)
+    return 0
 
 
 def _probes(

@@ -84,7 +84,8 @@ def study(
     progress = work(found, out, cells, console, share_of(shard), 1 if is_worker else jobs)
     if is_worker:
         return 0
-    return finish(found, progress, out, command_given(), console, format, json)
+    finish(found, progress, out, command_given(), console, format, json)
+    return 0
 
 
 def work(
@@ -126,9 +127,14 @@ def finish(
     console: "Terminal",
     form: str = "text",
     json: bool = False,
-) -> int:
-    """Write the page and print the tables; returns the exit status, 1 if runs failed."""
+) -> None:
+    """Write the page and print the tables.
+
+    Raises:
+        TrainingError: runs failed.
+    """
     from fast_electra.data.files import write_json_atomically, write_text_atomically
+    from fast_electra.errors import TrainingError
     from fast_electra.report.page import render_page
     from fast_electra.report.study_page import as_text, notes_of, sentences_of, study_content, tables_of
     from fast_electra.report.text_tables import print_table
@@ -152,7 +158,11 @@ def finish(
         Terminal().say(as_text(tables_of(results), form).rstrip("\n"))
     if results["runs"]:
         console.say(f"page     {out / PAGE}\nresults  {out / 'results.json'}")
-    return 1 if progress.failures else 0
+    if progress.failures:
+        raise TrainingError(
+            f"{len(progress.failures)} of the runs failed, for the reasons above: run the same command again when "
+            "these are gone; it keeps what is finished."
+        )
 
 
 def print_plan(found: "StudyConfig", cells: Path, json: bool) -> int:
