@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fast_electra.errors import OtherProcessError, ResourceError, UserError
-from fast_electra.stopping import unbroken
+from fast_electra.stopping import Interrupted, unbroken
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +115,8 @@ def connected(device: "torch.device", longest_wait: timedelta = _LONGEST_WAIT) -
         with unbroken():  # a launcher sends SIGTERM when a process is lost
             if isinstance(error, RuntimeError):  # an exchange failed, or the program: the others know which
                 pulse.refuse_lost()
-            pulse.tell_failure(error)
+            if not isinstance(error, Interrupted):  # all processes stop together, some a little later
+                pulse.tell_failure(error)
         failure: BaseException | None = error
         while failure is not None:  # what ended with the errors still holds models, as above
             traceback.clear_frames(failure.__traceback__)

@@ -352,6 +352,21 @@ def test_no_model_outlives_its_group_of_processes_if_the_run_fails(folder):
     assert [(folder / f"held-{rank}").read_text() for rank in range(2)] == ["0", "0"]
 
 
+def stop_one_after_the_other() -> None:
+    distributed._BEAT, distributed._MISSED, distributed._GRACE = 0.1, 100, 0.2
+
+    def stop() -> None:
+        time.sleep(1.5 * (1 - distributed.rank()))
+        raise Interrupted("stopped after update 3 of 9")
+
+    with pytest.raises(Interrupted), distributed.connected(torch.device("cpu")):
+        stop()
+
+
+def test_a_process_that_stops_later_than_another_is_not_ended_for_it():
+    assert processes.run(2, stop_one_after_the_other) == [0, 0]
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(folder, monkeypatch):
     config = config_of("mlm", folder, "fsdp")
     for size, message in ((9, "less than the 9 processes"), (3, "cannot be divided evenly among 3 processes")):
