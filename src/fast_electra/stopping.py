@@ -7,12 +7,15 @@ Notable:
   checkpoint and raises `Interrupted`;
 - a second Ctrl-C does not wait, except for a checkpoint that is being written (`unbroken`). A second SIGTERM or SIGUSR1
   changes nothing, because schedulers and launchers send several;
+- Python ignores what a signal's handler raises while it frees an object. Such a request is made again a moment later;
 - a time limit is a request that comes early enough to save: twice the longest time between two calls of `asked`, which
   includes every checkpoint and validation so far, and `_MARGIN` seconds.
 """
 
+import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +32,8 @@ _MARGIN = 30.0
 """seconds before a time limit, at most a tenth of it"""
 _REPEATED = 10.0
 """seconds in which a repeated signal is the same request"""
+_MOMENT = 0.05
+"""seconds after which an ignored request is made again"""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -56,12 +61,15 @@ class _Requests:
     def __init__(self) -> None:
         self.request: Request | None = None
         self.raised: float | None = None
-        self.postponed = self.unbroken = self.again = False
+        self.postponed = self.unbroken = self.again = self.ignored = False
+        self.number = int(signal.SIGTERM)
         self.began = time.monotonic()
         self.limit: tuple[float, str] | None = None
         self.last_asked: float | None = None
         self.longest = 0.0
         self.before: dict[str, Any] = {}
+        self.hook = sys.unraisablehook
+        self.timer: threading.Timer | None = None
 
     def listen(self, name: str) -> bool:
         """Call `on_signal` for a signal; False where the system or this thread has none."""
@@ -73,20 +81,31 @@ class _Requests:
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         first, by_person = self.request is None, number == signal.SIGINT
+        ignored, self.ignored, self.number = self.ignored, False, number
         if first:
             name = signal.Signals(number).name
             reason = f"the time limit of {self.limit[1]}" if self.limit and name == "SIGALRM" else name
             self.request = Request(reason, BY_PERSON if by_person else BY_SYSTEM)
-        elif not by_person and (self.raised is None or time.monotonic() - self.raised < _REPEATED):
+        elif not (by_person or ignored) and (self.raised is None or time.monotonic() - self.raised < _REPEATED):
             return
         if self.unbroken:
-            self.again = self.again or (by_person and not first)
+            self.again = self.again or ignored or (by_person and not first)
         elif not self.postponed or (by_person and not first):
             self.stop()
 
     def stop(self) -> None:
         self.raised = time.monotonic()
         raise Stopped(self.request.reason if self.request else "")
+
+    def on_ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Make a request again that Python ignored: not here, where another exception would be ignored too."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            self.hook(unraisable)
+            return
+        self.ignored = True
+        self.timer = threading.Timer(_MOMENT, os.kill, (os.getpid(), self.number))
+        self.timer.daemon = True
+        self.timer.start()
 
     def asked(self) -> bool:
         now = time.monotonic()
@@ -111,8 +130,12 @@ def listening() -> Iterator[None]:
     try:
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             _requests.listen(name)
+        sys.unraisablehook = _requests.on_ignored
         yield
     finally:
+        sys.unraisablehook = _requests.hook
+        if _requests.timer is not None:
+            _requests.timer.cancel()
         if "SIGALRM" in _requests.before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in _requests.before.items():

@@ -69,6 +69,47 @@ def test_a_command_without_a_checkpoint_ends_at_once_and_says_what_to_do(number,
     assert main(["config", "show", "quickstart"]) == 0
 
 
+class SignalsWhenFreed:
+    """An object that sends a signal while Python frees it, where Python ignores exceptions."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@signals
+def test_a_request_that_python_ignores_is_made_again(number, status, said, monkeypatch, capsys):
+    loading = import_module("fast_electra.config.loading")
+    validate = loading.validate
+
+    def frees(*arguments):
+        SignalsWhenFreed(number)  # freed at once
+        time.sleep(5)
+        return validate(*arguments)
+
+    monkeypatch.setattr(loading, "validate", frees)
+    began = time.monotonic()
+    assert main(["config", "show", "quickstart"]) == status
+    assert time.monotonic() - began < 4
+    found = capsys.readouterr()
+    assert found.out == "" and found.err.startswith(said) and found.err.count("\n") == 1
+
+
+def test_other_ignored_exceptions_are_shown_as_before(monkeypatch, capsys):
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError("of another kind")
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: shown.append(str(found.exc_value)))
+    before = sys.unraisablehook
+    with stopping.listening():
+        Fails()
+    assert shown == ["of another kind"] and sys.unraisablehook is before
+
+
 @signals
 def test_a_stopped_run_saves_its_last_update_and_the_same_command_continues(
     number, status, said, words, auxiliary, monkeypatch, capsys
