@@ -16,6 +16,7 @@ from fast_electra import stopping
 from fast_electra.cli import main as program
 from fast_electra.cli.main import main
 from fast_electra.config.printing import dump_config
+from fast_electra.data.files import staged_folder
 from fast_electra.data.workers import worker_pool
 from fast_electra.errors import ConfigError, ResourceError
 from fast_electra.pipelines import pretrain as pretrain_module
@@ -94,7 +95,9 @@ def test_a_request_that_python_ignores_is_made_again(number, status, said, monke
     assert main(["config", "show", "quickstart"]) == status
     assert time.monotonic() - began < 4
     found = capsys.readouterr()
-    assert found.out == "" and found.err.startswith(said) and found.err.count("\n") == 1
+    assert found.out == ""
+    assert found.err.startswith(said)
+    assert found.err.count("\n") == 1
 
 
 def test_other_ignored_exceptions_are_shown_as_before(monkeypatch, capsys):
@@ -107,7 +110,22 @@ def test_other_ignored_exceptions_are_shown_as_before(monkeypatch, capsys):
     before = sys.unraisablehook
     with stopping.listening():
         Fails()
-    assert shown == ["of another kind"] and sys.unraisablehook is before
+    assert shown == ["of another kind"]
+    assert sys.unraisablehook is before
+
+
+def test_a_request_while_a_folder_is_made_leaves_none(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def stops(path, *arguments, **named):
+        mkdir(path, *arguments, **named)
+        if path.suffix == ".partial":
+            raise stopping.Stopped("SIGTERM")
+
+    monkeypatch.setattr(Path, "mkdir", stops)
+    with pytest.raises(stopping.Stopped), staged_folder(tmp_path / "out"):
+        raise AssertionError("it was stopped before")
+    assert list(tmp_path.iterdir()) == []
 
 
 @signals

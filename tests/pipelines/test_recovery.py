@@ -17,7 +17,6 @@ from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_at
 from fast_electra.runs.folder import load_run
 from fast_electra.stopping import Interrupted
-from fast_electra.training import loop
 from tests import tiny
 
 
@@ -137,7 +136,7 @@ def test_an_auxiliary_that_overflows_is_refused_before_a_folder_is_written(shard
 
 
 def test_a_spike_is_skipped_where_asked(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_WINDOW", 4)
+    monkeypatch.setattr("fast_electra.training.state._WINDOW", 4)
     terms = MLM.terms
 
     def spiking(self, prepared, progress, seed):

@@ -73,6 +73,20 @@ def test_a_check_ends_at_its_time_limit_and_keeps_its_figures(tmp_path):
     assert "in hangs" in (tmp_path / "hangs.log").read_text()
 
 
+def test_checks_that_are_not_timed_run_side_by_side(tmp_path):
+    began = time.monotonic()
+    checks = [
+        Check("one", hangs, 3.0, timed=False),
+        Check("other", hangs, 3.0, timed=False),
+        Check("last", passes, 10.0),
+    ]
+    assert run_checks(checks, tmp_path, 30.0, tiny=False) == 1
+    assert time.monotonic() - began < 6
+    rows = json.loads((tmp_path / "gpu_check.json").read_text())["checks"]
+    assert [row["status"] for row in rows] == ["failed", "failed", "passed"]
+    assert rows[1]["figures"] == {"begun": True}
+
+
 def test_checks_without_time_are_skipped_and_nothing_failed(tmp_path):
     status, rows = run(tmp_path, [passes], seconds=1.0)
     assert status == 0

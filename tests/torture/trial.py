@@ -1,5 +1,6 @@
 """What a trial is, and processes to try things in."""
 
+import contextlib
 import os
 import random
 import resource
@@ -97,7 +98,8 @@ class Started:
         """Send signals to the process, unless it has ended."""
         for number in numbers:
             if self._process.is_alive():
-                os.kill(self._process.pid or 0, number)
+                with contextlib.suppress(ProcessLookupError):  # it has ended since
+                    os.kill(self._process.pid or 0, number)
                 time.sleep(random.random() * 0.02)
 
     def wait(self, seconds: float) -> None:

@@ -21,7 +21,6 @@ from fast_electra.runs.metrics import read_metrics
 from fast_electra.stopping import Interrupted
 from fast_electra.training import compilation
 from fast_electra.training.compilation import CompilationFailed, choose_compilation, compile_models, missing_compiler
-from fast_electra.training.parallel import Alone, Graphed
 from fast_electra.training.precision import choose_execution
 from tests import tiny
 from tools.gpu.waits import compiled_updates
@@ -86,7 +85,7 @@ def test_a_missing_compiler_is_found_before_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["electra", "modernbert", "albert"])
-def test_layers_are_compiled_and_graphs_hold_whole_models(architecture, monkeypatch):
+def test_layers_are_compiled(architecture, monkeypatch):
     told = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **given: told.append((module, given)))
     shape = ModelConfig(architecture=architecture, layers=3, hidden_size=32, heads=2, intermediate_size=48)
@@ -94,9 +93,6 @@ def test_layers_are_compiled_and_graphs_hold_whole_models(architecture, monkeypa
     compile_models([model], False)
     assert told == []
     compile_models([model], "graphs")
-    assert told == [(model, {"dynamic": False, "mode": "reduce-overhead"})]
-    told.clear()
-    compile_models([model], True)
     assert told == [(layer, {"dynamic": False}) for layer in layer_modules(model)]
     assert len(told) == (1 if architecture == "albert" else 3)
     told.clear()
@@ -177,51 +173,6 @@ def test_where_compilation_was_asked_for_its_failure_is_one_sentence(shards, tmp
     monkeypatch.setattr(torch.nn.Module, "compile", failing)
     with pytest.raises(CompilationFailed, match=r"^PyTorch cannot compile .*training.compile=false continues without"):
         pretrain(tiny.settings(shards, training__compile=True, **budget), tmp_path / "run")
-
-
-STATIC = torch.zeros(3)
-
-
-class Product(torch.autograd.Function):
-    """w · x, whose gradient lies in the same memory each time, as that of a CUDA graph."""
-
-    @staticmethod
-    def forward(ctx, weight, values):
-        ctx.save_for_backward(values)
-        return (weight * values).sum()
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[override]
-        return STATIC.copy_(gradient * ctx.saved_tensors[0]).detach(), None
-
-
-class Weights:
-    def __init__(self):
-        self.model = torch.nn.ParameterList([torch.ones(3)])
-
-    def models(self):
-        return {"main": self.model}
-
-    def terms(self, micro, progress, seed):
-        return Product.apply(self.model[0], micro)
-
-
-@pytest.mark.parametrize("graphed", [True, False])
-def test_the_memory_of_a_graph_does_not_mix_gradients(graphed, monkeypatch):
-    marked = []
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append(1))
-    objective = Weights()
-    parallel = (Graphed if graphed else Alone)(objective)  # type: ignore[arg-type]
-    micros = torch.randn(4, 3)
-    for _ in range(2):
-        objective.model[0].grad = None
-        for number, micro in enumerate(micros):
-            parallel.terms(micro, 0.0, 0, last=number == 3).backward()  # type: ignore[attr-defined, arg-type]
-        assert torch.equal(objective.model[0].grad, micros.sum(0)) is graphed  # type: ignore[arg-type]
-    assert len(marked) == (8 if graphed else 0)
-    objective.model[0].grad = None
-    parallel.terms(micros[0], 0.0, 0, last=True).backward()  # type: ignore[attr-defined, arg-type]
-    assert objective.model[0].grad.data_ptr() == STATIC.data_ptr()  # type: ignore[union-attr]  # nothing was copied
 
 
 @pytest.mark.slow

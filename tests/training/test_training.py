@@ -27,12 +27,13 @@ from fast_electra.runs.metrics import read_metrics
 from fast_electra.training import precision
 from fast_electra.training.assembly import assemble
 from fast_electra.training.flops import count_flops
-from fast_electra.training.loop import Interrupted, Plan, State, make_update
+from fast_electra.training.loop import Interrupted, Plan, make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import flops_per_update, warnings
 from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution, choose_execution, cpu_has_bfloat16
 from fast_electra.training.setup import start
+from fast_electra.training.state import State
 from tests import tiny
 
 CPU = Execution(torch.device("cpu"), "float32", torch.float32, 1)

@@ -1,4 +1,7 @@
-"""Runs checks one after the other, each in a forked process with a time limit; writes what they find as it comes."""
+"""Runs checks, each in a forked process with a time limit; writes what they find as it comes.
+
+Checks that are timed run alone. Neighbours that are not timed run side by side.
+"""
 
 import faulthandler
 import json
@@ -10,7 +13,8 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from itertools import groupby
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +55,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Check:
-    """A check, and the seconds after which it is ended."""
+    """A check."""
 
     name: str
     function: Callable[[Trial], None]
     seconds: float
+    """after which it is ended"""
+    timed: bool = True
+    """whether another check would disturb what it measures"""
 
 
 def run_checks(checks: list[Check], out: Path, seconds: float, tiny: bool) -> int:
@@ -79,50 +86,71 @@ def run_checks(checks: list[Check], out: Path, seconds: float, tiny: bool) -> in
         _replace(out / "gpu_check.json", json.dumps(found, indent=1) + "\n")
         _replace(out / "gpu_check.md", _markdown(found))
 
-    for check in checks:
+    numbers = iter(range(len(checks)))
+    for _, together in groupby(checks, key=lambda check: (next(numbers),) if check.timed else ()):
         left = seconds - (time.monotonic() - began)
-        row: Figures = {"name": check.name, "status": "skipped", "seconds": 0.0, "figures": {}}
-        rows.append(row)
-        if left < _LEAST:
-            row["reason"] = "no time was left"
-        else:
-            _run(check, row, out, min(check.seconds * (_PATIENCE if tiny else 1), left), tiny, write)
+        started: list[_Started] = []
+        for check in together:
+            row: Figures = {"name": check.name, "status": "skipped", "seconds": 0.0, "figures": {}}
+            rows.append(row)
+            if left < _LEAST:
+                row["reason"] = "no time was left"
+                _print(row)
+            else:
+                limit = min(check.seconds * (_PATIENCE if tiny else 1), left)
+                started.append(_Started(check, row, out, limit, tiny))
+        while started:
+            wait([one.receiver for one in started], timeout=0.5)
+            for one in [one for one in started if one.goes_on() is False]:
+                started.remove(one)
+                _print(one.row)
+            write()
         write()
-        print(f"{row['name']}: {row['status']}, {row['seconds']:.1f} s  {row.get('reason', '')}", flush=True)
     return int(any(row["status"] == "failed" for row in rows))
 
 
-def _run(check: Check, row: Figures, out: Path, limit: float, tiny: bool, write: Callable[[], None]) -> None:
-    """Run one check in a process of its own, and fill in its row."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    folder = out / check.name
-    folder.mkdir(exist_ok=True)
-    began = time.monotonic()
-    process = context.Process(target=_child, args=(check, folder, limit, tiny, sender))
-    process.start()
-    sender.close()
-    row |= {"status": "failed", "reason": _UNFINISHED}
-    while (left := limit - (time.monotonic() - began)) > 0:
-        if not receiver.poll(min(left, 0.5)):
-            if process.is_alive():
-                continue
-            break
-        try:
-            found = json.loads(receiver.recv_bytes())
-        except EOFError:  # its process ended
-            break
-        row["figures"] |= found.pop("figures", {})
-        row |= found
-        row["seconds"] = round(time.monotonic() - began, 3)
-        write()
-    _end(process)
-    row["seconds"] = round(time.monotonic() - began, 3)
-    if row["status"] == "passed":
-        del row["reason"]
-    elif row["reason"] == _UNFINISHED:
-        at_limit = f"not done after {limit:.0f} s; {check.name}.log says where it was"
-        row["reason"] = at_limit if left <= 0 else f"its process ended with status {process.exitcode}"
+def _print(row: Figures) -> None:
+    print(f"{row['name']}: {row['status']}, {row['seconds']:.1f} s  {row.get('reason', '')}", flush=True)
+
+
+class _Started:
+    """A check in a process of its own."""
+
+    def __init__(self, check: Check, row: Figures, out: Path, limit: float, tiny: bool) -> None:
+        """Start it; `row` gets its results."""
+        context = multiprocessing.get_context("fork")
+        self.row, self._name, self._limit = row, check.name, limit
+        self.receiver, sender = context.Pipe(duplex=False)
+        folder = out / check.name
+        folder.mkdir(exist_ok=True)
+        self._began = time.monotonic()
+        self._process = context.Process(target=_child, args=(check, folder, limit, tiny, sender))
+        self._process.start()
+        sender.close()
+        row |= {"status": "failed", "reason": _UNFINISHED}
+
+    def goes_on(self) -> bool:
+        """Read what it has found; once it has ended, or at its time limit, complete its row and return False."""
+        row, has_ended = self.row, False
+        while self.receiver.poll():
+            try:
+                found = json.loads(self.receiver.recv_bytes())
+            except EOFError:  # its process ended
+                has_ended = True
+                break
+            row["figures"] |= found.pop("figures", {})
+            row |= found
+        row["seconds"] = round(time.monotonic() - self._began, 3)
+        at_limit = row["seconds"] > self._limit
+        if not has_ended and self._process.is_alive() and not at_limit:
+            return True
+        _end(self._process, seconds=0.0 if at_limit else 2.0)
+        if row["status"] == "passed":
+            del row["reason"]
+        elif row["reason"] == _UNFINISHED:
+            late = f"not done after {self._limit:.0f} s; {self._name}.log says where it was"
+            row["reason"] = late if at_limit else f"its process ended with status {self._process.exitcode}"
+        return False
 
 
 def _child(check: Check, folder: Path, limit: float, tiny: bool, sender: Connection) -> None:
@@ -148,9 +176,9 @@ def _child(check: Check, folder: Path, limit: float, tiny: bool, sender: Connect
         send(status="passed")
 
 
-def _end(process: Any) -> None:
-    """End a process, and those that it has started."""
-    process.join(2.0)
+def _end(process: Any, seconds: float) -> None:
+    """End a process that has not ended after some seconds, and those that it has started."""
+    process.join(seconds)
     if process.is_alive():
         try:
             os.killpg(process.pid, signal.SIGKILL)

@@ -34,7 +34,7 @@ class Samples:
     """float32, nats: entropy of softmax(l / T)"""
 
 
-def sample(logits_NV: Tensor, temperature: float, uniforms_N: Tensor, originals_N: Tensor) -> Samples:
+def sample(logits_NV: Tensor, temperature: float | Tensor, uniforms_N: Tensor, originals_N: Tensor) -> Samples:
     """Draw one token per row from `softmax(logits / temperature)`.
 
     Args:
@@ -55,7 +55,7 @@ def sample(logits_NV: Tensor, temperature: float, uniforms_N: Tensor, originals_
 
 
 def _sample_piece(
-    logits_nV: Tensor, uniforms_n: Tensor, originals_n: Tensor, temperature: float
+    logits_nV: Tensor, uniforms_n: Tensor, originals_n: Tensor, temperature: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, vocabulary = logits_nV.shape
     scaled_nV = logits_nV.float() / temperature

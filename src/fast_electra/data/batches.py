@@ -95,7 +95,7 @@ class Batch:
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` rows; the last may have fewer."""
-        parts = zip(*(tensor.split(size) for tensor in self._tensors()), strict=True)
+        parts = zip(*(tensor.split(size) for tensor in self.tensors()), strict=True)
         samples, counts = self.samples.split(size), self.documents_in_rows
         counted = repeat(None, len(samples)) if counts is None else counts.split(size)
         return [
@@ -111,20 +111,33 @@ class Batch:
 
     def to(self, device: Any) -> "Batch":
         """A copy on a device."""
-        return self._with(tensor.to(device, non_blocking=True) for tensor in self._tensors())
+        return self._with(tensor.to(device, non_blocking=True) for tensor in self.tensors())
 
     def pinned(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU copies without being waited for."""
-        return self._with(tensor.pin_memory() for tensor in self._tensors())
+        return self._with(tensor.pin_memory() for tensor in self.tensors())
 
     def _with(self, tensors: Iterable[Tensor]) -> "Batch":
         """The same rows with their tensors elsewhere."""
         names = (field.name for field in fields(self))
         return replace(self, **dict(zip(names, tensors, strict=False)))
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """The tensors that move to a device."""
         return [getattr(self, field.name) for field in fields(self)[:-4]]
+
+    @property
+    def most_documents(self) -> int | None:
+        """A bound of the number of documents, the number of rows times a power of two; None if nobody counted them.
+
+        There are few such numbers, so few graphs are compiled and recorded. It is counted on the host, so nothing waits
+        for a GPU.
+        """
+        if self.documents_in_rows is None:
+            return None
+        rows = len(self.ids)
+        each = -(-int(self.documents_in_rows.numpy().sum()) // rows)
+        return rows << (each - 1).bit_length()
 
 
 class Rows:

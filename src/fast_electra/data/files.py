@@ -142,8 +142,8 @@ def staged_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
             if not replace and folder.is_dir() and any(folder.iterdir()):
                 raise DataError(f"{folder} exists: another process has just written it; run the same command again.")
             shutil.rmtree(staged, ignore_errors=True)
-            staged.mkdir()
             try:
+                staged.mkdir()  # here, since a request to stop may come before it returns
                 yield staged
                 sync_tree(staged)
                 if replace and folder.is_symlink():

@@ -59,10 +59,11 @@ from fast_electra.models.classifier import (
 from fast_electra.models.dropout import FastDropout
 from fast_electra.models.layers import cast_weights
 from fast_electra.objectives.base import ParameterGroup, Terms, Trainable
-from fast_electra.training.loop import Diverged, Plan, State, train
+from fast_electra.training.loop import Diverged, Plan, train
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution, apply_threads
+from fast_electra.training.state import State
 from fast_electra.training.telemetry import Observer
 
 _PREDICTED = 64

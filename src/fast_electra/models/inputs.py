@@ -136,17 +136,14 @@ def encoder_inputs(model: PreTrainedModel, ids_BS: Tensor, batch: Batch, by_docu
     """`model_inputs` of an encoder, with starts in place of a mask where the flash kernel can use them.
 
     Then `attention_mask` is (N + 1,) int32: where documents start in the rows one after another. With `by_document`, N
-    is the number of rows times a power of two, so that few CUDA graphs are recorded; documents that do not exist are
-    empty and at the end. Without it each row is one document; this is for models with sliding windows.
+    is `batch.most_documents`; documents that do not exist are empty and at the end. Without it each row is one
+    document; this is for models with sliding windows.
     """
     inputs = model_inputs(model.config, ids_BS, batch, by_document)
     rows, length = ids_BS.shape
     if not takes_starts(model):
         return inputs
-    if by_document and batch.documents_in_rows is not None:
-        # Counted on the host, so nothing waits for a GPU.
-        each = -(-int(batch.documents_in_rows.numpy().sum()) // rows)
-        most = rows << (each - 1).bit_length()
+    if by_document and (most := batch.most_documents) is not None:
         begins_BS = torch.ones_like(batch.documents)
         begins_BS[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
         numbers = torch.arange(1, most + 2, device=ids_BS.device)

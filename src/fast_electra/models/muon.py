@@ -73,7 +73,7 @@ class Muon:
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, rate: float, skipped: Tensor) -> None:
+    def step(self, rate: float | Tensor, skipped: Tensor) -> None:
         """Update the matrices from their gradients at learning rate `rate`, and clear the gradients.
 
         Args:

@@ -27,7 +27,7 @@ class Stepper(Protocol):
         """The state for checkpoints: by name, a tensor for each updated tensor, in the same order."""
         ...
 
-    def step(self, rate: float, skipped: "Tensor") -> None:
+    def step(self, rate: "float | Tensor", skipped: "Tensor") -> None:
         """Update the tensors from their gradients at learning rate `rate`, and clear the gradients.
 
         Where the scalar `skipped` is 1.0 and not 0.0, a gradient is not finite, and neither tensors nor state change.

@@ -66,6 +66,10 @@ class Prepared:
             for batch, masked in zip(self.batch.split(size), self.masked.split(size), strict=True)
         ]
 
+    def tensors(self) -> list[Tensor]:
+        """The tensors that move to a device."""
+        return [*self.batch.tensors(), self.masked.positions_BM, self.masked.valid_BM]
+
     def to(self, device: Any) -> "Prepared":
         """A copy on a device."""
         return Prepared(self.batch.to(device), self.masked.to(device))
@@ -131,6 +135,9 @@ class Trainable(Protocol[E]):
     def settings(self, progress: float) -> dict[str, float]:
         """The curriculum's values at a progress, for the log: the temperature, if there is one."""
         return {}
+
+    def read_temperature(self, scalar: "Tensor | None") -> None:
+        """From now on take the temperature from a scalar on the device, for a CUDA graph; None: from the curriculum."""
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Follow an update's means of losses and metrics, by name."""

@@ -18,6 +18,7 @@ Shapes: B sequences, S positions, M masked positions, N = B · M.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ class FastElectra(Objective):
     """predicts the originals at masked positions; `weights` then needs a weight for its term, `corrective`"""
     weights: Mapping[str, float] = field(default_factory=lambda: {"rtd": 1.0})
 
+    _temperature = None  # a scalar on the device that replaces the curriculum's; no field of the class
+
     @property
     def observes(self) -> bool:
         """Whether the curriculum follows the run's metrics."""
@@ -77,7 +80,10 @@ class FastElectra(Objective):
 
     def terms(self, prepared: Prepared, progress: float, seed: int) -> Terms:
         """Losses (sums, nats) over scored tokens and, with a vocabulary head, masked positions; and metrics."""
-        corrupted, logits_BS, corrections = self._forward(prepared, self.curriculum.difficulty(progress), seed)
+        difficulty = self.curriculum.difficulty(progress)
+        if self._temperature is not None:
+            difficulty = replace(difficulty, temperature=cast(float, self._temperature))
+        corrupted, logits_BS, corrections = self._forward(prepared, difficulty, seed)
         losses_BS = rtd_losses(logits_BS, corrupted.replaced_BS)
         weights_BS = token_weights(prepared, self.include_special, self.masked_weight)
         return Terms(
@@ -88,6 +94,10 @@ class FastElectra(Objective):
     def settings(self, progress: float) -> dict[str, float]:
         """The temperature, and the strengths of dropout and attention dropping if they are not zero."""
         return self.curriculum.difficulty(progress).logged()
+
+    def read_temperature(self, scalar: Tensor | None) -> None:
+        """Take the temperature from a scalar on the device; None: from the curriculum."""
+        self._temperature = scalar
 
     @torch.no_grad()
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:

@@ -51,12 +51,13 @@ from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.checkpoint_models import read_model, write_models
 from fast_electra.training.compilation import CompilationFailed, choose_compilation, naming_failures
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import Diverged, State, train
+from fast_electra.training.loop import Diverged, train
 from fast_electra.training.micro_batches import largest_micro_batches
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, phases_in_words, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
 from fast_electra.training.setup import measured_seconds, memory_bytes, plan_of, start, validate
+from fast_electra.training.state import State
 from fast_electra.training.telemetry import MetricsFile, Observer
 from fast_electra.training.trackers import TrackerObserver, refuse_missing_trackers
 from fast_electra.training.watchdog import Watchdog

@@ -18,8 +18,9 @@ from fast_electra.runs.folder import RunFolder
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.compilation import CompilationFailed
 from fast_electra.training.internals import InternalsObserver
-from fast_electra.training.loop import Diverged, Plan, State
+from fast_electra.training.loop import Diverged, Plan
 from fast_electra.training.micro_batches import smaller
+from fast_electra.training.state import State
 
 Trouble = Diverged | CompilationFailed | torch.OutOfMemoryError
 

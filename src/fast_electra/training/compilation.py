@@ -8,8 +8,7 @@ Notable:
 - models are compiled after they were cast, and only the steps of training are: checks and validations before and
   between them have other shapes and types, each of which would take a compilation of its own.
 
-CUDA graphs (`training.compile=graphs`): PyTorch records the kernels of a compiled model and replays them at once
-(`torch.compile(mode="reduce-overhead")`). `parallel.Graphed` keeps gradients out of their memory.
+With `training.compile=graphs` whole updates are recorded as CUDA graphs too (graphs.py).
 """
 
 import functools
@@ -29,6 +28,8 @@ from fast_electra.terminal import Say
 from fast_electra.training.precision import Execution
 
 Compilation = bool | Literal["graphs"]
+_RECORDED = {"mlm", "fast_electra", "electra", "adamw", "muon", "auto", "masked_lm", "causal_lm"}
+"""kinds of objectives, optimizers and auxiliaries whose updates can be recorded as CUDA graphs"""
 
 
 class CompilationFailed(ResourceError):
@@ -41,12 +42,12 @@ class CompilationFailed(ResourceError):
 
 
 def choose_compilation(config: Config, execution: Execution, say: Say = lambda _: None) -> Compilation:
-    """Whether the models are compiled, and whether they run as CUDA graphs.
+    """Whether the models are compiled, and whether updates are recorded as CUDA graphs.
 
     Args:
         config: `training.compile` is what the user asks for.
         execution: the device.
-        say: called with a sentence if `auto` would compile and cannot, or if several processes leave graphs out.
+        say: called with a sentence if `auto` would compile and cannot, or if graphs cannot be recorded.
 
     Raises:
         ConfigError: the configuration asks for what is not possible here.
@@ -64,10 +65,38 @@ def choose_compilation(config: Config, execution: Execution, say: Say = lambda _
             )
         say(f"models are not compiled, because PyTorch cannot compile here ({reason}).")
         return False
-    if asked == "graphs" and distributed.size() > 1:
-        say("training.compile=graphs is for one process: with several, models are compiled without CUDA graphs.")
+    if asked != "graphs":
         return True
-    return "graphs" if asked == "graphs" else True
+    if reason := next(filter(None, map(_needs_the_host, config.each_phase)), None):
+        say(f"training.compile=graphs: models are compiled, but no CUDA graph is recorded, because {reason}.")
+        return True
+    return "graphs"
+
+
+def _needs_the_host(config: Config) -> str | None:
+    """Why an update cannot be recorded as a CUDA graph, as a clause; None if it can."""
+    corruption, objective = config.corruption, config.objective
+    optimizers = [config.optimizer, *filter(None, [getattr(objective, "generator_optimizer", None)])]
+    if distributed.size() > 1:
+        return "several processes exchange gradients"
+    kinds = [("objective", objective.kind), *(("optimizer", optimizer.kind) for optimizer in optimizers)]
+    if objective.kind == "fast_electra":
+        kinds.append(("auxiliary", config.auxiliary.kind))
+    if other := next((f"{part}.kind={kind}" for part, kind in kinds if kind not in _RECORDED), None):
+        return f"{other} may need the host"
+    if not all(optimizer.bias_correction for optimizer in optimizers):
+        return "optimizer.bias_correction=false changes AdamW's epsilon in every update"
+    if objective.kind != "fast_electra":
+        return None
+    if corruption.cache is not None:
+        return "corruption.cache is read on the host"
+    if corruption.sampler != "inverse_cdf":
+        return f"corruption.sampler={corruption.sampler} reads the temperature on the host"
+    if corruption.schedule.follows_run:
+        return f"corruption.schedule.kind={corruption.schedule.kind} reads the metrics of every update"
+    if corruption.augmentation.acts_inside:
+        return f"corruption.augmentation.kind={corruption.augmentation.kind} changes a rate inside the auxiliary"
+    return None
 
 
 @functools.cache
@@ -81,7 +110,7 @@ def missing_compiler(device: str) -> str | None:
 
 
 def compile_models(models: Iterable[nn.Module], compilation: Compilation) -> None:
-    """Let models be compiled at their next call, if they are to be: by layers, as CUDA graphs as a whole."""
+    """Let the layers of models be compiled at their next call, if they are to be."""
     if not compilation:
         return
     import torch._dynamo.config as dynamo  # here, since it takes a second
@@ -89,9 +118,6 @@ def compile_models(models: Iterable[nn.Module], compilation: Compilation) -> Non
     # PyTorch counts the graphs of all models and layers together, and runs what is beyond its limit of 8 as it is.
     dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     for model in models:
-        if compilation == "graphs":
-            model.compile(dynamic=False, mode="reduce-overhead")
-            continue
         layers = layer_modules(cast(PreTrainedModel, model))
         # Checkpointed layers (`checkpoint_activations`) can only be compiled from outside.
         are_replaced = any("forward" in vars(layer) for layer in layers)

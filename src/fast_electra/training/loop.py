@@ -2,8 +2,6 @@
 
 Notable:
 - a batch is a pure function of (seed, update), so a resumed run sees the same batches as an unbroken run;
-- objectives return sums of losses; the loop divides them by the count of the whole update, whatever the micro-batches
-  and the number of processes;
 - metrics stay on the device as sums until they are logged, and those sums are part of a checkpoint;
 - an update whose loss or gradient is not finite changes nothing, and is counted. Several of them in a row, or weights
   that are not finite, raise `Diverged`; the caller goes back to a checkpoint (pipelines/pretrain.py);
@@ -13,28 +11,24 @@ Notable:
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from fast_electra.config.phases import OwnRate
 from fast_electra.data.batches import Prefetcher, one_by_one
 from fast_electra.errors import TrainingError
 from fast_electra.models.optimizers import Optimizer
-from fast_electra.objectives.base import Examples, Trainable
+from fast_electra.objectives.base import Examples
 from fast_electra.runs.metrics import Record
 from fast_electra.stopping import Interrupted
 from fast_electra.training.loss_scale import LossScale
-from fast_electra.training.optimizer import GroupOptimizer, learning_rate
-from fast_electra.training.parallel import Alone
+from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.precision import Execution
+from fast_electra.training.state import State, loss_window
 from fast_electra.training.telemetry import Observer
-
-_WINDOW = 128
-"""number of losses that a spike is measured against"""
+from fast_electra.training.update import Given, metric_of, update_weights
 
 
 class Diverged(TrainingError):
@@ -47,104 +41,6 @@ class Diverged(TrainingError):
         )
         self.reason = reason
         self.updates = updates
-
-
-@dataclass
-class State:
-    """Everything that changes during training. A checkpoint contains all of it but `settings`."""
-
-    objective: Trainable[Any]
-    optimizers: list[GroupOptimizer]
-    parallel: Alone
-    """how processes share the work"""
-    update: int = 0
-    """number of updates done"""
-    tokens: int = 0
-    """number of non-padding tokens seen, until the last look at the device"""
-    skipped: list[int] = field(default_factory=list)
-    """numbers of the updates that changed nothing, until the last look at the device; the first update is 1"""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """metrics since the last record, of this process: (sum, count) as float64 (2,)"""
-    validation: dict[str, float] = field(default_factory=dict)
-    """the measures of the last validation; empty before the first"""
-    losses: Tensor | None = None
-    """the losses of the last updates that were applied, float32 (128,), NaN before the first ones; None: not needed"""
-    loss_scale: LossScale | None = None
-    """the factor of the loss in float16, from the first update on; None in other precisions"""
-    settings: dict[str, float] = field(default_factory=dict)
-    """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
-    unread: list[Tensor] = field(default_factory=list)
-    """for each update since the last look at the device: its tokens and whether it was skipped, float64 (2,)"""
-
-    def look(self) -> None:
-        """Read from the device what the updates since the last look have counted."""
-        if not self.unread:
-            return
-        first = self.update - len(self.unread) + 1
-        for update, (tokens, skipped) in enumerate(torch.stack(self.unread).tolist(), start=first):
-            self.tokens += int(tokens)
-            self.skipped += [update] if skipped else []
-        self.unread = []
-
-    def skipped_in_a_row(self) -> int:
-        """The number of updates up to the last one that were all skipped."""
-        count = 0
-        while count < len(self.skipped) and self.skipped[-1 - count] == self.update - count:
-            count += 1
-        return count
-
-    def is_finite(self) -> bool:
-        """Whether every weight is finite, on every process."""
-        norms = torch.stack([optimizer.weights_norm() for optimizer in self.optimizers])
-        return not self.parallel.add((~norms.isfinite()).sum())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The float32 masters and optimizer states by name, not copied."""
-        return {name: tensor for optimizer in self.optimizers for name, tensor in optimizer.tensors().items()}
-
-    def scalars(self) -> dict[str, Any]:
-        """Counters, metric sums of all processes and the objective's own state, ready for JSON, which is exact."""
-        self.look()
-        return {
-            "tokens": self.tokens,
-            "skipped": self.skipped,
-            "losses": [] if self.losses is None else self.losses[~self.losses.isnan()].tolist(),
-            "loss_scale": self.loss_scale and self.loss_scale.state(),
-            "sums": self.whole_sums(),
-            "objective": self.objective.state_dict(),
-            "validation": self.validation,
-        }
-
-    def whole_sums(self) -> dict[str, list[float]]:
-        """The metrics since the last record: sum and count over all processes, by name."""
-        if not self.sums:
-            return {}
-        whole = self.parallel.add(torch.stack(list(self.sums.values())))
-        return dict(zip(self.sums, whole.tolist(), strict=True))
-
-    def restore(self, update: int, scalars: dict[str, Any], device: torch.device) -> None:
-        """Continue from a checkpoint's scalars. Its tensors must have been read into `tensors()` already."""
-        self.update = update
-        self.unread = []
-        self.tokens = scalars["tokens"]
-        self.validation = scalars.get("validation", {})  # checkpoints of earlier versions lack it
-        self.skipped = scalars.get("skipped", [])
-        if losses := scalars.get("losses"):
-            self.losses = _window(device)
-            self.losses[-len(losses) :] = torch.tensor(losses)
-        found = scalars.get("loss_scale")
-        self.loss_scale = LossScale.of(found, device) if found else None
-        self.sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device) * self.parallel.counts_once
-            for name, value in scalars["sums"].items()
-        }
-        self.objective.load_state_dict(scalars["objective"])
-        for optimizer in self.optimizers:
-            optimizer.write_back()
-
-    def add(self, name: str, pair: Tensor) -> None:
-        """Add a sum and a count, (2,) float64, to a metric."""
-        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
 
 @dataclass(frozen=True)
@@ -278,74 +174,36 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
     Nothing here waits for a GPU, except for a curriculum that follows the metrics, and the sampler `race`, whose number
     of draws depends on the logits.
     """
-    objective, parallel, device = state.objective, state.parallel, execution.device
+    objective, device = state.objective, execution.device
     plan.enter(plan.phase(state.update))
     if state.losses is not None and plan.ends_phase(state.update):
-        state.losses = None  # the losses of another phase say nothing about those of this one
+        state.losses.fill_(float("nan"))  # the losses of another phase say nothing about those of this one
+    if plan.spike is not None and state.losses is None:
+        state.losses = loss_window(device)
+    if execution.scales_loss and state.loss_scale is None:
+        state.loss_scale = LossScale.start(device)
     progress = state.update / plan.updates
     state.settings = objective.settings(progress)
     # Dropout depends on (seed, update, process) only.
-    torch.manual_seed((plan.seed * 1_000_003 + state.update + (parallel.rank << 40)) % 2**63)
-    counts = objective.counts(prepared) | {"tokens": torch.tensor(prepared.tokens)}
-    counted = torch.stack([count.double() for count in counts.values()]).to(device, non_blocking=True)
-    totals = dict(zip(counts, parallel.add(counted).unbind(), strict=True))
-    tokens = totals.pop("tokens")
-    # A batch may have no token to predict, for example if all its tokens are [UNK]. Then its loss is 0.
-    totals = {name: torch.where(count == 0, 1, count).float() for name, count in totals.items()}
-    none = torch.zeros((), device=device)
-    if execution.scales_loss and state.loss_scale is None:
-        state.loss_scale = LossScale.start(device)
-    factor = state.loss_scale and state.loss_scale.factor
-    found: dict[str, Tensor] = {}
-    micros = prepared.split(plan.micro_batch(state.update))
-    for number, micro in enumerate(micros, start=1):
-        with execution.autocast():
-            terms = parallel.terms(micro.to(device), progress, plan.seed, last=number == len(micros))
-        loss = torch.stack(
-            [objective.weights[name] * total / totals[name] for name, (total, _) in terms.losses.items()]
-        ).sum()
-        (loss if factor is None else loss * factor).backward()
-        for name, (total, count) in ({"loss": (loss, none)} | terms.losses | terms.metrics).items():
-            pair = torch.stack((total.detach().double(), count.double()))
-            found[name] = found[name] + pair if name in found else pair
-    found["loss"][1] += parallel.counts_once
-    norms = [optimizer.take_gradients(factor) for optimizer in state.optimizers]
-    # Metrics too: an auxiliary whose logits overflow draws noise, and shows in its entropy alone.
-    finite = [torch.stack(values).isfinite().all() for values in ([*found.values()], norms)]
-    flags = [*((~each).float() for each in finite), found["loss"][0].float()]
-    is_bad, overflowed, loss = parallel.add(torch.stack(flags)).unbind()
-    skipped = is_bad + overflowed
-    if plan.spike is not None:
-        skipped = skipped + _is_spike(state, loss, plan.spike)
-    skipped = counted = skipped.clamp(max=1.0)
-    if state.loss_scale is not None:  # an update that only finds the factor says nothing against its batch
-        counted = torch.where(state.loss_scale.follow(overflowed, is_bad), 0.0, skipped)
-    if state.losses is not None:
-        state.losses = torch.where(skipped == 0, torch.cat((state.losses[1:], loss[None])), state.losses)
-    for optimizer, norm in zip(state.optimizers, norms, strict=True):
-        rate = plan.learning_rate(optimizer.settings, state.update)
-        clipped = optimizer.step(rate, state.update, norm, skipped)
-        for name, value in (("gradient_norm", norm), ("clipped", clipped)):
-            found[_of(optimizer, state, name)] = torch.stack((value, torch.ones_like(value))).double()
-    for name, pair in found.items():
-        state.add(name, torch.where(skipped == 0, pair, 0.0))
-    if objective.observes and not skipped:
-        whole = parallel.add(torch.stack(list(found.values()))).tolist()
-        objective.observe({name: total / count for name, (total, count) in zip(found, whole, strict=True) if count})
+    torch.manual_seed((plan.seed * 1_000_003 + state.update + (state.parallel.rank << 40)) % 2**63)
+    counts = objective.counts(prepared)
+    given = Given(
+        progress=progress,
+        seed=plan.seed,
+        update=state.update,
+        terms=[*counts],
+        counts=torch.stack([count.double() for count in (*counts.values(), torch.tensor(prepared.tokens))]),
+        rates=[plan.learning_rate(optimizer.settings, state.update) for optimizer in state.optimizers],
+        spike=plan.spike,
+    )
+    update = state.graphs or update_weights
+    made = update(state, prepared.split(plan.micro_batch(state.update)), given, execution)
+    state.add(made.names, made.pairs_K2)
+    if objective.observes and not made.skipped:
+        whole = zip(made.names, state.parallel.add(made.pairs_K2).tolist(), strict=True)
+        objective.observe({name: total / count for name, (total, count) in whole if count})
     state.update += 1
-    state.unread.append(torch.stack((tokens, counted.double())))
-
-
-def _window(device: torch.device) -> Tensor:
-    return torch.full((_WINDOW,), float("nan"), device=device)
-
-
-def _is_spike(state: State, loss: Tensor, deviations: float) -> Tensor:
-    """Scalar: 1.0 if the loss is far above those of the last updates; 0.0 as long as there are too few of them."""
-    if state.losses is None:
-        state.losses = _window(loss.device)
-    # The mean and deviation of a window with a NaN are NaN, and nothing is above NaN.
-    return (loss > state.losses.mean() + deviations * state.losses.std()).float()
+    state.unread.append(made.unread)
 
 
 def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool) -> None:
@@ -353,7 +211,7 @@ def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool)
     state.look()
     count = state.skipped_in_a_row()
     done = state.update
-    applied = state.sums[_of(state.optimizers[0], state, "gradient_norm")][1]
+    applied = state.sums[metric_of(state.optimizers[0], state, "gradient_norm")][1]
     if count >= plan.most_skipped or (validating and count and not applied):
         spike = "" if plan.spike is None else ", or the loss too large,"
         raise Diverged(
@@ -362,11 +220,6 @@ def _refuse_divergence(state: State, plan: Plan, validating: bool, saving: bool)
         )
     if (validating or saving) and not state.is_finite():
         raise Diverged(f"weights are not finite after update {done}", [done])
-
-
-def _of(optimizer: GroupOptimizer, state: State, metric: str) -> str:
-    """A metric's name, followed by the parameter group's name if there are several groups."""
-    return metric if len(state.optimizers) == 1 else f"{metric}.{optimizer.name}"
 
 
 class _Clock:

@@ -60,6 +60,7 @@ class LossScale:
         since = torch.where((overflowed == 0) & is_sound, self.since + 1.0, self.since)
         grows = since >= GROWS_AFTER
         factor = torch.where(too_large, 0.5 * self.factor, torch.where(grows, 2.0 * self.factor, self.factor))
-        self.factor = factor.clamp(max=_MOST)
-        self.since = torch.where(too_large | grows, 0.0, since)
+        # In place, since a CUDA graph writes to the same memory in every update.
+        self.factor.copy_(factor.clamp(max=_MOST))
+        self.since.copy_(torch.where(too_large | grows, 0.0, since))
         return too_large

@@ -128,12 +128,12 @@ class GroupOptimizer:
         return norm_of(gradients, self._are_cut) / self._divisor
 
     @torch.no_grad()
-    def step(self, rate: float, update: int, norm: Tensor, skipped: Tensor) -> Tensor:
+    def step(self, rate: float | Tensor, update: int, norm: Tensor, skipped: Tensor) -> Tensor:
         """Change the weights by the gradients of `take_gradients`, and clear these.
 
         Args:
-            rate: the learning rate.
-            update: number of updates done before, for the bias correction.
+            rate: the learning rate; a float32 scalar on the device if the step is recorded as a CUDA graph.
+            update: number of updates done before, for the missing bias correction.
             norm: of the gradients.
             skipped: scalar: 1.0 if nothing may change, because a gradient is not finite, else 0.0.
 
@@ -190,7 +190,7 @@ class GroupOptimizer:
                 found[f"{self.name}.{key}.{name}"] = as_shares_of(master, state[key])
         return found
 
-    def _set_rates(self, rate: float, update: int) -> None:
+    def _set_rates(self, rate: float | Tensor, update: int) -> None:
         """Set AdamW's learning rate, epsilon and weight decay for one step.
 
         Adam without bias correction equals Adam with it at rate · factor and epsilon / sqrt(1 - b2^t), where
@@ -201,6 +201,7 @@ class GroupOptimizer:
         factor, epsilon = (1.0, 1.0) if settings.bias_correction else (first / second, 1.0 / second)
         for group, (rate_factor, is_decayed) in zip(self.adamw.param_groups, self._buckets, strict=True):
             group["lr"] = rate * rate_factor * factor
+            group["capturable"] = isinstance(rate, Tensor)
             group["eps"] = settings.epsilon * epsilon
             group["weight_decay"] = settings.weight_decay / factor if is_decayed else 0.0
 

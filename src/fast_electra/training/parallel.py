@@ -33,7 +33,7 @@ _AGREE_EVERY = 4
 
 
 class Alone:
-    """One process without others. `Graphed`, `Replicated` and `Sharded` have the same methods."""
+    """One process without others. `Replicated` and `Sharded` have the same methods."""
 
     def __init__(self, objective: Trainable[Any]) -> None:
         self._objective = objective
@@ -71,27 +71,6 @@ class Alone:
     def whole_weights(self) -> Iterator[None]:
         """Within the block, every process has the models' whole weights, as plain tensors."""
         yield
-
-
-class Graphed(Alone):
-    """One process whose models run as CUDA graphs, each of which writes to the same memory whenever it runs.
-
-    A parameter's first gradient is otherwise kept where the graph wrote it, and the next micro-batch overwrites it
-    (PyTorch's issues 96693 and 169545). So micro-batches add to tensors of our own.
-    """
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__(objective)
-        self._trained = [p for model in objective.models().values() for p in model.parameters() if p.requires_grad]
-
-    def terms(self, micro: Examples, progress: float, seed: int, last: bool) -> Terms:
-        """The objective's terms; before an update's first micro-batch of several, gradients are set to zero."""
-        torch.compiler.cudagraph_mark_step_begin()
-        if not last:  # the gradients of an update's only micro-batch are read before the next one
-            for parameter in self._trained:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-        return super().terms(micro, progress, seed, last)
 
 
 class _Forward(nn.Module):

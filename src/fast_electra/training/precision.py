@@ -21,6 +21,7 @@ Notable:
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,8 @@ def apply_threads(execution: Execution) -> None:
         # cuBLAS reads this when it starts, and gives the same bits again only with a fixed workspace.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cuda.enable_cudnn_sdp(False)
+        # The backward passes of attention kernels; docs/speed.md says that runs on a GPU differ by rounding.
+        warnings.filterwarnings("ignore", ".* defaults to a non-deterministic algorithm", UserWarning)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads memory that it has not written, and filling it took a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -142,8 +145,8 @@ def busy_elsewhere(seconds: float = 0.1) -> float:
 
 
 def say_shared(say: Callable[[str], object]) -> None:
-    """Say when other processes use this machine's cores, since training on several threads then slows down."""
-    busy = busy_elsewhere()
+    """Say when other processes use the cores of a machine without a GPU, since training is then slower."""
+    busy = 0.0 if torch.cuda.is_available() else busy_elsewhere()
     if busy >= 0.5:
         say(
             f"other processes keep {busy:.1f} of this machine's {os.cpu_count()} cores busy: on several threads "

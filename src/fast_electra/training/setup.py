@@ -12,11 +12,13 @@ from fast_electra.models.layers import cast_weights
 from fast_electra.models.shares import own_share
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.compilation import choose_compilation, compile_models
-from fast_electra.training.loop import PhaseOfPlan, Plan, State, make_update
+from fast_electra.training.graphs import UpdateGraphs
+from fast_electra.training.loop import PhaseOfPlan, Plan, make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.outlook import some_weights_are_unused
-from fast_electra.training.parallel import Alone, Graphed, Replicated, Sharded
+from fast_electra.training.parallel import Alone, Replicated, Sharded
 from fast_electra.training.precision import Execution, synchronize
+from fast_electra.training.state import State
 
 # What measures the speed, for a budget in hours: micro-batches of an update, times, and rows of a micro-batch on a CPU.
 _SPEED_PIECES, _SPEED_TIMES, _SPEED_ROWS = 3, 3, 16
@@ -35,7 +37,7 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
     """
     objective, exact = parts.objective, execution.reduction == "float32"
     compilation = choose_compilation(config, execution)
-    parallel = Graphed(objective) if compilation == "graphs" else Alone(objective)
+    parallel = Alone(objective)
     sharding = distributed.size() > 1 and execution.parallel == "fsdp"
     refuse_uneven(config, sharding)
     if sharding:
@@ -49,7 +51,8 @@ def start(config: Config, parts: Assembled, execution: Execution) -> tuple[State
             parallel = Replicated(objective, execution, unused, exact)
     # After the casts, since another type would be compiled again.
     compile_models([*objective.models().values(), *parts.frozen], compilation)
-    return State(objective, optimizers, parallel), plan_of(config, parts)
+    graphs = UpdateGraphs() if compilation == "graphs" else None
+    return State(objective, optimizers, parallel, graphs=graphs), plan_of(config, parts)
 
 
 def plan_of(config: Config, parts: Assembled) -> Plan:

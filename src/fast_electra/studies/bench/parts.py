@@ -22,7 +22,7 @@ from fast_electra.data.tokenizer_training import SPECIAL_TOKENS
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.studies.bench.peer import PlainElectra, TxtaiElectra
-from fast_electra.studies.bench.setup import BATCHES, Bench, generator_shape, transformers_config_of
+from fast_electra.studies.bench.setup import BATCHES, Bench, generator_shape, transformers_config_of, with_settings
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.loop import loader_of, make_update
 from fast_electra.training.precision import Execution, synchronize
@@ -126,7 +126,10 @@ def build_part(name: str, setup: Bench) -> BenchPart:
     parts = assemble(configs.get(name, setup.online), execution)
     objective = given(parts, execution) if name == "rtd_only" else parts.objective
     # Not `setup.cached`: its few updates are reused in turn, and its schedules would end after them.
-    return Trained(setup.online, parts, objective, execution)
+    config = setup.online
+    if name == "cached" and config.training.compile == "graphs":  # which the host reads cannot be recorded
+        config = with_settings(config, training={"compile": True})
+    return Trained(config, parts, objective, execution)
 
 
 def _build_peer(name: str, setup: Bench) -> BenchPart:

@@ -124,7 +124,10 @@ def _random_shards(config: Config, folder: Path) -> Path:
         Document(" ".join(f"w{number}" for number in drawn[start : start + _WORDS]), f"random {start}")
         for start in range(0, count, _WORDS)
     ]
-    build_shards(documents, tokenizer, folder, config.data.model_copy(update={"validation_fraction": 0.1}))
+    # In this process: starting others takes longer than these few tokens.
+    build_shards(
+        documents, tokenizer, folder, config.data.model_copy(update={"validation_fraction": 0.1, "workers": 1})
+    )
     return folder
 
 
