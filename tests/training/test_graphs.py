@@ -1,4 +1,4 @@
-"""Recorded updates equal those that are computed anew: nothing that changes from update to update is in a recording.
+"""Recorded updates equal others: nothing that changes from update to update is fixed in a recording.
 
 Without a GPU a recording is its work itself, with the arguments and tensors of the time when it was recorded.
 """
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fast_electra.training import graphs
 from fast_electra.training.assembly import assemble
-from fast_electra.training.compilation import choose_compilation
+from fast_electra.training.compilation import CompilationFailed, choose_compilation
 from fast_electra.training.graphs import UpdateGraphs
 from fast_electra.training.loop import make_update
 from fast_electra.training.optimizer import GroupOptimizer
@@ -141,6 +141,15 @@ def test_graphs_are_forgotten_where_tensors_are_replaced(shards, auxiliary, reco
     assert before == len(recorded)
 
 
+def test_what_cannot_be_recorded_is_one_sentence(shards, monkeypatch):
+    def record(work, pool):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    monkeypatch.setattr(graphs, "record", record)
+    with pytest.raises(CompilationFailed, match=r"cannot be recorded .*\(operation not permitted.*compile=false"):
+        run(configured(CASES["mlm"], shards, None), with_graphs=True)
+
+
 def test_each_phase_has_graphs_of_its_own(shards, recorded):
     config = phased(shards, {"start": 0.5, "data": {"length": 16}})
     expected, _ = run(config, with_graphs=False)
@@ -157,6 +166,7 @@ def test_each_phase_has_graphs_of_its_own(shards, recorded):
         ({"corruption__augmentation": {"kind": "dropout"}, "corruption__schedule": {"kind": "linear", "initial": 2.0}},
          "corruption.augmentation.kind=dropout"),
         ({"auxiliary__kind": "ngram"}, "auxiliary.kind=ngram"),
+        ({"training__activation_checkpointing": True}, "training.activation_checkpointing"),
         ({"optimizer__bias_correction": False}, "optimizer.bias_correction=false"),
         ({}, None),
     ],

@@ -84,6 +84,8 @@ def _needs_the_host(config: Config) -> str | None:
         kinds.append(("auxiliary", config.auxiliary.kind))
     if other := next((f"{part}.kind={kind}" for part, kind in kinds if kind not in _RECORDED), None):
         return f"{other} may need the host"
+    if config.training.activation_checkpointing:
+        return "training.activation_checkpointing keeps the random state on the host"
     if not all(optimizer.bias_correction for optimizer in optimizers):
         return "optimizer.bias_correction=false changes AdamW's epsilon in every update"
     if objective.kind != "fast_electra":

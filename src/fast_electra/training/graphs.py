@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 
 from fast_electra.objectives.base import Prepared
+from fast_electra.training.compilation import CompilationFailed, first_line
 from fast_electra.training.precision import Execution
 from fast_electra.training.state import State
 from fast_electra.training.update import Given, Made, update_weights
@@ -59,7 +60,11 @@ class UpdateGraphs:
 
 
 class _Recorded:
-    """An update of one shape, with the tensors that it reads."""
+    """An update of one shape, with the tensors that it reads.
+
+    Raises:
+        CompilationFailed: something in it cannot be recorded.
+    """
 
     def __init__(self, state: State, micros: Sequence[Prepared], given: Given, execution: Execution, pool: Any) -> None:
         device = execution.device
@@ -78,7 +83,12 @@ class _Recorded:
             finally:
                 state.objective.read_temperature(None)
 
-        self._replay = record(work, self.pool)
+        try:
+            self._replay = record(work, self.pool)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CompilationFailed(f"an update cannot be recorded as a CUDA graph ({first_line(error)})") from error
 
     def __call__(self, state: State, micros: Sequence[Prepared], given: Given) -> Made:
         for fixed, micro in zip(self._micros, micros, strict=True):

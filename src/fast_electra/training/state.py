@@ -44,7 +44,7 @@ class State:
     settings: dict[str, float] = field(default_factory=dict)
     """the curriculum's values for the last update, for its record; an adaptive curriculum has other values by then"""
     graphs: "UpdateGraphs | None" = None
-    """the updates that were recorded as CUDA graphs; None: every update is computed anew"""
+    """the updates that were recorded as CUDA graphs; None: no update is recorded"""
     unread: list[Tensor] = field(default_factory=list)
     """for each update since the last look at the device: its tokens and whether it was skipped, float64 (2,)"""
 
