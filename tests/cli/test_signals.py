@@ -334,6 +334,17 @@ def test_a_worker_that_ends_unexpectedly_is_one_sentence():
         pool.submit(dies, 0).result()
 
 
+def test_a_script_that_does_not_guard_its_work_can_start_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fast_electra.data.workers import worker_pool\n"
+        "with worker_pool(1, 'measures', 'wait', len, ('x' * 200_000,)) as pool:\n"  # more than a pipe holds
+        "    print(pool.submit(len, 'four').result())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tiny.ROOT)
+    assert (done.stdout, done.stderr) == ("4\n", "")
+
+
 def test_an_error_ends_workers_in_the_middle_of_their_work(tmp_path):
     began = time.monotonic()
 

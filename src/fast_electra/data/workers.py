@@ -4,11 +4,14 @@ Notable:
 - a process that gets SIGKILL cannot tell its workers, so each worker watches two pipes that close with the parent:
   multiprocessing's own, and one that the parent closes to end the workers in the middle of their work;
 - processes are spawned, not forked, since a fork would copy the locks of running threads of PyTorch and Tokenizers;
-- signals that a terminal or a scheduler sends to all processes are the parent's to handle.
+- signals that a terminal or a scheduler sends to all processes are the parent's to handle;
+- a spawned process imports the script that started it. One that lacks `if __name__ == "__main__":` would start again
+  there, and its parent would wait for it for ever. Our work is in modules, so workers do not import it.
 """
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any
 
 from fast_electra.errors import ResourceError
@@ -24,9 +28,38 @@ from fast_electra.errors import ResourceError
 SPAWN: SpawnContext = get_context("spawn")
 
 
+class _Process(SpawnProcess):
+    """A process that does not import the script of its parent."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _without_script():
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Within the block, the main module is an empty one."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 @contextmanager
 def worker_pool(
-    workers: int, does: str, remedy: str, start: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+    workers: int,
+    does: str,
+    remedy: str,
+    start: Callable[..., object] | None = None,
+    arguments: tuple[Any, ...] = (),
+    imports_script: bool = False,
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes that ends with the block: after an error at once, otherwise when its work is done.
 
@@ -36,12 +69,14 @@ def worker_pool(
         remedy: the end of that sentence.
         start: called in each process before its first work.
         arguments: of `start`.
+        imports_script: the processes import the script that runs, because they need something that is defined there.
 
     Raises:
         ResourceError: a process ended unexpectedly.
     """
     held, lifeline = SPAWN.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, SPAWN, _begin, (held, start, arguments))
+    context = SPAWN if imports_script else _Context()
+    pool = ProcessPoolExecutor(workers, context, _begin, (held, start, arguments))
     try:
         yield pool
     except BrokenProcessPool as error:

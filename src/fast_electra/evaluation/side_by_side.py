@@ -8,6 +8,7 @@ Notable:
 """
 
 import os
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
@@ -63,7 +64,9 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
     shares = replace(work.execution, threads=max(1, work.execution.threads // workers))
     shared = (work.subject, tasks, work.config, shares, places, examples)
     remedy = "the same command continues: give it fewer of them by --workers"
-    with worker_pool(min(workers, len(jobs)), "fine-tunes", remedy, _start, shared) as pool:
+    # Whether a task or a part is defined in the script that runs.
+    of_script = b"__main__" in pickle.dumps((work.subject, tasks, work.config))
+    with worker_pool(min(workers, len(jobs)), "fine-tunes", remedy, _start, shared, of_script) as pool:
         while jobs:
             begun += jobs
             waiting = {pool.submit(_compute, job) for job in jobs}
