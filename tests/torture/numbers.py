@@ -10,6 +10,7 @@ import torch
 
 from fast_electra import distributed
 from fast_electra.errors import TrainingError
+from fast_electra.models.shares import own_share
 from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.runs.checkpoints import checkpoint_updates
 from fast_electra.training import loop
@@ -67,7 +68,8 @@ class Fault:
         if self.happened or state.update + 1 != self.at:
             return MAKE_UPDATE(state, plan, prepared, execution)
         self.happened = True
-        masters = list(state.optimizers[0].masters.values())
+        # Of this process: under FSDP2 an operation on whole weights would wait for the others.
+        masters = [share for master in state.optimizers[0].masters.values() if (share := own_share(master)).numel()]
         damaged = masters[self.place % len(masters)]
         if self.where == "weight":
             damaged.data.view(-1)[self.place % damaged.numel()] = self.value
