@@ -50,6 +50,13 @@ class Part(Section):
     """the parts of the contract, by kind"""
     default_kind: ClassVar[str]
     """the kind of a contract if a configuration names none"""
+    stays_on_device: ClassVar[bool] = False
+    """whether an update with it reads nothing on the host, so that it can be recorded as a CUDA graph; not inherited"""
+
+    @classmethod
+    def can_be_recorded(cls) -> bool:
+        """`stays_on_device` of this very class: what a class that inherits from it does is not known."""
+        return vars(cls).get("stays_on_device", False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

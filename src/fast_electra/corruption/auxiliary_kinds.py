@@ -98,6 +98,7 @@ class AutoAuxiliary(AuxiliaryConfig):
     """The frozen auxiliary of `fast_electra`: masked_lm, causal_lm or span_corruption, by the model's class."""
 
     kind: Literal["auto"] = "auto"
+    stays_on_device = True
     reads_mask = True  # the best guess before the model is known
 
     def of_model(self, name: str, model_config: "PreTrainedConfig") -> AuxiliaryConfig:
@@ -143,6 +144,7 @@ class MaskedLMAuxiliary(_OneStack):
     """A masked language model."""
 
     kind: Literal["masked_lm"] = "masked_lm"
+    stays_on_device = True
     head = "mlm"
     reads_mask = True
 
@@ -158,6 +160,7 @@ class CausalLMAuxiliary(_OneStack):
     """A causal language model."""
 
     kind: Literal["causal_lm"] = "causal_lm"
+    stays_on_device = True
     head = "causal_lm"
 
     def wrap(self, model: "PreTrainedModel", use: Use) -> "Auxiliary":

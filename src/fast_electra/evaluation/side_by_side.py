@@ -8,10 +8,10 @@ Notable:
 """
 
 import os
-import pickle
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def compute_side_by_side(tasks: Sequence[Task], work: Work) -> None:
     shared = (work.subject, tasks, work.config, shares, places, examples)
     remedy = "the same command continues: give it fewer of them by --workers"
     # Whether a task or a part is defined in the script that runs.
-    of_script = b"__main__" in pickle.dumps((work.subject, tasks, work.config))
+    of_script = b"__main__" in bytes(ForkingPickler.dumps((work.subject, tasks, work.config)))
     with worker_pool(min(workers, len(jobs)), "fine-tunes", remedy, _start, shared, of_script) as pool:
         while jobs:
             begun += jobs

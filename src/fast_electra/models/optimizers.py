@@ -88,12 +88,14 @@ class AdamWOptimizer(Optimizer):
     """AdamW, and the learning rate over the run."""
 
     kind: Literal["adamw"] = "adamw"
+    stays_on_device = True
 
 
 class MuonOptimizer(Optimizer):
     """Muon for the matrices of the encoder's layers, with updates as large as AdamW's; AdamW for the rest."""
 
     kind: Literal["muon"] = "muon"
+    stays_on_device = True
 
     def owned(self, parameters: "Mapping[str, nn.Parameter]", linear_maps: "Mapping[str, LinearMap]") -> dict[str, int]:
         return {

@@ -112,6 +112,7 @@ class MLMObjective(ObjectiveConfig):
 
     detects = False
     auxiliary_model = "main"
+    stays_on_device = True
 
     def title(self, model: str) -> str:
         return "masked language modelling"
@@ -134,6 +135,7 @@ class FastElectraObjective(ObjectiveConfig):
     """weight of corrective language modelling: the main model also predicts the original at masked positions; 0: off"""
 
     uses_auxiliary = True
+    stays_on_device = True
 
     @property
     def has_vocabulary_head(self) -> bool:
@@ -187,6 +189,8 @@ class ElectraObjective(ObjectiveConfig):
     auxiliary_model = "generator"
     mlm_loss = "mlm"
     instead_of_copies = ", or use objective.sharing"
+
+    stays_on_device = True
 
     @property
     def generator_shape(self) -> ShapeConfig:

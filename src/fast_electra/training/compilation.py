@@ -28,8 +28,6 @@ from fast_electra.terminal import Say
 from fast_electra.training.precision import Execution
 
 Compilation = bool | Literal["graphs"]
-_RECORDED = {"mlm", "fast_electra", "electra", "adamw", "muon", "auto", "masked_lm", "causal_lm"}
-"""kinds of objectives, optimizers and auxiliaries whose updates can be recorded as CUDA graphs"""
 
 
 class CompilationFailed(ResourceError):
@@ -76,19 +74,18 @@ def choose_compilation(config: Config, execution: Execution, say: Say = lambda _
 def _needs_the_host(config: Config) -> str | None:
     """Why an update cannot be recorded as a CUDA graph, as a clause; None if it can."""
     corruption, objective = config.corruption, config.objective
-    optimizers = [config.optimizer, *filter(None, [getattr(objective, "generator_optimizer", None)])]
+    optimizers = [config.optimizer, objective.optimizer_of("generator", config.optimizer)]
     if distributed.size() > 1:
         return "several processes exchange gradients"
-    kinds = [("objective", objective.kind), *(("optimizer", optimizer.kind) for optimizer in optimizers)]
-    if objective.kind == "fast_electra":
-        kinds.append(("auxiliary", config.auxiliary.kind))
-    if other := next((f"{part}.kind={kind}" for part, kind in kinds if kind not in _RECORDED), None):
+    parts = [("objective", objective), *(("optimizer", optimizer) for optimizer in optimizers)]
+    parts += [("auxiliary", config.auxiliary)] if objective.uses_auxiliary else []
+    if other := next((f"{name}.kind={part.kind}" for name, part in parts if not part.can_be_recorded()), None):
         return f"{other} may need the host"
     if config.training.activation_checkpointing:
         return "training.activation_checkpointing keeps the random state on the host"
     if not all(optimizer.bias_correction for optimizer in optimizers):
         return "optimizer.bias_correction=false changes AdamW's epsilon in every update"
-    if objective.kind != "fast_electra":
+    if not objective.uses_auxiliary:
         return None
     if corruption.cache is not None:
         return "corruption.cache is read on the host"
