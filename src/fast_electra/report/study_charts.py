@@ -68,7 +68,7 @@ def _dots(seeds: list[dict[str, Any]], means: list[dict[str, Any]], order: list[
     x = {"type": "quantitative", "title": None, "scale": {"zero": False, "nice": True, "padding": 12}}
     x["axis"] = {"grid": True, "tickCount": 5}
     color = {"field": "what", "type": "nominal", "scale": {"domain": [_MEAN, _SEED]}}
-    color["legend"] = {"title": None, "symbolType": "circle", "symbolSize": 90, "symbolStrokeWidth": 0}
+    color["legend"] = {"title": None, "columns": 1, "symbolType": "circle", "symbolSize": 90, "symbolStrokeWidth": 0}
     values = [{"row": m["row"], "value": m["mean"], "low": m["low"], "high": m["high"], "what": _MEAN} for m in means]
     point = {"y": y, "x": x | {"field": "value"}, "color": color}
     layers = [
@@ -172,7 +172,7 @@ def _lines(values: list[dict[str, Any]], rows: list[str], title: str) -> Specifi
         "type": "nominal",
         "sort": rows,
         "scale": {"domain": rows},
-        "legend": {"title": None, "columns": 2},
+        "legend": {"title": None, "columns": 1 if max(map(len, rows)) > 20 else 2, "labelLimit": 300},
     }
     x = {
         "field": "x",
