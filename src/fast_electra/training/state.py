@@ -1,4 +1,4 @@
-"""What changes during training: weights and optimizers, counters, metric sums, and what the device has not told yet."""
+"""What changes during training: weights, optimizers, counters, metric sums, and counts that are not read yet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
