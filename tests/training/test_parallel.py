@@ -375,6 +375,25 @@ def test_a_batch_that_cannot_be_divided_is_refused(folder, monkeypatch):
             refuse_uneven(config, sharding=True)
 
 
+def test_a_process_that_was_stopped_did_not_hang_meanwhile():
+    program = (
+        "import time\nfrom fast_electra.training.watchdog import Watchdog\n"
+        "with Watchdog(1.0).watching():\n"
+        "    print('watches', flush=True)\n"
+        "    time.sleep(0.3)\n"
+        "    time.sleep(0.3)\n"  # the first one is over when the process goes on
+        "print('ends')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "watches\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=60) == ("ends\n", None)
+    assert process.returncode == 0
+
+
 def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads():
     program = (
         "import time\nfrom fast_electra.training.watchdog import Watchdog\n"

@@ -4,7 +4,6 @@ import faulthandler
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,12 +19,12 @@ class Watchdog(QuietObserver):
         Args:
             seconds: the longest time between two updates.
         """
-        self._seconds, self._last = seconds, time.monotonic()
+        self._seconds, self._updates = seconds, 0
         self._stopped = threading.Event()
 
     def updated(self, update: int) -> None:
         """Called after each update."""
-        self._last = time.monotonic()
+        self._updates += 1
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -39,8 +38,12 @@ class Watchdog(QuietObserver):
             thread.join()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(max(0.01, self._last + self._seconds - time.monotonic())):
-            if time.monotonic() < self._last + self._seconds:
+        # Steps are counted, and no clock is read: a process that was stopped, as by Ctrl-Z, did not hang meanwhile.
+        step, waited, seen = min(1.0, self._seconds / 20), 0.0, self._updates
+        while not self._stopped.wait(step):
+            waited = waited + step if self._updates == seen else 0.0
+            seen = self._updates
+            if waited < self._seconds:
                 continue
             print(
                 f"error: no update was finished for {self._seconds / 60:.3g} minutes (training.longest_update): the "
