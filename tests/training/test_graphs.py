@@ -103,7 +103,7 @@ class NoCopies(TorchDispatchMode):
 META = torch.device("meta")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("dropout", "bfloat16")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("dropout", "bfloat16", "two micro-batches")])
 def test_a_recorded_update_reads_nothing_from_the_host(name, shards, auxiliary, monkeypatch):
     monkeypatch.setattr(Execution, "autocast", lambda self: contextlib.nullcontext())  # it knows no such device
     monkeypatch.setattr(torch.optim, "AdamW", lambda *_, **__: torch.optim.SGD([torch.zeros(1)]))  # fused: nor does it
@@ -135,10 +135,9 @@ def test_a_recorded_update_reads_nothing_from_the_host(name, shards, auxiliary, 
 
 def test_graphs_are_forgotten_where_tensors_are_replaced(shards, auxiliary, recorded):
     _, state = run(configured(CASES["spikes"], shards, auxiliary), with_graphs=True)
-    before = len(recorded)
+    assert state.graphs._recorded  # type: ignore[union-attr]
     state.restore(0, state.scalars(), torch.device("cpu"))
-    assert state.graphs._recorded == {}  # type: ignore[union-attr]
-    assert before == len(recorded)
+    assert not state.graphs._recorded  # type: ignore[union-attr]
 
 
 def test_what_cannot_be_recorded_is_one_sentence(shards, monkeypatch):

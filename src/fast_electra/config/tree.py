@@ -77,7 +77,7 @@ class TrainingConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """of weights, data order, masks and noise"""
     compile: bool | Literal["auto", "graphs"] = "auto"
-    """compile the models (torch.compile); auto: on a CUDA GPU; graphs: also record them as CUDA graphs"""
+    """compile the models (torch.compile); auto: on a CUDA GPU; graphs: also record whole updates as CUDA graphs"""
     log_every: int = Field(default=10, ge=1)
     """updates between two lines of metrics"""
     validate_every: int | None = Field(default=None, ge=1)

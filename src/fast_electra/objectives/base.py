@@ -136,8 +136,8 @@ class Trainable(Protocol[E]):
         """The curriculum's values at a progress, for the log: the temperature, if there is one."""
         return {}
 
-    def read_temperature(self, scalar: "Tensor | None") -> None:
-        """From now on take the temperature from a scalar on the device, for a CUDA graph; None: from the curriculum."""
+    def read_temperature(self, scalar: Tensor | None) -> None:
+        """From now on take the temperature from a float32 scalar on the device, for CUDA graphs; None: as before."""
 
     def observe(self, metrics: dict[str, float]) -> None:
         """Follow an update's means of losses and metrics, by name."""

@@ -50,8 +50,7 @@ class FastElectra(Objective):
     head: CorrectiveHead | None = None
     """predicts the originals at masked positions; `weights` then needs a weight for its term, `corrective`"""
     weights: Mapping[str, float] = field(default_factory=lambda: {"rtd": 1.0})
-
-    _temperature = None  # a scalar on the device that replaces the curriculum's; no field of the class
+    _temperature = None  # a scalar on the device in place of the curriculum's; no field, so copies do not have it
 
     @property
     def observes(self) -> bool:

@@ -167,12 +167,13 @@ def _band(
 
 
 def _lines(values: list[dict[str, Any]], rows: list[str], title: str) -> Specification:
+    columns = 1 if max(map(len, rows)) > 20 else 2
     color = {
         "field": "row",
         "type": "nominal",
         "sort": rows,
         "scale": {"domain": rows},
-        "legend": {"title": None, "columns": 1 if max(map(len, rows)) > 20 else 2, "labelLimit": 300},
+        "legend": {"title": None, "columns": columns, "labelLimit": 300, "symbolOpacity": 1},
     }
     x = {
         "field": "x",

@@ -1,7 +1,7 @@
 """Whole updates as CUDA graphs (`training.compile=graphs`): one launch for corruption, losses, gradients and optimizer.
 
-A small model's update is a thousand short kernels, and the host needs more time to launch them than the GPU to compute
-them. A CUDA graph is recorded once and replayed with one launch.
+A small model's update is many hundred short kernels, and launching them can take the host longer than the GPU needs to
+compute them (benchmarks/README.md, "One H100"). A CUDA graph is recorded once and replayed with one launch.
 
 Notable:
 - a graph always reads and writes the same memory. So rows, counts, temperature and learning rates are copied to tensors
