@@ -5,11 +5,13 @@ Without a GPU a recording is its work itself, with the arguments and tensors of 
 
 import contextlib
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fast_electra.pipelines.corrupt import build_cache
 from fast_electra.training import graphs
 from fast_electra.training.assembly import assemble
 from fast_electra.training.compilation import CompilationFailed, choose_compilation
@@ -29,6 +31,7 @@ CASES = {
     "mlm": {"kind": "mlm"},
     "BERT's rule": {"kind": "mlm", "objective__random": 0.1, "objective__kept": 0.1},
     "on the fly": {"kind": "fast_electra"},
+    "cached": {"kind": "fast_electra", "corruption__cache": Path("cache")},
     "two micro-batches": {"kind": "fast_electra", "training__micro_batch_size": 4},
     "corrective": {"kind": "fast_electra", "objective__corrective_weight": 0.2},
     "tied": JOINT | {"objective__sharing": "tied"},
@@ -56,6 +59,18 @@ def recorded(monkeypatch):
     return made
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory, shards, auxiliary):
+    folder = tmp_path_factory.mktemp("graphs")
+    build_cache(tiny.settings(shards, "fast_electra", auxiliary, training__updates=UPDATES), folder / "cache")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def beside_the_cache(cache, monkeypatch):
+    monkeypatch.chdir(cache)
+
+
 def configured(case, shards, auxiliary, **more):
     settings = dict(case)
     kind = settings.pop("kind")
@@ -71,7 +86,8 @@ def run(config, with_graphs):
     losses = []
     for update in range(plan.updates):
         state.sums = {}
-        make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
+        prepared = parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update))
+        make_update(state, plan, prepared, execution)
         losses.append(float(state.sums["loss"][0] / state.sums["loss"][1]))
     state.look()
     return losses, state
@@ -119,7 +135,7 @@ def test_a_recorded_update_reads_nothing_from_the_host(name, shards, auxiliary, 
         if candidates := getattr(holder, "candidates", None):
             object.__setattr__(candidates, "excluded_E", candidates.excluded_E.to(META))
     optimizers = [GroupOptimizer(group) for group in objective.parameter_groups()]
-    prepared = objective.prepare(parts.schedule.at(0), 0)
+    prepared = objective.prepare(parts.schedule.at(0), 0, progress=0.5)
     state = State(objective, optimizers, Alone(objective), losses=loss_window(META))
     scalar = torch.empty((), device=META)
     given = Given(0.5, 0, 3, [*objective.counts(prepared)], torch.empty(9, device=META), [scalar] * 3, spike=3.0)
@@ -167,6 +183,7 @@ def test_each_phase_has_graphs_of_its_own(shards, recorded):
         ({"auxiliary__kind": "ngram"}, "auxiliary.kind=ngram"),
         ({"training__activation_checkpointing": True}, "training.activation_checkpointing"),
         ({"optimizer__bias_correction": False}, "optimizer.bias_correction=false"),
+        ({"corruption__cache": Path("cache")}, None),
         ({}, None),
     ],
 )  # fmt: skip

@@ -92,6 +92,7 @@ _SHAPES = {
     "electra-small": ("electra-small", {"training.batch_size": 128}),
     "electra-small-two-micro-batches": ("electra-small", {"training.batch_size": 128}),
     "4x256": ("text-hour", {"training.batch_size": 32, "data.length": 128}),
+    "4x256-cached": ("text-hour", {"training.batch_size": 32, "data.length": 128}),
 }
 
 
@@ -106,12 +107,15 @@ def cuda_graphs(trial: Trial) -> None:
         setup = prepare(load_config(preset, [f"{key}={value}" for key, value in given.items()]), trial.folder / name)
         losses: dict[Compilation, list[float]] = {}
         for value in values:
-            config = with_settings(setup.online, training={"compile": value})
+            config = setup.cached if name.endswith("cached") else setup.online
+            config = with_settings(config, training={"compile": value})
             if name.endswith("micro-batches"):
                 half = config.training.batch_size // 2
                 config = with_settings(config, training={"micro_batch_size": half})
             word = "graphs" if value == "graphs" else "compiled" if value else "plain"
-            losses[value], found = _losses(config, setup.execution, 5 if trial.tiny else 20)
+            # A cache has the rows of a few updates only.
+            count = min(config.training.updates or 20, 5 if trial.tiny else 20)
+            losses[value], found = _losses(config, setup.execution, count)
             trial.report({f"{name}_{word}_{key}": figure for key, figure in found.items()})
         for value in values[1:]:
             moved = max(abs(one / other - 1) for one, other in zip(losses[value], losses[False], strict=True))
@@ -129,10 +133,12 @@ def _losses(config: Config, execution: Execution, updates: int) -> tuple[list[fl
     first = 0.0
     for update in range(updates):
         state.sums = {}
-        make_update(state, plan, parts.objective.prepare(parts.schedule.at(update), plan.seed), execution)
+        prepared = parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update))
+        make_update(state, plan, prepared, execution)
         found.append(float(state.sums["loss"][0] / state.sums["loss"][1]))
         first = first or time.perf_counter() - began
-    trained = Trained(config, parts, parts.objective, execution)
+    # The rows are reused in turn, and the schedules must not end.
+    trained = Trained(with_settings(config, training={"updates": 10**6}), parts, parts.objective, execution)
     trained.run(4)  # kernels are compiled, and updates recorded
     timed = trained.run(updates)
     return found, {"first_update_seconds": first, "updates_per_second": timed.updates / timed.seconds}

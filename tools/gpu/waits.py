@@ -116,7 +116,10 @@ def updates(config: Config, execution: Execution, count: int) -> Iterator[None]:
     parts = assemble(config, execution)
     state, plan = start(config, parts, execution)
     loader = loader_of(
-        lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed), 0, count, execution.device
+        lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update)),
+        0,
+        count,
+        execution.device,
     )
     try:
         for number, (prepared, _) in enumerate(loader):

@@ -28,7 +28,7 @@ import torch
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.cache_files import KNOTS, PartFile, PathReader, interpolation, knots
 from fast_electra.corruption.masking import Masked
-from fast_electra.corruption.replacement import Corrupted, replace
+from fast_electra.corruption.replacement import Corrupted, CorruptionSource, Replacements
 from fast_electra.data.batches import Batch
 from fast_electra.data.files import MANIFEST, canonical_digest, differing_parts, verify_manifest, write_json_atomically
 from fast_electra.errors import ConfigError, DataError
@@ -42,17 +42,19 @@ _REBUILD = "run `fast-electra corrupt` again with the same settings, or choose a
 
 
 @dataclass(frozen=True)
-class CachedCorruption:
+class CachedCorruption(CorruptionSource):
     """Reads replacements instead of running an auxiliary."""
 
     cache: "CorruptionCache"
 
+    def stored(self, batch: Batch, difficulty: Difficulty) -> Replacements:
+        """The stored samples of `softmax(l / T)`."""
+        tokens_BM, expected_B = self.cache.read(batch.samples.numpy(), difficulty.temperature)
+        return Replacements(torch.from_numpy(tokens_BM), torch.from_numpy(expected_B))
+
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
         """The batch with stored samples of `softmax(l / T)`; `seed` is not used, since the cache has its own."""
-        tokens_BM, expected = self.cache.read(batch.samples.numpy(), difficulty.temperature)
-        device = batch.ids.device
-        ids_BS, replaced_BS = replace(batch, masked, torch.from_numpy(tokens_BM).to(device, non_blocking=True))
-        return Corrupted(ids_BS, replaced_BS, masked, torch.full((), expected, device=device), entropy=None)
+        return self.stored(batch, difficulty).to(batch.ids.device).written(batch, masked)
 
 
 class CorruptionCache:
@@ -105,7 +107,7 @@ class CorruptionCache:
                 "what is missing."
             )
 
-    def read(self, samples_B: np.ndarray, temperature: float) -> tuple[np.ndarray, float]:
+    def read(self, samples_B: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         """Read the samples of `softmax(l / temperature)` at the masked positions of some rows.
 
         Args:
@@ -114,7 +116,7 @@ class CorruptionCache:
 
         Returns:
             tokens (B, M), int64, without meaning in slots that hold no masked position; and the expected number of
-            tokens that differ from the original.
+            tokens of each row that differ from the original (B,), float32.
 
         Raises:
             ValueError: the temperature lies outside the interval.
@@ -125,11 +127,10 @@ class CorruptionCache:
         inverse = 1.0 / temperature
         found = [(chosen_B, *part.at(rows_R, np.float32(inverse))) for chosen_B, part, rows_R in self._find(samples_B)]
         tokens_BM = np.empty((len(samples_B), found[0][1].shape[1]), dtype=np.int64)
-        expected_K = np.zeros(KNOTS)
+        expected_BK = np.empty((len(samples_B), KNOTS))
         for chosen_B, tokens_RM, expected_RK in found:
-            tokens_BM[chosen_B] = tokens_RM
-            expected_K += expected_RK.sum(0, dtype=np.float64)
-        return tokens_BM, float(expected_K @ interpolation(self._knots, inverse))
+            tokens_BM[chosen_B], expected_BK[chosen_B] = tokens_RM, expected_RK
+        return tokens_BM, (expected_BK @ interpolation(self._knots, inverse)).astype(np.float32)
 
     def _find(self, samples_B: np.ndarray) -> Iterator[tuple[np.ndarray, PathReader, np.ndarray]]:
         """For each file: which of the rows it holds, its reader, and their places in it."""

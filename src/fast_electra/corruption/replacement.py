@@ -13,7 +13,7 @@ Notable:
 - only masked positions pass through the auxiliary's output layer;
 - a sample that equals the original counts as original;
 - `OnTheFly` runs the auxiliary for every batch. `CachedCorruption` (cache.py) reads samples that were computed ahead of
-  time. Both are a `CorruptionSource`.
+  time, in the loader's thread if the temperature is known there. Both are a `CorruptionSource`.
 
 Shapes: B sequences, S positions, M masked positions (padded), N = B · M.
 """
@@ -50,8 +50,43 @@ class Corrupted:
     """scalar, nats: sum of the entropies of softmax(l_t / T); None from a cache, which does not store it"""
 
 
+@dataclass(frozen=True)
+class Replacements:
+    """Samples that were read from a cache for a batch."""
+
+    tokens_BM: Tensor
+    """int64; no meaning in slots that hold no masked position"""
+    expected_B: Tensor
+    """float32: expected number of tokens of each row that differ from the original"""
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that move to a device."""
+        return [self.tokens_BM, self.expected_B]
+
+    def to(self, device: torch.device) -> "Replacements":
+        """A copy on a device."""
+        return Replacements(*(tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+
+    def pinned(self) -> "Replacements":
+        """A copy in page-locked memory."""
+        return Replacements(*(tensor.pin_memory() for tensor in self.tensors()))
+
+    def split(self, size: int) -> list["Replacements"]:
+        """The replacements of each `size` sequences, as `Batch.split` splits them."""
+        return [Replacements(*parts) for parts in zip(*(each.split(size) for each in self.tensors()), strict=True)]
+
+    def written(self, batch: Batch, masked: Masked) -> Corrupted:
+        """The batch with these samples at its masked positions."""
+        ids_BS, replaced_BS = replace(batch, masked, self.tokens_BM)
+        return Corrupted(ids_BS, replaced_BS, masked, self.expected_B.sum(), entropy=None)
+
+
 class CorruptionSource(Protocol):
     """Gives corrupted sequences: on the fly, or from samples that were computed ahead of time."""
+
+    def stored(self, batch: Batch, difficulty: Difficulty) -> Replacements | None:
+        """The samples that are stored for a batch on the CPU; None if they are made on the fly."""
+        return None
 
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
         """The batch with replacements at its masked positions; the same arguments give the same replacements."""
@@ -70,7 +105,7 @@ def replace(batch: Batch, masked: Masked, tokens_BM: Tensor) -> tuple[Tensor, Te
 
 
 @dataclass(frozen=True)
-class OnTheFly:
+class OnTheFly(CorruptionSource):
     """Runs the frozen auxiliary on every batch."""
 
     auxiliary: Auxiliary
@@ -94,10 +129,14 @@ class OnTheFly:
 
 
 @dataclass(frozen=True)
-class ByPhase:
+class ByPhase(CorruptionSource):
     """Takes the source of each batch's phase."""
 
     sources: Sequence[CorruptionSource]
+
+    def stored(self, batch: Batch, difficulty: Difficulty) -> Replacements | None:
+        """What the source of the batch's phase has stored."""
+        return self.sources[batch.phase].stored(batch, difficulty)
 
     def corrupt(self, batch: Batch, masked: Masked, difficulty: Difficulty, seed: int) -> Corrupted:
         """The batch, corrupted by the source of its phase."""

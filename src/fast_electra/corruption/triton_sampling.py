@@ -31,7 +31,7 @@ from torch.utils.flop_counter import register_flop_formula
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.auxiliary import Auxiliary, MaskedLanguageModel
 from fast_electra.corruption.masking import Masked, originals
-from fast_electra.corruption.replacement import Corrupted, corrupted_by
+from fast_electra.corruption.replacement import Corrupted, CorruptionSource, corrupted_by
 from fast_electra.corruption.sampling import Samples
 from fast_electra.data.batches import Batch
 from fast_electra.data.random import Stream, uniform_pairs
@@ -52,7 +52,7 @@ class OutputLayer:
 
 
 @dataclass(frozen=True)
-class TritonSampling:
+class TritonSampling(CorruptionSource):
     """Runs the frozen auxiliary on every batch, with the kernel in place of its output layer."""
 
     auxiliary: MaskedLanguageModel

@@ -3,7 +3,8 @@
 Notable:
 - an objective returns sums, and the loop divides them by the counts of the whole update. So micro-batches (and later
   ranks) of uneven size equal one batch;
-- masks do not depend on the update's difficulty, so they are prepared in the loader's thread;
+- masks do not depend on the update's difficulty, so they are prepared in the loader's thread. There replacements are
+  read from a cache, too, if the difficulty does not depend on earlier updates;
 - the loop needs only `Trainable`, on batches of any kind (those of fine-tuning have labels). Pre-training needs an
   `Objective`, which has more methods;
 - parameter groups have names, and each has its own optimizer settings and clipping: one for Fast-ELECTRA, up to three
@@ -17,6 +18,7 @@ from typing import Any, Protocol, Self, TypeVar
 from torch import Tensor, nn
 
 from fast_electra.corruption.masking import Masked, Masker
+from fast_electra.corruption.replacement import Replacements
 from fast_electra.corruption.settings import CorruptionConfig
 from fast_electra.data.batches import Batch
 from fast_electra.models.linear_maps import LinearMap, linear_maps
@@ -53,6 +55,8 @@ class Prepared:
 
     batch: Batch
     masked: Masked
+    replacements: Replacements | None = None
+    """what was read for the masked positions; None: `CorruptionSource.corrupt` makes or reads it"""
 
     @property
     def tokens(self) -> int:
@@ -61,22 +65,23 @@ class Prepared:
 
     def split(self, size: int) -> list["Prepared"]:
         """Micro-batches of `size` sequences."""
-        return [
-            Prepared(batch, masked)
-            for batch, masked in zip(self.batch.split(size), self.masked.split(size), strict=True)
-        ]
+        batches, masked = self.batch.split(size), self.masked.split(size)
+        replacements = self.replacements.split(size) if self.replacements else [None] * len(batches)
+        return [Prepared(*parts) for parts in zip(batches, masked, replacements, strict=True)]
 
     def tensors(self) -> list[Tensor]:
         """The tensors that move to a device."""
-        return [*self.batch.tensors(), self.masked.positions_BM, self.masked.valid_BM]
+        read = self.replacements.tensors() if self.replacements else []
+        return [*self.batch.tensors(), self.masked.positions_BM, self.masked.valid_BM, *read]
 
     def to(self, device: Any) -> "Prepared":
         """A copy on a device."""
-        return Prepared(self.batch.to(device), self.masked.to(device))
+        read = self.replacements and self.replacements.to(device)
+        return Prepared(self.batch.to(device), self.masked.to(device), read)
 
     def pinned(self) -> "Prepared":
         """A copy in page-locked memory."""
-        return Prepared(self.batch.pinned(), self.masked.pinned())
+        return Prepared(self.batch.pinned(), self.masked.pinned(), self.replacements and self.replacements.pinned())
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,11 @@ class Objective(Trainable[Prepared], Protocol):
         """Every trained parameter, each in exactly one group."""
         ...
 
-    def prepare(self, batch: Batch, seed: int) -> Prepared:
-        """The batch with its masked positions: a pure function of batch and seed."""
+    def prepare(self, batch: Batch, seed: int, progress: float | None = None) -> Prepared:
+        """The batch with its masked positions: a pure function of batch and seed.
+
+        With the `progress` of its update, replacements are read now if a cache holds them and the difficulty is known.
+        """
         return Prepared(batch, self.masker(batch, seed))
 
     def validate(self, batches: list[Prepared], seed: int) -> dict[str, float]:

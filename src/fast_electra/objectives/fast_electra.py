@@ -27,6 +27,7 @@ from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masker
 from fast_electra.corruption.replacement import Corrupted, CorruptionSource
 from fast_electra.corruption.schedules import Curriculum
+from fast_electra.data.batches import Batch
 from fast_electra.models.corrective import CorrectiveHead
 from fast_electra.models.optimizers import Optimizer
 from fast_electra.models.rtd import ReplacedTokenDetector
@@ -71,6 +72,16 @@ class FastElectra(Objective):
         named = {f"masked_lm.{name}": p for name, p in head.parameters.items()}
         maps = {f"masked_lm.{name}": found for name, found in head.linear_maps.items()}
         return [replace(main, parameters={**main.parameters, **named}, linear_maps={**main.linear_maps, **maps})]
+
+    def prepare(self, batch: Batch, seed: int, progress: float | None = None) -> Prepared:
+        """The batch with its masked positions; with `progress` and a cache, also its replacements.
+
+        A curriculum that follows the run's metrics does not know its difficulty ahead. Then `terms` reads them.
+        """
+        prepared = super().prepare(batch, seed)
+        if progress is None or self.observes:
+            return prepared
+        return replace(prepared, replacements=self.source.stored(batch, self.curriculum.difficulty(progress)))
 
     def counts(self, prepared: Prepared) -> dict[str, Tensor]:
         """The sum of the weights of scored tokens (`rtd`), and the number of masked positions (`corrective`)."""
@@ -136,8 +147,9 @@ class FastElectra(Objective):
 
     def _forward(self, prepared: Prepared, difficulty: Difficulty, seed: int) -> tuple[Corrupted, Tensor, Terms]:
         """A corrupted batch, the main model's RTD logits (B, S) for it, and the terms of its corrections, if any."""
-        corrupted = self.source.corrupt(prepared.batch, prepared.masked, difficulty, seed)
-        logits_BS, hidden_states = self.main.logits_and_hidden_states(prepared.batch, corrupted.ids_BS)
+        batch, masked, read = prepared.batch, prepared.masked, prepared.replacements
+        corrupted = read.written(batch, masked) if read else self.source.corrupt(batch, masked, difficulty, seed)
+        logits_BS, hidden_states = self.main.logits_and_hidden_states(batch, corrupted.ids_BS)
         if not self.head:
             return corrupted, logits_BS, Terms({})
         assert hidden_states is not None

@@ -188,7 +188,9 @@ def _train(
             train(
                 session.state,
                 plan,
-                batches=lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed),
+                batches=lambda update: parts.objective.prepare(
+                    parts.schedule.at(update), plan.seed, plan.progress(update)
+                ),
                 validate=lambda: validate(parts, execution, session.state),
                 save=lambda state: _save(state, run, session.config, parts, execution, metrics),
                 execution=execution,

@@ -87,8 +87,6 @@ def _needs_the_host(config: Config) -> str | None:
         return "optimizer.bias_correction=false changes AdamW's epsilon in every update"
     if not objective.uses_auxiliary:
         return None
-    if corruption.cache is not None:
-        return "corruption.cache is read on the host"
     if corruption.sampler != "inverse_cdf":
         return f"corruption.sampler={corruption.sampler} reads the temperature on the host"
     if corruption.schedule.follows_run:

@@ -72,6 +72,10 @@ class Plan:
         """Rows of a micro-batch of an update, the first of which is 0."""
         return self.phases[self.phase(update)].micro_batch_size if self.phases else self.micro_batch_size
 
+    def progress(self, update: int) -> float:
+        """The progress of an update, the first of which is 0: in [0, 1]."""
+        return update / self.updates
+
     def learning_rate(self, settings: Optimizer, update: int) -> float:
         """The learning rate of an update, the first of which is 0, by the settings of its parameter group."""
         return learning_rate(settings, update, self.updates, self.own_rates)
@@ -182,7 +186,7 @@ def make_update(state: State, plan: Plan, prepared: Examples, execution: Executi
         state.losses = loss_window(device)
     if execution.scales_loss and state.loss_scale is None:
         state.loss_scale = LossScale.start(device)
-    progress = state.update / plan.updates
+    progress = plan.progress(state.update)
     state.settings = objective.settings(progress)
     # Dropout depends on (seed, update, process) only.
     torch.manual_seed((plan.seed * 1_000_003 + state.update + (state.parallel.rank << 40)) % 2**63)

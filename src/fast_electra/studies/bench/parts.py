@@ -16,13 +16,13 @@ from torch import Tensor
 from fast_electra.config import Config
 from fast_electra.corruption.augmentations import Difficulty
 from fast_electra.corruption.masking import Masked
-from fast_electra.corruption.replacement import Corrupted, replace
+from fast_electra.corruption.replacement import Corrupted, CorruptionSource, replace
 from fast_electra.data.batches import Batch
 from fast_electra.data.tokenizer_training import SPECIAL_TOKENS
 from fast_electra.objectives.base import Objective, Prepared
 from fast_electra.objectives.fast_electra import FastElectra
 from fast_electra.studies.bench.peer import PlainElectra, TxtaiElectra
-from fast_electra.studies.bench.setup import BATCHES, Bench, generator_shape, transformers_config_of, with_settings
+from fast_electra.studies.bench.setup import BATCHES, Bench, generator_shape, transformers_config_of
 from fast_electra.training.assembly import Assembled, assemble
 from fast_electra.training.loop import loader_of, make_update
 from fast_electra.training.precision import Execution, synchronize
@@ -51,7 +51,7 @@ class BenchPart(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(CorruptionSource):
     """A corruption source whose replacements are in memory, so that it only writes them into the rows."""
 
     tokens_RM: Tensor
@@ -87,7 +87,8 @@ class Trained:
         return Timing(time.perf_counter() - began, updates, tokens, all_waited)
 
     def _prepared(self, update: int) -> Prepared:
-        return self._parts.objective.prepare(self._parts.schedule.at(update % BATCHES), self._plan.seed)
+        batch, plan = self._parts.schedule.at(update % BATCHES), self._plan
+        return self._parts.objective.prepare(batch, plan.seed, plan.progress(update))
 
 
 class Plain:
@@ -126,10 +127,7 @@ def build_part(name: str, setup: Bench) -> BenchPart:
     parts = assemble(configs.get(name, setup.online), execution)
     objective = given(parts, execution) if name == "rtd_only" else parts.objective
     # Not `setup.cached`: its few updates are reused in turn, and its schedules would end after them.
-    config = setup.online
-    if name == "cached" and config.training.compile == "graphs":  # which the host reads cannot be recorded
-        config = with_settings(config, training={"compile": True})
-    return Trained(config, parts, objective, execution)
+    return Trained(setup.online, parts, objective, execution)
 
 
 def _build_peer(name: str, setup: Bench) -> BenchPart:
