@@ -58,7 +58,7 @@ test-pages: $(VENV)/installed-pages  ## the pages of reports in a browser (the s
 	@$(BIN)/python -m pytest -rs tests/report/test_pages.py
 
 test-versions:  ## the tests with the lowest and the newest supported versions, in environments of their own (each 6 GB with CUDA)
-	@$(PYTHON) tools/test_versions.py --pip='$(INDEX)' $(TESTS)
+	@$(PYTHON) tools/test_versions.py --pip='$(INDEX)' --numprocesses logical --maxprocesses 8 --dist loadfile $(TESTS)
 
 torture: $(VENV)/installed-test  ## damage, kill and starve everything, and write the table of docs/reliability.md (SCALE=0.05: a twentieth)
 	@$(BIN)/python -m tests.torture --scale $(SCALE)

@@ -106,7 +106,7 @@ def values_task() -> Task:
 TAGS = ("O", "B-side", "I-side")
 
 
-def tokens_task() -> Task:
+def tokens_task(train: int = 160) -> Task:
     """Which words are "left" or "right"?"""
     draw = random.Random(0)
 
@@ -116,7 +116,7 @@ def tokens_task() -> Task:
             [tuple(words) for words in sentences], [[int(word in CLASSES) for word in words] for words in sentences]
         )
 
-    return make_task("tags", "tokens", TAGS, split(160), {"dev": split(40)}, {}, ("entity_f1", "token_accuracy"))
+    return make_task("tags", "tokens", TAGS, split(train), {"dev": split(40)}, {}, ("entity_f1", "token_accuracy"))
 
 
 @pytest.fixture(scope="session")

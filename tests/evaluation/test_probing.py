@@ -52,7 +52,8 @@ def test_a_probe_finds_what_a_linear_model_on_mean_hidden_states_finds(encoder):
 
 def test_values_words_and_pairs_can_be_probed(encoder):
     assert probe(*encoder, values_task())["dev"]["pearson"] > 0.5
-    assert probe(*encoder, tokens_task())["dev"]["entity_f1"] > 0.8
+    # 160 sentences are too few for some first weights, and these depend on Transformers' version.
+    assert probe(*encoder, tokens_task(480))["dev"]["entity_f1"] > 0.8
     assert probe(*encoder, words_task(pairs=True))["dev"].keys() == {"accuracy", "matthews"}
 
 
