@@ -20,6 +20,7 @@ from fast_electra.errors import ConfigError, DataError, ResourceError, TrainingE
 from fast_electra.report.page import render_page
 from fast_electra.report.study_page import as_text, sentences_of, study_content, tables_of
 from fast_electra.studies.grid import running
+from fast_electra.studies.grid.cost import planned_costs
 from fast_electra.studies.grid.findings import differences, holm, results_of, summary
 from fast_electra.studies.grid.measures import reached, stability
 from fast_electra.studies.grid.plan import Rate, plan, stages_of
@@ -197,6 +198,17 @@ def test_tokens_flops_and_seconds_become_updates():
     assert {cell.node.settings["training.updates"] for cell in flops.cells} == {12}
 
 
+def test_the_tokens_of_every_phase_count(tmp_path):
+    twice = {"phases": [{"start": 0.5, "training": {"batch_size": 16}}]}
+    found = study(set=twice, budget={"tokens": 24 * 8 * 32})
+    # The auxiliary has a quarter of 24 batches of 8 rows, and 18 are left: 6 of 8 rows and 6 of 16.
+    assert {cell.node.settings["training.updates"] for cell in plan(found, {}).cells} == {12}
+    free = study(set=twice, stages={"text": study().stages["text"]}, methods={}, budget={"updates": 12})
+    plain = study(stages={"text": study().stages["text"]}, methods={}, budget={"updates": 18})
+    phased, without = (planned_costs(each, tmp_path)["runs"][0] for each in (free, plain))
+    assert (phased["tokens"], phased["flops"]) == (without["tokens"], without["flops"])
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -206,6 +218,10 @@ def test_tokens_flops_and_seconds_become_updates():
         ({"methods": {"fast": {"base": "nothing"}}}, "base nothing is neither a preset"),
         ({"methods": {"fast": {"seeds": 3}}}, "a list such as"),
         ({"stages": {"text": {"corpus": {}}}, "methods": {}}, "a corpus needs sources"),
+        (
+            {"set": {"phases": [{"start": 0.5, "training": {"batch_size": 16}}]}, "budget": {"seconds": 9}},
+            "a budget in updates or tokens, since its phases",
+        ),
     ],
 )
 def test_what_can_not_be_planned_names_the_run(changes, says):

@@ -334,10 +334,13 @@ class Config(Section):
     @property
     def known_updates(self) -> int | None:
         """Number of updates; None if the budget (FLOPs, hours) becomes a number only at the start of the run."""
-        if self.training.tokens is None:
-            return self.training.updates
-        tokens = [each.training.batch_size * each.data.length for each in self.each_phase]
-        return self.updates_within(self.training.tokens, tokens)
+        tokens = self.training.tokens
+        return self.training.updates if tokens is None else self.updates_within(tokens, self.tokens_per_update)
+
+    @property
+    def tokens_per_update(self) -> list[int]:
+        """The tokens of an update of each phase, with padding."""
+        return [each.training.batch_size * each.data.length for each in self.each_phase]
 
     def updates_within(self, budget: float, costs: Sequence[float]) -> int:
         """The most updates whose cost is within a budget, at least 1; `costs` are those of an update of each phase."""

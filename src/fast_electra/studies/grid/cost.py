@@ -60,10 +60,10 @@ def _row(node: RunNode, is_done: bool, unmeasured: Collection[str], rates: dict[
         return row | {"updates": None}
     if (updates := config.known_updates) is None:
         return row
-    rows = updates * config.training.batch_size
+    rows = [((p.stop - p.start) * p.config.training.batch_size, p.config) for p in config.planned_phases()]
     return row | {
-        "tokens": rows * config.data.length,
-        "flops": rows * _flops_per_row(node, config),
+        "tokens": sum(count * phase.data.length for count, phase in rows),
+        "flops": sum(count * _flops_per_row(node, phase) for count, phase in rows),
         "seconds": updates / rates[node.pace].updates_per_second if node.pace in rates else None,
     }
 

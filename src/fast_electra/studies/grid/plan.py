@@ -226,24 +226,31 @@ class _Planner:
         if budget.unit == "updates":
             return max(1, round(amount))
         if budget.unit == "tokens":
-            return max(1, round(amount / _tokens(node)))
+            config = node.config(Path())
+            return config.updates_within(amount, config.tokens_per_update)
         rate = self._rate(node)
         return max(
             1, round(amount * rate.updates_per_second if budget.unit == "seconds" else amount / rate.flops_per_update)
         )
 
     def _spent(self, node: RunNode, budget: Budget) -> float:
-        updates = node.config(Path()).known_updates
+        config = node.config(Path())
+        updates = config.known_updates
         if updates is None:
             raise ConfigError(f"{node.label}: give its length as share, training.updates or training.tokens.")
         if budget.unit == "updates":
             return updates
         if budget.unit == "tokens":
-            return updates * _tokens(node)
+            planned = config.planned_phases()
+            return sum(n * (p.stop - p.start) for n, p in zip(config.tokens_per_update, planned, strict=True))
         rate = self._rate(node)
         return updates / rate.updates_per_second if budget.unit == "seconds" else updates * rate.flops_per_update
 
     def _rate(self, node: RunNode) -> Rate:
+        if node.config(Path()).phases:
+            raise ConfigError(
+                f"{node.label}: give a budget in updates or tokens, since its phases have speeds of their own."
+            )
         if node.pace not in self._rates:
             if any(isinstance(stage, RunNode) and stage.is_cache for stage in stages_of(node)):
                 raise ConfigError(f"{node.label}: give a budget in updates or tokens, since it reads a cache.")
@@ -344,11 +351,6 @@ class _Use:
         tree["sources"] = [source_name(source) for source in tree.get("sources", [])]
         identity = digest_of(tree, {}, bool(python))
         return CorpusNode(f"{name}-{identity}", identity, f"stage {name}", name, {}, bool(python), config.data)
-
-
-def _tokens(node: RunNode) -> int:
-    config = node.config(Path())
-    return config.training.batch_size * config.data.length
 
 
 def _refuse_equal(cells: list[Cell]) -> None:
