@@ -38,11 +38,10 @@ class Text:
     source: str = "package/file.py"
 
 
-NONE = Frequencies(Counter(), Counter(), 0)
+NONE = Frequencies(Counter(), Counter())
 CORPUS = Frequencies(
     Counter({"<": 50, "<=": 10, ">": 25, ">=": 5, "==": 100, "!=": 10, "+": 9, "-": 9}),
     Counter({"width": 60, "height": 30, "depth": 10}),
-    0,
 )
 
 

@@ -102,7 +102,8 @@ def mask_in_turn(
         log-probabilities of the masked tokens, and of the most likely tokens at their places; an array for each
         sequence.
     """
-    passes = [max(0, len(sequence) - 2) for sequence in sequences]
+    if not sequences:
+        return [], []
     questions, positions, tokens = [], [], []
     for sequence in sequences:
         for position in range(1, len(sequence) - 1):
@@ -115,9 +116,7 @@ def mask_in_turn(
     chosen, best = predict_at(
         questions, np.array(positions, dtype=np.int64), wanted, prediction, pad_id=pad_id, batch_size=batch_size
     )
-    ends = np.cumsum(passes)[:-1]
-    if not len(sequences):
-        return [], []
+    ends = np.cumsum([max(0, len(sequence) - 2) for sequence in sequences])[:-1]
     return np.split(chosen[:, 0], ends), np.split(best, ends)
 
 
@@ -128,7 +127,7 @@ def predict_at(
     prediction: MaskedPrediction,
     *,
     pad_id: int,
-    batch_size: int,
+    batch_size: int = 64,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict the token at one position of each sequence.
 

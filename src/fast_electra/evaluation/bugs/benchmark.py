@@ -23,10 +23,6 @@ class BugBenchmark:
     """Python files of the training corpus, which give the frequencies of operators and names"""
     held_out: Sequence[SourceText]
     """Python files of packages that are not in the training corpus, which give the functions"""
-    operators: int = 2_500
-    """maximum number of bugs with a wrong operator"""
-    variables: int = 1_500
-    """maximum number of bugs with a wrong variable"""
 
     @cached_property
     def frequencies(self) -> Frequencies:
@@ -36,12 +32,8 @@ class BugBenchmark:
     @cached_property
     def bugs(self) -> list[Bug]:
         """Bugs of both kinds, in the order of the held-out files."""
-        return find_bugs(self.held_out, self.frequencies, self.operators, self.variables)
-
-    def bugs_of(self, kind: BugKind) -> list[Bug]:
-        """Return the bugs of one kind."""
-        return [bug for bug in self.bugs if bug.kind == kind]
+        return find_bugs(self.held_out, self.frequencies)
 
     def pairs(self, kind: BugKind, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Pair]:
         """Return the pairs of one kind as at most `length` tokens, see `encode_bugs`."""
-        return encode_bugs(self.bugs_of(kind), tokenizer, length)
+        return encode_bugs([bug for bug in self.bugs if bug.kind == kind], tokenizer, length)

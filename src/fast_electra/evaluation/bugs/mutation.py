@@ -34,6 +34,8 @@ from fast_electra.evaluation.bugs.functions import (
 
 BugKind = Literal["operator", "variable"]
 KINDS: tuple[BugKind, ...] = ("operator", "variable")
+_COUNTED = 8_000_000
+"""characters of the training corpus after which counting stops"""
 # An operator is replaced by another one of its family.
 FAMILIES: tuple[tuple[str, ...], ...] = (
     ("+", "-", "*", "/", "//", "%", "**"),
@@ -50,7 +52,6 @@ SYMBOLS: dict[type[ast.AST], str] = {
     **{ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="},
     **{ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in", ast.And: "and", ast.Or: "or"},
 }
-FEWEST_LINES, MOST_LINES = 4, 60
 # Every method has these names, so nobody uses another variable in their place by mistake.
 NEVER_MISUSED = frozenset({"self", "cls"})
 SCOPES = (
@@ -65,8 +66,6 @@ class Frequencies:
 
     operators: Counter[str]
     identifiers: Counter[str]
-    characters: int
-    """length of the source that was counted"""
 
     def count(self, bug: "Bug", symbol: str) -> int:
         """Return the count of an operator or variable, whichever the kind of the bug is."""
@@ -88,15 +87,8 @@ class Bug:
 
 
 @collector_paused()
-def count_frequencies(texts: Iterable[SourceText], characters: int = 8_000_000) -> Frequencies:
-    """Count operators and variable names outside annotations.
-
-    Args:
-        texts: Python files, in random order.
-        characters: counting stops after this many.
-
-    Returns:
-        the counts.
+def count_frequencies(texts: Iterable[SourceText]) -> Frequencies:
+    """Count operators and variable names outside annotations in Python files, which are in random order.
 
     Raises:
         DataError: no text parses.
@@ -105,7 +97,7 @@ def count_frequencies(texts: Iterable[SourceText], characters: int = 8_000_000) 
     identifiers: Counter[str] = Counter()
     total = 0
     for text in texts:
-        if total >= characters:
+        if total >= _COUNTED:
             break
         tree = parse_python(content := text.text)
         if tree is None:
@@ -126,7 +118,7 @@ def count_frequencies(texts: Iterable[SourceText], characters: int = 8_000_000) 
                     operators.update(SYMBOLS[type(operator)] for operator in several)
     if not total:
         raise DataError("there is no Python source to count operators and variables in: give files that parse.")
-    return Frequencies(operators, identifiers, total)
+    return Frequencies(operators, identifiers)
 
 
 @collector_paused()
@@ -175,7 +167,7 @@ def find_bugs(
     return bugs
 
 
-def make_bug(function: Function, kind: BugKind, frequencies: Frequencies, seed: int) -> Bug | None:
+def make_bug(function: Function, kind: BugKind, frequencies: Frequencies, seed: int = 0) -> Bug | None:
     """Change one operator or variable of a function; None if it has no place for such a change."""
     places = _Places(function.text)
     if kind == "operator":

@@ -104,7 +104,6 @@ def evaluate_masked(
     mask_id: int,
     pad_id: int = 0,
     every_token: int = 60,
-    batch_size: int = 64,
 ) -> MaskedScores:
     """Score the same pairs by a masked language model.
 
@@ -118,7 +117,6 @@ def evaluate_masked(
         mask_id: of the tokenizer.
         pad_id: of the tokenizer.
         every_token: number M of pairs, the first ones, that get `auc` and `top1`.
-        batch_size: sequences in one forward pass.
 
     Returns:
         the scores of N pairs.
@@ -133,14 +131,12 @@ def evaluate_masked(
         questions.append(question)
         positions.append(pair.first)
     wanted = np.array([[pair.clean[pair.first], pair.changed[pair.first]] for pair in pairs])
-    chosen, _ = predict_at(questions, np.array(positions), wanted, prediction, pad_id=pad_id, batch_size=batch_size)
+    chosen, _ = predict_at(questions, np.array(positions), wanted, prediction, pad_id=pad_id)
     pair_wins = wins(chosen[:, 0], chosen[:, 1])
 
     subset = pairs[:every_token]
     passes = np.array([len(pair.changed) - 2 for pair in subset], dtype=np.int64)
-    chosen, best = mask_in_turn(
-        [pair.changed for pair in subset], prediction, mask_id=mask_id, pad_id=pad_id, batch_size=batch_size
-    )
+    chosen, best = mask_in_turn([pair.changed for pair in subset], prediction, mask_id=mask_id, pad_id=pad_id)
     scores = [likeliest - own for likeliest, own in zip(best, chosen, strict=True)]
     labels = [pair.is_changed for pair in subset]
     return MaskedScores(

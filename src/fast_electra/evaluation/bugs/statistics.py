@@ -52,7 +52,6 @@ def summarise(
     auxiliary: MaskedScores | None = None,
     *,
     resamples: int = 10_000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compute the figures of one kind of bug for `summary.json`.
 
@@ -62,7 +61,6 @@ def summarise(
         untrained: scores of models with random weights, on all pairs or on the first ones.
         auxiliary: scores of the masked language model; None: its entries are None.
         resamples: of the bootstrap.
-        seed: of the bootstrap.
 
     Returns:
         shares between 0 and 1 with 95 % intervals: Student's over initialisations for `untrained`, bootstrap over
@@ -70,10 +68,10 @@ def summarise(
     """
 
     def interval(values: NDArray[np.float64]) -> Interval:
-        return bootstrap_interval(values[~np.isnan(values)], resamples=resamples, seed=seed)
+        return bootstrap_interval(values[~np.isnan(values)], resamples=resamples)
 
     def difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, Any]:
-        return _named(paired_bootstrap(first, second, resamples=resamples, seed=seed), "mean", "low", "high")
+        return _named(paired_bootstrap(first, second, resamples=resamples), "mean", "low", "high")
 
     def ranking(scores: BugScores | MaskedScores) -> dict[str, Any]:
         return {

@@ -18,41 +18,32 @@ from fast_electra.evaluation.bugs.mutation import KINDS, Bug, Frequencies, make_
 from fast_electra.evaluation.tasks import Split, Task, make_task
 
 LABELS = ("clean", "changed")
+_LONGEST = 260
+"""maximum length of both versions in characters. At 260 the quickstart's tokenizer makes more than 128 tokens of 1 in
+300 training examples and of 1 in 50 held-out examples; at 400 of 1 in 10"""
 
 
-def bug_task(
-    benchmark: BugBenchmark,
-    *,
-    train_functions: int = 4_000,
-    dev_functions: int = 1_000,
-    characters: int = 260,
-    seed: int = 0,
-) -> Task:
+def bug_task(benchmark: BugBenchmark, *, train_functions: int = 4_000, dev_functions: int = 1_000) -> Task:
     """Make a task of classifying functions as clean or changed. Both versions of a function are in the same split.
 
     Args:
         benchmark: its corpus gives the training functions, its held-out files the dev functions.
         train_functions: maximum number, the first ones; each gives two examples.
         dev_functions: maximum number, the first ones; each gives two examples.
-        characters: maximum length of both versions. At 260 the quickstart's tokenizer makes more than 128 tokens of 1
-            in 300 training examples and of 1 in 50 held-out examples; at 400 of 1 in 10.
-        seed: of the changes.
 
     Returns:
         the task.
 
     Raises:
-        DataError: the training or the held-out files have no function of that length in which something can be
-            changed.
+        DataError: the training or the held-out files have no short function in which something can be changed.
     """
     frequencies = benchmark.frequencies
-    dev = _short_bugs(benchmark.held_out, frequencies, dev_functions, characters, seed, frozenset())
-    seen = frozenset(bug.clean for bug in dev)
-    trained = _short_bugs(benchmark.train, frequencies, train_functions, characters, seed, seen)
+    dev = _short_bugs(benchmark.held_out, frequencies, dev_functions)
+    trained = _short_bugs(benchmark.train, frequencies, train_functions, {bug.clean for bug in dev})
     for side, found in (("training", trained), ("held-out", dev)):
         if not found:
             raise DataError(
-                f"the {side} texts have no function of 4 to 60 lines and at most {characters} characters to put a bug "
+                f"the {side} texts have no function of 4 to 60 lines and at most {_LONGEST} characters to put a bug "
                 "in: give more Python files."
             )
     return make_task("bugs", "classification", LABELS, _split(trained), {"dev": _split(dev)}, {}, ("accuracy",))
@@ -62,9 +53,7 @@ def _short_bugs(
     texts: Iterable[SourceText],
     frequencies: Frequencies,
     count: int,
-    characters: int,
-    seed: int,
-    left_out: frozenset[str],
+    left_out: Iterable[str] = (),
 ) -> list[Bug]:
     """Make one change in each of at most `count` different functions; the kinds alternate where both are possible."""
     found: list[Bug] = []
@@ -73,12 +62,12 @@ def _short_bugs(
         for function in extract_functions(text.text, text.source):
             if len(found) >= count:
                 return found
-            if len(function.text) > characters or function.text in seen:
+            if len(function.text) > _LONGEST or function.text in seen:
                 continue
             seen.add(function.text)
             kinds = KINDS if len(found) % 2 == 0 else KINDS[::-1]
-            bugs: Iterator[Bug | None] = (make_bug(function, kind, frequencies, seed) for kind in kinds)
-            bug = next((bug for bug in bugs if bug is not None and len(bug.changed) <= characters), None)
+            bugs: Iterator[Bug | None] = (make_bug(function, kind, frequencies) for kind in kinds)
+            bug = next((bug for bug in bugs if bug is not None and len(bug.changed) <= _LONGEST), None)
             if bug is not None:
                 found.append(bug)
     return found
