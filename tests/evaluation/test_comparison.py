@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from fast_electra.errors import DataError
-from fast_electra.evaluation import comparison
+from fast_electra.evaluation import metrics
 from fast_electra.evaluation.comparison import Comparison, Runs, compare, minimal_detectable_difference, weighted_scores
 from fast_electra.evaluation.scores import METRICS, score
 
@@ -192,7 +192,7 @@ def test_sentences_are_resampled_whole():
 def test_a_large_dev_set_is_resampled_in_parts_with_the_same_result_as_at_once(monkeypatch):
     good, bad = model("good", LABELS, 0.9, range(3)), model("bad", LABELS, 0.8, range(3), base=10)
     at_once = compare(good, bad, LABELS.tolist(), "matthews", resamples=500)
-    monkeypatch.setattr(comparison, "CHUNK", 500 * 7)
+    monkeypatch.setattr(metrics, "CHUNK", 500 * 7)
     in_parts = compare(good, bad, LABELS.tolist(), "matthews", resamples=500)
     assert in_parts.low == pytest.approx(at_once.low)
     assert in_parts.high == pytest.approx(at_once.high)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fast_electra.evaluation.entities import count_entities
-from fast_electra.evaluation.metrics import CHUNK
+from fast_electra.evaluation.metrics import ENDS, parts_of
 from fast_electra.evaluation.scores import entity_f1, flatten, score
 from fast_electra.evaluation.tasks import ENTITY_F1
 
@@ -89,8 +89,6 @@ def compare(
     metric: str,
     *,
     resamples: int = 2_000,
-    confidence: float = 0.95,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two models by the paired bootstrap over examples and Student's distribution over seeds.
 
@@ -100,8 +98,6 @@ def compare(
         labels: of the dev split; for labels of words a list for each sentence, and whole sentences are resampled.
         metric: one of `scores.METRICS`, or `tasks.ENTITY_F1`.
         resamples: of the bootstrap.
-        confidence: of the interval.
-        seed: of the bootstrap.
 
     Returns:
         the difference first - second, in points.
@@ -110,12 +106,9 @@ def compare(
         DataError: a prediction is not finite.
         ValueError: the numbers of labels and predictions differ.
     """
-    random = np.random.Generator(np.random.Philox(key=seed))
+    random = np.random.Generator(np.random.Philox(key=0))
     truth_N = flatten(labels)
-    lengths = (
-        [len(label) for label in labels] if isinstance(labels[0], list | tuple | np.ndarray) else [1] * len(labels)
-    )
-    sentence_N = np.repeat(np.arange(len(labels)), lengths)
+    sentence_N = np.repeat(np.arange(len(labels)), [np.size(label) for label in labels])
     given = [dict(sorted(runs.predictions.items())) for runs in (first, second)]
     answers = [{s: flatten(values) for s, values in runs.items()} for runs in given]
     if metric == ENTITY_F1:
@@ -126,18 +119,17 @@ def compare(
         counts = []
     seeds = (len(scores[0]), len(scores[1]))
     paired = answers[0].keys() == answers[1].keys()
-    differences_R = _seed_errors(random, resamples, scores, paired)
-    rows = max(1, CHUNK // len(truth_N))
-    for start in range(0, resamples, rows):
-        part = slice(start, min(start + rows, resamples))
-        drawn_RE = _example_weights(random, part.stop - part.start, len(labels))
+    errors_R = _seed_errors(random, resamples, scores, paired)
+    parts: list[Array] = []
+    for rows in parts_of(resamples, len(truth_N)):
+        drawn_RE = _example_weights(random, rows, len(labels))
         if metric == ENTITY_F1:
             means = [weighted_entity_f1(of_seeds, drawn_RE).mean(axis=1) for of_seeds in counts]
         else:
             drawn_RN = drawn_RE[:, sentence_N]
             means = [weighted_scores(metric, truth_N, list(runs.values()), drawn_RN).mean(axis=1) for runs in answers]
-        differences_R[part] += means[0] - means[1]
-    low, high = np.quantile(differences_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+        parts.append(means[0] - means[1])
+    low, high = np.quantile(errors_R + np.concatenate(parts), ENDS)
     apart = minimal_detectable_difference(scores[0], scores[1], paired=False)
     together = minimal_detectable_difference(scores[0], scores[1], paired=True) if paired else None
     return Comparison(
@@ -154,19 +146,16 @@ def compare(
     )
 
 
-def minimal_detectable_difference(
-    first: ArrayLike, second: ArrayLike, *, paired: bool, significance: float = 0.05, power: float = 0.8
-) -> float | None:
+def minimal_detectable_difference(first: ArrayLike, second: ArrayLike, *, paired: bool) -> float | None:
     """Compute the smallest true difference of two means that a test with this spread over seeds can detect.
 
-    It is (t(1 - significance / 2) + t(power)) times the standard error of the difference, with Student's quantiles.
+    It is (t(0.975) + t(0.8)) times the standard error of the difference, with Student's quantiles: for a two-sided test
+    of 5 % significance and 80 % power.
 
     Args:
         first: scores of one model, one for each seed.
         second: scores of the other model; if `paired`, in the same order of seeds.
         paired: use the error of the differences by seed; else Welch's error with his degrees of freedom.
-        significance: two-sided.
-        power: probability of detecting it.
 
     Returns:
         the difference in the unit of the scores; None if a model has one seed, because its spread is unknown.
@@ -184,7 +173,7 @@ def minimal_detectable_difference(
         error = math.sqrt(sum(parts))
         below = sum(p**2 / (s.size - 1) for p, s in zip(parts, (first_S, second_S), strict=True))
         freedom = sum(parts) ** 2 / below if below else 1.0
-    return float(stats.t.ppf(1 - significance / 2, freedom) + stats.t.ppf(power, freedom)) * error
+    return float(stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * error
 
 
 # --- Resampling -------------------------------------------------------------------------------------------------------

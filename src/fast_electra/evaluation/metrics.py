@@ -13,6 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 # Maximum number of resampled values at a time; it limits memory to some tens of MB.
 CHUNK = 4_000_000
+_RESAMPLES = 10_000
+_CONFIDENCE = 0.95
+ENDS = [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2]
+"""quantiles at the ends of a 95 % interval"""
 
 
 class Interval(NamedTuple):
@@ -23,32 +27,36 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(
-    values: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
+def bootstrap_interval(values: ArrayLike, *, resamples: int = _RESAMPLES) -> Interval:
     """Return the percentile bootstrap interval of the mean of `values` (n,); NaN for no values."""
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
-    random = np.random.Generator(np.random.Philox(key=seed))
-    means = np.empty(resamples)
-    for part, chosen in _draws(random, resamples, values_N.size):
-        means[part] = values_N[chosen].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    means_R = np.concatenate([values_N[chosen].mean(axis=1) for chosen in _draws(resamples, values_N.size)])
+    return _interval(values_N, means_R)
+
+
+def parts_of(resamples: int, count: int) -> Iterator[int]:
+    """Divide resamples of `count` values each into parts that fit into memory; yields the size of each part."""
+    rows = max(1, CHUNK // count)
+    for start in range(0, resamples, rows):
+        yield min(rows, resamples - start)
+
+
+def _draws(resamples: int, count: int) -> Iterator[NDArray[np.int32]]:
+    """Yield resamples (R, N) of N = `count` rows in parts."""
+    random = np.random.Generator(np.random.Philox(key=0))
+    for rows in parts_of(resamples, count):
+        yield random.integers(count, size=(rows, count), dtype=np.int32)
+
+
+def _interval(values_N: NDArray[np.float64], means_R: NDArray[np.float64]) -> Interval:
+    """The mean of values with the percentile interval of its resamples."""
+    low, high = np.quantile(means_R, ENDS)
     return Interval(float(values_N.mean()), float(low), float(high))
 
 
-def _draws(random: np.random.Generator, resamples: int, count: int) -> Iterator[tuple[slice, NDArray[np.int32]]]:
-    """Yield resamples (R, N) of N = `count` rows in parts, with the slice of each part."""
-    rows = max(1, CHUNK // count)
-    for start in range(0, resamples, rows):
-        part = slice(start, min(start + rows, resamples))
-        yield part, random.integers(count, size=(part.stop - part.start, count), dtype=np.int32)
-
-
-def paired_bootstrap(
-    first: ArrayLike, second: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
+def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, resamples: int = _RESAMPLES) -> Interval:
     """Return the bootstrap interval of mean(first - second), both (n,) over the same items.
 
     Raises:
@@ -57,12 +65,10 @@ def paired_bootstrap(
     first_N, second_N = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first_N.shape != second_N.shape:
         raise ValueError(f"paired values differ in number: {first_N.shape} and {second_N.shape}")
-    return bootstrap_interval(first_N - second_N, resamples=resamples, confidence=confidence, seed=seed)
+    return bootstrap_interval(first_N - second_N, resamples=resamples)
 
 
-def clustered_interval(
-    values: ArrayLike, clusters: ArrayLike, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
+def clustered_interval(values: ArrayLike, clusters: ArrayLike) -> Interval:
     """Return the bootstrap interval of the mean of `values` (n,) over whole clusters.
 
     `clusters` (n,) has the cluster of each value. If there is only one, its values are resampled as if they were
@@ -71,32 +77,28 @@ def clustered_interval(
     values_N, cluster_N = np.asarray(values, dtype=np.float64), np.unique(np.asarray(clusters), return_inverse=True)[1]
     sizes_C = np.bincount(cluster_N)
     if sizes_C.size < 2:
-        return bootstrap_interval(values_N, resamples=resamples, confidence=confidence, seed=seed)
+        return bootstrap_interval(values_N)
     sums_C = np.bincount(cluster_N, weights=values_N)
-    random = np.random.Generator(np.random.Philox(key=seed))
-    means_R = np.empty(resamples)
-    for part, chosen_RC in _draws(random, resamples, sizes_C.size):
-        means_R[part] = sums_C[chosen_RC].sum(axis=1) / sizes_C[chosen_RC].sum(axis=1)
-    low, high = np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(values_N.mean()), float(low), float(high))
+    means = [sums_C[chosen].sum(axis=1) / sizes_C[chosen].sum(axis=1) for chosen in _draws(_RESAMPLES, sizes_C.size)]
+    return _interval(values_N, np.concatenate(means))
 
 
-def share_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
+def share_interval(hits: int, count: int) -> Interval:
     """Return Wilson's interval of a share of independent rows."""
     from scipy import stats
 
-    ends = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
+    ends = stats.binomtest(hits, count).proportion_ci(_CONFIDENCE, method="wilson")
     return Interval(hits / count, float(ends.low), float(ends.high))
 
 
-def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+def student_interval(values: ArrayLike) -> Interval:
     """Return Student's t interval of the mean of few values (n,); its ends are NaN for fewer than two values."""
     from scipy import stats
 
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.size < 2:
         return Interval(float(values_N.mean()) if values_N.size else float("nan"), float("nan"), float("nan"))
-    half = float(stats.t.ppf((1 + confidence) / 2, values_N.size - 1) * values_N.std(ddof=1) / np.sqrt(values_N.size))
+    half = float(stats.t.ppf(ENDS[1], values_N.size - 1) * values_N.std(ddof=1) / np.sqrt(values_N.size))
     mean = float(values_N.mean())
     return Interval(mean, mean - half, mean + half)
 
