@@ -7,7 +7,7 @@ Notable:
   neighbours, whichever scores better on a held-out part of train. A pair of texts has the features of each text and
   their element-wise minimum, which is what the texts share;
 - its size is limited, so that it takes seconds for any task (8 s for 364,000 pairs on one thread): `MOST_EXAMPLES`
-  training examples, drawn by the seed, and `MOST_FEATURES` n-grams;
+  training examples and `MOST_FEATURES` n-grams;
 - the conditional random field (crfsuite) is a linear model over each word, its spelling and its neighbours up to two
   words away; it finds the best labels of a whole sentence.
 """
@@ -27,7 +27,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from fast_electra.evaluation.scores import score_splits
-from fast_electra.evaluation.tasks import Task, held_out
+from fast_electra.evaluation.tasks import Task, held_out, sample
 
 MOST_EXAMPLES = 100_000
 MOST_FEATURES = 100_000
@@ -50,7 +50,7 @@ def majority(task: Task) -> dict[str, dict[str, float]]:
     return score_splits(task, {name: [answer] * len(dev) for name, dev in task.dev.items()})
 
 
-def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
+def bag_of_words(task: Task) -> dict[str, dict[str, float]]:
     """Score a linear model on lower-case words, or on words and pairs of neighbours.
 
     A part of train (`tasks.held_out`) decides which of the two, never dev. It is a logistic regression for classes and
@@ -58,13 +58,11 @@ def bag_of_words(task: Task, seed: int = 0) -> dict[str, dict[str, float]]:
 
     Args:
         task: trained on at most `MOST_EXAMPLES` examples.
-        seed: of the draw of examples, if there are more.
 
     Returns:
         {dev split: {metric: score}}.
     """
-    random = np.random.Generator(np.random.Philox(key=seed))
-    task = replace(task, train=task.train.at(sorted(random.permutation(len(task.train))[:MOST_EXAMPLES].tolist())))
+    task = replace(task, train=sample(task.train, MOST_EXAMPLES))
     if task.kind == "classification" and len(set(task.train.labels)) == 1:  # pyright: ignore[reportArgumentType]
         return majority(task)  # scikit-learn refuses a single class
     held = held_out(task)
