@@ -49,13 +49,14 @@ def remarks(result: Result) -> list[str]:
         found.append(
             f"{result.title}: {entities} beyond the longest text of the model in {split}, and counted as missed."
         )
-    for split, counts in (result.overlap or {}).get("counts", {}).items():
-        if counts["checked"]:
-            found.append(
-                f"{result.title}: {counts['seen']:,} of {counts['checked']:,} {split} texts of eight words or more "
-                f"occur in {result.overlap['corpus'] if result.overlap else ''}; "
-                f"{counts['texts'] - counts['checked']:,} shorter ones are not checked."
-            )
+    if result.overlap is not None:
+        for split, counts in result.overlap["counts"].items():
+            if counts["checked"]:
+                found.append(
+                    f"{result.title}: {counts['seen']:,} of {counts['checked']:,} {split} texts of eight words or more "
+                    f"occur in {result.overlap['corpus']}; {counts['texts'] - counts['checked']:,} shorter ones are "
+                    "not checked."
+                )
     return found
 
 
