@@ -16,7 +16,7 @@ Shapes: N examples (or words), E examples (sentences whole), R resamples, S seed
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,10 @@ class Comparison:
             lead = f"{ahead} is ahead of {behind} by {_points(abs(self.difference))} points"
         verdict = "decided" if self.decided else "not decided"
         return f"{lead}, interval {_points(low)} to {_points(high)}, {covers}: {verdict}"
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {**asdict(self), "decided": self.decided, "sentence": self.sentence}
 
 
 def compare(

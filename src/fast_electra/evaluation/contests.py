@@ -32,6 +32,11 @@ class Contest:
     """of each pair of models, by their indices; empty if there are no predictions (probes)"""
 
     @property
+    def title(self) -> str:
+        """The task, and the split if it is not dev."""
+        return self.task if self.split == "dev" else f"{self.task}, {self.split}"
+
+    @property
     def detectable(self) -> float | None:
         """The largest minimal detectable difference of two models, in points; None if one of them is unknown."""
         found = [comparison.detectable for comparison in self.comparisons.values()]

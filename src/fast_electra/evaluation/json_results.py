@@ -1,7 +1,6 @@
 """Results and comparisons as `--json` prints them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from fast_electra.evaluation.contests import Contest
@@ -59,10 +58,7 @@ def entries(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     for task, points in curves(results).items():
         found[task] = entry(points[-1]) | {
             "curve": [
-                {
-                    "examples": point.n_train,
-                    **{key: value for key, value in entry(point).items() if key in _OF_CURVE},
-                }
+                {"examples": point.n_train} | {key: value for key, value in entry(point).items() if key in _OF_CURVE}
                 for point in points
             ]
         }
@@ -83,8 +79,5 @@ def comparison_entry(contest: Contest, names: Sequence[str]) -> Mapping[str, Any
         },
         "detectable": contest.detectable,
         "leader": None if contest.leader is None else names[contest.leader],
-        "comparisons": [
-            {**asdict(comparison), "decided": comparison.decided, "sentence": comparison.sentence}
-            for comparison in contest.comparisons.values()
-        ],
+        "comparisons": [comparison.record() for comparison in contest.comparisons.values()],
     }

@@ -11,7 +11,6 @@ Notable:
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -345,8 +344,7 @@ def _against(
     if not all(sides):
         return None
     runs = [Runs(name, side) for name, side in zip(("the encoder", "an untrained one"), sides, strict=True)]
-    found = compare(runs[0], runs[1], task.dev[split].labels, task.metrics[0])
-    return {**asdict(found), "decided": found.decided, "sentence": found.sentence}
+    return compare(runs[0], runs[1], task.dev[split].labels, task.metrics[0]).record()
 
 
 def tell_missing(plans: Sequence[TaskCells], say: Say) -> tuple[int, float]:

@@ -201,11 +201,7 @@ def without_shared_folders(names: Sequence[str]) -> list[str]:
 def _rows(contests: Sequence[Contest]) -> list[str]:
     """Names of the contests, all different."""
     several = len({contest.setup for contest in contests}) > 1
-    return [
-        f"{contest.task}{'' if contest.split == 'dev' else f', {contest.split}'}, {contest.metric}"
-        + (f" ({contest.setup})" if several else "")
-        for contest in contests
-    ]
+    return [f"{one.title}, {one.metric}" + (f" ({one.setup})" if several else "") for one in contests]
 
 
 def comparison_chart(contests: Sequence[Contest], names: Sequence[str]) -> Specification:

@@ -148,12 +148,11 @@ def contest_table(contests: Sequence[Contest], names: Sequence[str]) -> TextTabl
     rows: list[list[str]] = []
     strong: set[tuple[int, int]] = set()
     for contest in contests:
-        split = "" if contest.split == "dev" else f", {contest.split}"
         if contest.leader is not None:
             strong.add((len(rows), 2 + contest.leader))
         cells = [MISSING if one is None else _mean(one.mean, one.deviation) for one in contest.spreads]
         detectable = MISSING if contest.detectable is None else decimal(contest.detectable, 1)
-        rows.append([f"{contest.task}{split} ({contest.setup})", contest.metric, *cells, detectable])
+        rows.append([f"{contest.title} ({contest.setup})", contest.metric, *cells, detectable])
     columns = ["task", "metric", *names, "MDD"]
     return TextTable("mean ± std over seeds, in points", columns, rows, left=2, strong=frozenset(strong))
 
@@ -166,8 +165,7 @@ def verdicts(contests: Sequence[Contest]) -> list[str]:
     """Return a sentence for each pair of models and task that says whether the difference is decided."""
     found: list[str] = []
     for contest in contests:
-        split = "" if contest.split == "dev" else f", {contest.split}"
-        lead = f"{contest.task}{split} ({contest.setup}): "
+        lead = f"{contest.title} ({contest.setup}): "
         for comparison in contest.comparisons.values():
             where = f" On the {decimal(comparison.examples, 0)} pairs that both models judged."
             found.append(f"{lead}{comparison.sentence}.{where if contest.setup.startswith(ZERO_SHOT) else ''}")
