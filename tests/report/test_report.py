@@ -177,9 +177,9 @@ def test_charts_render_to_svg_and_png_with_plain_colours(tmp_path) -> None:
     assert "chance" in svg
     assert "var(--" not in svg
     assert "NaN" not in svg
-    bars = interval_chart([Estimate("b", 2.0, 1.0, 3.0), Estimate("a", 1.0)], x_title="s", percent=False, bars=True)
-    save_png(bars, tmp_path / "bars.png")
-    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+    rows = interval_chart([Estimate("b", 2.0, 1.0, 3.0), Estimate("a", 1.0)], x_title="s", percent=False)
+    save_png(rows, tmp_path / "rows.png")
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_specifications_hold_no_colour_and_the_page_theme_only_variables() -> None:

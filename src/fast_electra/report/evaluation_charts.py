@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fast_electra.evaluation.contests import Contest
 from fast_electra.evaluation.results import BASELINES, Result, curves
 from fast_electra.report.evaluation_tables import row_name
-from fast_electra.report.plots import Estimate, Specification, interval_chart, stacked
+from fast_electra.report.plots import SCHEMA, Estimate, Specification, interval_chart, stacked
 
 SERIES = {
     "model": "model, one dot per seed",
@@ -65,7 +65,7 @@ def dot_chart(found: Sequence[Dot], series: Sequence[str]) -> Specification:
     legend = {"title": None, "symbolType": "circle", "symbolSize": 90, "symbolStrokeWidth": 0}
     legend |= {"columns": 1 if max(map(len, series), default=0) > 30 else 2, "labelLimit": 420}
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "$schema": SCHEMA,
         "width": 420,
         "height": {"step": 11, "for": "offset"},
         "data": {"values": [{"row": dot.row, "series": dot.series, "value": round(dot.value, 3)} for dot in found]},
@@ -175,7 +175,7 @@ def _curve(name: str, results: Sequence[Result]) -> Specification:
     color = {"field": "series", "type": "nominal", "legend": {"title": None}, **domain}
     line = {"y": {**y, "field": "y", "aggregate": "mean"}, "strokeDash": color}
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "$schema": SCHEMA,
         "width": 420,
         "height": 220,
         "data": {"values": rows},

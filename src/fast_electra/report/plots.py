@@ -24,7 +24,10 @@ from fast_electra.report.figures import finite, look_up
 from fast_electra.report.figures import percent as written_percent
 
 VEGA_LITE = "6.1"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 NUMBER = ",.10~g"  # 0.5, 500, 12,000: d3's bare "," would write 5e+2
+_MOST_POINTS = 500
+"""points of a series that are drawn"""
 Specification = dict[str, Any]
 
 
@@ -54,9 +57,12 @@ class Estimate:
 
 def series_of(records: Sequence[Mapping[str, Any]], field: str, name: str, x: str = "update") -> Series:
     """Return the series of a field (a dotted path, `validation.rtd_auc`) of records; others are left out."""
-    points = [(finite(record.get(x)), finite(look_up(record, field))) for record in records]
-    points = [(position, value) for position, value in points if position is not None and value is not None]
-    return Series(name, [position for position, _ in points if position is not None], [value for _, value in points])
+    points = [
+        (position, value)
+        for record in records
+        if (position := finite(record.get(x))) is not None and (value := finite(look_up(record, field))) is not None
+    ]
+    return Series(name, [position for position, _ in points], [value for _, value in points])
 
 
 def line_chart(
@@ -70,9 +76,7 @@ def line_chart(
     smoothing: float = 0.0,
     reference: Mapping[str, float] | None = None,
     marks: Mapping[str, float] | None = None,
-    width: int = 460,
     height: int = 200,
-    maximum_points: int = 500,
 ) -> Specification:
     """Lines over a common x.
 
@@ -87,9 +91,7 @@ def line_chart(
             A series of under 40 points is not smoothed.
         reference: names and values of horizontal lines (chance, a baseline).
         marks: names and places of vertical lines (the start of a phase).
-        width: of the plotting area, in pixels.
         height: of the plotting area, in pixels.
-        maximum_points: points of a series that are drawn.
 
     Returns:
         A Vega-Lite specification without colours; give it `theme()` as its config.
@@ -102,18 +104,17 @@ def line_chart(
     if logarithmic:
         axis["values"] = _decades([value for line in series for value in line.y if value is not None and value > 0])
     scale: dict[str, Any] = {"type": "log"} if logarithmic else {"zero": False}
+    legend = {"title": None, "columns": 2} if len(series) > 1 else None
     for number, line in enumerate(series):
         y = [None if value is None or (logarithmic and value <= 0) else value for value in line.y]
         smoothed = smooth(y, smoothing * len(y)) if smoothing and len(y) >= 40 else None
         for field, values in ((f"y{number}", smoothed or y), (f"raw{number}", y if smoothed else None)):
             if values is None:
                 continue
-            x, values = thin(line.x, values, maximum_points)
+            x, values = thin(line.x, values, _MOST_POINTS)
             for position, value in zip(x, values, strict=True):
                 rows.setdefault(position, {"x": position})[field] = float(f"{value:.5g}")
-            mark: dict[str, Any] = {"type": "line", "style": "raw" if field.startswith("raw") else "series"}
-            if field.startswith("y") and len(x) <= 30:
-                mark["point"] = True
+            identity = {"datum": line.name, "type": "nominal", "scale": {"domain": names}, "legend": legend}
             encoding: dict[str, Any] = {
                 "x": {
                     "field": "x",
@@ -122,30 +123,25 @@ def line_chart(
                     "axis": {"format": NUMBER, "tickCount": 5},
                 },
                 "y": {"field": field, "type": "quantitative", "title": y_title, "scale": scale, "axis": axis},
-                "color": {"datum": line.name, "type": "nominal", "scale": {"domain": names}},
+                "color": identity,
             }
-            if field.startswith("y"):
-                encoding["strokeDash"] = {"datum": line.name, "type": "nominal", "scale": {"domain": names}}
-            for channel in ("color", "strokeDash"):
-                if channel in encoding:
-                    encoding[channel]["legend"] = {"title": None, "columns": 2} if len(series) > 1 else None
+            if field.startswith("raw"):
+                mark: dict[str, Any] = {"type": "line", "style": "raw"}
+            else:
+                mark = {"type": "line", "style": "series"} | ({"point": True} if len(x) <= 30 else {})
+                encoding["strokeDash"] = identity
             # A row has only some of the series: without the filter a line would break at every gap.
             layers.append({"transform": [{"filter": f"isValid(datum.{field})"}], "mark": mark, "encoding": encoding})
     for name, value in (reference or {}).items():
-        one = {"values": [{}]}  # with the rows of the chart the line would be drawn once a row
         y = {"datum": value, "type": "quantitative", "scale": scale}
-        layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"y": y}})
-        label = {"type": "text", "style": "reference-label", "text": name}
-        layers.append({"data": one, "mark": label, "encoding": {"y": y, "x": {"value": "width"}}})
+        layers += _rule({"y": y}, {"style": "reference-label", "text": name}, {"x": {"value": "width"}})
     for name, place in (marks or {}).items():
-        one, x = {"values": [{}]}, {"datum": place, "type": "quantitative"}
-        layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"x": x}})
         late = place > 0.8 * max(rows, default=0)  # a name to its right would be cut off
-        label = {"type": "text", "style": "mark-label", "text": name} | ({"align": "right", "dx": -3} if late else {})
-        layers.append({"data": one, "mark": label, "encoding": {"x": x, "y": {"value": 0}}})
+        label = {"style": "mark-label", "text": name} | ({"align": "right", "dx": -3} if late else {})
+        layers += _rule({"x": {"datum": place, "type": "quantitative"}}, label, {"y": {"value": 0}})
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": width,
+        "$schema": SCHEMA,
+        "width": 460,
         "height": height,
         "data": {"values": [rows[position] for position in sorted(rows)]},
         "layer": layers,
@@ -155,6 +151,15 @@ def line_chart(
             "series": [{"field": f"y{number}", "name": name} for number, name in enumerate(names)],
         },
     }
+
+
+def _rule(place: Specification, label: Specification, end: Specification) -> list[Specification]:
+    """A line across a chart at a place on one axis, and its label at one end of it."""
+    one = {"values": [{}]}  # with the rows of the chart the line would be drawn once a row
+    return [
+        {"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": place},
+        {"data": one, "mark": {"type": "text", **label}, "encoding": place | end},
+    ]
 
 
 def stacked(charts: Sequence[Specification], one_legend: bool = True) -> Specification:
@@ -169,21 +174,17 @@ def interval_chart(
     *,
     x_title: str,
     percent: bool = True,
-    bars: bool = False,
     reference: Mapping[str, float] | None = None,
     domain: tuple[float, float] | None = None,
-    width: int = 420,
 ) -> Specification:
-    """One row an estimate, from top to bottom in the order given: a point (or a bar from zero) and its interval.
+    """One row for each estimate, from top to bottom in the given order: a point and its interval.
 
     Args:
         estimates: the rows; names must differ.
         x_title: what is measured, with its unit.
         percent: values are shares in 0 to 1, shown in percent.
-        bars: draw bars from zero instead of points, for amounts.
         reference: names and values of vertical lines (chance).
-        domain: ends of the x axis, for charts that stand side by side; empty: what the data need.
-        width: of the plotting area, in pixels.
+        domain: ends of the x axis, for charts that stand side by side; None: what the data need.
 
     Returns:
         A Vega-Lite specification without colours; give it `theme()` as its config.
@@ -205,7 +206,7 @@ def interval_chart(
     y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
     # The reader's font may be wider than the one that the drawing is laid out with.
     y["axis"] = {"minExtent": min(400, 8 * max(map(len, names), default=0)), "labelLimit": 400}
-    scale: dict[str, Any] = {"zero": bars, "nice": domain is None} | ({"domain": list(domain)} if domain else {})
+    scale: dict[str, Any] = {"zero": False, "nice": domain is None} | ({"domain": list(domain)} if domain else {})
     x = {"field": "value", "type": "quantitative", "title": x_title, "scale": scale}
     x["axis"] = {"format": ".0%" if percent else NUMBER, "tickCount": 5}
     color = {"field": "kind", "type": "nominal", "legend": None, "scale": {"domain": ["result", "beside it"]}}
@@ -217,14 +218,11 @@ def interval_chart(
     ]
     layers: list[Specification] = []
     for name, value in (reference or {}).items():
-        one = {"values": [{}]}
-        place = {"datum": value, "type": "quantitative"}
-        layers.append({"data": one, "mark": {"type": "rule", "style": "reference"}, "encoding": {"x": place}})
-        label = {"type": "text", "style": "reference-label-top", "text": name}
-        layers.append({"data": one, "mark": label, "encoding": {"x": place, "y": {"value": 0}}})
+        label = {"style": "reference-label-top", "text": name}
+        layers += _rule({"x": {"datum": value, "type": "quantitative"}}, label, {"y": {"value": 0}})
     have_both = {"filter": "isValid(datum.low) && isValid(datum.high)"}
     span = {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": color, "tooltip": tooltip}
-    mark = {"type": "bar", "style": "amount"} if bars else {"type": "point", "style": "estimate"}
+    mark = {"type": "point", "style": "estimate"}
     point = {"mark": mark, "encoding": {"y": y, "x": x, "color": color, "tooltip": tooltip}}
     whisker = {"transform": [have_both], "mark": {"type": "rule", "style": "interval"}, "encoding": span}
     ends = [
@@ -236,16 +234,15 @@ def interval_chart(
         for field in ("low", "high")
     ]
     written = {
-        "transform": [{"calculate": "max(datum.value, datum.high)", "as": "edge"}] if bars else [],
-        "mark": {"type": "text", "style": "written-right" if bars else "written-above"},
-        "encoding": {"y": y, "x": x | {"field": "edge" if bars else "value"}, "text": {"field": "written"}},
+        "mark": {"type": "text", "style": "written-above"},
+        "encoding": {"y": y, "x": x, "text": {"field": "written"}},
     }
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": width,
+        "$schema": SCHEMA,
+        "width": 420,
         "height": 42 * len(estimates),
         "data": {"values": values},
-        "layer": [*layers, point, whisker, *ends, written] if bars else [*layers, whisker, *ends, point, written],
+        "layer": [*layers, whisker, *ends, point, written],
     }
 
 
@@ -354,11 +351,9 @@ def theme(*, page: bool = False) -> Specification:
             "mark-label": label | {"align": "left", "baseline": "top", "dx": 3},
             "reference-label-top": label | {"align": "center", "baseline": "bottom", "dy": -3},
             "estimate": {"size": 90, "filled": True, "opacity": 1},
-            "amount": {"size": 18},
             "interval": {"strokeWidth": 2.5},
             "interval-end": {"thickness": 2.5, "size": 12, "opacity": 1},
             "written-above": {"fontSize": 12, "color": ink, "align": "center", "baseline": "bottom", "dy": -8},
-            "written-right": {"fontSize": 12, "color": ink, "align": "left", "baseline": "middle", "dx": 6},
         },
     }
 
@@ -379,14 +374,14 @@ def to_svg(specification: Specification, *, page: bool = False) -> str:
     )
 
 
-def save_svg(specification: Specification, path: str | Path) -> None:
+def save_svg(specification: Specification, path: Path) -> None:
     """Write the chart as an SVG file with plain colours on white."""
-    write_text_atomically(Path(path), to_svg(specification))
+    write_text_atomically(path, to_svg(specification))
 
 
-def save_png(specification: Specification, path: str | Path, scale: float = 2.0) -> None:
-    """Write the chart as a PNG file with `scale` pixels per unit, on white."""
+def save_png(specification: Specification, path: Path) -> None:
+    """Write the chart as a PNG file with two pixels per unit, on white."""
     png = vl_convert.vegalite_to_png(
-        specification, vl_version=VEGA_LITE, config=theme(), scale=scale, allowed_base_urls=[]
+        specification, vl_version=VEGA_LITE, config=theme(), scale=2.0, allowed_base_urls=[]
     )
-    write_bytes_atomically(Path(path), png)
+    write_bytes_atomically(path, png)

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from fast_electra.report.figures import MISSING, finite
-from fast_electra.report.plots import Specification
+from fast_electra.report.plots import SCHEMA, Specification
 from fast_electra.report.run_charts import Chart
 
 Results = Mapping[str, Any]
 SPENT = {"update": "updates", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
 """titles of what curves are drawn over, by key of the curves"""
-_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _CHARTS = 8
 """largest number of measures that are drawn"""
 _LINES = 8
@@ -89,7 +88,7 @@ def _dots(seeds: list[dict[str, Any]], means: list[dict[str, Any]], order: list[
         },
     ]
     data = {"values": [*values, *(seed | {"what": _SEED} for seed in seeds)]}
-    return {"$schema": _SCHEMA, "width": 460, "height": 26 * len(order), "data": data, "layer": layers}
+    return {"$schema": SCHEMA, "width": 460, "height": 26 * len(order), "data": data, "layer": layers}
 
 
 def heat_maps(results: Results) -> list[Chart]:
@@ -136,7 +135,7 @@ def _heat_map(values: list[dict[str, Any]], first: str, second: str, less_is_bet
     ]
     size = {"width": 460, "height": 36 * len(domains["first"])}
     encoding = {"x": x, "y": y}
-    return {"$schema": _SCHEMA, **size, "data": {"values": values}, "encoding": encoding, "layer": layer}
+    return {"$schema": SCHEMA, **size, "data": {"values": values}, "encoding": encoding, "layer": layer}
 
 
 def curve_charts(results: Results, axis: str, title: str) -> list[Chart]:
@@ -193,4 +192,4 @@ def _lines(values: list[dict[str, Any]], rows: list[str], title: str) -> Specifi
             "encoding": {"x": x, "y": y | {"field": "y"}, "color": color, "strokeDash": color},
         },
     ]
-    return {"$schema": _SCHEMA, "width": 460, "height": 200, "data": {"values": values}, "layer": layers}
+    return {"$schema": SCHEMA, "width": 460, "height": 200, "data": {"values": values}, "layer": layers}
