@@ -125,46 +125,40 @@ def _from_folder(
     home = folder / task.folder
     skipped = 0
 
-    def rows(path: Path) -> list[_Row]:
+    def rows(file: str) -> list[_Row]:
         nonlocal skipped
-        found, left_out = _read_rows(name, path)
+        found, left_out = _read_rows(name, home / file)
         skipped += left_out
         return found
 
+    def read(file: str, labelled: bool = True) -> Split:
+        return _split(task, home / file, rows(file), labelled)
+
     endings = dict(task.splits or {"dev": ""})
-    test_rows: dict[str, tuple[Path, list[_Row]]] = {}
-    if name == "mrpc" and not (home / "train.tsv").exists() and (home / "msr_paraphrase_train.txt").exists():
-        path = home / "msr_paraphrase_train.txt"
-        train_rows, dev_rows = _divide_mrpc(home, rows(path))
-        train, dev = _split(task, path, train_rows), {"dev": _split(task, path, dev_rows)}
-        if (hidden := home / "msr_paraphrase_test.txt").exists() and not (home / "test.tsv").exists():
-            test_rows["test"] = hidden, rows(hidden)
+    test: dict[str, Split] = {}
+    whole, hidden = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
+    if name == "mrpc" and not (home / "train.tsv").exists() and (home / whole).exists():
+        train, dev_split = (_split(task, home / whole, part) for part in _divide_mrpc(home, rows(whole)))
+        dev = {"dev": dev_split}
+        if (home / hidden).exists() and not (home / "test.tsv").exists():
+            test["test"] = read(hidden, labelled=False)
     else:
-        train = _split(task, home / "train.tsv", rows(_expected(name, folder, "train.tsv")))
-        dev = {
-            split: _split(task, home / f"dev{ending}.tsv", rows(_expected(name, folder, f"dev{ending}.tsv")))
-            for split, ending in endings.items()
-        }
+        train = read("train.tsv")
+        dev = {split: read(f"dev{ending}.tsv") for split, ending in endings.items()}
     for split, ending in endings.items():
-        if (path := home / f"test{ending}.tsv").exists():
-            test_rows["test" if split == "dev" else split] = path, rows(path)
-    test = {split: _split(task, path, found, labelled=False) for split, (path, found) in test_rows.items()}
+        if (home / f"test{ending}.tsv").exists():
+            test["test" if split == "dev" else split] = read(f"test{ending}.tsv", labelled=False)
     if skipped:
         say(f"{home}: {skipped:,} rows with missing columns were skipped.")
     return train, dev, test
 
 
-def _expected(name: str, folder: Path, file: str) -> Path:
-    path = folder / GLUE[name].folder / file
-    if not path.exists():
-        raise DataError(
-            f"{path} is missing; give the folder of the GLUE download, where {name} is {GLUE[name].folder}/{file}."
-        )
-    return path
-
-
 def _read_rows(name: str, path: Path) -> tuple[list[_Row], int]:
     """Rows as {column: field} with their line numbers, and how many rows of QQP were skipped for missing columns."""
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing; give the folder of the GLUE download, where {name} is {GLUE[name].folder}/{path.name}."
+        )
     lines = tsv_rows(path)
     if name == "cola" and not path.name.startswith("test"):
         header = ["source", "label", "star", "sentence"]
