@@ -109,7 +109,7 @@ def _store(evaluation: Evaluation, say: Callable[[str], object]) -> Evaluation:
                 )
         kept = list(there.values())
         commands = [*(command for command in before.commands if command not in commands), *commands]
-    whole = Evaluation(evaluation.model, evaluation.digest, evaluation.folder, [*kept, *new], commands)
+    whole = replace(evaluation, results=[*kept, *new], commands=commands)
     cells = [read_sealed_json(path) or {} for path in sorted((whole.folder / "cells").glob("*.json"))]
     write_sealed_json(
         whole.folder / RESULTS_FILE,

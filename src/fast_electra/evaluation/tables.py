@@ -72,10 +72,12 @@ def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, line.removesuffix("\n").split("\t")
 
 
-def _tsv_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and fields of each line of a tab-separated file that may be quoted."""
+def _delimited_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each record of a CSV file, or of a tab-separated file that may be quoted."""
+    if path.suffix.lower() == ".csv":
+        return csv_rows(path)
     plain = list(tsv_rows(path))
-    return _quoted(path, plain) or plain
+    return iter(_quoted(path, plain) or plain)
 
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -144,10 +146,8 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     if not path.is_file():
         raise DataError(f"{path} is not a file; give one ({' '.join(ENDINGS)}).")
     match path.suffix.lower():
-        case ".tsv":
-            return _with_header(path, iter(_tsv_rows(path)), wanted)
-        case ".csv":
-            return _with_header(path, csv_rows(path), wanted)
+        case ".tsv" | ".csv":
+            return _with_header(path, wanted)
         case ".jsonl" | ".ndjson":
             return json_lines(path, wanted)
         case ".parquet":
@@ -157,8 +157,13 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     )
 
 
-def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> Table:
-    header = [name.strip() for name in next(rows, (1, []))[1]]
+def _header(rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    return [name.strip() for name in next(rows, (1, []))[1]]
+
+
+def _with_header(path: Path, wanted: Sequence[str]) -> Table:
+    rows = _delimited_rows(path)
+    header = _header(rows)
     for name in wanted:
         _refuse_another_divider(path, name, header)
         require_column(path, name, header)
@@ -259,10 +264,8 @@ def column_names(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path} is not a file; give one ({' '.join(ENDINGS)}), or a CoNLL file.")
     match path.suffix.lower():
-        case ".tsv":
-            return [name.strip() for name in next(iter(_tsv_rows(path)), (1, []))[1]]
-        case ".csv":
-            return [name.strip() for name in next(csv_rows(path), (1, []))[1]]
+        case ".tsv" | ".csv":
+            return _header(_delimited_rows(path))
         case ".jsonl" | ".ndjson":
             line = next((line for line in _lines_of_json(path) if line.strip()), "{}")
             try:
