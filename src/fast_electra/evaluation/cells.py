@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fast_electra.data.files import (
-    canonical_digest,
-    read_sealed_json,
-    write_sealed_json,
-)
+from fast_electra.data.files import canonical_digest, read_sealed_json, write_sealed_json
 from fast_electra.evaluation.evaluations import LONGEST_NAME
 
 CellRecord = dict[str, Any]

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fast_electra.data.files import (
-    read_sealed_json,
-    write_sealed_json,
-)
+from fast_electra.data.files import read_sealed_json, write_sealed_json
 from fast_electra.evaluation.baselines import bag_of_words, majority, word_crf
 from fast_electra.evaluation.cells import CellRecord
 from fast_electra.evaluation.evaluations import task_file

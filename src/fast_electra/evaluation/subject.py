@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fast_electra.data.files import (
-    canonical_digest,
-    read_manifest,
-    sha256_of_file,
-)
+from fast_electra.data.files import canonical_digest, read_manifest, sha256_of_file
 from fast_electra.data.tokenizer import fingerprint
 from fast_electra.models.classifier import load_task_tokenizer
 from fast_electra.models.loading import stored_config, weights_digest

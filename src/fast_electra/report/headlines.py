@@ -4,18 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fast_electra.report.figures import MISSING, decimal, duration, finite, interval, look_up, percent, power
-from fast_electra.report.plots import (
-    Estimate,
-    interval_chart,
-)
+from fast_electra.report.plots import Estimate, interval_chart
 from fast_electra.report.run_charts import Chart
-from fast_electra.report.summary_figures import (
-    BUG_ROWS,
-    DIFFERENCES,
-    bug_rows,
-    tokens_per_second,
-    total_seconds,
-)
+from fast_electra.report.summary_figures import BUG_ROWS, DIFFERENCES, bug_rows, tokens_per_second, total_seconds
 
 Headline = dict[str, str]
 

@@ -18,12 +18,7 @@ from markupsafe import Markup
 from fast_electra.report.figures import finite
 from fast_electra.report.headlines import bug_comparison, headlines
 from fast_electra.report.marked_tokens import marked_bug, marked_row, marked_sentences
-from fast_electra.report.plots import (
-    VEGA_LITE,
-    Specification,
-    theme,
-    to_svg,
-)
+from fast_electra.report.plots import VEGA_LITE, Specification, theme, to_svg
 from fast_electra.report.run_charts import run_charts
 from fast_electra.report.templating import templates
 

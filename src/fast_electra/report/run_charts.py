@@ -7,12 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from fast_electra.report.figures import finite, look_up, percent
-from fast_electra.report.plots import (
-    Series,
-    Specification,
-    line_chart,
-    series_of,
-)
+from fast_electra.report.plots import Series, Specification, line_chart, series_of
 
 Records = Sequence[Mapping[str, Any]]
 

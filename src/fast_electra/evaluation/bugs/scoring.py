@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 from fast_electra.evaluation.bugs.mutation import Bug, Frequencies
 from fast_electra.evaluation.bugs.tokens import Pair
 from fast_electra.evaluation.metrics import roc_auc, wins
-from fast_electra.evaluation.token_scores import (
-    MaskedPrediction,
-    Suspicion,
-    mask_in_turn,
-    predict_at,
-    score_tokens,
-)
+from fast_electra.evaluation.token_scores import MaskedPrediction, Suspicion, mask_in_turn, predict_at, score_tokens
 
 
 @dataclass(frozen=True)
