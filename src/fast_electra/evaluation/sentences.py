@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from fast_electra.evaluation.bugs.functions import SourceText
 from fast_electra.evaluation.token_scores import Suspicion, score_tokens, special_token_ids, tokens_with_offsets
 
+_SCORED = 500
+"""number of different sentences that are scored, the first ones"""
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -28,8 +31,6 @@ def most_suspicious_sentences(
     length: int,
     *,
     count: int = 5,
-    sentences: int = 500,
-    batch_size: int = 64,
 ) -> tuple[list[Sentence], list[Sentence]]:
     """Rank sentences by the mean logit of their tokens.
 
@@ -42,8 +43,6 @@ def most_suspicious_sentences(
         suspicion: the model.
         length: tokens of the longest sentence, special tokens included; longer ones are left out.
         count: sentences in each list.
-        sentences: number of different sentences that are scored, the first ones.
-        batch_size: sentences in one forward pass.
 
     Returns:
         the most suspicious sentences, and the least suspicious ones; the extreme one is first in each list.
@@ -55,16 +54,16 @@ def most_suspicious_sentences(
     found: dict[str, str] = {}
     ids: list[NDArray[np.int64]] = []
     for text in texts:
-        if len(found) >= sentences:
+        if len(found) >= _SCORED:
             break
         pieces = (" ".join(piece.split()) for piece in re.split(r"(?<=[.!?])\s+|\n\s*\n", text.text))
         fresh = [piece for piece in dict.fromkeys(pieces) if piece and piece not in found]
         for sentence, (tokens, _) in zip(fresh, tokens_with_offsets(fresh, tokenizer), strict=True):
-            if 5 <= len(tokens) <= length - 2 and len(found) < sentences:
+            if 5 <= len(tokens) <= length - 2 and len(found) < _SCORED:
                 found[sentence] = text.source
                 ids.append(np.array([first, *tokens, last], dtype=np.int64))
     pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-    logits = score_tokens(ids, suspicion, pad_id=pad_id, batch_size=batch_size)
+    logits = score_tokens(ids, suspicion, pad_id=pad_id)
     means = [float(scores[1:-1].mean()) for scores in logits]
     ranked = [Sentence(text, source, mean) for (text, source), mean in zip(found.items(), means, strict=True)]
     ranked.sort(key=lambda sentence: -sentence.suspicion)

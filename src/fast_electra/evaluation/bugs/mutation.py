@@ -216,9 +216,7 @@ class _Places:
         return self.offset(node.lineno, node.col_offset)
 
     def end(self, node: ast.expr) -> int:
-        assert node.end_lineno is not None
-        assert node.end_col_offset is not None
-        return self.offset(node.end_lineno, node.end_col_offset)
+        return self.offset(*end_of(node))
 
 
 # What can be between two operands, except the operator.
