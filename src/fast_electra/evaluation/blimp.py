@@ -109,14 +109,13 @@ def open_judge(source: str, device: torch.device) -> Judge:
         model = build_model(stored_config(source), "rtd", seed).to(device)  # type: ignore[arg-type]
         return by_detection(detector_of(model, torch.float32), pad_id)
 
+    refused = None
     if not any("ForMaskedLM" in name for name in stored_config(source).architectures or []):
         try:
             scorer = by_detection(Detector(source, torch.float32, device).suspicion, pad_id)
             return Judge("the detector's logits", tokenizer, length, scorer, detecting, is_masked=False)
         except ModelError as error:
             refused = error
-    else:
-        refused = None
     try:
         model = load_model(source, "mlm")
     except ModelError as error:

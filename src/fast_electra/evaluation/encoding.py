@@ -28,13 +28,9 @@ from fast_electra.evaluation.tasks import Kind, Split, Task
 _WINDOW = 50
 """batches that are sorted by length together, as in Transformers' `group_by_length`"""
 
-
 NO_LABEL = -100
-
-
 _TOKENISED = 10_000
-
-
+"""examples that are tokenised together"""
 _KEPT = 32
 """tokenised tasks that are kept in memory"""
 

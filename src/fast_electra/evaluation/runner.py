@@ -1,8 +1,6 @@
 """Evaluate a model on tasks, cell by cell: a finished cell is never computed again, and a killed command continues.
 
 Notable:
-- a cell is one model, task, recipe and seed; its file is named after the digest of exactly these, is written whole or
-  not at all, and is read instead of computed whenever it is there;
 - the untrained encoder of the same shape has its own cells, with the same number of seeds; baselines without an encoder
   learn from the encoder's training examples, and are stored in one file per task;
 - of several learning rates one is chosen for each task on a part of train, with the first seed: one for the encoder,
@@ -14,20 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_electra.data.files import (
-    canonical_digest,
-)
+from fast_electra.data.files import canonical_digest
 from fast_electra.errors import DataError
 from fast_electra.evaluation.cells import Cell, CellRecord, finished_cell, keep_cell, make_cell
 from fast_electra.evaluation.comparison import Runs, compare
 from fast_electra.evaluation.facts import facts_of
 from fast_electra.evaluation.fine_tuning import copies_of, fine_tune
-from fast_electra.evaluation.probing import (
-    DEV_EXAMPLES,
-    TRAIN_EXAMPLES,
-    probe_record,
-    probed,
-)
+from fast_electra.evaluation.probing import DEV_EXAMPLES, TRAIN_EXAMPLES, probe_record, probed
 from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.results import Result, Scores
 from fast_electra.evaluation.settings import EvaluationConfig, setup_name

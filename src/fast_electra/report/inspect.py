@@ -110,10 +110,8 @@ def print_summary_table(summary: Mapping[str, Any], console: Terminal) -> None:
         rows = bug_rows(summary, kind)
         if not rows:
             continue
-        counts = [row.pairs for row in rows if row.name == "main model"]
-        title = (
-            f"Finding one wrong {kind} in a function, without fine-tuning ({decimal((counts or [None])[0], 0)} pairs)"
-        )
+        count = next((row.pairs for row in rows if row.name == "main model"), None)
+        title = f"Finding one wrong {kind} in a function, without fine-tuning ({decimal(count, 0)} pairs)"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         table.add_column("")
         for column in ("pair", "95 % interval", "whole function", "AUC", "top 1", "passes"):

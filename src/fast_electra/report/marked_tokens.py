@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fast_electra.report.figures import MISSING, decimal, finite, percent
-from fast_electra.report.summary_figures import (
-    THRESHOLD,
-)
+from fast_electra.report.summary_figures import THRESHOLD
 
 
 def marked_row(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -19,10 +17,7 @@ def marked_row(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if token.get("replaced"):
             mark, note = "replaced", f"{_quote(token['text'])} replaces {_quote(token.get('original'))}: {believed}"
         elif token.get("masked"):
-            mark, note = (
-                "restored",
-                f"{_quote(token['text'])} was masked and sampled unchanged: {believed}",
-            )
+            mark, note = "restored", f"{_quote(token['text'])} was masked and sampled unchanged: {believed}"
         else:
             mark, note = "", f"{_quote(token['text'])}: {believed}"
         shown.append({"text": token["text"], "shade": _shade(probability), "mark": mark, "note": note})
