@@ -6,6 +6,7 @@ Notable: two models are compared if task, examples and setup are the same, each 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from fast_electra.data.files import read_sealed_json
@@ -123,10 +124,7 @@ def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs
     for seed in result.seeds:
         if str(seed) in result.failed:
             continue
-        path = evaluation.folder / "cells" / result.cells[str(seed)]
-        cell = read_sealed_json(path)
-        if cell is None:
-            raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
+        cell = _kept(evaluation, evaluation.folder / "cells" / result.cells[str(seed)])
         if not cell["predictions"]:
             return None
         predictions[seed] = cell["predictions"][split]
@@ -134,11 +132,13 @@ def _runs(evaluation: Evaluation, name: str, result: Result, split: str) -> Runs
 
 
 def _labels(evaluation: Evaluation, result: Result, split: str) -> Sequence[Any]:
-    path = task_file(evaluation.folder, result.task, result.digest)
-    facts = read_sealed_json(path)
-    if facts is None:
+    return _kept(evaluation, task_file(evaluation.folder, result.task, result.digest))["dev"][split]
+
+
+def _kept(evaluation: Evaluation, path: Path) -> dict[str, Any]:
+    if (content := read_sealed_json(path)) is None:
         raise DataError(f"{path} is missing or damaged: evaluate {evaluation.model} again, which restores it.")
-    return facts["dev"][split]
+    return content
 
 
 def _compare_pairs(first: Runs, second: Runs, metric: str) -> Comparison | None:
