@@ -69,15 +69,15 @@ def group_tables(results: Sequence[Result], sets: bool = False) -> list[TextTabl
         results: of any tasks.
         sets: include the finest groups, of which BLiMP has 67.
     """
+    left_out = ("all",) if sets else ("all", "UID")
     tables: list[TextTable] = []
     for result in results:
-        keys = [key for key in result.details.get("groups", {}) if sets or key not in ("all", "UID")]
-        for key in keys:
-            if key == "all":
+        for key, groups in result.details.get("groups", {}).items():
+            if key in left_out:
                 continue
             rows = [
                 [name, decimal(found["n"], 0), *(_interval(found[measure]) for measure in result.scores["dev"])]
-                for name, found in result.details["groups"][key].items()
+                for name, found in groups.items()
             ]
             caption = f"{result.task} ({result.setup}) by {key}: pairs judged correctly, in points, 95 % intervals"
             tables.append(TextTable(caption, [key, "pairs", *result.scores["dev"]], rows))
