@@ -143,10 +143,14 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"dev.tsv, line 3: label LOG is not in train; did you mean LOC\?"):
         load_own(train, dev)
     table = written(tmp_path, "text\tlabel\na\tb\n", "table.tsv")
-    with pytest.raises(DataError, match=r"table.tsv is not a CoNLL file \(a word and its tag .*\), but .* is one"):
+    with pytest.raises(DataError, match=r"train.tsv is a CoNLL file \(a word .*\), and .*table.tsv is not"):
+        DataError, match=r"train.conll is a CoNLL file \(a word and its tag .*\), and .*table.tsv is not"
+    ):
         load_own(train, table)
-    with pytest.raises(DataError, match=r"dev.tsv is a CoNLL file .* and .*table.tsv is a table"):
+    with pytest.raises(DataError, match=r"dev.tsv is a CoNLL file .* and .*table.tsv is not"):
         load_own(table, dev, ["text"], "label")
+    with pytest.raises(DataError, match=r"no.conll does not exist|no.conll .*missing"):
+        load_own(table, tmp_path / "no.conll", ["text"], "label")
     with pytest.raises(DataError, match="whose columns have no names: leave out the columns of text and label"):
         load_own(train, dev, ["word"], "tag")
 

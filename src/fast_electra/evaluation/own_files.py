@@ -59,17 +59,18 @@ def load_own(
             or classes differ between the splits.
     """
     paths = [path for path in (train, dev, test) if path is not None]
-    if is_conll(train):
+    entities = is_conll(train)
+    if other := next((path for path in paths if path.is_file() and is_conll(path) != entities), None):
+        words, table = (train, other) if entities else (other, train)
+        raise DataError(
+            f"{words} is a CoNLL file (a word and its tag on each line), and {table} is not: give files of the same "
+            "kind."
+        )
+    if entities:
         if text_columns or label_column:
             raise DataError(
                 f"{train} is a CoNLL file, whose columns have no names: leave out the columns of text and label."
             )
-        for path in paths:
-            if path.is_file() and not is_conll(path):
-                raise DataError(
-                    f"{path} is not a CoNLL file (a word and its tag on each line), but {train} is one; give files of "
-                    "the same kind."
-                )
         tables = [read_conll(path) for path in paths]
         text_columns, label_column = ("words",), "tags"
     else:
@@ -82,12 +83,6 @@ def load_own(
                 f"the text columns are {', '.join(text_columns) or '(none)'} and the label column is "
                 f"{label_column or '(none)'}: give one text column, or two for pairs, and another column for the label."
             )
-        for path in paths:
-            if is_conll(path):
-                raise DataError(
-                    f"{path} is a CoNLL file (a word and its tag on each line), but {train} is a table; give files of "
-                    "the same kind."
-                )
         tables = [read_table(path, [*text_columns, label_column]) for path in paths]
     for table in tables:
         if not table.rows:
