@@ -14,8 +14,8 @@ def bench(
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 7,
     seconds: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
     profile: str | None = None,
-    tune: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    tune: bool = False,
+    json: bool = False,
 ) -> None:
     """Measure training steps: given replacements, cached, on the fly, joint ELECTRA and other programs, in turns.
 

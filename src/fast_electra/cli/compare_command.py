@@ -1,9 +1,6 @@
 """`fast-electra compare`: compares evaluated models and says whether one is ahead."""
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 PAGES = (".html", ".svg", ".png")
 
@@ -11,8 +8,8 @@ PAGES = (".html", ".svg", ".png")
 def compare(
     *models: str,
     page: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+    json: bool = False,
+) -> None:
     """Compare the results that evaluate stored for two or more models: one table, and one interval per pair and task.
 
     A difference is not decided if its interval contains 0 or if it is below the minimal detectable difference.
@@ -51,7 +48,7 @@ def compare(
     if json:
         print_json({"comparisons": [comparison_entry(contest, names) for contest in contests]})
     if json and page is None:
-        return 0
+        return
     from fast_electra.report.evaluation_page import save_comparison
     from fast_electra.report.evaluation_tables import contest_table, verdicts
     from fast_electra.report.text_tables import print_table
@@ -66,4 +63,3 @@ def compare(
         commands = [each for one in evaluations for each in one.commands]
         save_comparison(contests, names, [*commands, command_given()], page)
         Terminal(stderr=True).say(str(page))
-    return 0

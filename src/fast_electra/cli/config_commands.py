@@ -1,9 +1,6 @@
 """`fast-electra config`: shows a resolved configuration, its curves, and its schema."""
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from fast_electra.config import config_schema, dump_config, load_config
 from fast_electra.errors import ConfigError
@@ -13,7 +10,7 @@ from fast_electra.terminal import Terminal, print_json
 _PRINTED = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def show(config: str, /, *overrides: str, json_output: Annotated[bool, Parameter("--json")] = False) -> None:
+def show(config: str, /, *overrides: str, json: bool = False) -> None:
     """Print a resolved configuration.
 
     Parameters
@@ -22,11 +19,11 @@ def show(config: str, /, *overrides: str, json_output: Annotated[bool, Parameter
         A preset's name or a YAML file.
     overrides
         Settings, each as section.key=value.
-    json_output
+    json
         Print one JSON object instead of commented YAML.
     """
     resolved = load_config(config, overrides)
-    if json_output:
+    if json:
         print_json(resolved.model_dump(mode="json"), indent=2)
     else:
         Terminal().say(dump_config(resolved).removesuffix("\n"))
@@ -39,7 +36,7 @@ def plot(
     beside: list[str] | None = None,
     run: Path | None = None,
     out: Path | None = None,
-    json_output: Annotated[bool, Parameter("--json")] = False,
+    json: bool = False,
 ) -> None:
     """Draw the temperature (or strength) and the learning rate over the updates, or print them as a table.
 
@@ -56,7 +53,7 @@ def plot(
         Also draw the temperature and the difficulty that this run recorded.
     out
         The picture, a file that ends in .svg or .png; default: print a table.
-    json_output
+    json
         Print the table as one JSON object.
     """
     configs = {Path(config).stem: load_config(config, overrides)}
@@ -77,7 +74,7 @@ def plot(
     from fast_electra.report.curves import planned, schedule_chart
 
     if out is None:
-        _print_curves(planned(next(iter(configs.values())), _PRINTED), json_output)
+        _print_curves(planned(next(iter(configs.values())), _PRINTED), json)
         return
     from fast_electra.report.plots import save_png, save_svg
     from fast_electra.runs.folder import load_run

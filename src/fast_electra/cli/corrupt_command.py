@@ -19,8 +19,8 @@ def corrupt(
     shard: str | None = None,
     phase: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
     time_limit: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+    json: bool = False,
+) -> None:
     """Run the frozen auxiliary over all rows of a run, and store the replacements for every temperature.
 
     A run with corruption.cache=FOLDER reads the replacements and does not load the auxiliary. It can use any schedule
@@ -64,7 +64,7 @@ def corrupt(
         report = build_cache(settings, out, share, phase, progress=progress, say=console.say)
     if json:
         print_json(report.to_json())
-        return 0
+        return
     if not report.built_parts:
         console.say("all parts of this process exist already; nothing to do.")
     Terminal().print(report_table(report))
@@ -73,7 +73,6 @@ def corrupt(
     else:
         text = f"{out} is not finished: parts of other --shard values are missing"
     console.say(text)
-    return 0
 
 
 def report_table(report: "CacheReport") -> "Table":

@@ -14,7 +14,7 @@ def cost(
     micro_batch: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 32,
     auxiliary_layers: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     head: Literal["masked", "all", "both"] = "both",
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
 ) -> None:
     """Count operations and memory of each part, on the models and by formula; nothing is trained or downloaded.
 

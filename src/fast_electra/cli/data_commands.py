@@ -1,9 +1,7 @@
 """`fast-electra data build` and `data merge`: make a tokenizer and token shards from text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,10 +15,10 @@ def build(
     /,
     *overrides: str,
     out: Path | None = None,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: bool = False,
     shard: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+    json: bool = False,
+) -> None:
     """Make a tokenizer and token shards from text, and report what was kept, what was left out and why.
 
     The command reads data.sources: folders, text files, code, JSON lines, Parquet and Arrow, also compressed by gzip,
@@ -53,7 +51,8 @@ def build(
     share = share_of(shard) if shard else None
     console = Terminal(stderr=True)
     if dry_run:
-        return _plan(settings.data, json)
+        _plan(settings.data, json)
+        return
     if out is None:
         raise ConfigError("--out is not given: name the folder to write, or give --dry-run.")
     out = out / part_name(share) if share else out
@@ -68,10 +67,9 @@ def build(
     _show(report, json)
     if report.existed:
         console.say(f"{out} contains these shards already; nothing to do.")
-    return 0
 
 
-def merge(parts: Path, /, *, out: Path, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def merge(parts: Path, /, *, out: Path, json: bool = False) -> None:
     """Join the parts that `data build --shard` wrote.
 
     The result is that of one build: the same tokens in the same order, without documents that occur in two parts.
@@ -88,7 +86,6 @@ def merge(parts: Path, /, *, out: Path, json: Annotated[bool, Parameter(negative
     from fast_electra.data.merging import merge_shards
 
     _show(merge_shards(parts, out), json)
-    return 0
 
 
 def _show(report: "BuildReport", json: bool) -> None:
@@ -100,7 +97,7 @@ def _show(report: "BuildReport", json: bool) -> None:
         Terminal().print(report_table(report))
 
 
-def _plan(data: "DataConfig", json: bool) -> int:
+def _plan(data: "DataConfig", json: bool) -> None:
     """Print what a build would need."""
     from rich.table import Table
 
@@ -112,7 +109,7 @@ def _plan(data: "DataConfig", json: bool) -> int:
     plan = plan_build(data, TOKENIZER_SAMPLE)
     if json:
         print_json(plan.to_json())
-        return 0
+        return
     table = Table(box=None, show_header=False)
     table.add_row(
         "read", f"{plan.files:,} files, {plan.bytes / 1e6:,.1f} MB, about {plan.text_bytes / 1e6:,.1f} MB of text"
@@ -121,7 +118,6 @@ def _plan(data: "DataConfig", json: bool) -> int:
     table.add_row("shards", f"about {plan.shard_bytes / 1e6:,.1f} MB")
     table.add_row("time", f"about {duration(plan.seconds)} on this machine with {plan.workers} processes")
     Terminal().print(table)
-    return 0
 
 
 def _tokenizer_rows(found: "dict[str, Any]") -> list[tuple[str, str]]:

@@ -1,12 +1,9 @@
 """`fast-electra doctor`: says whether a run is learning, and if not, why."""
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
-def doctor(run: Path, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def doctor(run: Path, /, *, json: bool = False) -> int:
     """Examine a run, finished or not: its curves, settings, weights, auxiliary and data.
 
     Exit status: 0 if there is no problem (warnings do not count), 1 if there is a problem, 2 if the folder is not a

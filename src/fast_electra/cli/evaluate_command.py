@@ -18,9 +18,9 @@ def evaluate(
     /,
     *overrides: str,
     time_limit: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
     **options: Any,
-) -> int:
+) -> None:
     """Fine-tune a model on tasks with several seeds each, and compare its scores with baselines.
 
     The command keeps finished results. If it is stopped, the same command continues; if all is finished, it only prints
@@ -57,10 +57,9 @@ def evaluate(
 
         averages = [average._asdict() for average in averages_of(results)]
         print_json({"tasks": entries(results), "averages": averages})
-        return 0
+        return
     _print(results, Terminal())
     console.say(f"results  {evaluation.folder / 'results.json'}\nreport   {evaluation.folder / REPORT_FILE}")
-    return 0
 
 
 def _print(results: "list[Result]", console: "Terminal") -> None:
@@ -89,12 +88,11 @@ def _signature() -> inspect.Signature:
         about = Parameter(
             help=" ".join(str(field.description).split()),
             show_default=False,
-            negative="",
             consume_multiple=name == "seeds",
         )
         annotation = Annotated[kind | None, about]
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    return inspect.Signature([*own, *options, limit, json], return_annotation=int)
+    return inspect.Signature([*own, *options, limit, json], return_annotation=None)
 
 
 evaluate.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ def export(
     datasets: tuple[str, ...] = (),
     push: str | None = None,
     public: bool = False,
-) -> int:
+) -> None:
     """Write a run's main model with its RTD head, tokenizer and model card to a folder, and its auxiliary below it.
 
     OUT is the main model, OUT/generator the generator of joint ELECTRA, OUT/auxiliary the frozen auxiliary.
@@ -74,4 +74,3 @@ def export(
         export_run(run, out, "all" if checkpoint == "all" else update, auxiliary, say)
     describe(out, push, license, language, datasets)
     Terminal().say(push_to_hub(out, push, public) if push else str(out))
-    return 0

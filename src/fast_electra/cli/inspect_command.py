@@ -1,12 +1,9 @@
 """`fast-electra inspect`: shows which tokens of a text a main model finds suspicious."""
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
-def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def inspect(model: str, file: Path | None = None, /, *, json: bool = False) -> None:
     """Shade each token of a file by the probability, by the main model, that it was replaced.
 
     Parameters
@@ -49,4 +46,3 @@ def inspect(model: str, file: Path | None = None, /, *, json: Annotated[bool, Pa
         Terminal().say(to_json(tokens))
     else:
         render_terminal(tokens, Terminal())
-    return 0

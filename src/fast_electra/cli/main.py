@@ -38,7 +38,7 @@ app = App(
 
 COMMAND --help explains a command. pretrain --help lists every setting, pretrain --help optimizer those of a
 section.""",
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=()),  # no --no-OPTION and no --empty-OPTION
     suppress_keyboard_interrupt=False,
     # `app --help` and errors go through `main`, which decides on the exit status.
     exit_on_error=False,

@@ -18,13 +18,13 @@ def pretrain(
     *overrides: str,
     run: Path,
     extend: int | None = None,
-    grid: Annotated[list[str] | None, Parameter(negative="")] = None,
+    grid: list[str] | None = None,
     probe: str | None = None,
-    probe_data: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    probe_data: list[Path] | None = None,
     probe_every: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
     time_limit: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+    json: bool = False,
+) -> None:
     """Pre-train a main model against a frozen auxiliary, a masked language model as the auxiliary, or joint ELECTRA.
 
     objective.kind chooses: fast_electra, mlm or electra. If a run is stopped, the same command continues it; if it is
@@ -65,7 +65,8 @@ def pretrain(
 
     limit_time(time_limit)
     if grid:
-        return _grid(config, overrides, grid, run, extend, probe, json)
+        _grid(config, overrides, grid, run, extend, probe, json)
+        return
     settings = load_config(config, overrides)
     from fast_electra.diagnosis.doctor import DoctorObserver
     from fast_electra.errors import ConfigError
@@ -101,7 +102,7 @@ def pretrain(
     }
     if json:
         print_json(facts)
-        return 0
+        return
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         if name != "timing":
@@ -110,7 +111,6 @@ def pretrain(
             )
     console.print(table)
     say(f"model: {result.folder / 'model'}  (AutoModel.from_pretrained loads it)")
-    return 0
 
 
 def _grid(
@@ -121,7 +121,7 @@ def _grid(
     extend: int | None,
     probe: str | None,
     json: bool,
-) -> int:
+) -> None:
     """Train a run for each point of a grid, and compare them."""
     from fast_electra.cli.study_command import finish, grid_of, work
     from fast_electra.config.loading import load_config
@@ -138,7 +138,6 @@ def _grid(
     found = grid_study(config, flat(read_overrides(overrides).tree), grid_of(grid))
     progress = work(found, folder, folder / "cells", console)
     finish(found, progress, folder, command_given(), console, json=json)
-    return 0
 
 
 def _probes(

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 def quickstart(
     *overrides: str,
     run: Path = Path("runs/quickstart"),
-    text: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
+    text: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     task: Path | None = None,
     dev: Path | None = None,
     task_text: str | None = None,
@@ -17,8 +17,8 @@ def quickstart(
     minutes: float | None = None,
     seed: int = 0,
     time_limit: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+    json: bool = False,
+) -> None:
     """Pre-train on this machine's Python code or on your own text, evaluate, and write a report.
 
     With --task the command also says whether pre-training paid on your task. If a quickstart is stopped, the same
@@ -75,4 +75,3 @@ def quickstart(
         summary = run_quickstart(run, console, text or (), minutes, given, asked, own)
     if json:
         print_json(summary)
-    return 0

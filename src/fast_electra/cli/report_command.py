@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def report(*runs: str, out: Path | None = None) -> int:
+def report(*runs: str, out: Path | None = None) -> None:
     """Write the page of a quickstart, of a run or of several runs, and print its path.
 
     The page of several runs has their figures, the settings that differ, and each curve over updates, tokens, FLOPs
@@ -21,4 +21,3 @@ def report(*runs: str, out: Path | None = None) -> int:
 
     say = Terminal(stderr=True).say
     Terminal().say(str(write_page([Path(run) for run in runs], out, say)))
-    return 0

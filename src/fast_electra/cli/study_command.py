@@ -5,9 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from fast_electra.studies.grid.findings import Results
@@ -29,11 +27,11 @@ def study(
     scale: str | None = None,
     jobs: int = 1,
     shard: str = "1/1",
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: bool = False,
     format: Literal["text", "markdown", "latex", "csv"] = "text",
     time_limit: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+    json: bool = False,
+) -> None:
     """Train and compare a grid of methods, settings and seeds.
 
     Shared stages are made once, and finished runs are kept: if the study is stopped, the same command continues it; if
@@ -78,14 +76,13 @@ def study(
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}: give a number from 1.")
     if dry_run:
-        return print_plan(found, cells, json)
+        print_plan(found, cells, json)
+        return
     console = Terminal(stderr=True)
     is_worker = _WORKER in os.environ
     progress = work(found, out, cells, console, share_of(shard), 1 if is_worker else jobs)
-    if is_worker:
-        return 0
-    finish(found, progress, out, command_given(), console, format, json)
-    return 0
+    if not is_worker:
+        finish(found, progress, out, command_given(), console, format, json)
 
 
 def work(
@@ -165,8 +162,8 @@ def finish(
         )
 
 
-def print_plan(found: "StudyConfig", cells: Path, json: bool) -> int:
-    """Print the runs of a study, their length and cost, and which are done; returns the exit status."""
+def print_plan(found: "StudyConfig", cells: Path, json: bool) -> None:
+    """Print the runs of a study, their length and cost, and which are done."""
     from rich.table import Table
 
     from fast_electra.report.figures import MISSING, decimal, duration, power
@@ -176,7 +173,7 @@ def print_plan(found: "StudyConfig", cells: Path, json: bool) -> int:
     plan = planned_costs(found, cells)
     if json:
         print_json(plan)
-        return 0
+        return
     table = Table(box=None)
     for name in ("run", "updates", "tokens", "FLOPs", "time, about", ""):
         table.add_column(name, justify="left" if name in ("run", "") else "right")
@@ -190,7 +187,6 @@ def print_plan(found: "StudyConfig", cells: Path, json: bool) -> int:
     console.print(table)
     for sentence in plan["sentences"]:
         console.say(sentence)
-    return 0
 
 
 def grid_of(given: Sequence[str]) -> dict[str, list[Any]]:
