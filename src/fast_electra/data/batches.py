@@ -338,13 +338,13 @@ class BatchSchedule:
 
 
 class Prefetcher(Generic[T]):
-    """Computes `function(update)` for start ≤ update < stop in a background thread, up to `ahead` results in advance.
+    """Computes `function(update)` for start ≤ update < stop in a background thread, up to four results in advance.
 
     Iterating gives (result, seconds that the reader waited for it). An error of the function is raised there.
     """
 
-    def __init__(self, function: Callable[[int], T], start: int, stop: int, ahead: int = 4) -> None:
-        self._results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=ahead)
+    def __init__(self, function: Callable[[int], T], start: int, stop: int) -> None:
+        self._results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=4)
         self._closed = threading.Event()
         self._count = max(0, stop - start)
         self._thread = threading.Thread(

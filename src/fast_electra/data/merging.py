@@ -15,11 +15,10 @@ import numpy as np
 
 from fast_electra.data.documents import Seen, StreamDigest
 from fast_electra.data.files import MANIFEST, staged_folder
-from fast_electra.data.settings import DataConfig
 from fast_electra.data.shard_building import SHARD_TOKENS, finish_shards
 from fast_electra.data.shard_report import BuildReport, refuse_empty, stored_report
-from fast_electra.data.shard_writer import ShardWriter, Writers, fill_in_splits, refuse_empty_sources
-from fast_electra.data.shards import SPLITS, Split, TokenShards, open_shards
+from fast_electra.data.shard_writer import fill_in_splits, refuse_empty_sources, writers_in
+from fast_electra.data.shards import Split, TokenShards, open_shards, refuse_other_content
 from fast_electra.errors import DataError
 
 _TOKENS = 2_000_000  # read at a time
@@ -62,19 +61,12 @@ def merge_shards(parts: str | Path, folder: str | Path) -> BuildReport:
         if about.items() <= there.items():
             return stored_report(folder, there)
         raise DataError(f"{folder} holds other shards: choose another folder, or delete this one.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} holds something that is not token shards; choose a new or empty folder.")
+    refuse_other_content(folder)
     report = _added(folder, opened)
     unknown = manifest["special_tokens"]["unk"]
     with staged_folder(folder) as staged:
         shutil.copytree(opened[0].folder / "tokenizer", staged / "tokenizer")
-        writers: Writers = {
-            (split, source): ShardWriter(
-                staged, split, report.vocabulary_size, SHARD_TOKENS, manifest["row_length"], name
-            )
-            for split in SPLITS
-            for source, name in enumerate(weights or [""])
-        }
+        writers = writers_in(staged, report.vocabulary_size, SHARD_TOKENS, manifest["row_length"], weights)
         seen = Seen()
         for part in opened:
             for split, source in writers:
@@ -82,9 +74,7 @@ def merge_shards(parts: str | Path, folder: str | Path) -> BuildReport:
                     writers[split, source].append(ids, ends)
                     report.unknown_tokens += int((ids == unknown).sum()) if unknown is not None else 0
         fill_in_splits(report, writers, weights)
-        refuse_empty(
-            report, DataConfig(validation_fraction=manifest["settings"]["data.validation_fraction"]), None, 1.0
-        )
+        refuse_empty(report, manifest["settings"]["data.validation_fraction"], None, smallest_share=1.0)
         refuse_empty_sources(writers, weights)
         report.bytes_per_token = report.kept_bytes / report.tokens
         content = {key: manifest[key] for key in ("tokenizer_fingerprint", "special_tokens")}
@@ -129,20 +119,13 @@ def _added(folder: Path, opened: list[TokenShards]) -> BuildReport:
         for name in _ADDED:
             setattr(report, name, getattr(report, name) + stored[name])
         for reason, count in stored["dropped"].items():
-            _drop(report, reason, count["documents"], count["bytes"])
+            report.drop(reason, count["documents"], count["bytes"])
         # Every part walks through all folders, so each counts all files that are left out.
         report.left_out_files, report.sources = stored["left_out_files"], stored["sources"]
         report.workers = max(report.workers, stored["workers"])
         report.peak_memory_bytes = max(report.peak_memory_bytes, stored["peak_memory_bytes"])
     report.megabytes_per_second = report.text_bytes / 1e6 / max(report.seconds, 1e-9)
     return report
-
-
-def _drop(report: BuildReport, reason: str, documents: int, size: int) -> None:
-    if documents:
-        count = report.dropped.setdefault(reason, {"documents": 0, "bytes": 0})
-        count["documents"] += documents
-        count["bytes"] += size
 
 
 def _unseen(
@@ -159,7 +142,7 @@ def _unseen(
         first = int(ends[done - 1]) if done else 0
         stop = max(done + 1, int(np.searchsorted(ends, first + _TOKENS, side="right")))
         new = np.array([seen.add(int(identity)) for identity in about[done:stop, 0]])
-        _drop(report, "duplicate", int((~new).sum()), int(about[done:stop, 1][~new].sum()))
+        report.drop("duplicate", int((~new).sum()), int(about[done:stop, 1][~new].sum()))
         lengths = np.diff(ends[done:stop], prepend=first)
         ids = stream.read(first, int(ends[stop - 1])).astype(np.uint32)[np.repeat(new, lengths)]
         if len(ids):

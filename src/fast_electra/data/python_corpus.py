@@ -25,7 +25,8 @@ from fast_electra.errors import DataError
 
 HELD_OUT = ("sympy", "networkx")
 STANDARD_LIBRARY = "python"
-# Used if "fast-electra" is not installed as a distribution (a source tree on the path).
+_PROJECT = "fast-electra"
+# Used if the project is not installed as a distribution (a source tree on the path).
 FALLBACK = (
     *("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "sympy", "networkx", "mpmath", "numpy"),
     *("scipy", "scikit-learn", "pydantic", "ruamel.yaml", "cyclopts", "rich", "jinja2", "vl-convert-python"),
@@ -52,15 +53,6 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class PackageCount:
-    """How much of a package was taken."""
-
-    split: str
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True)
 class Corpus:
     """Files for training and for validation, in the order of their digests."""
 
@@ -68,8 +60,8 @@ class Corpus:
     validation: list[SourceFile]
     held_out: list[SourceFile]
     """every usable file of the held-out packages; `validation` is the beginning of this list"""
-    report: dict[str, PackageCount]
-    """counts by package, the largest first"""
+    train_bytes: int
+    """size of the files for training"""
     left_out: dict[str, int]
     """number of files that were not usable, by reason"""
 
@@ -114,19 +106,19 @@ def collect(cap_bytes: int = 40_000_000, validation_cap_bytes: int = 3_000_000) 
         train=[file for file, _ in train],
         validation=[file for file, _ in validation],
         held_out=[file for file, _ in held_out],
-        report=_report(("train", train), ("validation", validation)),
+        train_bytes=sum(size for _, size in train),
         left_out=dict(kept.left_out),
     )
 
 
-def required_distributions(root: str = "fast-electra") -> list[str]:
-    """Installed distributions that `root` requires, also indirectly, without extras; sorted, without `root`."""
+def required_distributions() -> list[str]:
+    """Installed distributions that the project requires, also indirectly, without extras and itself; sorted."""
     try:
-        waiting = _requirements(root)
+        waiting = _requirements(_PROJECT)
     except metadata.PackageNotFoundError:
         waiting = [_canonical(name) for name in FALLBACK]
     found: set[str] = set()
-    seen = {root}
+    seen = {_PROJECT}
     while waiting:
         name = waiting.pop()
         if name in seen:
@@ -192,18 +184,6 @@ def _capped(files: list[tuple[SourceFile, int]], cap_bytes: int) -> list[tuple[S
         if total > cap_bytes:
             return files[:index]
     return files
-
-
-def _report(*splits: tuple[str, list[tuple[SourceFile, int]]]) -> dict[str, PackageCount]:
-    counts: dict[str, PackageCount] = {}
-    for split, files in splits:
-        number: Counter[str] = Counter()
-        size: Counter[str] = Counter()
-        for file, bytes_of_file in files:
-            number[file.package] += 1
-            size[file.package] += bytes_of_file
-        counts |= {name: PackageCount(split, number[name], total) for name, total in size.most_common()}
-    return counts
 
 
 def _order(file: SourceFile) -> bytes:

@@ -22,14 +22,9 @@ from fast_electra.data.documents import Digest, Seen, Splitter
 from fast_electra.data.encoding import CHUNK, Chunk, Encoder, available_cores, encode_in_order, peak_memory
 from fast_electra.data.files import MANIFEST, staged_folder, write_manifest
 from fast_electra.data.settings import mixture
-from fast_electra.data.shard_report import (
-    BuildReport,
-    refuse_empty,
-    refuse_other_language,
-    stored_report,
-)
-from fast_electra.data.shard_writer import ShardWriter, Writers, fill_in_splits, refuse_empty_sources
-from fast_electra.data.shards import FORMAT, SPLITS, VERSION, Split, open_shards
+from fast_electra.data.shard_report import BuildReport, refuse_empty, refuse_other_language, stored_report
+from fast_electra.data.shard_writer import Writers, fill_in_splits, refuse_empty_sources, writers_in
+from fast_electra.data.shards import FORMAT, SPLITS, VERSION, Split, open_shards, refuse_other_content
 from fast_electra.data.sources import Document, Sources
 from fast_electra.data.tokenizer import (
     ENCODING_PIECE,
@@ -105,8 +100,7 @@ def build_shards(
         settings["part"] = list(share)
     if (folder / MANIFEST).exists():
         return _existing(folder, settings, documents, validation)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} holds something that is not token shards; choose a new or empty folder.")
+    refuse_other_content(folder)
     report = BuildReport(folder, workers=config.workers or available_cores())
     began = time.perf_counter()
     if tokenizer is None:
@@ -126,11 +120,7 @@ def build_shards(
             raise DataError("the tokenizer changes when it is saved and loaded; use the saved one instead.")
         began = time.perf_counter()
         weights = mixture(config.sources)
-        writers: Writers = {
-            (split, part): ShardWriter(staged, split, report.vocabulary_size, shard_tokens, config.length, name)
-            for split in SPLITS
-            for part, name in enumerate(weights or [""])
-        }
+        writers = writers_in(staged, report.vocabulary_size, shard_tokens, config.length, weights)
         source_digest = _write(documents, tokenizer, config, validation, writers, report, report_progress, share)
         report.seconds = time.perf_counter() - began
         report.megabytes_per_second = report.text_bytes / 1e6 / max(report.seconds, 1e-9)
@@ -313,7 +303,7 @@ def _write(
         report.replaced_files, report.replaced_characters = reading.replaced_files, reading.replaced_characters
         report.cut_documents = reading.cut_documents
     if share is None:  # a part may have too little of something; `merge_shards` looks at the whole
-        refuse_empty(report, config, validation, splitter.smallest_share)
+        refuse_empty(report, config.validation_fraction, validation, splitter.smallest_share)
         refuse_empty_sources(writers, weights)
     if share is None or report.text_tokens:
         refuse_other_language(report)
@@ -339,9 +329,7 @@ def _chunks(documents: Iterable[Document], splitter: Splitter, report: BuildRepo
         if reason is None and not seen.add(digest.identity):
             reason = "duplicate"
         if reason:
-            count = report.dropped.setdefault(reason, {"documents": 0, "bytes": 0})
-            count["documents"] += 1
-            count["bytes"] += digest.bytes
+            report.drop(reason, 1, digest.bytes)
             continue
         cut = list(pieces(document.text, ENCODING_PIECE))
         key = split, document.part if mixed else 0

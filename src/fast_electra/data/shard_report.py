@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.data.reading import reading_losses
-from fast_electra.data.settings import DataConfig
 from fast_electra.errors import DataError
 
 LARGEST_UNKNOWN = 0.1
@@ -110,6 +109,13 @@ class BuildReport:
         """Share of the text's bytes that the tokenizer leaves out, 0 to 1."""
         return self.lost_bytes / max(1, self.text_bytes)
 
+    def drop(self, reason: str, documents: int, size: int) -> None:
+        """Count documents of `size` bytes together that are left out."""
+        if documents:
+            count = self.dropped.setdefault(reason, {"documents": 0, "bytes": 0})
+            count["documents"] += documents
+            count["bytes"] += size
+
     def losses(self) -> dict[str, str]:
         """A description of each loss of text that occurred, by its kind."""
         found = reading_losses(self.left_out_files, self.replaced_files, self.replaced_characters, self.cut_documents)
@@ -130,12 +136,12 @@ class BuildReport:
         return {"timing": {name: content.pop(name) for name in names}} | content
 
 
-def refuse_empty(report: BuildReport, config: DataConfig, validation: object | None, smallest_share: float) -> None:
+def refuse_empty(report: BuildReport, fraction: float, validation: object | None, smallest_share: float) -> None:
     """Refuse a corpus of which a split got no document.
 
     Args:
         report: of the build.
-        config: the settings that chose the splits.
+        fraction: `data.validation_fraction`, which chose the splits.
         validation: what else chose them, or None.
         smallest_share: the least `validation_fraction`, about, that gives validation a document.
 
@@ -166,7 +172,7 @@ def refuse_empty(report: BuildReport, config: DataConfig, validation: object | N
         remedy = "give more text, or set a smaller data.validation_fraction"
     raise DataError(
         f"none of {sum(kept.values())} documents fell to {'validation' if kept['train'] else 'training'} with "
-        f"data.validation_fraction={config.validation_fraction}: {remedy}."
+        f"data.validation_fraction={fraction}: {remedy}."
     )
 
 

@@ -15,10 +15,8 @@ from fast_electra.errors import DataError
 class ShardWriter:
     """Appends encoded chunks to the shards of one split."""
 
-    def __init__(
-        self, folder: Path, split: str, vocabulary: int, shard_tokens: int, length: int, source: str = ""
-    ) -> None:
-        """Prepare to write; `source` is the name of a mixture's source, for which the split has files of its own."""
+    def __init__(self, folder: Path, split: str, vocabulary: int, shard_tokens: int, length: int, source: str) -> None:
+        """Prepare to write; a mixture's source has a name, and files of its own in the split."""
         self.dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
         self.digests: dict[str, str] = {}
         self.shards: list[dict[str, Any]] = []
@@ -95,6 +93,15 @@ class ShardWriter:
 
 Writers = dict[tuple[Split, int], ShardWriter]
 """the writers of a folder by split and number of the source"""
+
+
+def writers_in(folder: Path, vocabulary: int, shard_tokens: int, length: int, weights: Mapping[str, float]) -> Writers:
+    """A writer for each split and source; `weights` are those of a mixture's sources."""
+    return {
+        (split, part): ShardWriter(folder, split, vocabulary, shard_tokens, length, name)
+        for split in SPLITS
+        for part, name in enumerate(weights or [""])
+    }
 
 
 def fill_in_splits(report: BuildReport, writers: Writers, weights: Mapping[str, float]) -> None:

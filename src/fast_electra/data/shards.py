@@ -141,6 +141,12 @@ def open_shards(
     return TokenShards(folder, manifest)
 
 
+def refuse_other_content(folder: Path) -> None:
+    """Raise DataError if token shards cannot be written to a folder, which must be new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} holds something that is not token shards; choose a new or empty folder.")
+
+
 def row_count(tokens: int, length: int) -> int:
     """Number of rows of `length` tokens in a stream of `tokens`; its last separator takes no room in a row."""
     return max(0, -(-(tokens - 1) // (length - 2)))

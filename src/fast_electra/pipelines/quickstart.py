@@ -235,12 +235,11 @@ def _bytes(path: Path) -> int:
 def _python_source() -> QuickstartText:
     corpus = collect()
     packages = {file.package for file in corpus.train}
-    size = sum(count.bytes for count in corpus.report.values() if count.split == "train")
     return QuickstartText(
         documents=corpus.documents,
         is_validation=corpus.is_validation,
-        found=f"{size / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} packages; "
-        f"{' and '.join(HELD_OUT)} held out",
+        found=f"{corpus.train_bytes / 1e6:.0f} MB of Python in {len(corpus.train):,} files of {len(packages)} "
+        f"packages; {' and '.join(HELD_OUT)} held out",
         corpus=corpus,
         example="def middle(low, high):\n    return (low - high) // 2\n",
     )
