@@ -9,6 +9,7 @@ Notable:
 """
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -165,6 +166,7 @@ def _no_warning(*_: Any) -> None:
     """Does nothing."""
 
 
+@torch.no_grad()
 def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_only: bool) -> list[str]:
     """Copy an auxiliary's weights to a model's encoder, wherever both have the same name and shape.
 
@@ -179,29 +181,33 @@ def start_from(model: PreTrainedModel, auxiliary: PreTrainedModel, embeddings_on
     Raises:
         ModelError: no parameter fits.
     """
-    with torch.no_grad():
-        if embeddings_only:
-            target = cast(nn.Embedding, model.get_input_embeddings()).weight
-            source = cast(nn.Embedding, auxiliary.get_input_embeddings()).weight
-            if target.shape != source.shape:
-                raise ModelError(
-                    f"main.embeddings=copied needs the auxiliary's width: its embeddings are {tuple(source.shape)}, "
-                    f"the main model's {tuple(target.shape)}; give both one width, or main.embeddings=fresh."
-                )
-            target.copy_(source)
-            return ["embeddings"]
-        own = dict(cast(nn.Module, model.base_model).named_parameters())
-        copied = []
-        for name, value in cast(nn.Module, auxiliary.base_model).named_parameters():
-            if name in own and own[name].shape == value.shape:
-                own[name].copy_(value)
-                copied.append(name)
-        if not copied:
+    if embeddings_only:
+        target = cast(nn.Embedding, model.get_input_embeddings()).weight
+        source = cast(nn.Embedding, auxiliary.get_input_embeddings()).weight
+        if target.shape != source.shape:
             raise ModelError(
-                f"main.start=auxiliary: no weight of the auxiliary ({auxiliary.config.model_type}, width "
-                f"{auxiliary.config.hidden_size}) fits the main model; give both one architecture and width."
+                f"main.embeddings=copied needs the auxiliary's width: its embeddings are {tuple(source.shape)}, "
+                f"the main model's {tuple(target.shape)}; give both one width, or main.embeddings=fresh."
             )
-        return copied
+        target.copy_(source)
+        return ["embeddings"]
+    theirs, own = (dict(cast(nn.Module, each.base_model).named_parameters()) for each in (auxiliary, model))
+    copied = copy_fitting(theirs, own)
+    if not copied:
+        raise ModelError(
+            f"main.start=auxiliary: no weight of the auxiliary ({auxiliary.config.model_type}, width "
+            f"{auxiliary.config.hidden_size}) fits the main model; give both one architecture and width."
+        )
+    return copied
+
+
+@torch.no_grad()
+def copy_fitting(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[str]:
+    """Copy the parameters that both sides have under one name and in one shape, in place; returns their names."""
+    fitting = [name for name, value in source.items() if name in target and target[name].shape == value.shape]
+    for name in fitting:
+        target[name].copy_(source[name])
+    return fitting
 
 
 def start_at_unigram(model: PreTrainedModel, log_probabilities_V: Tensor) -> None:

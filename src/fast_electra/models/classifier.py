@@ -35,8 +35,8 @@ from fast_electra.data.tokenizer import load_tokenizer, vocabulary_size
 from fast_electra.errors import ModelError
 from fast_electra.models.attention import MATMUL_ATTENTION
 from fast_electra.models.build import not_built, prepare_model, set_dropout
-from fast_electra.models.export import drop_attention_keys, longest_export, save_tokenizer, save_weights
-from fast_electra.models.inputs import first_position, longest_row
+from fast_electra.models.export import longest_export, save_tokenizer, save_weights
+from fast_electra.models.inputs import longest_row, positions_of
 from fast_electra.models.layers import layer_stacks
 from fast_electra.models.loading import read_checkpoint, refuse_missing, stored_config
 
@@ -126,7 +126,7 @@ def use_padding(config: PreTrainedConfig, token: int) -> None:
 
     It is not changed for classes that count positions from the padding id, since it belongs to their weights.
     """
-    if not first_position(config):
+    if not positions_of(config).first:
         config.pad_token_id = token
 
 
@@ -201,7 +201,6 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         model.set_input_embeddings(embeddings.whole())
     save_weights(model, folder)
     save_tokenizer(tokenizer, folder, longest_export(model.config, tokenizer))
-    drop_attention_keys(folder)
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from fast_electra.errors import ModelError
+from fast_electra.models.build import copy_fitting
 from fast_electra.models.rtd import ReplacedTokenDetector
 
 
@@ -55,14 +56,7 @@ class CorrectiveHead:
 
     def start_from(self, auxiliary: PreTrainedModel) -> list[str]:
         """Copy the parameters that a model has under the same name and shape to the head; returns their names."""
-        theirs = dict(auxiliary.named_parameters())
-        copied = []
-        with torch.no_grad():
-            for name, parameter in self.parameters().items():
-                if name in theirs and theirs[name].shape == parameter.shape:
-                    parameter.copy_(theirs[name])
-                    copied.append(name)
-        return copied
+        return copy_fitting(dict(auxiliary.named_parameters()), self.parameters())
 
     def logits(self, hidden_BSd: Tensor, positions_BM: Tensor) -> Tensor:
         """Logits (N, V) at `positions_BM`, from the hidden states of all positions."""
@@ -73,11 +67,10 @@ class CorrectiveHead:
     def _refuse_other_needs(self) -> None:
         table = cast(Tensor, self.model.get_input_embeddings().weight)
         hidden_BSd = table.new_zeros(1, 1, self.model.config.hidden_size)
-        self.model(
-            input_ids=torch.ones(1, 1, dtype=torch.int64, device=table.device)
-        )  # an error here is not about the head
+        zero_11 = torch.zeros(1, 1, dtype=torch.int64, device=table.device)
+        self.model(input_ids=zero_11 + 1)  # an error here is not about the head
         try:
-            self.logits(hidden_BSd, torch.zeros(1, 1, dtype=torch.int64, device=table.device))
+            self.logits(hidden_BSd, zero_11)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:

@@ -59,19 +59,25 @@ def write_model(
 ) -> None:
     """Write the same files as `export_model` to a folder that the caller stages."""
     save_weights(_with_two_labels(fold(model)), folder)
-    drop_attention_keys(folder)
     save_tokenizer(tokenizer, folder, length or longest_export(model.config, tokenizer))
     (folder / "README.md").write_text(card, encoding="utf-8")
     seal_model(folder)
 
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Write a model's weights and configuration, on whichever process of several calls this."""
+    """Write a model's weights and configuration, on whichever process of several calls this.
+
+    The name of our attention is left out of `config.json`: a process without this package lacks it.
+    """
     model.should_save_on_this_rank = lambda is_main_process: True  # Transformers writes on rank 0 only
     try:
         model.save_pretrained(folder)
     finally:
         del model.should_save_on_this_rank
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    cleaned = {key: value for key, value in config.items() if not key.startswith("_attn")}
+    file.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int) -> None:
@@ -102,11 +108,3 @@ def _with_two_labels(model: PreTrainedModel) -> PreTrainedModel:
             state[name] = torch.cat((torch.zeros_like(state[name]), state[name]))
     exported.load_state_dict(state)
     return exported
-
-
-def drop_attention_keys(folder: Path) -> None:
-    """Remove the name of our attention from a folder's `config.json`: a process without this package lacks it."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    cleaned = {key: value for key, value in config.items() if not key.startswith("_attn")}
-    file.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n", encoding="utf-8")

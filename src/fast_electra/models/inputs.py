@@ -51,11 +51,6 @@ def positions_of(config: PreTrainedConfig) -> Positions:
     return _positions[key]
 
 
-def first_position(config: PreTrainedConfig) -> int:
-    """The position id of a document's first token."""
-    return positions_of(config).first
-
-
 def longest_row(config: PreTrainedConfig) -> int | None:
     """Largest number of tokens that a model takes; None if its configuration sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
@@ -126,7 +121,7 @@ def model_inputs(config: PreTrainedConfig, ids_BS: Tensor, batch: Batch, by_docu
     inputs: dict[str, Any] = {"input_ids": ids_BS}
     if by_document:
         inputs["attention_mask"] = batch.documents[:, None, :]
-        inputs["position_ids"] = batch.positions + first_position(config)
+        inputs["position_ids"] = batch.positions + positions_of(config).first
     elif batch.padded:
         inputs["attention_mask"] = (~batch.padding).long()
     return inputs

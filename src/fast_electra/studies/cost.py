@@ -173,9 +173,9 @@ def row_flops(shape: ShapeConfig, head: Literal["mlm", "rtd"], vocabulary: int, 
     return forward_flops(_meta(_transformers_config(shape, vocabulary, length, "main"), head), length, positions)
 
 
-def savings(before: dict[str, dict[str, float]], after: str = "online", total: str = "total") -> dict[str, float]:
+def savings(before: dict[str, dict[str, float]], after: str = "online") -> dict[str, float]:
     """Shares of joint ELECTRA's cost that another way of training avoids: of the total and of the auxiliary's cost."""
-    return {part: 1.0 - before[after][part] / before["joint"][part] for part in (total, "auxiliary")}
+    return {part: 1.0 - before[after][part] / before["joint"][part] for part in ("total", "auxiliary")}
 
 
 def _convention(

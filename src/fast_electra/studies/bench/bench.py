@@ -110,17 +110,12 @@ def measured(
     execution = setup.execution
     apply_threads(execution)
     facts, products = alone(setup)
-    sheet = data_sheet_rate(device_name(execution)) if execution.precision != "float32" else None
+    facts |= described(setup)
     facts |= {
-        "shape": described(setup),
-        "device": device_name(execution),
-        "dtype": execution.precision,
-        "threads": execution.threads,
-        "compiled": setup.online.training.compile,
         "rounds": rounds,
         "skipped": setup.skipped,
         "large_product_flops_per_second": large_product_rate(execution),
-        "data_sheet_flops_per_second": sheet,
+        "data_sheet_flops_per_second": None if execution.precision == "float32" else data_sheet_rate(facts["device"]),
     }
     report(facts)
     parts, firsts = first_updates(setup, say)
@@ -130,13 +125,13 @@ def measured(
     turns: dict[str, list[Timing]] = {name: [] for name in parts}
     product_seconds: list[float] = []
     found: dict[str, Any] = {}
-    for number, timed in enumerate(measure(parts, products, execution, counts, rounds), start=1):
-        for name, turn in timed[0].items():
+    for number, (timed, alone_seconds) in enumerate(measure(parts, products, execution, counts, rounds), start=1):
+        for name, turn in timed.items():
             turns[name].append(turn)
-        product_seconds.append(timed[1])
+        product_seconds.append(alone_seconds)
         found = _result(turns, firsts, product_seconds, facts) | {"updates": counts}
         report(found)
-        speeds = (f"{name} {timed[0][name].tokens / timed[0][name].seconds:,.0f}" for name in parts)
+        speeds = (f"{name} {timed[name].tokens / timed[name].seconds:,.0f}" for name in parts)
         say(f"round {number} of {rounds}, tokens/s: {', '.join(speeds)}")
     return facts | found
 
@@ -350,7 +345,7 @@ def _first_updates(name: str, setup: Bench, began: float) -> dict[str, float]:
     return {"peak_memory_bytes": peak_memory() - before, "first_update_seconds": seconds}
 
 
-def device_name(execution: Execution) -> str:
+def _device_name(execution: Execution) -> str:
     """The name of a GPU, or the instruction set of a CPU."""
     if execution.device.type == "cuda":
         return torch.cuda.get_device_name(execution.device)
@@ -358,18 +353,25 @@ def device_name(execution: Execution) -> str:
 
 
 def described(setup: Bench) -> dict[str, Any]:
-    """The shape of main model, auxiliary and batch, in a few numbers."""
-    described: dict[str, Any] = {}
+    """What is timed, and where: the shape of main model, auxiliary and batch in a few numbers, and the execution."""
+    shape: dict[str, Any] = {}
     shards = open_shards(setup.online.data.shards or "", verify=False)
-    for name, shape in (("main", setup.joint.main), ("auxiliary", generator_shape(setup.joint))):
-        config = transformers_config_of(shape, setup.joint, shards)
-        described[name] = {
+    for name, model in (("main", setup.joint.main), ("auxiliary", generator_shape(setup.joint))):
+        config = transformers_config_of(model, setup.joint, shards)
+        shape[name] = {
             "architecture": config.model_type,
             "layers": config.num_hidden_layers,
             "hidden_size": config.hidden_size,
         }
-    return described | {
+    shape |= {
         "vocabulary": shards.vocabulary_size,
         "batch_size": setup.online.training.batch_size,
         "length": setup.online.data.length,
+    }
+    return {
+        "shape": shape,
+        "device": _device_name(setup.execution),
+        "dtype": setup.execution.precision,
+        "threads": setup.execution.threads,
+        "compiled": setup.online.training.compile,
     }

@@ -201,16 +201,12 @@ class TxtaiElectra:
         return ends[-1] - ends[0]
 
 
-def _masked_lm(config: PreTrainedConfig, attention: str | None = None) -> Any:
-    return AutoModelForMaskedLM.from_config(config, **_attention(attention))
+def _masked_lm(config: PreTrainedConfig, attention: str) -> Any:
+    return AutoModelForMaskedLM.from_config(config, attn_implementation=attention)
 
 
-def _detector(config: PreTrainedConfig, labels: int, attention: str | None = None) -> Any:
+def _detector(config: PreTrainedConfig, labels: int, attention: str) -> Any:
     if config.model_type == "electra":
-        return AutoModelForPreTraining.from_config(config, **_attention(attention))
+        return AutoModelForPreTraining.from_config(config, attn_implementation=attention)
     config.num_labels = labels
-    return AutoModelForTokenClassification.from_config(config, **_attention(attention))
-
-
-def _attention(name: str | None) -> dict[str, str]:
-    return {} if name is None else {"attn_implementation": name}
+    return AutoModelForTokenClassification.from_config(config, attn_implementation=attention)

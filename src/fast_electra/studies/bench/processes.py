@@ -16,7 +16,7 @@ from fast_electra import distributed
 from fast_electra.config import Config
 from fast_electra.errors import ConfigError
 from fast_electra.objectives.base import Examples, Terms
-from fast_electra.studies.bench.bench import described, device_name
+from fast_electra.studies.bench.bench import described
 from fast_electra.studies.bench.parts import PARTS, Trained, build_part
 from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import prepare
@@ -79,11 +79,7 @@ def bench_processes(
                     speeds[name][exchanging].append(_speed(part, exchanging, updates))
         return {
             "processes": distributed.size(),
-            "shape": described(setup),
-            "device": device_name(setup.execution),
-            "dtype": setup.execution.precision,
-            "threads": setup.execution.threads,
-            "compiled": setup.online.training.compile,
+            **described(setup),
             "updates": updates,
             "rounds": rounds,
             **{name: _measures(speeds[name]) if name in speeds else None for name in PARTS},
