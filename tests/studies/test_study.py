@@ -14,6 +14,7 @@ from scipy import stats
 
 import fast_electra
 from fast_electra.cli.main import main
+from fast_electra.config.reading import flat
 from fast_electra.data.files import read_sealed_json, write_sealed_json
 from fast_electra.data.locks import folder_lock
 from fast_electra.errors import ConfigError, DataError, ResourceError, TrainingError
@@ -26,7 +27,7 @@ from fast_electra.studies.grid.measures import reached, stability
 from fast_electra.studies.grid.plan import Rate, plan, stages_of
 from fast_electra.studies.grid.rates import FILE, known_rates
 from fast_electra.studies.grid.running import Listener, read_progress, run_study
-from fast_electra.studies.grid.settings import StudyConfig, flattened, grid_study, read_study
+from fast_electra.studies.grid.settings import StudyConfig, grid_study, read_study
 from tests import tiny
 
 SHARED = {
@@ -97,7 +98,7 @@ def test_axes_are_crossed_and_keys_of_one_mapping_go_together():
 
 
 def test_nested_and_dotted_settings_mean_the_same():
-    assert flattened({"a": {"b": {"c": 1}}, "d.e": 2}) == {"a.b.c": 1, "d.e": 2}
+    assert flat({"a": {"b": {"c": 1}}, "d.e": 2}) == {"a.b.c": 1, "d.e": 2}
 
 
 def test_a_scale_and_settings_on_the_command_line_change_the_file(tmp_path):
@@ -108,7 +109,7 @@ def test_a_scale_and_settings_on_the_command_line_change_the_file(tmp_path):
     )
     found = read_study(file, ["seeds=[3]", "set.optimizer.weight_decay=0.2"], "large")
     assert (found.base, found.seeds, found.budget and found.budget.unit) == ("paper-base", [3], "updates")
-    assert flattened(found.set) == {"main.layers": 12, "optimizer.weight_decay": 0.2}
+    assert flat(found.set) == {"main.layers": 12, "optimizer.weight_decay": 0.2}
 
 
 @pytest.mark.parametrize(

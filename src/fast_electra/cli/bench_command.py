@@ -80,6 +80,11 @@ def bench(
             print_json(found) if json else _print(found)
 
 
+def _with_interval(found: dict[str, float], form: str) -> str:
+    """A median with the ends of its interval."""
+    return f"{found['median']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+
+
 def _print_choices(choices: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
@@ -97,11 +102,11 @@ def _print_choices(choices: list[dict[str, Any]]) -> None:
         if "failed" in row:
             table.add_row(*names, "–", row["failed"], first, "–")
             continue
-        speed, ratio, pays = row["tokens_per_second"], row["ratio"], row["pays_after_updates"]
+        pays = row["pays_after_updates"]
         table.add_row(
             *names,
-            f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
-            f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+            _with_interval(row["tokens_per_second"], ",.0f"),
+            _with_interval(row["ratio"], ".3f"),
             first,
             "" if row["chosen"] else "never" if pays is None else f"{pays:,}",
         )
@@ -146,13 +151,8 @@ def _print_processes(found: dict[str, Any]) -> None:
         if found[part] is None:
             table.add_row(name, "–", found["skipped"][part])
             continue
-        speeds = (found[part][key] for key in ("tokens_per_second", "without_exchange"))
-        share = found[part]["exchange_share"]
-        table.add_row(
-            name,
-            *(f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})" for speed in speeds),
-            f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%})",
-        )
+        speeds = (_with_interval(found[part][key], ",.0f") for key in ("tokens_per_second", "without_exchange"))
+        table.add_row(name, *speeds, _with_interval(found[part]["exchange_share"], ".1%"))
     console.print(table)
 
 
@@ -179,12 +179,11 @@ def _print(found: dict[str, Any]) -> None:
         if found[part] is None:
             table.add_row(name, "–", found["skipped"][part])
             continue
-        speed, ratio = found[part]["tokens_per_second"], found["ratios"].get(part)
-        count = found["flops_ratio"].get(part)
+        ratio, count = found["ratios"].get(part), found["flops_ratio"].get(part)
         table.add_row(
             name,
-            f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
-            "1" if ratio is None else f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+            _with_interval(found[part]["tokens_per_second"], ",.0f"),
+            "1" if ratio is None else _with_interval(ratio, ".3f"),
             "" if count is None else f"{count:.3f}",
             ", ".join(f"{share:.1%}" for share in found[part].get("utilisation", {}).values()),
             f"{found[part]['peak_memory_bytes'] / 1e6:,.0f}",
@@ -198,8 +197,7 @@ def _print(found: dict[str, Any]) -> None:
         f"\nmatrix rate: {found['large_product_flops_per_second'] / 1e12:,.2f} TFLOP/s with large matrices"
         + (f", and {sheet / 1e12:,.0f} by the data sheet (the second percentage)" if sheet else "")
         + (
-            f"\njoint ELECTRA against joint, written plainly: {paired['median']:.3f} "
-            f"({paired['low']:.3f} to {paired['high']:.3f}) of the time"
+            f"\njoint ELECTRA against joint, written plainly: {_with_interval(paired, '.3f')} of the time"
             if paired
             else ""
         )

@@ -166,7 +166,7 @@ def print_plan(found: "StudyConfig", cells: Path, json: bool) -> None:
     """Print the runs of a study, their length and cost, and which are done."""
     from rich.table import Table
 
-    from fast_electra.report.figures import MISSING, decimal, duration, power
+    from fast_electra.report.figures import decimal, duration, power
     from fast_electra.studies.grid.cost import planned_costs
     from fast_electra.terminal import Terminal, print_json
 
@@ -178,11 +178,8 @@ def print_plan(found: "StudyConfig", cells: Path, json: bool) -> None:
     for name in ("run", "updates", "tokens", "FLOPs", "time, about", ""):
         table.add_column(name, justify="left" if name in ("run", "") else "right")
     for row in plan["runs"]:
-        time = duration(row["seconds"]) if row["seconds"] is not None else MISSING
-        done = "done" if row["done"] else ""
-        table.add_row(
-            row["run"], decimal(row["updates"], 0), decimal(row["tokens"], 0), power(row["flops"]), time, done
-        )
+        figures = (decimal(row["updates"], 0), decimal(row["tokens"], 0), power(row["flops"]), duration(row["seconds"]))
+        table.add_row(row["run"], *figures, "done" if row["done"] else "")
     console = Terminal()
     console.print(table)
     for sentence in plan["sentences"]:

@@ -14,6 +14,7 @@ from fast_electra.config.tree import BUDGETS, Config
 from fast_electra.data.files import canonical_digest
 from fast_electra.errors import ConfigError
 from fast_electra.parts import Section
+from fast_electra.report.figures import look_up
 from fast_electra.studies.grid.settings import Settings
 
 _PACE = ("seed", *BUDGETS)
@@ -59,10 +60,7 @@ def changed(section: Section) -> dict[str, Any]:
 def paths_of(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The settings of a configuration that are paths, or names of models."""
     for key in ("data.shards", "auxiliary.model", "main.model", "corruption.cache", "objective.generator.model"):
-        value: Any = tree
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str):
+        if isinstance(value := look_up(tree, key), str):
             yield key, value
 
 
@@ -88,21 +86,13 @@ def digest_of(tree: dict[str, Any], stages: Mapping[str, str], flag: bool) -> st
     tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
     for key in stages:
         put(tree, key, None)
-    tree.get("data", {}).pop("sources", None) if stages else None
+    if stages:
+        tree.get("data", {}).pop("sources", None)
     return canonical_digest([tree, dict(stages), flag])[:10]
 
 
 def source_name(source: Any) -> Any:
     """An entry of `data.sources` without the folder."""
-    return (
-        source | {"path": source_name(source["path"])}
-        if isinstance(source, dict)
-        else source
-        if "://" in source
-        else Path(source).name
-    )
-
-
-def is_stage(value: Any) -> bool:
-    """Whether a value of a setting names a stage."""
-    return isinstance(value, str) and value.startswith("$")
+    if isinstance(source, dict):
+        return source | {"path": source_name(source["path"])}
+    return source if "://" in source else Path(source).name

@@ -226,11 +226,8 @@ def describe(measure: str) -> tuple[str, bool | None]:
 
 
 def _in_points(key: str, value: float) -> float:
-    return (
-        100 * value
-        if key.startswith(("rtd_auc", "masked_accuracy", "corrective_accuracy", "replaced", "unigram_accuracy"))
-        else value
-    )
+    shares = ("rtd_auc", "masked_accuracy", "corrective_accuracy", "replaced", "unigram_accuracy")
+    return 100 * value if key.startswith(shares) else value
 
 
 def _is_loss(measure: str) -> bool:

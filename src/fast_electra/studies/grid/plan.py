@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fast_electra.config.reading import yaml_value
+from fast_electra.config.reading import flat, yaml_value
 from fast_electra.config.tree import BUDGETS, Config
 from fast_electra.data.settings import DataConfig
 from fast_electra.errors import ConfigError
@@ -23,13 +23,12 @@ from fast_electra.studies.grid.identity import (
     changed,
     configuration,
     digest_of,
-    is_stage,
     paths_of,
     put,
     source_name,
     without_pace,
 )
-from fast_electra.studies.grid.settings import SHARED, Budget, Settings, StudyConfig, flattened
+from fast_electra.studies.grid.settings import SHARED, Budget, Settings, StudyConfig, is_stage
 
 _MACHINE = ("log_every", "checkpoint_every", "keep_checkpoints", "longest_update", "trackers", "micro_batch_size")
 """keys of `training` that no name depends on"""
@@ -130,9 +129,8 @@ class Plan:
 
 def row_name(method: str, point: Mapping[str, Any]) -> str:
     """Name a method with the values of the axes."""
-    return (
-        ", ".join([*([method] if method else []), *(f"{_short(key)}={_text(v)}" for key, v in point.items())]) or "run"
-    )
+    words = [method, *(f"{_short(key)}={_text(value)}" for key, value in point.items())]
+    return ", ".join(filter(None, words)) or "run"
 
 
 def stages_of(node: Node) -> list[Node]:
@@ -160,7 +158,7 @@ def plan(study: StudyConfig, rates: Mapping[str, Rate], chosen: Mapping[str, Any
 def source_of(study: StudyConfig, rates: Mapping[str, Rate], node: RunNode, value: str) -> Node:
     """The node of a stage, given as `$NAME`, for the shards of a run; it has the study's first seed."""
     settings = node.settings | {key: f"${below.stage}" for key, below in node.needs.items()}
-    use = _Use(_Planner(study, rates), flattened(study.shared), {}, study.seeds[0], node.base, settings)
+    use = _Use(_Planner(study, rates), flat(study.shared), {}, study.seeds[0], node.base, settings)
     return use.stage("sources", value, "sources", (), settings)
 
 
@@ -180,20 +178,15 @@ class _Planner:
                 raise ConfigError(f"method {name}: seeds must be a list such as [0, 1], not {_text(seeds)}.")
             for point in study.points:
                 row = row_name(name, point)
-                for value in tune.values if tune else ():
-                    assert tune is not None
-                    node = self._cell_node(
-                        base,
-                        settings,
-                        point,
-                        tune.seed,
-                        f"{row}, {_short(tune.key)}={_text(value)}",
-                        {tune.key: value},
-                    )
-                    self._plan.trials.append(Cell(node, name, point, tune.seed, value))
-                if tune and row not in chosen:
-                    continue
-                tuned = {tune.key: chosen[row]} if tune else {}
+                tuned: Settings = {}
+                if tune:
+                    for value in tune.values:
+                        label = f"{row}, {_short(tune.key)}={_text(value)}"
+                        node = self._cell_node(base, settings, point, tune.seed, label, {tune.key: value})
+                        self._plan.trials.append(Cell(node, name, point, tune.seed, value))
+                    if row not in chosen:
+                        continue
+                    tuned = {tune.key: chosen[row]}
                 for seed in seeds:
                     node = self._cell_node(base, settings, point, seed, row, tuned)
                     self._plan.cells.append(Cell(node, name, point, seed))
@@ -202,11 +195,12 @@ class _Planner:
 
     def _cell_node(self, base: Any, method: Settings, point: Settings, seed: int, row: str, tuned: Settings) -> RunNode:
         study = self.study
-        shared = flattened(study.shared) | {k.removeprefix(SHARED): v for k, v in point.items() if k.startswith(SHARED)}
+        shared = flat(study.shared) | {k.removeprefix(SHARED): v for k, v in point.items() if k.startswith(SHARED)}
         own = {k: v for k, v in point.items() if not k.startswith((SHARED, "$"))}
-        settings = shared | flattened(study.set) | flattened(method) | flattened(own) | tuned | {"training.seed": seed}
+        settings = shared | flat(study.set) | flat(method) | flat(own) | tuned | {"training.seed": seed}
         use = _Use(self, shared, point, seed, base, settings)
-        node = use.run(f"{row}-seed{seed}", f"{row}, seed {seed}", base, settings)
+        name, label = f"{row}-seed{seed}", f"{row}, seed {seed}"
+        node = use.run(name, label, base, settings)
         budget = study.budget
         if budget is None:
             return node
@@ -217,7 +211,7 @@ class _Planner:
             raise ConfigError(
                 f"{row}: its stages take {spent:,.4g} of the budget of {budget.amount:,.4g} {budget.unit}: give more."
             )
-        node = use.run(f"{row}-seed{seed}", f"{row}, seed {seed}", base, settings, self.updates(node, budget, left))
+        node = use.run(name, label, base, settings, self.updates(node, budget, left))
         self._plan.spent[node.name] = spent
         return node
 
@@ -229,9 +223,8 @@ class _Planner:
             config = node.config(Path())
             return config.updates_within(amount, config.tokens_per_update)
         rate = self._rate(node)
-        return max(
-            1, round(amount * rate.updates_per_second if budget.unit == "seconds" else amount / rate.flops_per_update)
-        )
+        updates = amount * rate.updates_per_second if budget.unit == "seconds" else amount / rate.flops_per_update
+        return max(1, round(updates))
 
     def _spent(self, node: RunNode, budget: Budget) -> float:
         config = node.config(Path())
@@ -312,9 +305,8 @@ class _Use:
         if name in above:
             raise ConfigError(f"stage {name} uses itself ({' → '.join((*above, name))}): leave one of these out.")
         stage = planner.stages[name]
-        own = flattened(stage.set) | {
-            k[len(value) + 1 :]: v for k, v in self.point.items() if k.startswith(f"{value}.")
-        }
+        prefix = f"{value}."
+        own = flat(stage.set) | {k.removeprefix(prefix): v for k, v in self.point.items() if k.startswith(prefix)}
         where = (*above, name)
         if stage.corpus is not None:
             return self._corpus(name, stage.corpus)
@@ -324,14 +316,15 @@ class _Use:
         data = {k: v for k, v in settings.items() if k.startswith("data.")}
         settings = self.shared | data | {"training.seed": self.seed} | own
         base = stage.base or planner.study.base
-        title = f"stage {name}, seed {settings['training.seed']}"
-        node = self.run(f"{name}-seed{settings['training.seed']}", title, base, settings, above=where)
+        seed = settings["training.seed"]
+        folder, title = f"{name}-seed{seed}", f"stage {name}, seed {seed}"
+        node = self.run(folder, title, base, settings, above=where)
         if stage.share is None:
             return node
         budget = planner.study.budget
         assert budget is not None
         updates = planner.updates(node, budget, stage.share * budget.amount)
-        return self.run(f"{name}-seed{settings['training.seed']}", title, base, settings, updates, above=where)
+        return self.run(folder, title, base, settings, updates, above=where)
 
     def _corpus(self, name: str, given: Mapping[str, Any]) -> CorpusNode:
         own = dict(given)
@@ -341,12 +334,9 @@ class _Use:
         data = {k: v for k, v in self.settings.items() if k.startswith("data.") and not is_stage(v)}
         if python:
             data |= {"data.format": "code", "data.tokenizer.kind": "code"}
-        data |= {f"data.{key}": value for key, value in flattened(own).items()}
-        config = configuration(
-            f"stage {name}",
-            self.base,
-            {k: v for k, v in self.settings.items() if k.startswith("main.") and not is_stage(v)} | data,
-        )
+        data |= {f"data.{key}": value for key, value in flat(own).items()}
+        main = {k: v for k, v in self.settings.items() if k.startswith("main.") and not is_stage(v)}
+        config = configuration(f"stage {name}", self.base, main | data)
         tree = {k: v for k, v in changed(config.data).items() if k not in ("workers", "shards", "length", "attention")}
         tree["sources"] = [source_name(source) for source in tree.get("sources", [])]
         identity = digest_of(tree, {}, bool(python))

@@ -21,7 +21,7 @@ from fast_electra.data.files import read_kept_json, write_sealed_json
 from fast_electra.stopping import Interrupted
 from fast_electra.studies.bench.parts import Trained
 from fast_electra.studies.bench.rates import interval
-from fast_electra.studies.grid.identity import changed, paths_of
+from fast_electra.studies.grid.identity import changed, paths_of, put
 from fast_electra.studies.grid.plan import CorpusNode, Node, Rate, RunNode
 from fast_electra.training.assembly import assemble
 from fast_electra.training.outlook import flops_per_update
@@ -61,15 +61,15 @@ def measure_rates(
     known = kept.get("rates", {})
     with tempfile.TemporaryDirectory() as folder:
         made = _Untrained(out, Path(folder))
-        parts = {pace: made.timed(node) for pace, node in nodes.items()}
+        parts = {pace: made.of(made.config(node)) for pace, node in nodes.items()}
         for pace, found in known.items():
             if pace not in parts and (config := made.kept(found["config"])):
                 parts[pace] = made.of(config)
         seconds = _in_turns({pace: trained for pace, (trained, _) in parts.items()}, stop)
     speeds = {pace: [_UPDATES / each for each in values] for pace, values in seconds.items()}
     both = [
-        known[pace]["updates_per_second"]["median"] / statistics.median(speeds[pace])
-        for pace in speeds
+        known[pace]["updates_per_second"]["median"] / statistics.median(speed)
+        for pace, speed in speeds.items()
         if pace in known
     ]
     scale = statistics.median(both or [1.0])
@@ -92,9 +92,6 @@ class _Untrained:
     def __init__(self, out: Path, folder: Path) -> None:
         self._out, self._folder = out, folder
 
-    def timed(self, node: RunNode) -> tuple[Trained, int]:
-        return self.of(self._config(node))
-
     def of(self, config: Config) -> tuple[Trained, int]:
         """The parts of a run, and its FLOPs per update."""
         execution = choose_execution(config.execution)
@@ -112,20 +109,15 @@ class _Untrained:
         """A configuration of `portable`; None if it uses stages other than shards, or shards that are not here."""
         paths = dict(paths_of(tree))
         shards = self._out / paths.pop("data.shards", "none")
-        return (
-            None if paths or not shards.is_dir() else resolve({**tree, "data": {**tree["data"], "shards": str(shards)}})
-        )
+        if paths or not shards.is_dir():
+            return None
+        return resolve({**tree, "data": {**tree["data"], "shards": str(shards)}})
 
-    def _config(self, node: RunNode) -> Config:
-        folders = {key: str(self._stage(below)) for key, below in node.needs.items()}
-        config = node.config(self._out)
-        tree = config.model_dump(mode="json")
-        for key, folder in folders.items():
-            *sections, last = key.split(".")
-            inner = tree
-            for section in sections:
-                inner = inner[section]
-            inner[last] = folder
+    def config(self, node: RunNode) -> Config:
+        """The configuration of a run, with the stages that are made here."""
+        tree = node.config(self._out).model_dump(mode="json")
+        for key, below in node.needs.items():
+            put(tree, key, str(self._stage(below)))
         return resolve(tree)
 
     def _stage(self, node: Node) -> Path:
@@ -134,7 +126,7 @@ class _Untrained:
         assert isinstance(node, RunNode)
         folder = self._folder / node.pace
         if not folder.exists():
-            config = self._config(node)
+            config = self.config(node)
             parts = assemble(config, choose_execution(config.execution))
             cast(PreTrainedModel, parts.objective.models()["main"]).save_pretrained(folder)
             parts.tokenizer.save_pretrained(folder)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fast_electra import __version__
-from fast_electra.data.files import read_sealed_json, write_sealed_json
+from fast_electra.data.files import MANIFEST, read_sealed_json, write_sealed_json
 from fast_electra.data.locks import folder_lock
 from fast_electra.data.python_corpus import collect
 from fast_electra.data.shard_building import build_shards
@@ -34,7 +34,7 @@ from fast_electra.stopping import Interrupted
 from fast_electra.studies.grid.measures import measure_run, refuse_evaluation
 from fast_electra.studies.grid.plan import Cell, CorpusNode, Node, Plan, RunNode, plan, source_of, stages_of
 from fast_electra.studies.grid.rates import known_rates, measure_rates
-from fast_electra.studies.grid.settings import StudyConfig
+from fast_electra.studies.grid.settings import StudyConfig, is_stage
 from fast_electra.terminal import Say
 from fast_electra.training.precision import choose_execution
 from fast_electra.training.telemetry import Observer, QuietObserver
@@ -107,9 +107,8 @@ def run_study(
     work = _Work(study, out.resolve(), cells.resolve(), listener)
     work.measure()
     progress = read_progress(study, cells)
-    work.take([*progress.plan.trials][share[0] - 1 :: share[1]])
+    work.take(progress.plan.trials[share[0] - 1 :: share[1]])
     if study.tune is not None:
-        progress = read_progress(study, cells)
         work.measure()  # a tuned setting may change the speed
         progress = read_progress(study, cells)
     work.take(progress.plan.cells[share[0] - 1 :: share[1]])
@@ -260,7 +259,7 @@ class _Work:
         for name, given in self._study.sources.items():
             settings = given if isinstance(given, Mapping) else {"model": given}
             model = settings.get("model")
-            if isinstance(model, str) and model.startswith("$"):
+            if is_stage(model):
                 stage, _, part = model.partition("/")
                 source = source_of(self._study, known_rates(self._cells), node, stage)
                 for below in (*stages_of(source), source):
@@ -272,7 +271,7 @@ class _Work:
     def _make(self, node: Node) -> None:
         """Make a stage or a run, unless it exists; wait for another process that makes it."""
         folder = self._out / node.name
-        if isinstance(node, CorpusNode) and (folder / "manifest.json").exists():
+        if isinstance(node, CorpusNode) and (folder / MANIFEST).exists():
             return
         if isinstance(node, RunNode) and not node.is_cache and (run := RunFolder.find(folder)) and run.is_finished:
             return

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -256,12 +256,12 @@ def grid_study(config: str, settings: Settings, axes: Mapping[str, list[Any]]) -
 def _stage_name(source: Any) -> str:
     """The stage that a source names; "" if it names none."""
     model = source.get("model") if isinstance(source, Mapping) else source
-    return model[1:].partition("/")[0] if isinstance(model, str) and model.startswith("$") else ""
+    return model[1:].partition("/")[0] if is_stage(model) else ""
 
 
-def flattened(settings: Mapping[str, Any]) -> Settings:
-    """Settings by their dotted keys; nested mappings and dotted keys mean the same."""
-    return flat(dict(settings))
+def is_stage(value: Any) -> TypeGuard[str]:
+    """Whether a value of a setting names a stage."""
+    return isinstance(value, str) and value.startswith("$")
 
 
 def _deep(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
