@@ -33,6 +33,7 @@ class Mixture:
         """
         ends = np.cumsum(weights) / sum(weights) * BLOCK
         self._ends = tuple(int(end) for end in ends.round())
+        self._sizes: list[int] = np.diff(self._ends, prepend=0).tolist()  # rows of each source in a block
         self._seed = seed
         if min(self._sizes) < 1:
             weight = weights[self._sizes.index(min(self._sizes))]
@@ -40,11 +41,6 @@ class Mixture:
                 f"the weight {weight:g} in data.sources is less than a thousandth of all weights: give a larger one, "
                 "or leave its source out."
             )
-
-    @property
-    def _sizes(self) -> list[int]:
-        """Rows of each source in a block."""
-        return [end - start for start, end in zip((0, *self._ends[:-1]), self._ends, strict=True)]
 
     def at(self, places_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each place (B,), and the place in the order of this source (B,), int64."""

@@ -91,16 +91,17 @@ class TokenShards:
 
     def sources(self, name: Split) -> list[TokenStream]:
         """The token streams of a split, one for each source of the mixture; without a mixture, one."""
-        shards = self.manifest["splits"][name]
-        chosen = [[shard for shard in shards if shard["source"] == source] for source in self.mixture]
-        return [self._stream(part) for part in chosen or [shards]]
+        return [self._stream(shards) for shards in self._by_source(name)]
 
     def identities(self, name: Split, number: int) -> np.ndarray:
         """What each document of a part's split and source is known by, and its bytes: uint64 (documents, 2)."""
-        source = [*self.mixture, None][number]
-        chosen = [shard for shard in self.manifest["splits"][name] if shard.get("source") in (None, source)]
-        files = [np.fromfile(self.folder / shard["identities"], dtype="<u8").reshape(-1, 2) for shard in chosen]
-        return np.concatenate(files)
+        names = [shard["identities"] for shard in self._by_source(name)[number]]
+        return np.concatenate([np.fromfile(self.folder / file, dtype="<u8").reshape(-1, 2) for file in names])
+
+    def _by_source(self, name: Split) -> list[list[dict[str, Any]]]:
+        """The shards of a split, a list for each source of the mixture; without a mixture, one list."""
+        shards = self.manifest["splits"][name]
+        return [[shard for shard in shards if shard["source"] == source] for source in self.mixture] or [shards]
 
     def _stream(self, shards: list[dict[str, Any]]) -> TokenStream:
         return TokenStream(self.folder, shards, np.dtype(self.manifest["dtype"]).newbyteorder("<"))

@@ -213,18 +213,14 @@ def _convention(
     pays = {
         way: _first_paying_run(spent, counted["joint"]["total"] - counted[way]["total"]) for way, spent in once.items()
     }
+    against_online = _first_paying_run(counted["cached"]["cache_building"], counted["online"]["auxiliary"])
     return {
         **found["online"],
         "cached": found["cached"],
         "flops_per_token": counted,
         "flops_per_token_by_formula": formula,
         "memory_bytes": rows,
-        "pays_from_run": pays
-        | {
-            "cached_against_online": _first_paying_run(
-                counted["cached"]["cache_building"], counted["online"]["auxiliary"]
-            )
-        },
+        "pays_from_run": pays | {"cached_against_online": against_online},
     }
 
 
