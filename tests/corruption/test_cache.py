@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fast_electra.cli.corrupt_command import _share
 from fast_electra.cli.main import main
 from fast_electra.config.printing import dump_config
 from fast_electra.config.tree import Config
@@ -362,6 +363,15 @@ def test_the_command_builds_and_says_what_it_cost(tmp_path, shards, auxiliary, c
     assert "nothing to do" in output.err
     assert main(["corrupt", str(tmp_path / "my.yaml"), "--out", str(tmp_path / "c"), "--shard", "3/2"]) == 2
     assert "--shard 3/2 is not i/n" in capsys.readouterr().err
+
+
+def test_each_process_of_a_launcher_builds_its_share_and_other_variables_mean_nothing(monkeypatch):
+    assert _share(None) == (1, 1)
+    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        assert _share(None) == (1, 1)  # such as a WORLD_SIZE that nothing launched
+        monkeypatch.setenv(name, value)
+    assert _share(None) == (3, 4)
+    assert _share("1/2") == (1, 2)
 
 
 # Without a run

@@ -98,10 +98,7 @@ def report_table(report: "CacheReport") -> "Table":
 
 def _share(shard: str | None) -> tuple[int, int]:
     """Return (i, n) of "i/n"; without it, the rank (from 1) and the number of processes that torchrun sets."""
-    import os
-
+    from fast_electra import distributed
     from fast_electra.cli.shares import share_of
 
-    if shard is None:
-        return int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
-    return share_of(shard)
+    return (distributed.rank() + 1, distributed.size()) if shard is None else share_of(shard)
