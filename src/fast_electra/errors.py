@@ -54,3 +54,9 @@ class OtherProcessError(UserError):
         """Store the message and the other process's exit status."""
         super().__init__(message)
         self.status = status
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that says something, shortened; without a message, its class."""
+    lines = (" ".join(line.split()).rstrip(".:") for line in str(error).splitlines())
+    return next((line[:200] for line in lines if line and not line.startswith("backend=")), type(error).__name__)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, first_line
 
 _ROWS = 256  # rows that are turned into Python objects at a time
 _PARQUET = re.compile(rb"PAR1\x15")
@@ -139,5 +139,4 @@ def _reading(path: Path, format: str) -> Iterator[None]:
     try:
         yield
     except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(f"{path} can't be read as {format} ({reason}); write it again.") from error
+        raise DataError(f"{path} can't be read as {format} ({first_line(error)}); write it again.") from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.data.columns import table_cells
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, first_line
 
 PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<name>.+?)(?:@(?P<revision>[^@/:]+))?/(?P<config>[^/:@]+):(?P<split>[^/]+)")
@@ -99,8 +99,9 @@ class HubDataset:
         except (DataError, GeneratorExit):
             raise
         except Exception as error:  # of many kinds: no network, no such data set, split or file
-            reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split()).rstrip(".")
-            raise DataError(f"{self} can't be read ({reason}); correct data.sources, or try again.") from error
+            raise DataError(
+                f"{self} can't be read ({first_line(error)}); correct data.sources, or try again."
+            ) from error
 
 
 def pinned_sources(sources: Sequence[Any], places: Sequence[str]) -> list[Any]:

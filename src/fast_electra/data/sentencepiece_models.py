@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,9 +53,8 @@ def load_sentencepiece(file: Path) -> "PreTrainedTokenizerFast":
         backend = convert.SpmConverter.build_tokenizer_from_spm_proto(read.proto, read.extract(None)["vocab"])
         kinds = read.proto.trainer_spec
     except Exception as error:  # of protobuf, of Transformers, or a plain Exception from Rust
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{file} can't be converted ({reason}): name a folder with the tokenizer.json of its model."
+            f"{file} can't be converted ({first_line(error)}): name a folder with the tokenizer.json of its model."
         ) from error
     there = backend.get_vocab()
     names = {name: next((one for one in given if one in there), given[0]) for name, given in _SPECIAL.items()}

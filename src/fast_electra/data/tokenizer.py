@@ -18,7 +18,7 @@ from fast_electra.data.files import canonical_digest
 from fast_electra.data.seals import refuse_broken_seal
 from fast_electra.data.sentencepiece_models import load_sentencepiece, lone_model
 from fast_electra.data.text_files import open_text
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -58,9 +58,8 @@ def load_any_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
         if (folder / "tokenizer.json").is_file():
             with open_text(folder / "tokenizer.json"):  # the error says what the file is
                 pass
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"the tokenizer {path} can't be loaded ({reason}); name a folder or hub name that holds one."
+            f"the tokenizer {path} can't be loaded ({first_line(error)}); name a folder or hub name that holds one."
         ) from error
     # Without files, most classes return a tokenizer that has only special tokens.
     made_up = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "▁"}

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fast_electra.errors import DataError
+from fast_electra.errors import DataError, first_line
 from fast_electra.evaluation.tables import tsv_rows
 from fast_electra.evaluation.tasks import Split, Task, make_task
 from fast_electra.terminal import tell
@@ -238,10 +238,9 @@ def _load_from_hub(name: str, option: str) -> Hub:
     try:
         return cast(Hub, load_dataset(HUB_NAME, name))
     except Exception as error:  # errors of datasets, of the hub and of the HTTP client have no common base
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
-            f"{HUB_NAME} ({name}) cannot be loaded from the hub ({reason}); give the folder of the GLUE download with "
-            f"{option}."
+            f"{HUB_NAME} ({name}) cannot be loaded from the hub ({first_line(error)}); give the folder of the GLUE "
+            f"download with {option}."
         ) from error
 
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from fast_electra import distributed
 from fast_electra.config.tree import Config
-from fast_electra.errors import ConfigError, ResourceError
+from fast_electra.errors import ConfigError, ResourceError, first_line
 from fast_electra.models.layers import layer_modules
 from fast_electra.terminal import Say
 from fast_electra.training.precision import Execution
@@ -133,9 +133,3 @@ def naming_failures() -> Iterator[None]:
         if not isinstance(error, TorchDynamoException):
             raise
         raise CompilationFailed(f"PyTorch cannot compile a model of this run ({first_line(error)})") from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message that says something, shortened; without a message, its class."""
-    lines = (" ".join(line.split()).rstrip(".:") for line in str(error).splitlines())
-    return next((line[:200] for line in lines if line and not line.startswith("backend=")), type(error).__name__)

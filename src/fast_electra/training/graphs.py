@@ -21,8 +21,9 @@ from typing import Any, cast
 
 import torch
 
+from fast_electra.errors import first_line
 from fast_electra.objectives.base import Prepared
-from fast_electra.training.compilation import CompilationFailed, first_line
+from fast_electra.training.compilation import CompilationFailed
 from fast_electra.training.precision import Execution
 from fast_electra.training.state import State
 from fast_electra.training.update import Given, Made, update_weights

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fast_electra.config import Config
+from fast_electra.errors import first_line
 from fast_electra.studies.bench.parts import BenchPart, Timing, build_part
 from fast_electra.studies.bench.rates import interval
 from fast_electra.studies.bench.setup import prepare, with_settings
@@ -68,7 +69,7 @@ def tune(
         except Exception as error:  # if a compiler is missing or fails, the other choices can still be timed
             if row["chosen"]:
                 raise
-            row["failed"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            row["failed"] = first_line(error)
         row["first_update_seconds"] = time.perf_counter() - began
         found.append(row)
     turns: dict[int, list[Timing]] = {number: [] for number in parts}
