@@ -20,7 +20,7 @@ from fast_electra.training.loop import make_update
 from fast_electra.training.optimizer import GroupOptimizer
 from fast_electra.training.parallel import Alone
 from fast_electra.training.precision import Execution, choose_execution
-from fast_electra.training.setup import start
+from fast_electra.training.setup import batches_of, start
 from fast_electra.training.state import State, loss_window
 from fast_electra.training.update import Given, update_weights
 from tests import golden, tiny
@@ -86,8 +86,7 @@ def run(config, with_graphs):
     losses = []
     for update in range(plan.updates):
         state.sums = {}
-        prepared = parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update))
-        make_update(state, plan, prepared, execution)
+        make_update(state, plan, batches_of(parts, plan)(update), execution)
         losses.append(float(state.sums["loss"][0] / state.sums["loss"][1]))
     state.look()
     return losses, state

@@ -14,7 +14,7 @@ from fast_electra.training.assembly import assemble
 from fast_electra.training.compilation import Compilation
 from fast_electra.training.loop import make_update
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.setup import start
+from fast_electra.training.setup import batches_of, start
 from tools.gpu.correctness import seconds_of
 from tools.gpu.running import Skipped, Trial
 from tools.gpu.speed import TINY
@@ -133,8 +133,7 @@ def _losses(config: Config, execution: Execution, updates: int) -> tuple[list[fl
     first = 0.0
     for update in range(updates):
         state.sums = {}
-        prepared = parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update))
-        make_update(state, plan, prepared, execution)
+        make_update(state, plan, batches_of(parts, plan)(update), execution)
         found.append(float(state.sums["loss"][0] / state.sums["loss"][1]))
         first = first or time.perf_counter() - began
     # The rows are reused in turn, and the schedules must not end.

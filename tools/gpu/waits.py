@@ -17,7 +17,7 @@ from fast_electra.pipelines.pretrain import pretrain
 from fast_electra.training.assembly import assemble
 from fast_electra.training.loop import loader_of, make_update
 from fast_electra.training.precision import Execution, apply_threads, choose_execution, synchronize
-from fast_electra.training.setup import start
+from fast_electra.training.setup import batches_of, start
 from tests import golden, tiny
 from tools.gpu.running import Skipped, Trial
 
@@ -115,12 +115,7 @@ def updates(config: Config, execution: Execution, count: int) -> Iterator[None]:
     warm = count // 2 if compiled else 1
     parts = assemble(config, execution)
     state, plan = start(config, parts, execution)
-    loader = loader_of(
-        lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update)),
-        0,
-        count,
-        execution.device,
-    )
+    loader = loader_of(batches_of(parts, plan), 0, count, execution.device)
     try:
         for number, (prepared, _) in enumerate(loader):
             if number < warm or (compiled and execution.device.type != "cuda"):

@@ -56,7 +56,7 @@ from fast_electra.training.micro_batches import largest_micro_batches
 from fast_electra.training.optimizer import learning_rate
 from fast_electra.training.outlook import flops_per_update, phases_in_words, warnings
 from fast_electra.training.precision import Execution, apply_threads, choose_execution
-from fast_electra.training.setup import measured_seconds, memory_bytes, plan_of, start, validate
+from fast_electra.training.setup import batches_of, measured_seconds, memory_bytes, plan_of, start, validate
 from fast_electra.training.state import State
 from fast_electra.training.telemetry import MetricsFile, Observer
 from fast_electra.training.trackers import TrackerObserver, refuse_missing_trackers
@@ -188,9 +188,7 @@ def _train(
             train(
                 session.state,
                 plan,
-                batches=lambda update: parts.objective.prepare(
-                    parts.schedule.at(update), plan.seed, plan.progress(update)
-                ),
+                batches=batches_of(parts, plan),
                 validate=lambda: validate(parts, execution, session.state),
                 save=lambda state: _save(state, run, session.config, parts, execution, metrics),
                 execution=execution,

@@ -1,6 +1,7 @@
 """Makes the training loop's state and plan from a run's assembled parts, and validates the run."""
 
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -10,6 +11,7 @@ from fast_electra.config.tree import Config
 from fast_electra.errors import ConfigError
 from fast_electra.models.layers import cast_weights
 from fast_electra.models.shares import own_share
+from fast_electra.objectives.base import Prepared
 from fast_electra.training.assembly import Assembled
 from fast_electra.training.compilation import choose_compilation, compile_models
 from fast_electra.training.graphs import UpdateGraphs
@@ -75,6 +77,11 @@ def plan_of(config: Config, parts: Assembled) -> Plan:
         own_rates=config.own_rates(),
         enter=parts.rotary.enter,
     )
+
+
+def batches_of(parts: Assembled, plan: Plan) -> Callable[[int], Prepared]:
+    """A pure function from an update, the first of which is 0, to its batch, with what a cache holds for it."""
+    return lambda update: parts.objective.prepare(parts.schedule.at(update), plan.seed, plan.progress(update))
 
 
 def refuse_uneven(config: Config, sharding: bool) -> None:
