@@ -2,14 +2,23 @@
 
 import csv
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fast_electra.errors import DataError
-from fast_electra.evaluation.own_files import load_own
+from fast_electra.evaluation.own_files import load_own, task_name
 from fast_electra.evaluation.tasks import Split
 from tests.task_files import own, sentiment, write
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("reviews.csv", "reviews"), ("a/reviews.csv", "reviews"), ("BC5CDR/train.tsv", "BC5CDR"), ("train.tsv", "train")],
+)
+def test_a_task_has_the_name_of_its_file_or_of_the_folder_of_a_file_called_train(path, name):
+    assert task_name(Path(path)) == name
 
 
 @pytest.mark.parametrize("ending", ["tsv", "csv", "jsonl", "parquet"])
@@ -19,12 +28,12 @@ def test_the_same_rows_are_the_same_task_in_every_format(ending, tmp_path):
         import pyarrow
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "own.parquet")
     else:
-        own(tmp_path, f"train.{ending}", rows)
-    path = tmp_path / f"train.{ending}"
+        own(tmp_path, f"own.{ending}", rows)
+    path = tmp_path / f"own.{ending}"
     task = load_own(path, path, ["text"], "label")
-    assert (task.name, task.kind, task.labels) == ("train", "classification", ("neg", "pos"))
+    assert (task.name, task.kind, task.labels) == ("own", "classification", ("neg", "pos"))
     assert task.train == Split([(row["text"],) for row in rows], [1, 0, 1, 0, 1, 0])
     assert task.dev["dev"] == task.train
 
@@ -193,7 +202,7 @@ GOOD = "text,label\nfine,a\nbad,b\n"
             "text:label",
             "line 2: label poz is not in train; did",
         ),
-        (GOOD + "x,c\n", GOOD, "text:label", "train: train has the label 'c', which is not in dev"),
+        (GOOD + "x,c\n", GOOD, "text:label", ": train has the label 'c', which is not in dev"),
         ("text,label\nfine,a\n", "text,label\nfine,a\n", "text:label", "all of train has the label 'a'"),
         ("text,label\nx,1.5\ny,n/a\n", GOOD, "text:label", "train.csv, line 3: label n/a is not a finite number"),
         (b"text,label\nfine,a\nb\xff,b\n", GOOD, "text:label", "train.csv, line 3: not UTF-8"),

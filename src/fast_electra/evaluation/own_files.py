@@ -31,6 +31,11 @@ from fast_electra.evaluation.tasks import TEST, Kind, Split, Task, make_task
 DEV_SHARE = 0.1
 
 
+def task_name(train: Path) -> str:
+    """The name of a task: the stem of its training file, or the folder's name if the file is called "train"."""
+    return train.parent.name or train.stem if train.stem == "train" else train.stem
+
+
 def load_own(
     train: Path,
     dev: Path | None,
@@ -42,7 +47,7 @@ def load_own(
     """Make a task from the user's own files.
 
     Args:
-        train: examples to train on; the stem of its name is the name of the task.
+        train: examples to train on; `task_name` has the name of the task.
         dev: examples to score. None: a tenth of `train`, at least one example of each class; equal texts are on the
             same side even if their labels differ.
         text_columns: one column, or two for pairs of texts. A column of lists of words makes a task with a label for
@@ -91,7 +96,7 @@ def load_own(
     def made(kind: Kind, names: tuple[str, ...], splits: list[Split], *metrics: str) -> Task:
         tested = {} if test is None else {TEST: splits.pop()}
         examples, by_split = _train_and_dev(train, splits, names, seed)
-        return make_task(train.stem, kind, names, examples, by_split | tested, {}, metrics)
+        return make_task(task_name(train), kind, names, examples, by_split | tested, {}, metrics)
 
     if any(isinstance(text, list) for table in tables for text in table.columns[text_columns[0]]):
         return made("tokens", *token_splits(tables, text_columns, label_column))

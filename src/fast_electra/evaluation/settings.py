@@ -201,6 +201,7 @@ class EvaluationConfig(Section):
     def _goes_together(self) -> Self:
         from fast_electra.evaluation.conll import is_conll
         from fast_electra.evaluation.glue import GLUE
+        from fast_electra.evaluation.own_files import task_name
 
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: give a number from 1.")
@@ -230,8 +231,8 @@ class EvaluationConfig(Section):
         own = {"--dev": self.dev, "--test": self.test, "--text": self.text, "--label": self.label}
         if self.train is None and (given := [option for option, value in own.items() if value]):
             raise ConfigError(f"{given[0]} is about a task of your own: give --train too.")
-        if self.train is not None and self.train.stem in known:
-            raise ConfigError(f"{self.train} is called like the task {self.train.stem}; rename the file.")
+        if self.train is not None and (name := task_name(self.train)) in known:
+            raise ConfigError(f"{self.train} is called like the task {name}; rename the file.")
         for option, path in {"--train": self.train, "--dev": self.dev, "--test": self.test}.items():
             if path is not None and not path.is_file():
                 raise ConfigError(f"{option} {path} is no file; name a table or a CoNLL file.")

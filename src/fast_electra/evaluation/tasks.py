@@ -48,7 +48,7 @@ class Task:
     """Examples for training, for selection and reports (dev), and for predictions that a server scores (test)."""
 
     name: str
-    """"cola", or the stem of the user's file"""
+    """"cola", or the name of the user's own task"""
     kind: Kind
     labels: tuple[str, ...]
     """class names in order; () for regression"""
