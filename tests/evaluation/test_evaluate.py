@@ -448,6 +448,25 @@ def test_the_untrained_encoder_has_as_many_seeds_and_an_interval(evaluated, mode
     assert any("an untrained one" in sentence and "decided" in sentence for sentence in task["remarks"])
 
 
+@pytest.mark.parametrize(
+    "how", [["--recipe", "fast", "--seeds", "1", "--learning-rates", "1e-4,1e-3"], ["--probe"]], ids=["tuned", "probed"]
+)
+def test_without_the_untrained_encoder_the_models_scores_are_the_same(how, tmp_path, models, glue, capsys):
+    options = [*("evaluate", str(models[0]), "--tasks", "cola", "--data", str(glue), "--json"), *how]
+    tasks = []
+    for folder, more in (("whole", []), ("part", ["--skip-untrained"])):
+        assert main([*options, "--out", str(tmp_path / folder), *more]) == 0
+        tasks.append(json.loads(capsys.readouterr().out)["tasks"]["cola"])
+        assert any("untrained" in path.name for path in (tmp_path / folder / "cells").iterdir()) is not bool(more)
+    whole, part = tasks
+    assert part["scores"] == whole["scores"]
+    assert whole["baselines"].pop("untrained") > 0
+    assert part["baselines"].pop("untrained") is None
+    assert part["baselines"] == whole["baselines"]
+    assert part["against_untrained"] is None
+    assert not any("untrained" in sentence for sentence in part["remarks"])
+
+
 def test_baselines_learn_from_the_encoders_own_examples(tmp_path, models, monkeypatch):
     """A rare word that only left-out examples have tells the bag of words nothing."""
     monkeypatch.setattr(

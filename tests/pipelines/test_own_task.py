@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fast_electra.cli.main import main
 from fast_electra.config.loading import load_config
 from fast_electra.errors import DataError
 from fast_electra.evaluation import recipes, runner
+from fast_electra.evaluation.comparison import Comparison
 from fast_electra.evaluation.own_files import choose_columns
 from fast_electra.evaluation.results import Result
 from fast_electra.pipelines import quickstart as quickstart_module
@@ -102,14 +104,20 @@ def test_pre_training_pays_only_where_a_difference_is_decided(difference, low, h
         cells={},
         seconds=1.0,
     )
-    found = task_summary(result)
+    auxiliary = replace(result, scores={"dev": {"entity_f1": [0.5, 0.54]}})
+    against = Comparison("the main model", "its auxiliary", "entity_f1", 8.0, 6.0, 10.0, 3.0, (2, 2), True, 50)
+    found = task_summary(result, auxiliary, against)
     assert found["paid"] is paid
     assert found["sentences"][0].startswith(verdict)
     assert found["sentences"][1] == (
         "The encoder is below a linear model over words and neighbours (65.0), which learned from the same 500 "
         "examples."
     )
+    assert found["sentences"][2] == (
+        "The main model is ahead of its auxiliary by 8.0 points, interval 6.0 to 10.0, 2 seeds: decided."
+    )
     assert found["encoder"]["mean"] == pytest.approx(0.6)
+    assert found["auxiliary"]["mean"] == pytest.approx(0.52)
     json.dumps(found, allow_nan=False)
 
 
@@ -145,7 +153,8 @@ def test_one_command_says_whether_pre_training_paid(tmp_path, text, small_fine_t
     task = json.loads(output.out)["task"]
     assert (task["name"], task["metric"], task["n_train"], task["n_dev"]) == ("names", "entity_f1", 54, 6)
     assert set(task["baselines"]) == {"majority", "word_crf", "untrained"}
-    assert len(task["encoder"]["scores"]) == len(task["untrained"]["scores"]) == 3
+    assert [len(task[side]["scores"]) for side in ("encoder", "untrained", "auxiliary")] == [3, 3, 3]
+    assert "its auxiliary" in task["sentences"][-1]
     assert task["sentences"][0] in output.err
     assert "6/7 Your task" in output.err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["task"] == task
@@ -176,8 +185,8 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, text, small_fine_tuning, capsys
     calls = []
     whole = quickstart_module.judge_on_task
 
-    def stopped(request, say, stop):
-        return whole(request, say, lambda: len(calls) >= 2 or stop())
+    def stopped(request, auxiliary, say, stop):
+        return whole(request, auxiliary, say, lambda: len(calls) >= 2 or stop())
 
     fine_tune = runner.fine_tune
     with monkeypatch.context() as patch:

@@ -31,11 +31,16 @@ def remarks(result: Result) -> list[str]:
         found.append(f"{result.title}: {result.against['sentence']}.")
     if result.selection is not None:
         own, other = result.selection, result.selection["untrained"]
-        found.append(
+        sentence = (
             f"{result.title}: the learning rate {result.recipe['learning_rate']:g} was chosen on {own['examples']:,} "
-            f"training examples held out ({_tried(own['scores'])}), and for the untrained encoder "
-            f"{other['learning_rate']:g} on the same ones ({_tried(other['scores'])})."
+            f"training examples held out ({_tried(own['scores'])})"
         )
+        if other:
+            sentence += (
+                f", and for the untrained encoder {other['learning_rate']:g} on the same ones "
+                f"({_tried(other['scores'])})"
+            )
+        found.append(f"{sentence}.")
     for split, count in result.repeated.items():
         examples = f"1 {split} example is" if count == 1 else f"{count:,} {split} examples are"
         end = (

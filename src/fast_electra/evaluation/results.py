@@ -63,7 +63,7 @@ class Result:
     """comparison with the untrained encoder: a `Comparison`, with "decided" and "sentence" """
     selection: dict[str, Any] | None = None
     """how the learning rate was chosen on a part of train: {"examples", "scores": {rate: score}, "untrained":
-    {"learning_rate", "scores"}}; None if it was given"""
+    {"learning_rate", "scores"} or None}; None if it was given"""
     failed: dict[str, str] = field(default_factory=dict)
     """{seed: reason why it has no scores}"""
     degenerate: list[int] = field(default_factory=list)

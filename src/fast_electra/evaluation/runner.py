@@ -8,7 +8,7 @@ Notable:
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,8 @@ class TaskCells:
         self.task, self.untested = with_examples(task, most), with_examples(without_tests(task), most)
         self.digest = self.untested.digest
         self.seeds = [0] if config.probe else config.seeds
+        self.sides = (False,) if config.skip_untrained else (False, True)
+        """whether an encoder is untrained: the model, and the untrained encoder if it is not left out"""
         self.tests = {name: canonical_digest(split.texts) for name, split in task.test.items()}
         """digest of each test set"""
         self.held = held_out(self.untested) if len(self.recipes) > 1 else None
@@ -139,23 +141,22 @@ class TaskCells:
     def missing(self) -> list[Job]:
         """The jobs to compute that are known now: missing trials, or after them the jobs with the chosen rate."""
         found: list[Job] = []
-        for untrained in (False, True):
+        for untrained in self.sides:
             trials = self._absent(self.trials(untrained))
             found += trials or self._absent(self.jobs(untrained))
         return found
 
     def possible(self) -> list[Job]:
         """Every job that may be needed: all trials, and every seed with every learning rate."""
-        sides = (False, True)
-        jobs = [Job(recipe, seed, side) for recipe in self.recipes for seed in self.seeds for side in sides]
-        return [*(job for side in sides for job in self.trials(side)), *jobs]
+        jobs = [Job(recipe, seed, side) for recipe in self.recipes for seed in self.seeds for side in self.sides]
+        return [*(job for side in self.sides for job in self.trials(side)), *jobs]
 
     def left(self) -> tuple[int, float]:
         """The number of cells to compute, with those that wait for a choice, and of their training examples."""
         missing = self.missing()
         waiting = [
             Job(self.recipes[0], seed, untrained)
-            for untrained in (False, True)
+            for untrained in self.sides
             if any(job.is_trial and job.untrained == untrained for job in missing)
             for seed in self.seeds
         ]
@@ -243,11 +244,12 @@ class TaskCells:
         """The result of the task from all its cells, which are computed if they are missing."""
         task, work = self.task, self.work
         facts = facts_of(probed(task) if work.config.probe else self.untested, work.out)
-        trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in (False, True)}
-        jobs, untrained_jobs = self.jobs(untrained=False), self.jobs(untrained=True)
-        records, untrained = (list(map(self.record, of)) for of in (jobs, untrained_jobs))
-        first, seeds = records[0], list(self.seeds)
-        untrained_scores = _scores(task, untrained)
+        trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in self.sides}
+        jobs, untrained_jobs = self.jobs(untrained=False), self.jobs(untrained=True) if True in self.sides else []
+        records, untrained = ({job.seed: self.record(job) for job in of} for of in (jobs, untrained_jobs))
+        seeds = list(self.seeds)
+        first = records[seeds[0]]
+        untrained_scores = _scores(task, untrained.values()) if untrained else {}
         setup = setup_name(work.config, jobs[0].recipe)
         tried = {untrained: {f"{_rate(job):g}": _trial_score(r) for job, r in of} for untrained, of in trials.items()}
         return Result(
@@ -257,13 +259,13 @@ class TaskCells:
             digest=self.digest,
             recipe=dict(first["identity"]["recipe"]),
             seeds=seeds,
-            scores=_scores(task, records),
-            baselines={**facts["baselines"], "untrained": _means(untrained_scores)},
+            scores=_scores(task, records.values()),
+            baselines=facts["baselines"] | ({"untrained": _means(untrained_scores)} if untrained else {}),
             untrained=untrained_scores,
-            against=_against(task, dict(zip(seeds, records, strict=True)), dict(zip(seeds, untrained, strict=True))),
+            against=_against(task, records, untrained),
             layers={
                 name: found
-                for name, record in (("model", first), ("untrained", untrained[0]))
+                for name, record in [("model", first), *(("untrained", record) for record in untrained.values())]
                 for key, name in (("layers", name), ("similarity", f"{name}, cosine"))
                 if (found := record.get(key))
             },
@@ -275,17 +277,18 @@ class TaskCells:
             cells={str(job.seed): self.cell(job).file for job in jobs}
             | {f"untrained-{job.seed}": self.cell(job).file for job in untrained_jobs},
             seconds=sum(
-                r["timing"]["seconds"] for r in [*(r for of in trials.values() for _, r in of), *records, *untrained]
+                r["timing"]["seconds"]
+                for r in [*(r for of in trials.values() for _, r in of), *records.values(), *untrained.values()]
             ),
             selection=None
             if self.held is None
             else {
                 "examples": len(self.held.dev["held"]),
                 "scores": tried[False],
-                "untrained": {"learning_rate": _rate(untrained_jobs[0]), "scores": tried[True]},
+                "untrained": {"learning_rate": _rate(untrained_jobs[0]), "scores": tried[True]} if untrained else None,
             },
-            failed={str(seed): r["failed"] for seed, r in zip(seeds, records, strict=True) if r["failed"]},
-            degenerate=[seed for seed, r in zip(seeds, records, strict=True) if r["degenerate"]],
+            failed={str(seed): r["failed"] for seed, r in records.items() if r["failed"]},
+            degenerate=[seed for seed, r in records.items() if r["degenerate"]],
         )
 
 
@@ -298,7 +301,7 @@ def plans_of(tasks: Sequence[Task], work: Work) -> list[TaskCells]:
     return plans
 
 
-def _scores(task: Task, records: Sequence[CellRecord]) -> dict[str, dict[str, list[float | None]]]:
+def _scores(task: Task, records: Collection[CellRecord]) -> dict[str, dict[str, list[float | None]]]:
     """{dev split, in the order of reports: {metric: one a seed, None where it failed}}."""
     return {
         split: {

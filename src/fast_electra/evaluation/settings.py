@@ -132,6 +132,8 @@ class EvaluationConfig(Section):
     probe: bool = False
     """Instead of fine-tuning, fit a linear model on each layer of the frozen encoder; for pairs of texts with numbers
     also measure the cosine of the two texts' mean vectors."""
+    skip_untrained: bool = False
+    """Leave out the untrained encoder of the same shape in fine-tuning and probing, which takes half of the time."""
     start: str | None = None
     """Start from the encoder of this fine-tuned folder instead of the model's (intermediate task)."""
     overlap: Path | None = None

@@ -4,6 +4,7 @@ Notable:
 - the files are checked before pre-training starts, so that a misspelt column is reported before minutes of training;
 - the answer is that of `fast-electra evaluate` on the quickstart's model: three seeds, compared with an untrained
   encoder of the same shape and a linear model on the same examples; finished cells are never computed again;
+- the auxiliary is fine-tuned too, so that the report says what the main stage added to masked language modelling;
 - "paid" means that the interval over seeds and examples excludes 0, and that the difference is at least the minimal
   detectable one.
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra.errors import ConfigError
+from fast_electra.evaluation.comparison import Comparison
+from fast_electra.evaluation.contests import compare_evaluations
 from fast_electra.evaluation.own_files import choose_columns, load_own
 from fast_electra.evaluation.results import BASELINES, Result, spread
 from fast_electra.evaluation.settings import EvaluationConfig
@@ -43,11 +46,14 @@ def check_task(task: Mapping[str, Any], folder: Path) -> EvaluationConfig:
     return config
 
 
-def judge_on_task(config: EvaluationConfig, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
-    """Fine-tune the encoder and an untrained one; returns the `task` of `summary.json`.
+def judge_on_task(
+    config: EvaluationConfig, auxiliary: Path, say: Callable[[str], None], stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Fine-tune the encoder, an untrained one and the auxiliary; returns the `task` of `summary.json`.
 
     Args:
         config: of `check_task`.
+        auxiliary: the run of the auxiliary; its results are stored in the run.
         say: called with a sentence about each fine-tuning.
         stop: asked between updates.
 
@@ -59,16 +65,31 @@ def judge_on_task(config: EvaluationConfig, say: Callable[[str], None], stop: Ca
         if stop():
             raise Interrupted(f"stopped while fine-tuning ({doing})")
 
-    _, (result,) = evaluate_model(config, say, progress, command_given())
+    found, (result,) = evaluate_model(config, say, progress, command_given())
+    say("the same with the auxiliary:")
+    before = config.model_copy(
+        update={"model": str(auxiliary), "out": auxiliary / FOLDER, "save": False, "skip_untrained": True}
+    )
+    of_auxiliary, (result_before,) = evaluate_model(before, say, progress, command_given())
+    contests = compare_evaluations([found, of_auxiliary], ["the main model", "its auxiliary"], say)
+    ours = (result.task, result.setup, result.split)
+    contest = next(each for each in contests if (each.task, each.setup, each.split) == ours)
     tuned = config.folder / "models" / result.cells[str(result.seeds[0])].removesuffix(".json")
-    return task_summary(result) | {"model": str(tuned) if tuned.exists() else None}
+    summary = task_summary(result, result_before, contest.comparisons.get((0, 1)))
+    return summary | {"model": str(tuned) if tuned.exists() else None}
 
 
-def task_summary(result: Result) -> dict[str, Any]:
-    """The figures of a task, and whether pre-training paid; scores are shares, differences points."""
+def task_summary(result: Result, auxiliary: Result, against_auxiliary: Comparison | None) -> dict[str, Any]:
+    """The figures of a task, and whether pre-training paid; scores are shares, differences points.
+
+    Args:
+        result: of the main model.
+        auxiliary: the result of its auxiliary.
+        against_auxiliary: the comparison of both; None if one of them has no predictions.
+    """
     against = result.against or {}
     decided = bool(against.get("decided"))
-    sides = {"encoder": result.of(), "untrained": result.of_untrained()}
+    sides = {"encoder": result.of(), "untrained": result.of_untrained(), "auxiliary": auxiliary.of()}
     return {
         "name": result.task,
         "metric": result.metric,
@@ -81,7 +102,10 @@ def task_summary(result: Result) -> dict[str, Any]:
         "baselines": {name: result.baseline(name) for name in BASELINES if name in result.baselines},
         "difference": {key: against.get(key) for key in ("difference", "low", "high")} | {"decided": decided},
         "paid": against["difference"] > 0 if decided else None,
-        "sentences": _sentences(result, against, decided),
+        "sentences": [
+            *_sentences(result, against, decided),
+            *([_sentence_of(against_auxiliary)] if against_auxiliary else []),
+        ],
     }
 
 
@@ -105,6 +129,10 @@ def _sentences(result: Result, against: Mapping[str, Any], decided: bool) -> lis
                 f"{result.n_train:,} examples."
             )
     return found
+
+
+def _sentence_of(comparison: Comparison) -> str:
+    return f"{comparison.sentence[0].upper()}{comparison.sentence[1:]}."
 
 
 def _signed(points: float) -> str:

@@ -158,7 +158,7 @@ def quickstart(
     judged = None
     if request is not None:
         with stages.stage("task") as found:
-            judged = judge_on_task(request, stages.note, stop)
+            judged = judge_on_task(request, folder / "auxiliary", stages.note, stop)
             found(" ".join(judged["sentences"]))
     with stages.stage("report"):
         records = {name: load_run(folder / name).metrics() for name in ("auxiliary", "main")}

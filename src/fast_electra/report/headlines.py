@@ -20,12 +20,13 @@ def headlines(summary: Mapping[str, Any]) -> list[Headline]:
 def _task(summary: Mapping[str, Any]) -> Headline | None:
     if not (task := summary.get("task")):
         return None
-    mean, untrained = (finite(look_up(task, f"{side}.mean")) for side in ("encoder", "untrained"))
+    sides = ("encoder", "untrained", "auxiliary")
+    mean, untrained, auxiliary = (finite(look_up(task, f"{side}.mean")) for side in sides)
     return {
         "value": percent(mean),
         "label": f"{task['metric'].replace('_', ' ')} on {task['name']}",
         "meaning": " ".join(task["sentences"]),
-        "beside": f"without pre-training {percent(untrained)}",
+        "beside": f"without pre-training {percent(untrained)} · its auxiliary {percent(auxiliary)}",
     }
 
 
