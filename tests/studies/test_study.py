@@ -426,6 +426,16 @@ def test_a_spike_of_the_loss_is_counted():
     assert stability([{"loss": loss, "gradient_norm": 1.0} for loss in losses])["spikes"] == 1
 
 
+def test_the_hidden_ratio_of_a_study_is_that_of_the_last_validation():
+    records = [
+        {"loss": 3.0, "internals": {"main": {"hidden_ratio": 1.5}}},
+        {"loss": 2.0, "internals": {"main": {"hidden_ratio": 2.5}, "generator": {"hidden_ratio": 9.0}}},
+        {"loss": 2.0},
+    ]
+    assert stability(records)["hidden_ratio"] == 2.5
+    assert "hidden_ratio" not in stability(records[2:])
+
+
 def test_p_values_are_those_of_scipy_and_holm_corrects_them():
     random = np.random.default_rng(0)
     own, base = random.normal(1, 1, 5), random.normal(0, 1, 5)
@@ -599,7 +609,7 @@ def test_every_study_of_the_project_can_be_planned_at_every_scale(file):
     for scale in (None, *read_study(file).scales):
         found = read_study(file, scale=scale)
         planned = plan(found, {})
-        assert len(planned.all) >= (4 if file.stem == "gpu" else 8) or scale == "paper-base"
+        assert len(planned.all) >= {"gpu": 4, "presets": 5}.get(file.stem, 8) or scale == "paper-base"
         for cell in planned.all:
             assert stages_of(cell.node)
 

@@ -121,7 +121,8 @@ def stability(records: Sequence[Record]) -> dict[str, float]:
     Returns:
         `loss_deviation`: standard deviation of the changes of the loss from record to record; `gradient_norm` and
         `gradient_norm_most`: mean and largest norm; `spikes`: records of the whole run whose loss is five standard
-        deviations above the mean of the twenty before; `skipped`: updates that changed nothing.
+        deviations above the mean of the twenty before; `skipped`: updates that changed nothing; `hidden_ratio`: of the
+        main model's hidden states at the last validation (`training.internals`).
     """
     losses = [record["loss"] for record in records]
     half = losses[len(losses) // 2 :]
@@ -140,6 +141,9 @@ def stability(records: Sequence[Record]) -> dict[str, float]:
         found["loss_deviation"] = statistics.stdev(changes)
     if norms:
         found |= {"gradient_norm": statistics.fmean(norms), "gradient_norm_most": max(norms)}
+    figures = [record["internals"]["main"] for record in records if "internals" in record]
+    if figures and "hidden_ratio" in figures[-1]:
+        found["hidden_ratio"] = figures[-1]["hidden_ratio"]
     return found
 
 
@@ -214,6 +218,7 @@ def describe(measure: str) -> tuple[str, bool | None]:
         "loss_deviation": ("deviation of the loss", False),
         "gradient_norm": ("gradient norm", None),
         "gradient_norm_most": ("largest gradient norm", False),
+        "hidden_ratio": ("RMS of hidden states, largest layer over embeddings", None),
         "doctor": ("findings of doctor", False),
     }
     if rest and stem in ("rtd_auc", "rtd_auc_masked"):
