@@ -15,7 +15,13 @@ from tests.task_files import own, sentiment, write
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("reviews.csv", "reviews"), ("a/reviews.csv", "reviews"), ("BC5CDR/train.tsv", "BC5CDR"), ("train.tsv", "train")],
+    [
+        ("reviews.csv", "reviews"),
+        ("a/reviews.csv", "reviews"),
+        ("BC5CDR/train.tsv", "BC5CDR"),
+        ("train.tsv", "train"),
+        ("../train.tsv", "train"),
+    ],
 )
 def test_a_task_has_the_name_of_its_file_or_of_the_folder_of_a_file_called_train(path, name):
     assert task_name(Path(path)) == name

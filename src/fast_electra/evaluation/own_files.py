@@ -33,7 +33,8 @@ DEV_SHARE = 0.1
 
 def task_name(train: Path) -> str:
     """The name of a task: the stem of its training file, or the folder's name if the file is called "train"."""
-    return train.parent.name or train.stem if train.stem == "train" else train.stem
+    folder = train.parent.name if train.stem == "train" else ""
+    return train.stem if folder in ("", "..") else folder
 
 
 def load_own(
