@@ -309,7 +309,9 @@ def evaluated(tagger, tmp_path_factory):  # noqa: F811
 def test_a_tagger_is_reported_on_test_and_its_entities_are_found_by_a_pipeline(evaluated, capsys):
     home, command = evaluated
     assert main(command) == 0
-    found = json.loads(capsys.readouterr().out)["tasks"][home.name]
+    output = capsys.readouterr()
+    found = json.loads(output.out)["tasks"][home.name]
+    assert f"{home.name}, 120 examples, seed 0: test entity_f1 {100 * found['scores'][0]:.1f}, " in output.err
     assert (found["metric"], found["n_train"], found["n_dev"]) == ("entity_f1", 120, 40)
     assert list(found["all"]) == ["test", "dev"]
     assert found["setup"] == "small, learning rate 1e-07 or 0.02, 120 examples"

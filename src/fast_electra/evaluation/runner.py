@@ -23,7 +23,7 @@ from fast_electra.evaluation.recipes import Recipe
 from fast_electra.evaluation.results import Result, Scores
 from fast_electra.evaluation.settings import EvaluationConfig, setup_name
 from fast_electra.evaluation.subject import Subject, model_digest
-from fast_electra.evaluation.tasks import Task, held_out, with_examples, without_tests
+from fast_electra.evaluation.tasks import TEST, Task, held_out, with_examples, without_tests
 from fast_electra.models.loading import stored_config
 from fast_electra.runs.models import resolve_model
 from fast_electra.terminal import Progress, Say
@@ -384,5 +384,7 @@ def _trial_score(record: CellRecord) -> float | None:
 def _said(record: CellRecord) -> str:
     if record["failed"]:
         return record["failed"]
-    scores = next(iter(record["scores"].values()))
-    return ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items())
+    scores = record["scores"]
+    split = TEST if TEST in scores else next(iter(scores))  # the first one of the tables
+    found = ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores[split].items())
+    return f"{split} {found}" if len(scores) > 1 else found
