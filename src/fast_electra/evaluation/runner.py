@@ -245,7 +245,8 @@ class TaskCells:
         task, work = self.task, self.work
         facts = facts_of(probed(task) if work.config.probe else self.untested, work.out)
         trials = {untrained: [(job, self.record(job)) for job in self.trials(untrained)] for untrained in self.sides}
-        jobs, untrained_jobs = self.jobs(untrained=False), self.jobs(untrained=True) if True in self.sides else []
+        jobs = self.jobs(untrained=False)
+        untrained_jobs = [] if work.config.skip_untrained else self.jobs(untrained=True)
         records, untrained = ({job.seed: self.record(job) for job in of} for of in (jobs, untrained_jobs))
         seeds = list(self.seeds)
         first = records[seeds[0]]
